@@ -1,0 +1,249 @@
+"""Text -> token ids, from the files of a model directory alone: no paddle, no paddlenlp, no network.
+
+    tokenizer = load_tokenizer("checkpoint", max_seq_length=128)
+    tokenizer.encode(["北京今天下雨"])    # [[1, …, 2]]: [CLS] … [SEP], 128 ids at most, no padding
+
+Reads  vocab.txt, tokenizer_config.json, special_tokens_map.json (if there), sentencepiece.bpe.model (ERNIE-M only)
+Writes nothing, except `save(directory)`, which copies those files
+
+The ids are exactly those of PaddleNLP's Python tokenizers; its Rust ones differ on symbols, rare blanks and newer
+characters. Once a text is cut into words, a word's ids depend on that word only, so each word is worked out once and
+then remembered: on one thread this outruns the Rust ones, and there are no threads to lose in a fork.
+"""
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
+LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
+REMEMBERED = 200_000  # words, tens of MB; what comes after that is worked out each time
+CJK = [(0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0x2F800, 0x2FA1F)]
+OTHER_SYMBOLS = "\u00b2\u00b5\u00ba\u00d8\u014b\u01b1\u3007"  # ² µ º Ø ŋ Ʊ 〇: letters and digits to Unicode
+
+
+def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
+    """The tokenizer of a model or checkpoint directory; `max_seq_length` in tokens, [CLS] and [SEP] included.
+
+    Raises `ValueError`, naming the file and the remedy, where the directory cannot give the ids its model knows.
+    """
+    if max_seq_length < 3:
+        raise ValueError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")
+    path = Path(model_dir) / "tokenizer_config.json"
+    config = _read_json(path)
+    name = str(config.get("tokenizer_class") or config.get("init_class")).removesuffix("Fast")
+    if name not in CLASSES:
+        remedy = f"use a model with one of {', '.join(CLASSES)}, or correct the file"
+        raise ValueError(f"{path}: unknown tokenizer_class {name}: {remedy}")
+    return CLASSES[name](Path(model_dir), config, max_seq_length)
+
+
+class Tokenizer:
+    """What the families share; each adds `_split(text) -> words` and `_word_ids(word) -> ids`.
+
+    Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `max_seq_length`, and `vocab` (dict, token to id).
+    A special token spelt out in a text, such as "[SEP]", becomes that token's id, as it does in PaddleNLP.
+    """
+
+    def __init__(self, directory: Path, config: dict, max_seq_length: int):
+        self.directory, self.max_seq_length = directory, max_seq_length
+        self.vocab = _read_vocab(directory / "vocab.txt")
+        config = config | _read_json(directory / "special_tokens_map.json", optional=True)
+        names = [_content(config.get(f"{key}_token", f"[{key.upper()}]")) for key in "pad unk cls sep mask".split()]
+        if missing := [name for name in names[:4] if name not in self.vocab]:
+            raise ValueError(f"{directory / 'vocab.txt'}: no line {', '.join(missing)}: {COPY}")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id = (self.vocab[name] for name in names[:4])
+        others = [config.get("bos_token"), config.get("eos_token"), *(config.get("additional_special_tokens") or [])]
+        specials = {name for name in [*names, *map(_content, others)] if name and name in self.vocab}
+        added = {_content(token) for token in (config.get("added_tokens_decoder") or {}).values()}
+        if added := (added | set(_read_json(directory / "added_tokens.json", optional=True))) - specials:
+            remedy = "not supported, use a model whose vocab.txt holds all of its tokens"
+            raise ValueError(f"{directory}: tokens were added to the vocabulary ({', '.join(sorted(added))}): {remedy}")
+        longest_first = sorted(specials, key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._longest_special = len(longest_first[0])
+        self._ids_of = _Remembered(self._word_ids, {name: (self.vocab[name],) for name in specials})
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text: [CLS] … [SEP], `max_seq_length` at most, not padded; one list per text, in order."""
+        room = self.max_seq_length - 2
+        return [[self.cls_id, *self._first_ids(text, room)[:room], self.sep_id] for text in texts]
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
+        return [len(self._ids(self._words(text))) + 2 for text in texts]
+
+    def save(self, directory: str | Path) -> None:
+        """Copies the files this tokenizer was read from, so that `directory` serves without the model's."""
+        for path in filter(Path.is_file, (self.directory / name for name in FILES)):
+            shutil.copyfile(path, Path(directory) / path.name)
+
+    def _first_ids(self, text: str, count: int) -> list[int]:
+        """The first `count` ids of a text, or more, or all it has."""
+        return self._ids(self._words(text))
+
+    def _ids(self, words: list[str]) -> list[int]:
+        return list(chain.from_iterable(map(self._ids_of.__getitem__, words)))
+
+    def _words(self, text: str) -> list[str]:
+        """A text's words, special tokens among them."""
+        part, *rest = self._special.split(text)  # text, special token, text, …, special token, text
+        words = self._split(part.rstrip() if rest else part)  # special tokens swallow the blanks beside them
+        for i in range(0, len(rest), 2):
+            last = i + 2 == len(rest)
+            words += [rest[i], *self._split(rest[i + 1].lstrip() if last else rest[i + 1].strip())]
+        return words
+
+
+class ErnieTokenizer(Tokenizer):
+    """ERNIE and BERT: words end at blanks, CJK characters, punctuation and symbols; WordPiece within a word."""
+
+    def __init__(self, directory: Path, config: dict, max_seq_length: int):
+        super().__init__(directory, config, max_seq_length)
+        self.lower = bool(config.get("do_lower_case", True))
+        self._longest_piece = max(map(len, self.vocab))
+        self._clean, self._part = _Remembered(self._clean_char), _Remembered(self._part_char)
+
+    def _first_ids(self, text: str, count: int) -> list[int]:
+        # Of a long document only the head is looked at. A cut changes nothing before the word, or the spelt-out
+        # special token, that it falls into; how many characters hold `count` ids is found by trying.
+        size = 4 * count + 64
+        while size < len(text):
+            ids = self._ids(self._words(text[:size])[: -self._longest_special - 1])
+            if len(ids) >= count:
+                return ids
+            size *= 4
+        return super()._first_ids(text, count)
+
+    def _split(self, text: str) -> list[str]:
+        text = text.translate(self._clean)
+        if self.lower:  # on the text, not in the tables: it puts neighbouring marks in order
+            text = unicodedata.normalize("NFD", text)
+        return text.translate(self._part).split()
+
+    def _clean_char(self, code: int) -> str:
+        """In lower case, without control characters, blanks all alike, CJK characters set apart."""
+        out = ""
+        for char in chr(code).lower() if self.lower else chr(code):
+            category = unicodedata.category(char)
+            if char in "\t\n\r" or category == "Zs":
+                out += " "
+            elif category[0] != "C" and char != "\ufffd":
+                out += f" {char} " if any(first <= ord(char) <= last for first, last in CJK) else char
+        return out
+
+    def _part_char(self, code: int) -> str:
+        """Without accents (in lower case only), punctuation and symbols set apart."""
+        char, category = chr(code), unicodedata.category(chr(code))
+        if self.lower and category == "Mn":
+            return ""
+        return f" {char} " if category[0] in "PS" or char in OTHER_SYMBOLS else char
+
+    def _word_ids(self, word: str) -> tuple[int, ...]:
+        """WordPiece: the longest piece first; one part that is not in the vocabulary makes the word unknown."""
+        ids, start = [], 0
+        while start < len(word) <= LONGEST_WORD:
+            for end in range(min(len(word), start + self._longest_piece), start, -1):
+                if (piece := word[:end] if start == 0 else "##" + word[start:end]) in self.vocab:
+                    break
+            else:
+                return (self.unk_id,)
+            ids.append(self.vocab[piece])
+            start = end
+        return tuple(ids) or (self.unk_id,)
+
+
+class BertTokenizer(ErnieTokenizer):
+    """BERT has options that ERNIE has not; they must have their usual values."""
+
+    def __init__(self, directory: Path, config: dict, max_seq_length: int):
+        usual = {"do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None, "never_split": None}
+        if unusual := [key for key, value in usual.items() if config.get(key, value) != value]:
+            path = directory / "tokenizer_config.json"
+            raise ValueError(f"{path}: unusual {', '.join(unusual)}: not supported, use a model trained without")
+        super().__init__(directory, config, max_seq_length)
+
+
+class ErnieMTokenizer(Tokenizer):
+    """ERNIE-M: sentencepiece, whose pieces are cut once more around CJK characters, punctuation and numbers."""
+
+    def __init__(self, directory: Path, config: dict, max_seq_length: int):
+        from sentencepiece import SentencePieceProcessor  # here, so that ERNIE and BERT do without the package
+
+        super().__init__(directory, config, max_seq_length)
+        self.lower = bool(config.get("do_lower_case", False))
+        path = directory / "sentencepiece.bpe.model"
+        try:
+            self._sentencepiece = SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{path}: not a readable sentencepiece model ({error}): {COPY}") from None
+
+    def _split(self, text: str) -> list[str]:
+        text = "".join(map(str.lower, text)) if self.lower else text
+        text = text.encode("utf-8", "ignore").decode()  # without lone surrogates, which sentencepiece cannot take
+        return self._sentencepiece.encode(text, out_type=str)
+
+    def _word_ids(self, word: str) -> tuple[int, ...]:
+        tokens, start = [], 0
+        for i, char in enumerate(word):
+            if "\u4e00" <= char <= "\u9fff" or char in ",;:.?!~，；：。？！《》【】":
+                tokens += [word[start:i], char]
+                start = i + 1
+            elif i and char != "▁" and char.isdigit() != word[i - 1].isdigit():
+                tokens.append(word[start:i])
+                start = i
+        tokens.append(word[start:])
+        # A lone ▁ is no token, except at the end of a longer piece: PaddleNLP's rule, and the model's training.
+        tokens = [t for i, t in enumerate(tokens) if t and (t != "▁" or 0 < i == len(tokens) - 1)]
+        return tuple(self.vocab.get(token, self.unk_id) for token in tokens)
+
+
+class _Remembered(dict):
+    """A function's results by argument, each worked out when it is first asked for."""
+
+    def __init__(self, function: Callable, known: dict | None = None):
+        super().__init__(known or {})
+        self.function = function
+
+    def __missing__(self, key):
+        value = self.function(key)
+        if len(self) < REMEMBERED and len(str(key)) <= LONGEST_WORD:
+            self[key] = value
+        return value
+
+
+def _read_json(path: Path, optional: bool = False) -> dict:
+    if optional and not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: give a directory that holds a model with its tokenizer") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"{path}: not JSON ({error}): {COPY}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object: {COPY}")
+    return value
+
+
+def _read_vocab(path: Path) -> dict[str, int]:
+    try:
+        with open(path, encoding="utf-8") as lines:
+            return {line.rstrip("\n"): i for i, line in enumerate(lines)}
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: {COPY}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}): {COPY}") from None
+
+
+def _content(token: str | dict | None) -> str:
+    """A special token as the files have it: a string, or an object that holds it as its content."""
+    return str((token.get("content") if isinstance(token, dict) else token) or "")
+
+
+COPY = "copy the file that came with the model's weights"
+CLASSES = {"ErnieTokenizer": ErnieTokenizer, "BertTokenizer": BertTokenizer, "ErnieMTokenizer": ErnieMTokenizer}

@@ -1,0 +1,508 @@
+"""Fine-tune an encoder on a label tree.
+
+    python train.py --dataset_dir data --model_name path/to/encoder --save_dir checkpoint
+    python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" train.py --dataset_dir data --device cpu
+    python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data
+
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see utils.py)
+Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, labels, decision settings
+        save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
+        save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score
+
+One sigmoid per node of the tree, binary cross-entropy, AdamW. The random numbers of a step depend on the seed and the
+step alone, so a resumed run repeats what an uninterrupted one would have done.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from metric import Decision, Scores, cross_fitted_score, decide, tune_threshold, tune_thresholds_per_label
+from modeling import (
+    MODEL_NAMES,
+    add_decision_arguments,
+    build_model,
+    decision_from_arguments,
+    find_weights,
+    load_weights,
+    model_directory,
+    model_inputs,
+    predict_logits,
+    read_config,
+    set_device,
+    sigmoid,
+    write_settings,
+    write_weights,
+)
+from tokenizer import load_tokenizer
+from utils import InputError, LabelTree, atomic_write, get_logger, load_rows, multi_hot, run, train_batches
+
+STATE = "state.safetensors"
+SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
+STOPPED = 143  # exit code after SIGTERM: 128 + 15, as the shell reports it
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Fine-tune an encoder on a label tree.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
+    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
+    data.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
+    data.add_argument("--label_file", default="label.txt", help="name inside dataset_dir")
+    data.add_argument("--max_seq_length", type=int, default=128, help="tokens of a text that are read, ends included")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model_name",
+        default="ernie-3.0-medium-zh",
+        help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
+    )
+    model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
+    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without that device: the CPU, with a warning")
+    model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
+    optim = parser.add_argument_group("optimization")
+    optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
+    optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
+    optim.add_argument("--learning_rate", type=float, default=3e-5, help="peak rate of the encoder")
+    optim.add_argument("--head_learning_rate", type=float, default=5e-3, help="peak rate of the classifier layer")
+    optim.add_argument("--weight_decay", type=float, default=0.0, help="AdamW decay, not for biases and norms")
+    optim.add_argument("--max_grad_norm", type=float, default=1.0, help="clip the gradient to this norm; 0: off")
+    optim.add_argument("--epochs", type=int, default=10, help="passes over the training rows")
+    optim.add_argument(
+        "--lr_scheduler",
+        choices=("constant", "linear", "cosine"),
+        help="shape of the rate after warm-up (default: linear with warm-up, else constant)",
+    )
+    optim.add_argument("--warmup", action="store_true", help="warm up and then decay the rate")
+    optim.add_argument("--warmup_steps", type=int, default=0, help="steps to rise from 0 to the peak; turns --warmup on")
+    optim.add_argument("--early_stop", action="store_true", help="stop when the dev score stagnates")
+    optim.add_argument("--early_stop_nums", type=int, default=10, help="epochs without improvement that are tolerated")
+    optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
+    result = parser.add_argument_group("result")
+    result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
+    result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score that picks the best model")
+    result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
+    result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
+    result.add_argument("--log_dir", help="write scalars for VisualDL here")
+    decision = add_decision_arguments(parser, Decision())
+    decision.add_argument(
+        "--tune_threshold",
+        choices=("global", "per_label"),
+        help="choose the threshold(s) on the dev rows at the end, and store them with the model",
+    )
+    args = parser.parse_args()
+    for name, lowest in dict(
+        max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
+        warmup_steps=0, learning_rate=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
+    ).items():  # fmt: skip
+        if not getattr(args, name) >= lowest:  # also catches nan
+            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    return args
+
+
+def read_data(args, logger):
+    """Everything that can be wrong with the data is found here, before the seconds it takes to load paddle."""
+    directory = Path(args.dataset_dir)
+    if not directory.is_dir():
+        raise InputError(f"--dataset_dir {directory}: no such directory.")
+    tree = LabelTree.read(directory / args.label_file)
+    train = load_rows(directory / args.train_file, tree)
+    dev = load_rows(directory / args.dev_file, tree, unlabelled="skip")
+    for name, rows in ((args.train_file, train), (args.dev_file, dev)):
+        if rows.blank or rows.unlabelled:
+            logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+        open_rows = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
+        if open_rows:
+            logger.warning(
+                f"{name}: {len(open_rows)} rows have a label without its parent, first {rows.texts[open_rows[0]][:30]!r}; "
+                "the parent counts as absent. `python check_data.py` lists them."
+            )
+        unseen = np.flatnonzero(~rows.multi_hot(len(tree)).any(0))
+        if len(unseen):
+            names = ", ".join(tree.labels[i] for i in unseen[:5])
+            logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names}{', ...' * (len(unseen) > 5)})")
+    return tree, train, dev
+
+
+def label_frequency_bias(targets):
+    """log(p / (1 - p)) of each label's share of the rows, bool [N, L] -> float32 [L]: the classifier's first bias.
+
+    With it the loss starts where it would otherwise have to descend to before anything else is learned.
+    """
+    share = np.clip(targets.mean(0), 0.5 / len(targets), 1 - 0.5 / len(targets))
+    return np.log(share / (1 - share)).astype(np.float32)
+
+
+def rate_schedule(args, total_steps):
+    """step (from 0) -> factor of the peak rates."""
+    shape = args.lr_scheduler or ("linear" if args.warmup else "constant")
+
+    def factor(step):
+        if step < args.warmup_steps:
+            return step / args.warmup_steps
+        progress = (step - args.warmup_steps) / max(1, total_steps - args.warmup_steps)
+        return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + np.cos(np.pi * progress)) / 2}[shape]
+
+    return factor
+
+
+class Trainer:
+    """The model, its optimizer and how far they have come; `state()`/`restore()` are all that --resume needs."""
+
+    def __init__(self, paddle, args, config, model, total_steps):
+        self.paddle, self.args, self.model = paddle, args, model
+        self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        self.net = paddle.DataParallel(model) if self.world > 1 else model
+        self.factor = rate_schedule(args, total_steps)
+        head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
+        encoder = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
+        decayed = {p.name for name, p in model.named_parameters() if "bias" not in name and "norm" not in name}
+        self.optimizer = paddle.optimizer.AdamW(
+            learning_rate=args.learning_rate,
+            parameters=[
+                {"params": encoder},
+                {"params": head, "learning_rate": args.head_learning_rate / args.learning_rate},
+            ],
+            weight_decay=args.weight_decay,
+            apply_decay_param_fun=lambda name: name in decayed,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(args.max_grad_norm) if args.max_grad_norm else None,
+        )
+        use_amp = args.amp and paddle.get_device() != "cpu"
+        self.amp_dtype = "bfloat16" if use_amp and paddle.amp.is_bfloat16_supported() else "float16"
+        self.use_amp = use_amp
+        self.scaler = paddle.amp.GradScaler(enable=use_amp and self.amp_dtype == "float16")
+        self.step = 0
+
+    def train_step(self, ids, targets, rows, pad_id):
+        """One parameter update on the rows of a global batch; returns this process's share of the mean loss.
+
+        The batch is cut into accumulation steps x processes parts, weighted so that the gradient is that of the mean
+        over the whole batch, however many processes share it.
+        """
+        paddle, args = self.paddle, self.args
+        paddle.seed((args.seed * 1_000_003 + self.step) * self.world + self.rank)  # dropout masks of this step
+        self.optimizer.set_lr(args.learning_rate * self.factor(self.step))
+        parts = args.gradient_accumulation_steps * self.world
+        rows = np.resize(rows, parts) if len(rows) < parts else rows  # every process needs a row
+        total = 0.0
+        for i in range(args.gradient_accumulation_steps):
+            part = rows[i * self.world + self.rank :: parts]
+            inputs = model_inputs([ids[row] for row in part], pad_id)
+            labels = paddle.to_tensor(multi_hot([targets[row] for row in part], self.model.config.num_labels), "float32")
+            with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
+                logits = self.net(**inputs)
+            summed = paddle.nn.functional.binary_cross_entropy_with_logits(
+                logits.astype("float32"), labels, reduction="sum"
+            )
+            loss = summed * (self.world / (len(rows) * labels.shape[1]))
+            if self.world > 1 and i + 1 < args.gradient_accumulation_steps:
+                with self.net.no_sync():
+                    self.scaler.scale(loss).backward()
+            else:
+                self.scaler.scale(loss).backward()
+            total += float(loss)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.clear_grad()
+        self.step += 1
+        return total
+
+    def state(self):
+        """Every number the next step depends on, name -> array: parameters and optimizer moments."""
+        moments = self.optimizer.state_dict()
+        arrays = {}
+        for name, parameter in self.model.named_parameters():
+            arrays[f"parameter/{name}"] = parameter.numpy()
+            for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
+                if key.startswith(f"{parameter.name}_"):
+                    arrays[f"{key[len(parameter.name) + 1:]}/{name}"] = value.numpy()
+        return arrays
+
+    def restore(self, arrays):
+        moments = {}
+        for name, parameter in self.model.named_parameters():
+            parameter.set_value(arrays[f"parameter/{name}"])
+            for key, value in arrays.items():
+                kind, _, owner = key.partition("/")
+                if owner == name and kind != "parameter":
+                    moments[f"{parameter.name}_{kind}"] = self.paddle.to_tensor(value)
+        self.optimizer.set_state_dict(moments)
+
+
+def evaluate(trainer, tree, rows, ids, pad_id, decision, progress):
+    """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
+    paddle, scores = trainer.paddle, Scores(tree)
+    own = np.arange(trainer.rank, len(ids), trainer.world)
+    for start in range(0, len(own), 4096):  # keeps memory constant with large label sets
+        part = own[start : start + 4096]
+        logits = predict_logits(trainer.model, [ids[i] for i in part], pad_id, trainer.args.batch_size, progress)
+        gold = rows.multi_hot(len(tree), part)
+        losses = (np.logaddexp(0, logits) - logits * gold).mean(1)
+        scores.update(decide(sigmoid(logits), tree, decision), gold, losses)
+    vector = scores.to_vector()
+    if trainer.world > 1:
+        shared = paddle.to_tensor(vector)
+        paddle.distributed.all_reduce(shared)
+        vector = shared.numpy()
+    return Scores.from_vector(tree, vector).result()
+
+
+def explain_zero(logger, scores, train, tree, args):
+    """Say why nothing is predicted, with the numbers to act on."""
+    counts = train.multi_hot(len(tree)).sum(0)
+    logger.warning(
+        f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was saved "
+        f"all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
+        f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher --learning_rate; "
+        "`python analysis/baseline.py` shows within a minute whether the labels can be learned from these texts."
+    )
+
+
+def tuned_decision(trainer, tree, rows, ids, pad_id, decision, how, logger):
+    """The decision with threshold(s) chosen on dev, logged with an honest estimate of what that is worth."""
+    probabilities = sigmoid(predict_logits(trainer.model, ids, pad_id, trainer.args.batch_size))
+    gold = rows.multi_hot(len(tree))
+    criterion = "macro_f1" if trainer.args.select_by == "macro_f1" else "micro_f1"
+
+    def tune(p, g):
+        threshold = tune_threshold(p, g, tree, decision.decoding, criterion)
+        return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold)
+
+    settings = decision.to_dict() | {"threshold": tune(probabilities, gold)}
+    honest = cross_fitted_score(probabilities, gold, tree, tune, decision)
+    logger.info(
+        f"Thresholds tuned on dev ({how}); on dev rows left out of the tuning: "
+        f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
+    )
+    return Decision.from_dict(settings)
+
+
+def draw_curves(path, history):
+    """Loss and F1 per evaluation, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    epochs = [entry["epoch"] for entry in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for name in ("train_loss", "loss"):
+        left.plot(epochs, [entry[name] for entry in history], marker="o", label="train" if name != "loss" else "dev")
+    for name in ("micro_f1", "macro_f1", "hierarchical_f1"):
+        right.plot(epochs, [entry[name] for entry in history], marker="o", label=name)
+    left.set(xlabel="epoch", title="loss", yscale="log")
+    right.set(xlabel="epoch", title="dev F1", ylim=(0, 1))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.tight_layout()
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def write_run_files(args, tree, train, dev):
+    """setting.txt in the familiar form, run.json for programs."""
+    import paddle
+    import paddlenlp
+
+    save_dir = Path(args.save_dir)
+    with atomic_write(save_dir / "setting.txt") as file:
+        lines = [f"{name} : {value}" for name, value in sorted(vars(args).items())]
+        file.write("\n".join(["----------- Configuration Arguments -----------", *lines, "-" * 48, ""]))
+    versions = {"python": sys.version.split()[0], "paddle": paddle.__version__, "paddlenlp": paddlenlp.__version__}
+    sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts)}
+    with atomic_write(save_dir / "run.json") as file:
+        json.dump({"arguments": vars(args), "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
+
+
+def fingerprint(args, train, dev):
+    """What a resumed run must share with the one it continues."""
+    free = "save_dir resume logging_steps log_dir early_stop early_stop_nums tune_threshold device dataset_dir".split()
+    if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
+        free.append("epochs")  # a constant rate does not depend on where the run ends
+    same = {name: value for name, value in vars(args).items() if name not in free}
+    return same | {"train_rows": len(train.texts), "dev_rows": len(dev.texts)}
+
+
+def save_state(path, trainer, progress):
+    from safetensors.numpy import save
+
+    with atomic_write(path, "wb") as file:
+        file.write(save(trainer.state(), {"progress": json.dumps(progress)}))
+
+
+def load_state(path, trainer, expected):
+    """Restore parameters and optimizer; returns the counters saved with them."""
+    from safetensors import safe_open
+
+    if not path.exists():
+        raise InputError(f"--resume: no {path}. Start without --resume, or pass the --save_dir of an unfinished run.")
+    try:
+        with safe_open(path, "np") as file:
+            progress = json.loads(file.metadata()["progress"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise InputError(f"{path}: not a readable state ({error}). Start again without --resume.") from None
+    then = progress["fingerprint"]
+    if changed := [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in expected.items() if then.get(k) != v]:
+        raise InputError(f"--resume: the run in {path.parent} was another one ({'; '.join(changed)}).")
+    trainer.restore(arrays)
+    return progress
+
+
+def main():
+    args = parse_args()
+    if args.warmup_steps and not args.warmup:
+        args.warmup = True
+    rank = int(os.environ.get("PADDLE_TRAINER_ID", 0))
+    world = int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+    save_dir = Path(args.save_dir)
+    logger = get_logger()
+    if rank:
+        logger.setLevel("ERROR")  # one log
+    else:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        get_logger(save_dir / "train.log")
+    decision = decision_from_arguments(args)
+    tree, train, dev = read_data(args, logger)
+    if args.warmup_steps and "--warmup" not in sys.argv:
+        logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")
+
+    paddle = set_device(args.device)
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    if world > 1:
+        paddle.distributed.init_parallel_env()
+    if args.amp and paddle.get_device() == "cpu":
+        logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
+    paddle.seed(args.seed)
+    source = model_directory(args.model_name)
+    tokenizer = load_tokenizer(source, args.max_seq_length)
+    config = read_config(source)
+    if args.max_seq_length > config.max_position_embeddings:
+        limit = config.max_position_embeddings
+        raise InputError(f"--max_seq_length {args.max_seq_length}: {args.model_name} reads at most {limit} tokens.")
+    config.num_labels = len(tree)
+    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    model = build_model(config)
+    targets = train.multi_hot(len(tree))
+    model.classifier.bias.set_value(label_frequency_bias(targets))
+    if args.init_from_ckpt:
+        load_weights(model, args.init_from_ckpt)
+    elif weights := find_weights(source):
+        load_weights(model, weights, encoder_only=True)
+    else:
+        logger.warning(f"{source} holds no weights: training from scratch")
+    model.train()
+
+    train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
+    lengths = [len(row) for row in train_ids]
+    global_batch = args.batch_size * args.gradient_accumulation_steps * world
+    steps_per_epoch = -(-len(lengths) // global_batch)
+    trainer = Trainer(paddle, args, config, model, steps_per_epoch * args.epochs)
+    same = fingerprint(args, train, dev) | {"processes": world}
+    # where the run stands: epochs finished, batches finished in the current one, scores so far
+    progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
+    if args.resume:
+        progress = load_state(save_dir / STATE, trainer, same)
+        trainer.step = progress["step"]
+        logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
+    progress["fingerprint"] = same
+
+    if rank == 0:
+        write_run_files(args, tree, train, dev)
+        config.architectures = [type(model).__name__]
+    scalars = None
+    if args.log_dir and rank == 0:
+        from visualdl import LogWriter
+
+        scalars = LogWriter(args.log_dir)
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+
+    def stop_requested():
+        if world == 1:
+            return bool(stop)
+        flag = paddle.to_tensor([float(bool(stop))])
+        paddle.distributed.all_reduce(flag)  # all processes leave at the same step
+        return float(flag) > 0
+
+    with logging_redirect_tqdm([logger]):
+        while progress["epoch"] < args.epochs:
+            epoch = progress["epoch"] + 1
+            batches = train_batches(lengths, global_batch, args.seed, epoch)
+            bar = tqdm(total=len(batches), initial=progress["batch"], desc=f"epoch {epoch}", disable=None, leave=False)
+            started, since = time.perf_counter(), 0
+            for number in range(progress["batch"], len(batches)):
+                loss = trainer.train_step(train_ids, train.labels, batches[number], tokenizer.pad_id)
+                progress["batch"], progress["step"] = number + 1, trainer.step
+                progress["loss_sum"] += loss
+                since += 1
+                bar.update()
+                if trainer.step % args.logging_steps == 0 and rank == 0:
+                    now = time.perf_counter()
+                    logger.info(
+                        f"global step {trainer.step}, epoch: {epoch}, batch: {number + 1}, loss: {loss:.5f}, "
+                        f"speed: {since / (now - started):.2f} step/s"
+                    )
+                    if scalars:
+                        scalars.add_scalar("train/loss", loss, trainer.step)
+                        scalars.add_scalar("train/learning_rate", trainer.optimizer.get_lr(), trainer.step)
+                    started, since = now, 0
+                if stop_requested():
+                    if rank == 0:
+                        save_state(save_dir / STATE, trainer, progress)
+                        logger.warning("Stopped by SIGTERM; the state is saved, continue with --resume")
+                    sys.exit(STOPPED)
+            bar.close()
+            train_loss = progress["loss_sum"] / len(batches)
+            with tqdm(total=-(-len(dev_ids) // world), desc="dev", disable=None, leave=False) as bar:
+                scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision, bar.update)
+            better = progress["best"] is None or scores[args.select_by] > progress["best"]
+            scores.pop("labels")
+            progress |= {"epoch": epoch, "batch": 0, "loss_sum": 0.0, "stale": 0 if better else progress["stale"] + 1}
+            progress["best"] = scores[args.select_by] if better else progress["best"]
+            progress["history"].append({"epoch": epoch, "step": trainer.step, "train_loss": train_loss, **scores})
+            if rank == 0:
+                logger.info(
+                    f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
+                    f"macro f1 score: {scores['macro_f1']:.5f}"
+                )
+                if scores["micro_f1"] == 0:
+                    explain_zero(logger, scores, train, tree, args)
+                if better:
+                    config.save_pretrained(save_dir)
+                    tokenizer.save(save_dir)
+                    write_settings(save_dir, tree, args.max_seq_length, decision)
+                    write_weights(save_dir, model)
+                with atomic_write(save_dir / "metrics.jsonl") as file:
+                    file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
+                draw_curves(save_dir / "curves.png", progress["history"])
+                save_state(save_dir / STATE, trainer, progress)
+                for name in SELECTABLE if scalars else ():
+                    scalars.add_scalar(f"dev/{name}", scores[name], epoch)
+                logger.info(f"Current best {args.select_by.replace('_', ' ')} score: {progress['best']:.5f}")
+            if args.early_stop and progress["stale"] >= args.early_stop_nums:
+                logger.info("Early stop!")
+                break
+
+    if rank == 0:
+        if args.tune_threshold:
+            load_weights(model, find_weights(save_dir))
+            tuned = tuned_decision(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision, args.tune_threshold, logger)
+            write_settings(save_dir, tree, args.max_seq_length, tuned)
+        logger.info(f"Final best {args.select_by.replace('_', ' ')} score: {progress['best']:.5f}")
+        logger.info(f"Save best {args.select_by.replace('_f1', ' f1')} text classification model in {save_dir}")
+
+
+if __name__ == "__main__":
+    run(main)
