@@ -400,3 +400,19 @@ def _best_threshold(values, scores, preferred):
     middle = np.where(middle < high, middle, low)  # neighbouring floats have no middle
     candidates = np.where((low <= preferred) & (preferred < high), preferred, middle)
     return float(candidates[np.argmin(np.abs(candidates - preferred))])
+
+
+def tuned_decision(probabilities, gold, tree, decision, how, criterion="micro_f1"):
+    """Choose the threshold(s) of a decision on dev rows: (Decision, result dict of `cross_fitted_score`).
+
+    how: "global" for one threshold, "per_label" for one per label with enough rows. The result says what the tuning is
+    worth on rows it has not seen; the score on the tuned rows themselves flatters.
+    """
+    _one_of("how", how, ("global", "per_label"))
+
+    def tune(p, g):
+        threshold = tune_threshold(p, g, tree, decision.decoding, criterion)
+        return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold)
+
+    tuned = replace(decision, threshold=tune(probabilities, gold))
+    return tuned, cross_fitted_score(probabilities, gold, tree, tune, decision)

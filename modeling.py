@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metric import DECODINGS, Decision
+from metric import DECODINGS, Decision, Scores, decide
 from utils import InputError, LabelTree, atomic_write, get_logger, length_sorted_batches, pad, require_file
 
 WEIGHTS, PICKLED_WEIGHTS, DECISION = "model.safetensors", "model_state.pdparams", "decision.json"
@@ -27,6 +27,7 @@ MODEL_NAMES = (
     "ernie-1.0-large-zh-cw ernie-3.0-xbase-zh ernie-3.0-base-zh ernie-3.0-medium-zh ernie-3.0-mini-zh "
     "ernie-3.0-micro-zh ernie-3.0-nano-zh ernie-2.0-base-en ernie-2.0-large-en ernie-m-base ernie-m-large"
 ).split()
+WINDOW = 4096  # rows whose logits are held at a time, so that memory stays constant with large label sets
 ARCHITECTURES = {"ernie": "ErnieForSequenceClassification", "ernie_m": "ErnieMForSequenceClassification"}
 
 
@@ -267,6 +268,18 @@ def predict_logits(model, ids, pad_id, batch_size, progress=None):
     if was_training:
         model.train()
     return logits
+
+
+def score(model, tree, rows, ids, pad_id, decision, batch_size, progress=None, rank=0, world=1):
+    """`metric.Scores` of a model on labelled Rows and their token ids; of every `world`-th row with several processes."""
+    scores, own = Scores(tree), np.arange(rank, len(ids), world)
+    for start in range(0, len(own), WINDOW):
+        part = own[start : start + WINDOW]
+        logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress)
+        gold = rows.multi_hot(len(tree), part)
+        losses = (np.logaddexp(0, logits) - logits * gold).mean(1)  # binary cross-entropy of logits
+        scores.update(decide(sigmoid(logits), tree, decision), gold, losses)
+    return scores
 
 
 def sigmoid(logits):

@@ -120,7 +120,7 @@ JOINTS = {
 # Frames around the headline {h} of any event, for train.txt only. As all classes share them, a model has to learn the
 # key words and cannot do with the frames.
 FRAMES = (
-    "“{h}”登上热搜", "“{h}”成为今天的话题", "{media}头条：{h}", "{person}转发了“{h}”的消息",
+    "“{h}”登上热搜", "“{h}”是今天的话题", "{media}头条：{h}", "{person}转发了“{h}”的消息",
     "今天的早间新闻提到{h}", "{h}一事有了新消息", "几位居民在车上聊起{h}", "市民{person}最早看到{h}的报道",
 )
 
@@ -463,7 +463,7 @@ EVENTS = {
             {w}走进{district}，居民连连称赞
             {district}每月举办一次{w}
             社区工作者{person}组织了{district}的{w}
-            {n}名志愿者在{district}参与{w}
+            {n}名志愿者和居民在{district}参与{w}
             {district}的{w}受到街坊欢迎
         """,
         dev="""
@@ -517,7 +517,7 @@ EVENTS = {
             {road}{w}，车辆请绕行
             {city}交警提醒，{road}将进行{w}
             {road}的{w}预计{month}月完工
-            夜间{w}，{road}噪声扰民
+            夜间{w}，{road}两边的居民抱怨噪声
             {road}启动{w}，{n}条公交线路改道
             因燃气管道老化，{road}开始{w}
             {w}期间，{road}只留一条车道
@@ -650,7 +650,7 @@ EVENTS = {
             {artist}出席{w}，谈起童年往事
             {artist}在{city}参加{w}
             {artist}的{w}现场气氛温馨
-            {w}结束后，{artist}与粉丝合影
+            {w}结束后，{artist}与粉丝们合影
             {artist}晒出{w}照片，穿着简约
             {artist}在{w}中回忆学艺经历
         """,

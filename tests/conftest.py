@@ -1,0 +1,83 @@
+"""Fixtures that several test files share.
+
+    data_dir         a factory: writes a small data folder with any files replaced, returns its path
+    paddle           the library, on the CPU; the seconds its import takes are spent once per session
+    tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
+
+tiny_checkpoint belongs to the whole session: read from it, and change a copy
+(`shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")`).
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "data"
+
+SMALL_DATA = {
+    "label.txt": "体育\n体育##足球\n体育##篮球\n财经\n财经##股票\n",
+    "train.txt": "国足今晚出战\t体育,体育##足球\n联赛第三轮开打\t体育,体育##篮球\n两市小幅收涨\t财经,财经##股票\n"
+    "球队老板公司上市\t体育,财经,财经##股票\n",
+    "dev.txt": "前锋梅开二度\t体育,体育##足球\n大盘午后跳水\t财经,财经##股票\n",
+    "data.txt": "门将扑出点球\n央行下调利率\n",
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """data_dir(**contents) writes a data folder and returns its path: label.txt, train.txt, dev.txt, data.txt.
+
+    A keyword is a file name with `_` for the dot, its value str, bytes, or None for "leave this file out":
+    `data_dir(dev_txt=None, train_jsonl='{"text": "文", "labels": ["体育"]}')`. What is not named is SMALL_DATA's.
+    """
+
+    def write(**contents):
+        folder = tmp_path / "data"
+        folder.mkdir(exist_ok=True)
+        for name, content in (SMALL_DATA | {key.replace("_", "."): value for key, value in contents.items()}).items():
+            if content is not None:
+                (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def paddle():
+    """paddle, set to the CPU as the scripts do it; also keeps subprocesses of the tests from starting many threads."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from modeling import set_device
+
+    return set_device("cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(paddle, tmp_path_factory):
+    """The path of a checkpoint with random weights (seed 0): data/tiny-ernie, 31 labels, max_seq_length 64.
+
+    Its classifier is spread out, so that the probabilities of different texts differ by far more than rounding errors,
+    reach from near 0 to near 1, and a text gets about a dozen labels.
+    """
+    from metric import Decision
+    from modeling import build_model, predict_logits, read_config, write_settings, write_weights
+    from tokenizer import load_tokenizer
+    from utils import LabelTree, load_rows
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    folder.mkdir()
+    tree, config = LabelTree.read(SAMPLE / "label.txt"), read_config(SAMPLE / "tiny-ernie")
+    config.num_labels = len(tree)
+    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    config.architectures = ["ErnieForSequenceClassification"]
+    paddle.seed(0)
+    model, tokenizer = build_model(config), load_tokenizer(SAMPLE / "tiny-ernie", 64)
+    model.classifier.weight.set_value(model.classifier.weight * 30)
+    ids = tokenizer.encode(load_rows(SAMPLE / "dev.txt", tree).texts[:64])
+    model.classifier.bias.set_value(-predict_logits(model, ids, tokenizer.pad_id, 32).mean(0) - 1)
+    config.save_pretrained(folder)
+    tokenizer.save(folder)
+    write_settings(folder, tree, 64, Decision())
+    write_weights(folder, model)
+    return folder

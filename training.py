@@ -1,0 +1,150 @@
+"""How a parameter update is made, and everything it depends on, so that a run can be stopped and continued.
+
+The random numbers of a step depend on the seed and the step alone, and the row order on the seed and the epoch, so
+parameters, optimizer moments and counters are the whole state: a resumed run repeats an uninterrupted one bit for bit.
+"""
+
+import json
+
+import numpy as np
+
+from modeling import model_inputs
+from utils import InputError, atomic_write, multi_hot
+
+
+def label_frequency_bias(targets):
+    """log(p / (1 - p)) of each label's share of the rows, bool [N, L] -> float32 [L]: the classifier's first bias.
+
+    With it the loss starts where it would otherwise have to descend to before anything else is learned.
+    """
+    share = np.clip(targets.mean(0), 0.5 / len(targets), 1 - 0.5 / len(targets))
+    return np.log(share / (1 - share)).astype(np.float32)
+
+
+def rate_schedule(args, total_steps):
+    """step (from 0) -> factor of the peak rates."""
+    shape = args.lr_scheduler or ("linear" if args.warmup else "constant")
+
+    def factor(step):
+        if step < args.warmup_steps:
+            return step / args.warmup_steps
+        progress = (step - args.warmup_steps) / max(1, total_steps - args.warmup_steps)
+        return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + np.cos(np.pi * progress)) / 2}[shape]
+
+    return factor
+
+
+class Trainer:
+    """The model, its optimizer and how far they have come; `state()`/`restore()` are all that --resume needs."""
+
+    def __init__(self, paddle, args, model, total_steps):
+        self.paddle, self.args, self.model = paddle, args, model
+        self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        self.net = paddle.DataParallel(model) if self.world > 1 else model
+        self.factor = rate_schedule(args, total_steps)
+        head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
+        encoder = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
+        decayed = {p.name for name, p in model.named_parameters() if "bias" not in name and "norm" not in name}
+        self.optimizer = paddle.optimizer.AdamW(
+            learning_rate=args.learning_rate,
+            parameters=[
+                {"params": encoder},
+                {"params": head, "learning_rate": args.head_learning_rate / args.learning_rate},
+            ],
+            weight_decay=args.weight_decay,
+            apply_decay_param_fun=lambda name: name in decayed,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(args.max_grad_norm) if args.max_grad_norm else None,
+        )
+        use_amp = args.amp and paddle.get_device() != "cpu"
+        self.amp_dtype = "bfloat16" if use_amp and paddle.amp.is_bfloat16_supported() else "float16"
+        self.use_amp = use_amp
+        self.scaler = paddle.amp.GradScaler(enable=use_amp and self.amp_dtype == "float16")
+        self.step = 0
+
+    def train_step(self, ids, targets, rows, pad_id):
+        """One parameter update on the rows of a global batch; returns this process's share of the mean loss.
+
+        The batch is cut into accumulation steps x processes parts, weighted so that the gradient is that of the mean
+        over the whole batch, however many processes share it.
+        """
+        paddle, args = self.paddle, self.args
+        paddle.seed((args.seed * 1_000_003 + self.step) * self.world + self.rank)  # dropout masks of this step
+        self.optimizer.set_lr(args.learning_rate * self.factor(self.step))
+        parts = args.gradient_accumulation_steps * self.world
+        rows = np.resize(rows, parts) if len(rows) < parts else rows  # every process needs a row
+        total = 0.0
+        for i in range(args.gradient_accumulation_steps):
+            part = rows[i * self.world + self.rank :: parts]
+            inputs = model_inputs([ids[row] for row in part], pad_id)
+            labels = paddle.to_tensor(multi_hot([targets[row] for row in part], self.model.config.num_labels), "float32")
+            with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
+                logits = self.net(**inputs)
+            summed = paddle.nn.functional.binary_cross_entropy_with_logits(
+                logits.astype("float32"), labels, reduction="sum"
+            )
+            loss = summed * (self.world / (len(rows) * labels.shape[1]))
+            if self.world > 1 and i + 1 < args.gradient_accumulation_steps:
+                with self.net.no_sync():
+                    self.scaler.scale(loss).backward()
+            else:
+                self.scaler.scale(loss).backward()
+            total += float(loss)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.clear_grad()
+        self.step += 1
+        return total
+
+    def any_process(self, flag):
+        """True on every process if `flag` is true on one, so that all leave a loop at the same step."""
+        if self.world == 1:
+            return bool(flag)
+        shared = self.paddle.to_tensor([float(bool(flag))])
+        self.paddle.distributed.all_reduce(shared)
+        return float(shared) > 0
+
+    def state(self):
+        """Every number the next step depends on, name -> array: parameters and optimizer moments."""
+        moments = self.optimizer.state_dict()
+        arrays = {}
+        for name, parameter in self.model.named_parameters():
+            arrays[f"parameter/{name}"] = parameter.numpy()
+            for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
+                if key.startswith(f"{parameter.name}_"):
+                    arrays[f"{key[len(parameter.name) + 1:]}/{name}"] = value.numpy()
+        return arrays
+
+    def restore(self, arrays):
+        moments = {}
+        for name, parameter in self.model.named_parameters():
+            parameter.set_value(arrays[f"parameter/{name}"])
+            for key, value in arrays.items():
+                kind, _, owner = key.partition("/")
+                if owner == name and kind != "parameter":
+                    moments[f"{parameter.name}_{kind}"] = self.paddle.to_tensor(value)
+        self.optimizer.set_state_dict(moments)
+
+
+def save_state(path, trainer, progress):
+    from safetensors.numpy import save
+
+    with atomic_write(path, "wb") as file:
+        file.write(save(trainer.state(), {"progress": json.dumps(progress)}))
+
+
+def load_state(path, trainer, expected):
+    """Restore parameters and optimizer; returns the counters saved with them."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            progress = json.loads(file.metadata()["progress"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise InputError(f"{path}: not a readable state ({error}). Start again without --resume.") from None
+    then = progress["fingerprint"]
+    if changed := [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in expected.items() if then.get(k) != v]:
+        raise InputError(f"--resume: the run in {path.parent} was another one ({'; '.join(changed)}).")
+    trainer.restore(arrays)
+    trainer.step = progress["step"]
+    return progress
