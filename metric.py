@@ -403,7 +403,7 @@ def _best_threshold(values, scores, preferred):
 
 
 def tuned_decision(probabilities, gold, tree, decision, how, criterion="micro_f1"):
-    """Choose the threshold(s) of a decision on dev rows: (Decision, result dict of `cross_fitted_score`).
+    """Choose the threshold(s) of a decision on dev rows: (Decision, result dict of `cross_fitted_score`, None for 1 row).
 
     how: "global" for one threshold, "per_label" for one per label with enough rows. The result says what the tuning is
     worth on rows it has not seen; the score on the tuned rows themselves flatters.
@@ -414,5 +414,5 @@ def tuned_decision(probabilities, gold, tree, decision, how, criterion="micro_f1
         threshold = tune_threshold(p, g, tree, decision.decoding, criterion)
         return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold)
 
-    tuned = replace(decision, threshold=tune(probabilities, gold))
-    return tuned, cross_fitted_score(probabilities, gold, tree, tune, decision)
+    tuned, folds = replace(decision, threshold=tune(probabilities, gold)), min(5, len(gold))
+    return tuned, cross_fitted_score(probabilities, gold, tree, tune, decision, folds) if folds > 1 else None

@@ -4,7 +4,7 @@ A checkpoint folder is self-contained:
     config.json, model.safetensors, model_state.pdparams     the library's files; weights are read from safetensors
     vocab.txt, tokenizer_config.json, ...                    the tokenizer
     label.txt                                                the labels in class-index order
-    decision.json                                            maximum length, threshold(s) and decoding it was scored with
+    decision.json                                            maximum length, threshold(s), decoding it was scored with
 Nothing in it is ever unpickled freely: a .pdparams is read through an unpickler that knows arrays and plain containers.
 
 paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
@@ -50,9 +50,10 @@ def _mkl_code_path(cpuinfo="/proc/cpuinfo"):
         text = Path(cpuinfo).read_text()
     except OSError:
         return None
-    if "AuthenticAMD" not in text:
+    found = re.search(r"^flags\s*:(.*)", text, re.M)
+    if "AuthenticAMD" not in text or not found:
         return None
-    flags = set(re.search(r"^flags\s*:(.*)", text, re.M)[1].split())
+    flags = found[1].split()
     return "7" if "avx512f" in flags else "5" if "avx2" in flags else None
 
 
@@ -73,7 +74,10 @@ def set_device(device):
             "Pass --device cpu to say so yourself; for GPUs install requirements-gpu.txt."
         )
         device = "cpu"
-    paddle.set_device(device)
+    try:
+        paddle.set_device(device)
+    except (ValueError, OSError, RuntimeError) as error:  # such as gpu:7 where there are two
+        raise InputError(f"--device {device}: {error}") from None
     return paddle
 
 
@@ -122,13 +126,18 @@ def read_weights(path):
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
-            return load_file(path)
-        with open(path, "rb") as file:
-            state = _ArrayUnpickler(file).load()
-        state.pop("StructuredToParameterName@@", None)
-        if not all(isinstance(value, np.ndarray) for value in state.values()):
-            raise ValueError("not a dict of arrays")
-        return state
+            state = load_file(path)
+        else:
+            with open(path, "rb") as file:
+                state = _ArrayUnpickler(file).load()
+            state.pop("StructuredToParameterName@@", None)
+        if not all(isinstance(value, np.ndarray) and value.dtype.kind in "fiub" for value in state.values()):
+            raise ValueError("not a dict of arrays of numbers")
+        # numpy has no bfloat16: paddle writes its bits as uint16, which are the upper half of a float32
+        return {
+            name: (value.astype(np.uint32) << 16).view(np.float32) if value.dtype == np.uint16 else value
+            for name, value in state.items()
+        }
     except OSError:
         raise
     except Exception as error:  # a damaged or hostile file can make the readers raise anything
@@ -169,12 +178,12 @@ def load_weights(model, path, encoder_only=False):
     found = {name: value for name, value in found.items() if value is not None}
     faults = [f"{name} is missing" for name in missing if not (encoder_only and "pooler" in name)]
     for name, value in list(found.items()):
-        if list(value.shape) == wanted[name].shape:
+        if list(value.shape) == list(wanted[name].shape):
             continue
         if name in optional:  # the classifier of another label set
             del found[name]
         else:
-            faults.append(f"{name} has the shape {list(value.shape)}, this model needs {wanted[name].shape}")
+            faults.append(f"{name} has the shape {list(value.shape)}, this model needs {list(wanted[name].shape)}")
     if faults:
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         raise InputError(f"{path}: does not fit this model: {'; '.join(faults[:5])}{more}.")
@@ -223,7 +232,7 @@ def read_config(directory):
     require_file(path, "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights.")
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model configuration ({error}).") from None
     if kind not in ARCHITECTURES:
         raise InputError(f"{path}: model_type is {kind!r}; supported are {', '.join(ARCHITECTURES)}.")
@@ -263,6 +272,8 @@ def predict_logits(model, ids, pad_id, batch_size, progress=None):
     with paddle.no_grad():
         for batch in length_sorted_batches([len(row) for row in ids], batch_size):
             logits[batch] = model(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
+            if not np.isfinite(logits[batch]).all():
+                raise InputError("the model's outputs are not finite: its training diverged; use a lower learning rate")
             if progress:
                 progress(len(batch))
     if was_training:
@@ -271,7 +282,7 @@ def predict_logits(model, ids, pad_id, batch_size, progress=None):
 
 
 def score(model, tree, rows, ids, pad_id, decision, batch_size, progress=None, rank=0, world=1):
-    """`metric.Scores` of a model on labelled Rows and their token ids; of every `world`-th row with several processes."""
+    """`metric.Scores` of a model on labelled Rows and their token ids; with several processes, on every `world`-th."""
     scores, own = Scores(tree), np.arange(rank, len(ids), world)
     for start in range(0, len(own), WINDOW):
         part = own[start : start + WINDOW]
@@ -361,7 +372,7 @@ def read_settings(directory):
         decision = Decision.from_dict(settings)
         if isinstance(decision.threshold, list) and len(decision.threshold) != len(tree):
             raise ValueError(f"{len(decision.threshold)} thresholds for {len(tree)} labels")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
     return tree, max_seq_length, decision
 
@@ -389,6 +400,6 @@ def load_checkpoint(directory):
     if config.num_labels != len(tree):
         raise InputError(f"{directory}: the model has {config.num_labels} outputs, but label.txt {len(tree)} labels.")
     model = build_model(config)
-    load_weights(model, find_weights(directory))
+    load_weights(model, find_weights(directory) or Path(directory) / WEIGHTS)
     model.eval()
     return model

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+from utils import InputError
+
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
 REMEMBERED = 200_000  # words, tens of MB; what comes after that is worked out each time
@@ -29,16 +31,16 @@ OTHER_SYMBOLS = "\u00b2\u00b5\u00ba\u00d8\u014b\u01b1\u3007"  # ² µ º Ø ŋ �
 def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
     """The tokenizer of a model or checkpoint directory; `max_seq_length` in tokens, [CLS] and [SEP] included.
 
-    Raises `ValueError`, naming the file and the remedy, where the directory cannot give the ids its model knows.
+    Raises `InputError` (a ValueError), naming the file and the remedy, where the directory cannot give the ids its model knows.
     """
     if max_seq_length < 3:
-        raise ValueError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")
+        raise InputError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")
     path = Path(model_dir) / "tokenizer_config.json"
     config = _read_json(path)
     name = str(config.get("tokenizer_class") or config.get("init_class")).removesuffix("Fast")
     if name not in CLASSES:
         remedy = f"use a model with one of {', '.join(CLASSES)}, or correct the file"
-        raise ValueError(f"{path}: unknown tokenizer_class {name}: {remedy}")
+        raise InputError(f"{path}: unknown tokenizer_class {name}: {remedy}")
     return CLASSES[name](Path(model_dir), config, max_seq_length)
 
 
@@ -55,14 +57,14 @@ class Tokenizer:
         config = config | _read_json(directory / "special_tokens_map.json", optional=True)
         names = [_content(config.get(f"{key}_token", f"[{key.upper()}]")) for key in "pad unk cls sep mask".split()]
         if missing := [name for name in names[:4] if name not in self.vocab]:
-            raise ValueError(f"{directory / 'vocab.txt'}: no line {', '.join(missing)}: {COPY}")
+            raise InputError(f"{directory / 'vocab.txt'}: no line {', '.join(missing)}: {COPY}")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (self.vocab[name] for name in names[:4])
         others = [config.get("bos_token"), config.get("eos_token"), *(config.get("additional_special_tokens") or [])]
         specials = {name for name in [*names, *map(_content, others)] if name and name in self.vocab}
         added = {_content(token) for token in (config.get("added_tokens_decoder") or {}).values()}
         if added := (added | set(_read_json(directory / "added_tokens.json", optional=True))) - specials:
             remedy = "not supported, use a model whose vocab.txt holds all of its tokens"
-            raise ValueError(f"{directory}: tokens were added to the vocabulary ({', '.join(sorted(added))}): {remedy}")
+            raise InputError(f"{directory}: tokens were added to the vocabulary ({', '.join(sorted(added))}): {remedy}")
         longest_first = sorted(specials, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._longest_special = len(longest_first[0])
@@ -164,7 +166,7 @@ class BertTokenizer(ErnieTokenizer):
         usual = {"do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None, "never_split": None}
         if unusual := [key for key, value in usual.items() if config.get(key, value) != value]:
             path = directory / "tokenizer_config.json"
-            raise ValueError(f"{path}: unusual {', '.join(unusual)}: not supported, use a model trained without")
+            raise InputError(f"{path}: unusual {', '.join(unusual)}: not supported, use a model trained without")
         super().__init__(directory, config, max_seq_length)
 
 
@@ -180,7 +182,7 @@ class ErnieMTokenizer(Tokenizer):
         try:
             self._sentencepiece = SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"{path}: not a readable sentencepiece model ({error}): {COPY}") from None
+            raise InputError(f"{path}: not a readable sentencepiece model ({error}): {COPY}") from None
 
     def _split(self, text: str) -> list[str]:
         text = "".join(map(str.lower, text)) if self.lower else text
@@ -222,11 +224,11 @@ def _read_json(path: Path, optional: bool = False) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: give a directory that holds a model with its tokenizer") from None
+        raise InputError(f"{path}: {error.strerror}: give a directory that holds a model with its tokenizer") from None
     except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f"{path}: not JSON ({error}): {COPY}") from None
+        raise InputError(f"{path}: not JSON ({error}): {COPY}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: not a JSON object: {COPY}")
+        raise InputError(f"{path}: not a JSON object: {COPY}")
     return value
 
 
@@ -235,9 +237,9 @@ def _read_vocab(path: Path) -> dict[str, int]:
         with open(path, encoding="utf-8") as lines:
             return {line.rstrip("\n"): i for i, line in enumerate(lines)}
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: {COPY}") from None
+        raise InputError(f"{path}: {error.strerror}: {COPY}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}): {COPY}") from None
+        raise InputError(f"{path}: not UTF-8 ({error}): {COPY}") from None
 
 
 def _content(token: str | dict | None) -> str:

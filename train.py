@@ -43,7 +43,7 @@ from modeling import (
 )
 from tokenizer import load_tokenizer
 from training import Trainer, label_frequency_bias, load_state, save_state
-from utils import InputError, LabelTree, atomic_write, get_logger, load_rows, run, train_batches
+from utils import HelpFormatter, InputError, LabelTree, atomic_write, get_logger, load_rows, run, train_batches
 
 STATE = "state.safetensors"
 SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
@@ -52,7 +52,7 @@ STOPPED = 143  # exit code after SIGTERM: 128 + 15, as the shell reports it
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description="Fine-tune an encoder on a label tree.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Fine-tune an encoder on a label tree.", formatter_class=HelpFormatter
     )
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
@@ -195,10 +195,7 @@ def fingerprint(args, train, dev):
 def prepare_model(args, tree, train, logger):
     """(model in train mode, its configuration, tokenizer), from --model_name and --init_from_ckpt."""
     source = model_directory(args.model_name)
-    try:
-        tokenizer = load_tokenizer(source, args.max_seq_length)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    tokenizer = load_tokenizer(source, args.max_seq_length)
     config = read_config(source)
     if args.max_seq_length > config.max_position_embeddings:
         limit = config.max_position_embeddings
@@ -362,10 +359,12 @@ def main():
             gold = dev.multi_hot(len(tree))
             tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
             write_settings(save_dir, tree, args.max_seq_length, tuned)
-            logger.info(
-                f"Thresholds tuned on dev ({args.tune_threshold}); on dev rows left out of the tuning: "
-                f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
-            )
+            logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
+            if honest:
+                logger.info(
+                    f"on dev rows left out of the tuning: micro f1 score: {honest['micro_f1']:.5f}, "
+                    f"macro f1 score: {honest['macro_f1']:.5f}"
+                )
         logger.info(f"Final best {name} score: {progress['best']:.5f}")
         logger.info(f"Save best {name} text classification model in {save_dir}")
 

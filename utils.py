@@ -7,15 +7,17 @@ Files read here (all UTF-8, with or without a byte order mark, lines ending in L
     *.csv                         a header line, then text, label, label, ... with CSV quoting
 """
 
+import argparse
 import csv
 import difflib
+import heapq
 import json
 import logging
 import os
 import re
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -29,14 +31,17 @@ SEPARATOR = "##"
 # ---- errors and logging ----------------------------------------------------------------------------------------------
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """Something the user can mend: the message says where, what and how. Ends a script with exit code 2."""
 
 
 def run(main):
     """Call a script's `main()`, turning what the user can mend into a message and exit code 2, without a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows its number instead
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
+        sys.stdout.flush()  # here, where an error can still be told from a good end
     except InputError as error:
         sys.exit(_complain(error))
     except OSError as error:  # missing, unwritable, disk full ... anything else that opens or writes files
@@ -67,6 +72,13 @@ def get_logger(log_file=None):
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     return logger
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """--help with the default behind every flag that has one; "default: None" would tell nobody anything."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class Problems:
@@ -100,6 +112,9 @@ def atomic_write(path, mode="w"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a full disk does not say whose write failed
+        raise
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -120,9 +135,9 @@ def require_file(path, hint):
 def read_lines(path, problems):
     """Yield (line number, text without line end) of a UTF-8 file; a line that is not UTF-8 is a problem.
 
-    Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text.
+    Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text. "-" is stdin.
     """
-    with open(path, "rb") as file:
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             if number == 1:
                 if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -161,15 +176,19 @@ class LabelTree:
         lines = lines or range(1, len(self.labels) + 1)
         problems, line_of, self.index = Problems(), {}, {}
         for i, (label, line) in enumerate(zip(self.labels, lines)):
-            if label in self.index:
-                problems.add(source, line, f"label {label!r} is already on line {line_of[label]}; remove one of them")
-            elif not all(segment.strip() for segment in label.split(SEPARATOR)):
-                problems.add(source, line, f"label {label!r} has an empty level; write parent{SEPARATOR}child")
             self.index.setdefault(label, i)
-            line_of.setdefault(label, line)
+            if line_of.setdefault(label, line) != line:
+                problems.add(source, line, f"label {label!r} is already on line {line_of[label]}; remove one of them")
         parents = [label.rpartition(SEPARATOR)[0] for label in self.labels]
         for parent, label, line in zip(parents, self.labels, lines):
-            if parent and parent not in self.index:
+            segments = label.split(SEPARATOR)
+            if not all(segment.strip() for segment in segments):
+                problems.add(source, line, f"label {label!r} has an empty level; write parent{SEPARATOR}child")
+            elif any(segment != segment.strip() for segment in segments):
+                problems.add(source, line, f"label {label!r} has a blank beside a level's name; remove it")
+            elif SEPARATOR + "#" in label:
+                problems.add(source, line, f"label {label!r} has more than two # in a row; no level may begin with #")
+            elif parent and parent not in self.index:
                 problems.add(source, line, f"the parent of {label!r} is missing; add the line {parent!r}")
         if not self.labels:
             problems.add(source, None, "no label in it; write one label per line")
@@ -216,9 +235,22 @@ class LabelTree:
 
     def nearest(self, label):
         """The known label most like an unknown one, or None."""
-        found = difflib.get_close_matches(label, self.labels, n=1, cutoff=0.4)
-        same_name = [known for known in self.labels if known.split(SEPARATOR)[-1] == label]
-        return (same_name or found or [None])[0]
+        if same_name := [known for known in self.labels if known.split(SEPARATOR)[-1] == label]:
+            return same_name[0]
+        # difflib is slow: it compares only the labels that share most pairs of neighbouring characters with this one
+        pairs = _pairs(label)
+
+        def shared(known):
+            others = _pairs(known)
+            return len(pairs & others) / (len(pairs) + len(others))
+
+        candidates = heapq.nlargest(50, self.labels, shared)
+        return next(iter(difflib.get_close_matches(label, candidates, n=1, cutoff=0.4)), None)
+
+
+def _pairs(name):
+    name = f" {name} "
+    return set(zip(name, name[1:]))
 
 
 def levels_text(tree, predicted):
@@ -258,7 +290,7 @@ class Rows(NamedTuple):
 def multi_hot(labels, n_labels):
     """Tuples of class indices -> bool [N, n_labels]."""
     targets = np.zeros((len(labels), n_labels), bool)
-    rows = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+    rows = np.repeat(np.arange(len(labels)), np.array([len(row) for row in labels], np.int64))
     targets[rows, np.fromiter(chain.from_iterable(labels), np.int64, len(rows))] = True
     return targets
 
@@ -287,7 +319,7 @@ def read_rows(path, tree, problems, seen):
 
     Bad rows go to `problems` (Problems); blank and unlabelled ones are counted in `seen` (a Counter).
     """
-    parse = {".jsonl": _parse_jsonl, ".csv": _parse_csv}.get(Path(path).suffix.lower(), _parse_tab)
+    parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower(), _parse_tab)
     for line, text, names in parse(path, problems):
         if text is None:
             seen["blank"] += 1
@@ -296,23 +328,25 @@ def read_rows(path, tree, problems, seen):
         elif names is None:
             seen["unlabelled"] += 1
             yield Row(line, text.strip(), None)
-        elif not (faults := list(_label_faults(names, tree))):
+        elif all(name in tree.index for name in names):
             yield Row(line, text.strip(), tuple(sorted({tree.index[name] for name in names})))
-        else:
-            problems.add(path, line, "; ".join(faults))
+        else:  # what will not be shown is not put into words, since looking for near labels takes its time
+            problems.add(path, line, _label_faults(names, tree) if problems.count < SHOWN else "")
 
 
 def _label_faults(names, tree):
-    for name in names:
-        if name in tree.index:
-            continue
+    """What is wrong with the labels of a row, in words."""
+    faults, wrong = [], [name for name in dict.fromkeys(names) if name not in tree.index]
+    for name in wrong[:3]:
+        shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
         if not name:
-            yield "an empty label (a comma at the end, two commas in a row, or nothing after the TAB)"
+            faults.append("an empty label (a comma at the end, two commas in a row, or nothing after the TAB)")
         elif len(parts := re.split("[，、;；]", name)) > 1 and all(part.strip() in tree.index for part in parts):
-            yield f"labels must be separated by an ASCII comma ',', not as in {name!r}"
+            faults.append(f"labels must be separated by an ASCII comma ',', not as in {shown}")
         else:
             near = tree.nearest(name)
-            yield f"unknown label {name!r}; " + (f"did you mean {near!r}?" if near else "it is not in the label file")
+            faults.append(f"unknown label {shown}; " + (f"did you mean {near!r}?" if near else "none is like it"))
+    return "; ".join(faults + [f"and {len(wrong) - 3} more wrong labels"] * (len(wrong) > 3))
 
 
 def _parse_tab(path, problems):
@@ -326,42 +360,62 @@ def _parse_tab(path, problems):
             yield line, text, [name.strip() for name in labels[0].split(",")] if labels else None
 
 
-def _parse_jsonl(path, problems):
+def parse_jsonl(path, problems):
+    """Yield (line, text, label names) of every row; text is None for a blank line, names where there are none."""
     for line, content in read_lines(path, problems):
         if not content.strip():
             yield line, None, None
             continue
         try:
             row = json.loads(content)
+            text, names = row["text"], row.get("labels")
+            if not isinstance(names, list | None) or not all(isinstance(name, str) for name in names or ()):
+                raise TypeError
+            text.encode()  # half of a surrogate pair could be read, but never written
+        except (KeyError, TypeError, AttributeError):
+            problems.add(path, line, 'a row is one object on one line: {"text": "...", "labels": ["...", ...]}')
         except (ValueError, RecursionError) as error:
             problems.add(path, line, f"not JSON: {error}")
-            continue
-        row = row if isinstance(row, dict) else {}
-        names = row.get("labels")
-        if not isinstance(row.get("text"), str) or not (names is None or isinstance(names, list)):
-            problems.add(path, line, 'a row is {"text": "...", "labels": ["...", ...]}')
         else:
-            yield line, row["text"], names if names is None else [str(name).strip() for name in names]
+            yield line, text, names if names is None else [name.strip() for name in names]
 
 
-def _parse_csv(path, problems):
+def parse_csv(path, problems):
+    """Like parse_jsonl; a quoted text may go over several lines, the first of which then names the row."""
+    first = None
+
+    def lines():
+        nonlocal first
+        for number, content in read_lines(path, problems):
+            first = first or number
+            yield f"{content}\n"
+
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(f"{text}\n" for _, text in read_lines(path, problems))
-    try:
-        if (header := next(reader, [""]))[0].strip().lower() != "text":
-            problems.add(path, 1, f"the first line must be a header that starts with text, not {','.join(header)!r}")
+    reader, header = csv.reader(lines(), strict=True), None
+    while True:
+        first = None
+        try:
+            row = next(reader)
+        except StopIteration:
             return
-        for text, *names in filter(None, reader):
-            yield reader.line_num, text, [name.strip() for name in names if name.strip()] or None
-    except csv.Error as error:
-        problems.add(path, reader.line_num, f"not CSV: {error}")
+        except csv.Error as error:
+            problems.add(path, first, f"not CSV: {error}")
+            continue
+        if header is None:
+            header = row
+            if not row or row[0].strip().lower() != "text":
+                problems.add(path, first, f"a header that starts with text must come first, not {','.join(row)!r}")
+                return
+        else:
+            text, *names = row if any(map(str.strip, row)) else [None]
+            yield first, text, [name.strip() for name in names if name.strip()] or None
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
 def train_batches(lengths, batch_size, seed, epoch):
-    """The batches of one epoch: a list of int arrays of row numbers, every row once, in an order fixed by seed and epoch.
+    """The batches of one epoch: int arrays of row numbers, every row once, in an order fixed by seed and epoch.
 
     lengths: token count per row. Rows of like length share a batch, so that little is padding: rows are shuffled,
     sorted by length within pools of 32 batches, cut into batches, and the batches are shuffled.

@@ -1,0 +1,251 @@
+"""Scores of a checkpoint, overall, per level and per label, and the dev rows it gets wrong.
+
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --baseline          # beside a linear model
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
+
+Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see utils.py); without a train file dev alone is scored
+        dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
+        params_path/                       weights, tokenizer, labels, maximum length and decision settings
+Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
+        output_json     all scores as fractions, if asked for
+        params_path/decision.json, with --tune_threshold
+
+A label is its full path, and a level's scores count the labels predicted at that level: a predicted child does not
+stand for its parent. See metric.Scores for what each number is.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from metric import CRITERIA, Scores, decide, tuned_decision
+from modeling import (
+    DECISION,
+    WINDOW,
+    add_decision_arguments,
+    decision_from_arguments,
+    load_checkpoint,
+    predict_logits,
+    read_settings,
+    require_same_labels,
+    set_device,
+    sigmoid,
+    write_settings,
+)
+from tokenizer import load_tokenizer
+from utils import HelpFormatter, InputError, atomic_write, get_logger, load_rows, run
+
+FLAT = str.maketrans("\t\r\n", "   ")  # what would break a row of the bad cases
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Scores of a checkpoint.", formatter_class=HelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
+    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; '' scores the dev rows alone")
+    data.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
+    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    model = parser.add_argument_group("model")
+    model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
+    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
+    model.add_argument("--batch_size", type=int, default=32, help="texts per step")
+    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
+    decision = add_decision_arguments(parser, None)
+    how = "choose the threshold(s) on the dev rows, and store them in the checkpoint"
+    decision.add_argument("--tune_threshold", choices=("global", "per_label"), help=how)
+    decision.add_argument("--select_by", choices=CRITERIA, default="macro_f1", help="what --tune_threshold maximizes")
+    result = parser.add_argument_group("result")
+    result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
+    result.add_argument("--output_json", help="write all scores to this file")
+    result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
+    args = parser.parse_args()
+    for name, lowest in (("batch_size", 1), ("max_seq_length", 3)):
+        if (value := getattr(args, name)) is not None and value < lowest:
+            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    if args.tune_threshold and args.threshold is not None:
+        parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
+    return args
+
+
+def load_reported(path, tree, logger):
+    """The labelled rows of a file (utils.Rows); what is passed over is reported."""
+    rows = load_rows(path, tree, unlabelled="skip")
+    if rows.blank or rows.unlabelled:
+        logger.warning(f"{path.name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+    return rows
+
+
+def require_writable(path, flag, inputs):
+    """Raise InputError now if a file could not be written after all the work, or would replace one that is read."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory. {flag} names a file to write.")
+    if path.resolve() in [source.resolve() for source in inputs]:
+        raise InputError(f"{path}: {flag} would overwrite the rows it is made from. Give it another name.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}). Check {flag} and your rights.") from None
+
+
+def probability_windows(model, tokenizer, rows, batch_size, name):
+    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(rows.texts), desc=name, disable=None, leave=False) as bar:
+        for start in range(0, len(rows.texts), WINDOW):
+            window = range(start, min(start + WINDOW, len(rows.texts)))
+            ids = tokenizer.encode([rows.texts[i] for i in window])
+            yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
+
+
+def score_rows(model, tokenizer, tree, rows, decision, batch_size, name):
+    """(result dict of metric.Scores, bad cases) of labelled rows; a bad case is (row number, predicted class indices).
+
+    Probabilities are held for one window of rows at a time, so memory does not grow with rows x labels.
+    """
+    scores, bad_cases = Scores(tree), []
+    for window, probabilities in probability_windows(model, tokenizer, rows, batch_size, name):
+        predicted, gold = decide(probabilities, tree, decision), rows.multi_hot(len(tree), window)
+        scores.update(predicted, gold)
+        wrong = np.flatnonzero((predicted != gold).any(1))
+        bad_cases += [(window[i], np.flatnonzero(predicted[i]).tolist()) for i in wrong]
+    result = scores.result()
+    del result["loss"]  # none was given
+    return result, bad_cases
+
+
+def tune(model, tokenizer, tree, dev, decision, args, logger):
+    """The decision with threshold(s) chosen on the dev rows, logged with what that is worth on rows not used for it."""
+    windows = probability_windows(model, tokenizer, dev, args.batch_size, "tune")
+    probabilities, gold = np.concatenate([part for _, part in windows]), dev.multi_hot(len(tree))
+    tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, args.select_by)
+    logger.info(
+        f"Thresholds tuned on dev ({args.tune_threshold}); on dev rows left out of the tuning: "
+        f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
+    )
+    return tuned
+
+
+def headline(scores):
+    """The lines of a dev result dict that come before the labels, in percent: list[str]."""
+
+    def average(name):
+        precision, recall, f1 = (100 * scores[f"{name.lower()}_{part}"] for part in ("precision", "recall", "f1"))
+        return f"{name} avg in dev dataset: precision: {precision:.2f} | recall: {recall:.2f} | F1 score {f1:.2f}"
+
+    lines = [f"Accuracy in dev dataset: {100 * scores['accuracy']:.2f}%"]
+    lines += [average("Macro"), average("Micro"), average("Hierarchical")]
+    for level in scores["levels"]:
+        macro, micro, accuracy = (100 * level[name] for name in ("macro_f1", "micro_f1", "accuracy"))
+        lines.append(
+            f"Level {level['level']} Label Performance: Macro F1 score: {macro:.2f} | Micro F1 score: {micro:.2f} | "
+            f"Accuracy: {accuracy:.2f}"
+        )
+    if without := scores["labels_without_support"]:
+        lines.append(
+            f"{without} of {len(scores['labels'])} labels have no row in the dev dataset and count as 0 in macro "
+            f"averages; over the others: Macro F1 score: {100 * scores['macro_f1_supported']:.2f}"
+        )
+    return lines
+
+
+def label_lines(label, results):
+    """The lines of one label; results: {"train" and "dev": result dict}, or dev alone."""
+    lines = [f"Class name: {label}"]
+    for name, result in results.items():
+        precision, recall, f1, support = result["labels"][label].values()
+        lines.append(
+            f"Evaluation examples in {name} dataset: {support}({support / result['n_rows']:.1%}) | "
+            f"precision: {100 * precision:.2f} | recall: {100 * recall:.2f} | F1 score {100 * f1:.2f}"
+        )
+    return [*lines, "-" * 28]
+
+
+def write_bad_cases(path, tree, rows, bad_cases):
+    with atomic_write(path) as file:
+        file.write("Text\tLabel\tPrediction\n")
+        for row, predicted in bad_cases:
+            label_sets = (",".join(tree.labels[i] for i in indices) for indices in (rows.labels[row], predicted))
+            file.write("\t".join([rows.texts[row].translate(FLAT), *label_sets]) + "\n")
+
+
+def main():
+    args = parse_args()
+    logger, directory = get_logger(), Path(args.dataset_dir)
+    tree, max_seq_length, stored = read_settings(args.params_path)
+    decision = decision_from_arguments(args, stored)
+    if args.tune_threshold and decision.top_k:
+        raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
+    max_seq_length = args.max_seq_length or max_seq_length
+    try:
+        tokenizer = load_tokenizer(args.params_path, max_seq_length)
+    except ValueError as error:
+        raise InputError(f"{error}.") from None
+    if not directory.is_dir():
+        raise InputError(f"--dataset_dir {directory}: no such directory.")
+    inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
+    label_path, train_path, dev_path = inputs
+    require_same_labels(tree, label_path)
+    rows = {}
+    if train_path.is_file():
+        rows["train"] = load_reported(train_path, tree, logger)
+    elif args.train_file:
+        logger.warning(f"{train_path}: no such file, the dev rows are scored alone")
+    rows["dev"] = load_reported(dev_path, tree, logger)
+    if args.baseline and "train" not in rows:
+        raise InputError("--baseline: needs the rows of a train file.")
+    if args.tune_threshold and len(rows["dev"].texts) < 5:
+        raise InputError(f"--tune_threshold: needs 5 dev rows or more, {dev_path} has {len(rows['dev'].texts)}.")
+    bare = not os.path.dirname(args.bad_case_file)
+    outputs = {"--bad_case_file": directory / args.bad_case_file if bare else Path(args.bad_case_file)}
+    if args.output_json:
+        outputs["--output_json"] = Path(args.output_json)
+    if args.tune_threshold:
+        outputs["--params_path"] = Path(args.params_path) / DECISION
+    for flag, path in outputs.items():
+        require_writable(path, flag, inputs)
+
+    set_device(args.device)
+    model = load_checkpoint(args.params_path)
+    if max_seq_length > model.config.max_position_embeddings:
+        limit = model.config.max_position_embeddings
+        raise InputError(f"--max_seq_length {max_seq_length}: this model reads at most {limit} tokens.")
+    logger.info("-----Evaluate model-------")
+    for name, part in rows.items():
+        logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
+    if args.tune_threshold:
+        decision = tune(model, tokenizer, tree, rows["dev"], decision, args, logger)
+        write_settings(args.params_path, tree, max_seq_length, decision)
+    scores = {}
+    for name, part in rows.items():
+        scores[name], bad_cases = score_rows(model, tokenizer, tree, part, decision, args.batch_size, name)
+    for line in chain(headline(scores["dev"]), *(label_lines(label, scores) for label in tree.labels)):
+        logger.info(line)
+    write_bad_cases(outputs["--bad_case_file"], tree, rows["dev"], bad_cases)  # dev came last
+    logger.info(f"Bad case in dev dataset saved in {outputs['--bad_case_file']}")
+    if args.baseline:
+        from analysis.baseline import baseline_scores, comparison
+
+        scores["baseline"] = baseline_scores(rows["train"], rows["dev"], tree)
+        for line in comparison(scores["dev"], scores["baseline"]):
+            logger.info(line)
+    if args.output_json:
+        settings = {"max_seq_length": max_seq_length, **decision.to_dict()}
+        skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
+        with atomic_write(args.output_json) as file:
+            everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}
+            json.dump(everything, file, ensure_ascii=False, indent=1)
+
+
+if __name__ == "__main__":
+    run(main)

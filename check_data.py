@@ -1,0 +1,261 @@
+"""Report on a data folder before anyone trains on it: every fault in one go, then numbers and warnings.
+
+    python check_data.py --dataset_dir data
+    python check_data.py --dataset_dir data --max_seq_length 256 --model_name path/to/model --output_json report.json
+
+Reads   dataset_dir/{label.txt, train.txt, dev.txt}  and test.txt, if it is there  (.jsonl and .csv rows: see utils.py)
+        model_name/{vocab.txt, tokenizer_config.json, ...}  for exact token counts, if given
+Writes  the report to stdout, and as JSON to --output_json
+
+Exit code 2, and nothing but the faults, if train.py could not read the data; else 0. Each file is read once, row by
+row: what is kept of a text is a 64-bit hash (two of a million different texts share one with a probability of 3e-8).
+"""
+
+import argparse
+import json
+import unicodedata
+from array import array
+from collections import Counter, defaultdict
+from itertools import combinations, islice
+from pathlib import Path
+
+import numpy as np
+
+from utils import SHOWN, HelpFormatter, InputError, LabelTree, Problems, atomic_write, read_rows, require_file, run
+
+CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is worth a thought
+RAREST = 10
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Check a data folder before training.", formatter_class=HelpFormatter
+    )
+    parser.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
+    parser.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
+    parser.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
+    parser.add_argument("--test_file", default="test.txt", help="name inside dataset_dir; checked if it is there")
+    parser.add_argument("--label_file", default="label.txt", help="name inside dataset_dir")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens train.py will read, ends included")
+    parser.add_argument("--model_name", help="local model directory, to count tokens; without it: characters + 2")
+    parser.add_argument("--output_json", help="write the report to this file as well")
+    args = parser.parse_args()
+    if args.max_seq_length < 3:
+        parser.error(f"argument --max_seq_length: must be at least 3, got {args.max_seq_length}")
+    return args
+
+
+def length_function(args):
+    """text -> tokens, ends included: exact with a model, else near enough for Chinese, one token a character."""
+    if not args.model_name:
+        return lambda text: len(text) + 2
+    if not Path(args.model_name).is_dir():
+        raise InputError(f"--model_name {args.model_name}: no such directory; without it, characters count.")
+    from tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(args.model_name, args.max_seq_length)
+    return lambda text: tokenizer.lengths([text])[0]
+
+
+# ---- one pass over a file --------------------------------------------------------------------------------------------
+
+
+class Split:
+    """What one pass over a labelled file leaves behind.
+
+    lines, lengths     of the labelled rows: int64 [n], line number and tokens
+    texts, label_sets  int64 [n], hashes of a row's text and of its labels
+    rows_with          Counter: labels of a row (tuple of class indices) -> rows that have exactly these
+    missing            line -> class indices of the ancestors that the row lacks
+    damaged            lines whose text holds U+FFFD, the mark that a conversion leaves for what it could not read
+    """
+
+    def __init__(self, path, name, tree, tokens, problems, unlabelled):
+        from tqdm import tqdm
+
+        self.name, self.seen = name, Counter()
+        self.rows_with, self.missing, self.damaged = Counter(), {}, []
+        columns = [array("q") for _ in range(4)]
+        lacks = {}
+        rows = read_rows(path, tree, problems, self.seen)
+        for row in tqdm(rows, desc=name, unit=" rows", disable=None, leave=False, delay=1):
+            if row.labels is None:
+                if unlabelled == "error":
+                    problems.add(path, row.line, "no label: a row is text<TAB>label,label,...")
+                continue
+            if row.labels not in self.rows_with:
+                lacks[row.labels] = sorted(set(tree.closure(row.labels)) - set(row.labels))
+            self.rows_with[row.labels] += 1
+            if lacks[row.labels]:
+                self.missing[row.line] = lacks[row.labels]
+            if "\ufffd" in row.text:
+                self.damaged.append(row.line)
+            for column, value in zip(columns, (row.line, tokens(row.text), hash(row.text), hash(row.labels))):
+                column.append(value)
+        self.lines, self.lengths, self.texts, self.label_sets = (np.array(column, np.int64) for column in columns)
+        if not len(self.lines) and not problems.count:
+            problems.add(path, None, "no labelled row in it; a row is text<TAB>label,label,...")
+
+    def support(self, tree):
+        """Rows per label, int64 [L]."""
+        counts = np.zeros(len(tree), np.int64)
+        for labels, rows in self.rows_with.items():
+            counts[list(labels)] += rows
+        return counts
+
+    def first_row_with(self, texts):
+        """For each of the given text hashes the number of the first row that has it, or -1: int64 [n]."""
+        known, first = np.unique(self.texts, return_index=True)
+        at = np.minimum(np.searchsorted(known, texts), len(known) - 1)
+        return np.where(known[at] == texts, first[at], -1)
+
+    def repeats(self):
+        """(rows whose text has been there before, the first row of each, whether their labels differ)."""
+        first = self.first_row_with(self.texts)
+        rows = np.flatnonzero(first != np.arange(len(first)))
+        return rows, first[rows], self.label_sets[rows] != self.label_sets[first[rows]]
+
+    def where(self, row):
+        return f"{self.name}:{self.lines[row]}"
+
+
+def read_folder(args):
+    """(LabelTree, the splits). Raises InputError with all faults of all files."""
+    folder, faults, tree, splits = Path(args.dataset_dir), [], None, []
+    if not folder.is_dir():
+        raise InputError(f"--dataset_dir {folder}: no such directory.")
+    tokens = length_function(args)
+    try:
+        tree = LabelTree.read(folder / args.label_file)
+    except InputError as error:
+        faults.append(f"{error}\nUntil {args.label_file} is right, the rows of the other files can't be checked.")
+    names = [args.train_file, args.dev_file] + [args.test_file] * (folder / args.test_file).exists()
+    for name in names:
+        problems = Problems()
+        try:
+            require_file(folder / name, "A row is: text<TAB>label,label,...")
+            if tree:  # train.py skips unlabelled rows in all files but the one it learns from
+                unlabelled = "error" if name == args.train_file else "skip"
+                splits.append(Split(folder / name, name, tree, tokens, problems, unlabelled))
+            problems.raise_if_any()
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return tree, splits
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def figures(split, tree, limit):
+    """Name -> number, as the table and the JSON file have them."""
+    sizes = np.repeat([len(labels) for labels in split.rows_with], list(split.rows_with.values()))
+    at_level = Counter()
+    for labels, rows in split.rows_with.items():
+        at_level.update(dict.fromkeys(set(tree.levels[list(labels)].tolist()), rows))
+    support, (repeats, _, differ) = split.support(tree), split.repeats()
+
+    def quantile(share):
+        return int(np.quantile(split.lengths, share, method="higher"))
+
+    return {
+        "labelled rows": len(split.lines),
+        "blank lines": split.seen["blank"],
+        "unlabelled rows": split.seen["unlabelled"],
+        "rows that no label applies to": split.rows_with[()],
+        **{f"rows with a label of level {level}": at_level[level] for level in range(1, tree.depth + 1)},
+        "rows without an ancestor of a label": len(split.missing),
+        "labels per row, mean": float(sizes.mean()),
+        "labels per row, most": int(sizes.max()),
+        "rows per label, least": int(support.min()),
+        "rows per label, median": float(np.median(support)),
+        "rows per label, most": int(support.max()),
+        "labels without a row": int((support == 0).sum()),
+        "repeated texts": len(repeats),
+        "repeated texts with other labels": int(differ.sum()),
+        "tokens, median": quantile(0.5),
+        "tokens, 90 % of rows within": quantile(0.9),
+        "tokens, 99 % of rows within": quantile(0.99),
+        "tokens, longest": quantile(1),
+        f"share of rows above {limit} tokens": float((split.lengths > limit).mean()),
+    }
+
+
+def warnings(tree, splits, args):
+    """Yield (what, how many, examples): what train.py can live with, but whoever trains should know."""
+    elsewhere = sum(split.support(tree) for split in splits[1:])
+    for split in splits:
+        name, labels = split.name, tree.labels
+        yield f"{name}: blank lines, skipped", split.seen["blank"], ()
+        yield f"{name}: rows without a label column, skipped", split.seen["unlabelled"], ()
+        unseen = np.flatnonzero(split.support(tree) == 0)
+        if split is splits[0]:
+            known = [f"{labels[i]}  ({elsewhere[i]} rows in other files)" for i in unseen]
+            yield f"{name}: labels without a row, which can't be learned", len(unseen), known
+        else:
+            yield f"{name}: labels without a row, whose F1 is always 0", len(unseen), [labels[i] for i in unseen]
+        lacking = (f"{name}:{line}: add {','.join(labels[i] for i in above)}" for line, above in split.missing.items())
+        yield f"{name}: rows without an ancestor of a label, which then counts as absent", len(split.missing), lacking
+        rows, first, differ = split.repeats()
+        for what, chosen in (("the same", ~differ), ("other", differ)):
+            pairs = (f"{split.where(row)} = {split.where(at)}" for row, at in zip(rows[chosen], first[chosen]))
+            yield f"{name}: texts that were in it before, with {what} labels", chosen.sum(), pairs
+        lines = (f"{name}:{line}" for line in split.damaged)
+        yield f"{name}: texts with U+FFFD, damaged when their encoding was converted", len(split.damaged), lines
+        cut = split.lengths > args.max_seq_length
+        if cut.mean() > CUT_SHARE:
+            yield f"{name}: texts longer than --max_seq_length {args.max_seq_length}, which are cut", cut.sum(), ()
+    for one, other in combinations(splits, 2):
+        first = one.first_row_with(other.texts)
+        pairs = (f"{other.where(row)} = {one.where(first[row])}" for row in np.flatnonzero(first >= 0))
+        yield f"{other.name}: texts that {one.name} holds, too; scores will be too good", (first >= 0).sum(), pairs
+
+    commas = [label for label in tree.labels if "," in label]
+    yield f"{args.label_file}: labels with a comma, impossible in .txt rows; use .jsonl or .csv", len(commas), commas
+    hidden = [repr(label) for label in tree.labels if any(unicodedata.category(char)[0] == "C" for char in label)]
+    yield f"{args.label_file}: labels with characters that can't be seen", len(hidden), hidden
+    alike = defaultdict(list)
+    for label in tree.labels:
+        alike["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+    groups = [" = ".join(group) for group in alike.values() if len(group) > 1]
+    yield f"{args.label_file}: groups of labels that differ only in case, width or blanks", len(groups), groups
+
+
+def main():
+    args = parse_args()
+    tree, splits = read_folder(args)
+    report = {split.name: figures(split, tree, args.max_seq_length) for split in splits}
+    found = [(what, int(n), list(islice(some, SHOWN))) for what, n, some in warnings(tree, splits, args) if n]
+
+    per_level = " + ".join(str(n) for n in np.bincount(tree.levels)[1:])
+    print(f"{args.label_file}: {len(tree)} labels in {tree.depth} levels ({per_level})\n")
+    print(" " * 36 + "".join(f"{name:>14}" for name in report))
+    for name in report[splits[0].name]:
+        values = [column[name] for column in report.values()]
+        form = "{:>14.1%}" if "share" in name else "{:>14,.2f}" if isinstance(values[0], float) else "{:>14,}"
+        print(f"{name:<36}" + "".join(map(form.format, values)))
+    if not args.model_name:
+        print("tokens: characters + 2, near enough for Chinese; --model_name path/to/model counts them exactly")
+
+    support = splits[0].support(tree)
+    rarest = [(int(support[i]), tree.labels[i]) for i in np.argsort(support, kind="stable")[:RAREST]]
+    print(f"\nThe rarest labels in {splits[0].name}")
+    for rows, label in rarest:
+        print(f"{rows:>8,}  {label}")
+
+    for number, (what, count, examples) in enumerate(found, start=1):
+        print(f"\nWarning {number}. {what}: {count:,}")
+        more = [f"... and {count - SHOWN:,} more"] if count > len(examples) > 0 else []
+        for example in examples + more:
+            print(f"    {example}")
+    if args.output_json:
+        content = {"labels": len(tree), "files": report, "rarest": rarest}
+        content["warnings"] = [{"message": what, "count": count, "examples": some} for what, count, some in found]
+        with atomic_write(args.output_json) as file:
+            json.dump(content, file, ensure_ascii=False, indent=1)
+    print(f"\nNo fatal fault. {len(found)} warning{'s' * (len(found) != 1)}.")
+
+
+if __name__ == "__main__":
+    run(main)

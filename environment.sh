@@ -1,0 +1,18 @@
+# Sourced by quickstart.sh and run_tests.sh: makes .venv once, installs `$1` when it has changed, activates it.
+requirements=$1
+if [ ! -x .venv/bin/python ]; then
+    for python in ${PYTHON:-python3.11 python3.12 python3.10 python3}; do
+        if "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            "$python" -m venv .venv
+            break
+        fi
+    done
+    [ -x .venv/bin/python ] || { echo "error: Python 3.10, 3.11 or 3.12 is needed; name it with PYTHON=..." >&2; exit 2; }
+fi
+source .venv/bin/activate
+stamp=.venv/installed-$requirements
+if ! cat requirements*.txt | cmp -s - "$stamp"; then
+    echo "Installing $requirements into .venv (a few minutes the first time) ..."
+    python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    cat requirements*.txt > "$stamp"
+fi

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv and runs them all; further arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")"
+source ./environment.sh requirements-test.txt
+python -m pip check
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two test processes, one thread each
+python -m pytest -n 2 --dist loadfile -q --durations=15 "$@"

@@ -1,0 +1,404 @@
+"""analysis/evaluate.py: the printed text and the files against a worked example, and what can be wrong.
+
+Most tests know what the model predicts: a fake takes the place of tokenizer and model, and no paddle is loaded. The
+last ones run a real, tiny checkpoint.
+"""
+
+import json
+import logging
+import runpy
+import shutil
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from analysis import evaluate
+from metric import Decision
+from modeling import read_settings, write_settings
+from utils import LabelTree, run
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = LabelTree(["组织", "组织##其他", "财经", "财经##其他", "体育"])  # "其他" (other) is a node under two parents
+
+# Class indices of each text; the dev rows have no 体育.
+TRAIN = {"协会成立": (0, 1), "利率下调": (2, 3), "主场取胜": (4,), "协会更名": (0,)}
+DEV = {"联盟成立": (0, 1), "新规出台": (2, 3), "协会换届": (0,), "商会谈利率": (0, 1, 2, 3)}
+PREDICTED = {**TRAIN, **DEV, "协会更名": (0, 1), "新规出台": (1, 2), "协会换届": ()}
+
+# What follows from these sets, by hand. On dev:
+#             gold   predicted   tp fp fn   precision   recall   F1
+#   组织        3        2        2  0  1      1          2/3     4/5
+#   组织##其他  2        3        2  1  0      2/3        1       4/5
+#   财经        2        2        2  0  0      1          1       1
+#   财经##其他  2        1        1  0  1      1          1/2     2/3
+#   体育        0        0        0  0  0      0          0       0
+# macro: 11/3/5, 19/6/5, 49/15/5; over four labels F1 is 49/15/4
+# micro: tp 7, fp 1, fn 2: 7/8, 7/9, 14/17. Rows that are right: the first and the last.
+# hierarchical: 新规出台 is predicted {组织, 组织##其他, 财经} with its ancestors, {财经} of it is right; so 7 are right of
+#   2 + 3 + 0 + 4 predicted and of 2 + 2 + 1 + 4 gold ones
+# level 1: F1 4/5, 1, 0; tp 4, fp 0, fn 1: 8/9; 协会换届 is wrong, of four rows
+# level 2: F1 4/5, 2/3; tp 3, fp 1, fn 1: 6/8; 新规出台 is wrong (by name alone it would be right), of the three rows that
+#   have a label there
+# On train only 协会更名 is wrong, by 组织##其他: tp 1, fp 1.
+PRINTED = """\
+-----Evaluate model-------
+Train dataset size: 4
+Dev dataset size: 4
+Accuracy in dev dataset: 50.00%
+Macro avg in dev dataset: precision: 73.33 | recall: 63.33 | F1 score 65.33
+Micro avg in dev dataset: precision: 87.50 | recall: 77.78 | F1 score 82.35
+Hierarchical avg in dev dataset: precision: 77.78 | recall: 77.78 | F1 score 77.78
+Level 1 Label Performance: Macro F1 score: 60.00 | Micro F1 score: 88.89 | Accuracy: 75.00
+Level 2 Label Performance: Macro F1 score: 73.33 | Micro F1 score: 75.00 | Accuracy: 66.67
+1 of 5 labels have no row in the dev dataset and count as 0 in macro averages; over the others: Macro F1 score: 81.67
+Class name: 组织
+Evaluation examples in train dataset: 2(50.0%) | precision: 100.00 | recall: 100.00 | F1 score 100.00
+Evaluation examples in dev dataset: 3(75.0%) | precision: 100.00 | recall: 66.67 | F1 score 80.00
+----------------------------
+Class name: 组织##其他
+Evaluation examples in train dataset: 1(25.0%) | precision: 50.00 | recall: 100.00 | F1 score 66.67
+Evaluation examples in dev dataset: 2(50.0%) | precision: 66.67 | recall: 100.00 | F1 score 80.00
+----------------------------
+Class name: 财经
+Evaluation examples in train dataset: 1(25.0%) | precision: 100.00 | recall: 100.00 | F1 score 100.00
+Evaluation examples in dev dataset: 2(50.0%) | precision: 100.00 | recall: 100.00 | F1 score 100.00
+----------------------------
+Class name: 财经##其他
+Evaluation examples in train dataset: 1(25.0%) | precision: 100.00 | recall: 100.00 | F1 score 100.00
+Evaluation examples in dev dataset: 2(50.0%) | precision: 100.00 | recall: 50.00 | F1 score 66.67
+----------------------------
+Class name: 体育
+Evaluation examples in train dataset: 1(25.0%) | precision: 100.00 | recall: 100.00 | F1 score 100.00
+Evaluation examples in dev dataset: 0(0.0%) | precision: 0.00 | recall: 0.00 | F1 score 0.00
+----------------------------
+Bad case in dev dataset saved in {bad_case_file}
+"""
+BAD_CASES = "Text\tLabel\tPrediction\n新规出台\t财经,财经##其他\t组织##其他,财经\n协会换届\t组织\t\n"
+
+
+def file_of(rows):
+    return "".join(f"{text}\t{','.join(TREE.labels[i] for i in labels)}\n" for text, labels in rows.items())
+
+
+@pytest.fixture
+def data(data_dir):
+    return data_dir(label_txt="\n".join(TREE.labels), train_txt=file_of(TRAIN), dev_txt=file_of(DEV))
+
+
+@pytest.fixture
+def printed():
+    """The messages of the project's logger, as a list that grows."""
+    messages, logger = [], logging.getLogger("hierarchical")
+    collector, before = logging.Handler(), logger.handlers[:]
+    collector.emit = lambda record: messages.append(record.getMessage())
+    logger.handlers[:] = [collector]
+    yield messages
+    logger.handlers[:] = before
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A folder that passes for a checkpoint of TREE, and a model that gives the sets in PREDICTED."""
+
+    def predict_logits(model, texts, pad_id, batch_size, progress):
+        progress(len(texts))
+        return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
+
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=256))
+    monkeypatch.setattr(evaluate, "set_device", lambda device: None)
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: model)
+    monkeypatch.setattr(evaluate, "load_tokenizer", lambda *_: SimpleNamespace(pad_id=0, encode=list))
+    monkeypatch.setattr(evaluate, "predict_logits", predict_logits)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"-")
+    (folder / "config.json").write_text("{}")
+    write_settings(folder, TREE, 128, Decision())
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """call(data, checkpoint, *more flags): main(), in this process."""
+
+    def call(data, checkpoint, *flags):
+        arguments = ["evaluate.py", "--dataset_dir", data, "--params_path", checkpoint, "--device", "cpu", *flags]
+        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+        evaluate.main()
+
+    return call
+
+
+@pytest.fixture
+def refused(call, capsys, monkeypatch):
+    """refused(...): the message of a run that ends with exit code 2 before the model is looked at."""
+
+    def refused(*arguments):
+        monkeypatch.setattr(evaluate, "set_device", lambda device: pytest.fail("too late"))
+        with pytest.raises(SystemExit) as stopped:
+            run(lambda: call(*arguments))
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return refused
+
+
+# ---- the worked example ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 3, 4096])
+def test_printed_text_and_bad_cases(data, checkpoint, call, printed, monkeypatch, window):
+    monkeypatch.setattr(evaluate, "WINDOW", window)
+    call(data, checkpoint)
+    assert printed == PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
+    assert (data / "bad_case.txt").read_bytes().decode() == BAD_CASES
+
+
+def test_output_json_holds_the_printed_numbers(data, checkpoint, call, printed, tmp_path):
+    call(data, checkpoint, "--output_json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert list(scores) == ["arguments", "decision", "skipped_lines", "train", "dev"]
+    assert scores["decision"] == {"max_seq_length": 128, **Decision().to_dict()}
+    assert scores["skipped_lines"]["dev"] == {"blank": 0, "unlabelled": 0}
+    dev, train = scores["dev"], scores["train"]
+    assert dev["n_rows"] == train["n_rows"] == 4
+    assert [dev["accuracy"], dev["micro_f1"], dev["hierarchical_f1"]] == pytest.approx([1 / 2, 14 / 17, 7 / 9])
+    assert dev["macro_f1"] == pytest.approx(49 / 75)
+    assert [level["accuracy"] for level in dev["levels"]] == pytest.approx([3 / 4, 2 / 3])
+    assert dev["labels"]["财经##其他"] == pytest.approx({"precision": 1, "recall": 1 / 2, "f1": 2 / 3, "support": 2})
+    assert train["labels"]["组织##其他"] == pytest.approx({"precision": 1 / 2, "recall": 1, "f1": 2 / 3, "support": 1})
+
+
+@pytest.mark.parametrize("flags", [[], ["--train_file", ""]])
+def test_without_train_rows_dev_is_scored_alone(data, checkpoint, call, printed, flags):
+    (data / "train.txt").unlink()
+    call(data, checkpoint, *flags)
+    if not flags:  # '' says so on purpose, and is not warned of
+        assert "train.txt: no such file" in printed.pop(0)
+    expected = PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
+    assert printed == [line for line in expected if "rain dataset" not in line]
+
+
+def test_unlabelled_and_blank_rows_are_counted_and_left_out(data, checkpoint, call, printed):
+    with open(data / "dev.txt", "a", encoding="utf-8") as file:
+        file.write("\n没有标签的一行\n\n")
+    call(data, checkpoint)
+    assert printed.pop(0) == "dev.txt: skipped 2 blank and 1 unlabelled lines"
+    assert printed == PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
+
+
+def test_decision_flags_replace_the_stored_ones(data, checkpoint, call, printed):
+    write_settings(checkpoint, TREE, 128, Decision(threshold=0.99))  # the probabilities are 0.982 and 0.018
+    call(data, checkpoint)
+    assert "Accuracy in dev dataset: 0.00%" in printed
+    printed.clear()
+    call(data, checkpoint, "--threshold", "0.5", "--decoding", "closure")
+    # 新规出台 gains 组织 and is no less wrong
+    assert "Accuracy in dev dataset: 50.00%" in printed
+    assert "组织,组织##其他,财经\n" in (data / "bad_case.txt").read_text(encoding="utf-8")
+
+
+def test_bad_case_file_with_a_directory_is_taken_as_given(data, checkpoint, call, printed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("./wrong.tsv", str(tmp_path / "elsewhere.tsv")):
+        call(data, checkpoint, "--bad_case_file", name)
+        assert Path(name).read_text(encoding="utf-8") == BAD_CASES
+    call(data, checkpoint, "--bad_case_file", "inside.tsv")
+    assert (data / "inside.tsv").exists() and not (data / "bad_case.txt").exists()
+
+
+def test_tabs_and_line_ends_in_a_text_become_blanks(data, checkpoint, call, printed, monkeypatch):
+    text = "第一行\t列\n第二行"
+    monkeypatch.setitem(PREDICTED, text, (4,))
+    (data / "dev.jsonl").write_text(json.dumps({"text": text, "labels": []}), encoding="utf-8")
+    call(data, checkpoint, "--dev_file", "dev.jsonl")
+    assert (data / "bad_case.txt").read_text(encoding="utf-8") == "Text\tLabel\tPrediction\n第一行 列 第二行\t\t体育\n"
+
+
+def test_baseline_is_shown_beside_the_model(data, checkpoint, call, printed, tmp_path):
+    call(data, checkpoint, "--baseline", "--output_json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    line = next(line for line in printed if line.startswith("Model / linear baseline in dev dataset: "))
+    assert f"micro_f1: 82.35 / {100 * scores['baseline']['micro_f1']:.2f} | " in line
+    expected = PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
+    assert printed[: len(expected)] == expected and line in printed[len(expected) :]
+
+
+# ---- tuning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["global", "per_label"])
+def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, monkeypatch, how):
+    rows = {f"{text}{i}": labels for text, labels in DEV.items() for i in range(3)}
+    (data / "dev.txt").write_text(file_of(rows), encoding="utf-8")
+
+    def shy(model, texts, pad_id, batch_size, progress):  # probabilities 0.27 for gold and 0.05 for other labels
+        return np.array([[-1.0 if i in {**rows, **TRAIN}[text] else -3.0 for i in range(len(TREE))] for text in texts])
+
+    monkeypatch.setattr(evaluate, "predict_logits", shy)
+    write_settings(checkpoint, TREE, 128, Decision(decoding="topdown"))
+    call(data, checkpoint, "--tune_threshold", how)
+    assert "Accuracy in dev dataset: 100.00%" in printed
+    assert f"Thresholds tuned on dev ({how}); on dev rows left out of the tuning: micro f1 score: 1.00000" in printed[3]
+    tree, max_seq_length, decision = read_settings(checkpoint)
+    assert (tree.labels, max_seq_length, decision.decoding) == (TREE.labels, 128, "topdown")
+    thresholds = np.array(decision.threshold)
+    assert thresholds.shape == (() if how == "global" else (5,))
+    assert ((0.05 < thresholds) & (thresholds < 0.27)).all()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--threshold", "0.4"], "leave --threshold out"),
+        (["--top_k", "2"], "no threshold counts"),
+        ([], "5 dev rows or more"),
+    ],
+)
+def test_tuning_that_makes_no_sense(data, checkpoint, refused, printed, flags, message):
+    before = (checkpoint / "decision.json").read_bytes()
+    assert message in refused(data, checkpoint, "--tune_threshold", "global", *flags)
+    assert (checkpoint / "decision.json").read_bytes() == before
+
+
+# ---- what can be wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([*TREE.labels, "科技"], "only in the file: 科技"),
+        (TREE.labels[:-1], "only in the checkpoint: 体育"),
+        ([*TREE.labels[2:], *TREE.labels[:2]], "in another order"),
+        ([*TREE.labels, "体育"], "label.txt:6: label '体育' is already on line 5"),
+    ],
+)
+def test_edited_label_file(data, checkpoint, refused, labels, message):
+    (data / "label.txt").write_text("\n".join(labels), encoding="utf-8")
+    assert message in refused(data, checkpoint)
+
+
+def test_label_file_may_be_absent(data, checkpoint, call, printed):
+    (data / "label.txt").unlink()
+    call(data, checkpoint)
+    assert printed == PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "label.txt", "decision.json"])
+def test_incomplete_checkpoint(data, checkpoint, refused, missing):
+    (checkpoint / missing).unlink()
+    assert missing in refused(data, checkpoint)
+
+
+def test_checkpoints_of_older_tools_are_named_for_what_they_lack(data, checkpoint, refused):
+    (checkpoint / "config.json").rename(checkpoint / "model_config.json")
+    (checkpoint / "model.safetensors").rename(checkpoint / "model_state.pdparams")
+    assert "config.json: no such file" in refused(data, checkpoint)
+
+
+def test_missing_directories(data, checkpoint, refused):
+    assert "nowhere: no such directory" in refused(data, data / "nowhere")
+    assert "nowhere: no such directory" in refused(data / "nowhere", checkpoint)
+
+
+def test_bad_rows_are_named_before_the_model_is_loaded(data, checkpoint, refused):
+    (data / "dev.txt").write_text("一行\t组识\n", encoding="utf-8")
+    assert "dev.txt:1: unknown label '组识'; did you mean '组织'?" in refused(data, checkpoint)
+    (data / "dev.txt").unlink()
+    assert "dev.txt: no such file" in refused(data, checkpoint)
+
+
+@pytest.mark.parametrize("flag", ["--bad_case_file", "--output_json"])
+def test_unwritable_outputs_are_found_before_the_model_is_loaded(data, checkpoint, refused, tmp_path, flag):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "nowhere" / "out", tmp_path / "file" / "out", tmp_path):
+        message = refused(data, checkpoint, flag, path)
+        assert str(path) in message and flag in message
+    before = (data / "dev.txt").read_bytes()
+    assert "would overwrite" in refused(data, checkpoint, flag, data / "dev.txt")
+    assert (data / "dev.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--batch_size=0", "--max_seq_length=2", "--threshold=1.5", "--no_flag=1"])
+def test_bad_flags(data, checkpoint, refused, flag):
+    assert flag.strip("-").partition("=")[0] in refused(data, checkpoint, flag)
+
+
+def test_baseline_needs_train_rows(data, checkpoint, refused):
+    assert "--baseline: needs" in refused(data, checkpoint, "--baseline", "--train_file", "")
+
+
+def test_max_seq_length_beyond_the_model(data, checkpoint, call, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: call(data, checkpoint, "--max_seq_length", "257"))
+    assert stopped.value.code == 2 and "reads at most 256 tokens" in capsys.readouterr().err
+
+
+def test_importing_loads_no_framework():
+    code = "import sys, analysis.evaluate, analysis.baseline; print({'paddle', 'sklearn', 'tqdm'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "baseline.py"])
+def test_help_from_the_command_line(script):
+    command = [sys.executable, f"analysis/{script}", "--help"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0 and "--dataset_dir" in found.stdout
+
+
+# ---- a real checkpoint -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """The head of the sample data: 31 labels, 40 rows each."""
+    folder = tmp_path_factory.mktemp("sample")
+    shutil.copy(ROOT / "data" / "label.txt", folder)
+    for name in ("train.txt", "dev.txt"):
+        with open(ROOT / "data" / name, encoding="utf-8") as file:
+            (folder / name).write_text("".join(islice(file, 40)), encoding="utf-8")
+    return folder
+
+
+def run_as_script(monkeypatch, checkpoint, sample, output, *flags):
+    arguments = ["--dataset_dir", sample, "--params_path", checkpoint, "--output_json", output, *flags]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--device", "cpu", *map(str, arguments)])
+    runpy.run_path(str(ROOT / "analysis" / "evaluate.py"), run_name="__main__")
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, monkeypatch, printed):
+    from modeling import load_checkpoint, score
+    from tokenizer import load_tokenizer
+    from utils import load_rows
+
+    found = run_as_script(monkeypatch, tiny_checkpoint, sample, tmp_path / "scores.json")
+    tree, max_seq_length, decision = read_settings(tiny_checkpoint)
+    tokenizer, model = load_tokenizer(tiny_checkpoint, max_seq_length), load_checkpoint(tiny_checkpoint)
+    for name in ("train", "dev"):
+        rows = load_rows(sample / f"{name}.txt", tree)
+        ids = tokenizer.encode(rows.texts)
+        expected = score(model, tree, rows, ids, tokenizer.pad_id, decision, batch_size=32).result()
+        del expected["loss"]
+        assert found[name] == expected
+    wrong = round(40 * (1 - found["dev"]["accuracy"]))
+    lines = (sample / "bad_case.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + wrong and all(line.count("\t") == 2 for line in lines)
+    assert len([line for line in printed if line.startswith("Class name: ")]) == 31
+
+
+def test_batch_size_and_kind_of_parameter_file_do_not_matter(tiny_checkpoint, sample, tmp_path, monkeypatch, printed):
+    pickled = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, pickled)
+    (pickled / "model.safetensors").unlink()  # what is left is model_state.pdparams
+    flags = ["--train_file", "", "--batch_size"]
+    found = [
+        run_as_script(monkeypatch, checkpoint, sample, tmp_path / "scores.json", *flags, size)["dev"]
+        for checkpoint, size in ((tiny_checkpoint, 40), (pickled, 7))
+    ]
+    assert found[0] == found[1]

@@ -1,0 +1,461 @@
+"""train.py and training.py: what a run writes and prints, resuming, several processes, and everything a user gets wrong.
+
+Runs are a few steps of data/tiny-ernie on a dozen rows; most call main() in this process, because importing the library
+takes seconds.
+"""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE
+
+import train
+from training import label_frequency_bias, rate_schedule
+from utils import run
+
+# A bias of the keys shifts all attention scores of a query alike, which soft-max does not see: its gradient is rounding
+# noise, and Adam scales noise up to full steps.
+NO_GRADIENT = "k_proj.bias"
+QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
+
+
+@pytest.fixture
+def run_train(monkeypatch, paddle):
+    """run_train(*flags) calls train.main() as the command line would, with QUICK's flags first."""
+    import logging
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*flags):
+        for handler in logging.getLogger("hierarchical").handlers[:]:
+            logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
+        monkeypatch.setattr(sys, "argv", ["train.py", *QUICK, *map(str, flags)])
+        run(train.main)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def fails(run_train, capsys, *flags):
+    """The message of a run that must end with exit code 2 and no traceback."""
+    with pytest.raises(SystemExit) as exit_info:
+        run_train(*flags)
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2 and "Traceback" not in error
+    return error
+
+
+def arrays(path):
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def assert_same_arrays(left, right):
+    left, right = arrays(left), arrays(right)
+    assert left.keys() == right.keys() and len(left) > 10
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+@pytest.fixture
+def rows_dir(data_dir):
+    """A data folder of 20 train rows, 10 steps an epoch at batch size 2."""
+    rows = [("国足今晚出战", "体育,体育##足球"), ("联赛第三轮", "体育,体育##篮球"), ("两市收涨", "财经,财经##股票")]
+    text = "".join(f"{rows[i % 3][0]}第{i}期{'消息' * (i % 4)}\t{rows[i % 3][1]}\n" for i in range(20))
+    return data_dir(train_txt=text)
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def test_label_frequency_bias_is_the_log_odds_and_finite_for_never_and_always():
+    targets = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], bool)
+    # shares 1/4, 0 -> 0.5/4, 1 -> 3.5/4: log(1/3), log(1/7), log(7)
+    np.testing.assert_allclose(label_frequency_bias(targets), [-1.0986123, -1.9459101, 1.9459101], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape, warmup, expected",
+    [
+        (None, False, [1, 1, 1, 1, 1]),  # the reference: no schedule without --warmup
+        (None, True, [0, 0.5, 1, 0.5, 0]),  # 2 steps up, 2 steps down
+        ("constant", True, [0, 0.5, 1, 1, 1]),
+        ("cosine", True, [0, 0.5, 1, 0.5, 0]),  # (1 + cos(pi / 2)) / 2 = 0.5
+    ],
+)
+def test_rate_schedule(shape, warmup, expected):
+    from argparse import Namespace
+
+    args = Namespace(lr_scheduler=shape, warmup=warmup, warmup_steps=2 if warmup else 0)
+    factor = rate_schedule(args, total_steps=4)
+    np.testing.assert_allclose([factor(step) for step in range(5)], expected, atol=1e-12)
+
+
+def make_trainer(paddle, **flags):
+    from argparse import Namespace
+
+    from modeling import build_model, read_config
+    from training import Trainer
+
+    config = read_config(SAMPLE / "tiny-ernie")
+    config.num_labels, config.hidden_dropout_prob, config.attention_probs_dropout_prob = 3, 0.0, 0.0
+    paddle.seed(0)
+    model = build_model(config)
+    model.train()
+    defaults = dict(
+        learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.0, max_grad_norm=0, amp=False, seed=3,
+        gradient_accumulation_steps=1, lr_scheduler="constant", warmup=False, warmup_steps=0,
+    )  # fmt: skip
+    return Trainer(paddle, Namespace(**(defaults | flags)), model, total_steps=10)
+
+
+ROWS, TARGETS = [[1, 9, 8, 2], [1, 7, 2], [1, 30, 31, 32, 33, 2], [1, 12, 13, 2]], [(0,), (1,), (0, 2), ()]
+
+
+def test_first_adam_step_moves_encoder_and_head_by_their_own_rates(paddle):
+    trainer = make_trainer(paddle)
+    before = {name: value.numpy().copy() for name, value in trainer.model.state_dict().items()}
+    trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    moved = {name: np.abs(value.numpy() - before[name]).max() for name, value in trainer.model.state_dict().items()}
+    # Adam's first step is rate * g / (|g| + eps): as long as the rate wherever the gradient is not tiny
+    assert moved["classifier.weight"] == pytest.approx(5e-3, rel=0.01)
+    assert moved["ernie.pooler.dense.weight"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_loss_is_the_mean_binary_cross_entropy(paddle):
+    trainer = make_trainer(paddle)
+    from modeling import predict_logits
+
+    logits = predict_logits(trainer.model, ROWS, 0, 4).astype(np.float64)
+    gold = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
+    p = 1 / (1 + np.exp(-logits))
+    expected = -(gold * np.log(p) + (1 - gold) * np.log(1 - p)).mean()
+    assert trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_accumulation_over_uneven_parts_equals_one_large_batch(paddle):
+    whole, parts = make_trainer(paddle), make_trainer(paddle, gradient_accumulation_steps=3)
+    for trainer in (whole, parts):  # 4 rows in 3 parts: 2, 1 and 1
+        for _ in range(3):
+            trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values()):
+        if NO_GRADIENT not in name:
+            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-4, err_msg=name)
+
+
+def test_weight_decay_spares_biases_and_norms(paddle):
+    decayed, plain = make_trainer(paddle, weight_decay=0.5), make_trainer(paddle)
+    for trainer in (decayed, plain):
+        trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    a, b = decayed.model.state_dict(), plain.model.state_dict()
+    for name in a:
+        same = np.array_equal(a[name].numpy(), b[name].numpy())
+        assert same == ("bias" in name or "norm" in name), name
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(run_train, rows_dir, tmp_path, capsys):
+    save = tmp_path / "new" / "checkpoint"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 2, "--log_dir", tmp_path / "vdl")
+    written = {path.name for path in save.iterdir()}
+    assert written >= {
+        "config.json", "model.safetensors", "model_state.pdparams", "vocab.txt", "tokenizer_config.json", "label.txt",
+        "decision.json", "setting.txt", "run.json", "metrics.jsonl", "curves.png", "train.log", "state.safetensors",
+    }  # fmt: skip
+    assert not [name for name in written if name.endswith(".tmp")]
+    assert list((tmp_path / "vdl").iterdir())
+    assert (save / "label.txt").read_text("utf-8") == (rows_dir / "label.txt").read_text("utf-8")
+    assert (save / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((save / "decision.json").read_text())["max_seq_length"] == 128
+    assert json.loads((save / "run.json").read_text())["data"] == {"labels": 5, "train_rows": 20, "dev_rows": 2}
+    assert "\nepochs : 2\n" in (save / "setting.txt").read_text() and (save / "setting.txt").read_text().endswith("\n")
+    history = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in history] == [1, 2] and history[-1]["step"] == 20
+    log = capsys.readouterr().err
+    assert log == (save / "train.log").read_text("utf-8")
+    number, prefix = r"\d+\.\d{5}", r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\] \[    INFO\] - "
+    for pattern in (
+        rf"global step 13, epoch: 2, batch: 3, loss: {number}, speed: \d+\.\d\d step/s$",
+        rf"eval loss: {number}, micro f1 score: {number}, macro f1 score: {number}$",
+        rf"Current best macro f1 score: {number}$",
+        rf"Final best macro f1 score: {number}$",
+        rf"Save best macro f1 text classification model in {re.escape(str(save))}$",
+    ):
+        assert re.search(prefix + pattern, log, re.M), pattern
+
+
+def test_the_saved_model_has_the_score_that_was_logged(run_train, rows_dir, tmp_path):
+    from metric import Decision
+    from modeling import load_checkpoint, score
+    from tokenizer import load_tokenizer
+    from utils import LabelTree, load_rows
+
+    save = tmp_path / "checkpoint"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 3, "--learning_rate", "1e-3")
+    history = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    best = max(history, key=lambda entry: entry["macro_f1"])  # the first of equals, as the run keeps it
+    tree = LabelTree.read(save / "label.txt")
+    dev, tokenizer = load_rows(rows_dir / "dev.txt", tree), load_tokenizer(save, 128)
+    again = score(load_checkpoint(save), tree, dev, tokenizer.encode(dev.texts), tokenizer.pad_id, Decision(), 2)
+    assert again.result()["loss"] == pytest.approx(best["loss"], rel=1e-5)
+    assert again.result()["macro_f1"] == pytest.approx(best["macro_f1"])
+
+
+def test_zero_f1_is_saved_and_explained(run_train, rows_dir, tmp_path, capsys):
+    run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--threshold", 1)
+    assert (tmp_path / "c" / "model.safetensors").exists()
+    log = capsys.readouterr().err
+    assert "F1 is 0: 5 of 5 labels are never predicted" in log
+    assert "least 7" not in log and "least 6, median 7, most 14" in log  # 7 + 7 + 6 rows, 体育 in 14 of them
+    assert "Final best macro f1 score: 0.00000" in log
+
+
+def test_early_stop_after_so_many_epochs_without_improvement(run_train, rows_dir, tmp_path, capsys):
+    flags = ("--early_stop", "--early_stop_nums", 2, "--epochs", 9, "--threshold", 1)  # F1 stays 0
+    run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
+    assert "Early stop!" in capsys.readouterr().err
+    assert len((tmp_path / "c" / "metrics.jsonl").read_text().splitlines()) == 3  # the best one and two more
+
+
+def test_tuned_thresholds_are_stored_with_the_model(run_train, rows_dir, tmp_path, capsys):
+    save = tmp_path / "c"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1, "--tune_threshold", "per_label")
+    thresholds = json.loads((save / "decision.json").read_text())["threshold"]
+    assert len(thresholds) == 5 and len(set(thresholds)) == 1  # two dev rows: the guard keeps one for all
+    assert "Thresholds tuned on dev (per_label)" in capsys.readouterr().err
+
+
+def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_dir, tmp_path, capsys):
+    flags = ("--epochs", 1, "--warmup_steps", 3, "--device", "gpu", "--amp")
+    run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
+    log = capsys.readouterr().err
+    assert "--warmup_steps 3 turns --warmup on" in log
+    import paddle
+
+    if not paddle.is_compiled_with_cuda():
+        assert "running on the CPU" in log and "--amp: the CPU kernels gain nothing" in log
+
+
+def test_training_continues_from_init_from_ckpt(run_train, rows_dir, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_train("--dataset_dir", rows_dir, "--save_dir", first, "--epochs", 2, "--learning_rate", "1e-3")
+    run_train(
+        *("--dataset_dir", rows_dir, "--save_dir", second, "--epochs", 1, "--init_from_ckpt"),
+        *(first / "model_state.pdparams", "--learning_rate", "1e-12", "--head_learning_rate", 0),
+    )
+    for name, value in arrays(first / "model.safetensors").items():
+        np.testing.assert_allclose(arrays(second / "model.safetensors")[name], value, atol=1e-6, err_msg=name)
+
+
+def test_jsonl_rows_one_label_and_a_very_long_line(run_train, data_dir, tmp_path, capsys):
+    rows = [{"text": "甲" * 400_000, "labels": ["只,有"]}, {"text": "乙", "labels": []}, {"text": "丙", "labels": ["只,有"]}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    folder = data_dir(label_txt="只,有\n", train_jsonl=text, dev_jsonl=text + '{"text": "未标"}\n\n')
+    flags = ("--train_file", "train.jsonl", "--dev_file", "dev.jsonl", "--epochs", 1, "--save_dir", tmp_path / "c")
+    run_train("--dataset_dir", folder, *flags)
+    assert "dev.jsonl: skipped 1 blank and 1 unlabelled lines" in capsys.readouterr().err
+
+
+def test_labels_without_rows_and_missing_parents_are_reported(run_train, data_dir, tmp_path, capsys):
+    folder = data_dir(train_txt="国足今晚出战\t体育##足球\n大盘跳水\t财经,财经##股票\n")
+    run_train("--dataset_dir", folder, "--save_dir", tmp_path / "c", "--epochs", 1)
+    log = capsys.readouterr().err
+    assert "train.txt: 1 rows have a label without its parent, first '国足今晚出战'" in log
+    assert "train.txt: no row for 2 of 5 labels (体育, 体育##篮球)" in log
+    assert "dev.txt: no row for 1 of 5 labels (体育##篮球)" in log
+
+
+# ---- stopped and resumed ---------------------------------------------------------------------------------------------
+
+
+def start(rows_dir, save, *flags):
+    command = [sys.executable, str(ROOT / "train.py"), *QUICK, "--dataset_dir", str(rows_dir), "--save_dir", str(save)]
+    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, encoding="utf-8")
+
+
+def wait_for(process, text):
+    """Read the log up to a line that holds `text`."""
+    for line in process.stderr:
+        if text in line:
+            return
+    pytest.fail(f"{text!r} never came")
+
+
+def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train, rows_dir, tmp_path):
+    flags = ["--epochs", "3", "--learning_rate", "1e-3", "--warmup_steps", "4"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_train("--dataset_dir", rows_dir, "--save_dir", whole, *flags)
+
+    with start(rows_dir, broken, *flags) as process:
+        wait_for(process, "global step 7,")  # inside the first epoch
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == train.STOPPED and "continue with --resume" in rest and "Traceback" not in rest
+
+    with start(rows_dir, broken, *flags, "--resume") as process:
+        wait_for(process, "Resuming after 0 epochs")
+        wait_for(process, "global step 25,")  # inside the third epoch: back to the state after the second
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+    run_train("--dataset_dir", rows_dir, "--save_dir", broken, *flags, "--resume")
+    assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
+    assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
+    assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+
+
+def test_resume_refuses_another_run_and_a_damaged_state(run_train, rows_dir, tmp_path, capsys):
+    flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1)
+    assert "--resume: no" in fails(run_train, capsys, *flags, "--resume")
+    run_train(*flags)
+    error = fails(run_train, capsys, *flags, "--resume", "--seed", 4)
+    assert "was another one (seed: 3 then, 4 now)" in error
+    run_train(*flags[:-1], 2, "--resume")  # a constant rate may go on for more epochs
+    assert len((tmp_path / "c" / "metrics.jsonl").read_text().splitlines()) == 2
+    state = tmp_path / "c" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:5000])
+    assert "not a readable state" in fails(run_train, capsys, *flags[:-1], 3, "--resume")
+
+
+def test_a_full_disk_leaves_the_previous_best(run_train, rows_dir, tmp_path, capsys, monkeypatch):
+    save = tmp_path / "c"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1)
+    before = (save / "model.safetensors").read_bytes()
+    real = os.fsync
+
+    def no_space(descriptor):
+        if os.path.realpath(f"/proc/self/fd/{descriptor}").endswith(".safetensors." + str(os.getpid()) + ".tmp"):
+            raise OSError(28, "No space left on device", "model.safetensors")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1, "--seed", 5)
+    assert "No space left on device" in error
+    assert (save / "model.safetensors").read_bytes() == before and not list(save.glob("*.tmp"))
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+def test_two_gloo_processes_equal_one_with_the_same_global_batch(run_train, rows_dir, tmp_path):
+    model = tmp_path / "model"  # without dropout, whose masks differ between processes on purpose
+    shutil.copytree(SAMPLE / "tiny-ernie", model)
+    config = json.loads((model / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps(config))
+    common = ["--dataset_dir", str(rows_dir), "--model_name", str(model), "--epochs", "2", "--learning_rate", "1e-3"]
+    run_train(*common, "--batch_size", 4, "--save_dir", tmp_path / "one")
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    command += ["--log_dir", str(tmp_path / "log"), "train.py", *QUICK, *common, "--batch_size", "2"]
+    done = subprocess.run(
+        [*command, "--save_dir", str(tmp_path / "two")], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = ([json.loads(line) for line in (tmp_path / n / "metrics.jsonl").open()] for n in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert a["step"] == b["step"] and a["n_rows"] == b["n_rows"] == 2  # dev is shared out, not repeated
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["micro_f1"] == b["micro_f1"] and a["macro_f1"] == b["macro_f1"]
+    first, second = arrays(tmp_path / "one" / "state.safetensors"), arrays(tmp_path / "two" / "state.safetensors")
+    for name in first:
+        if name.startswith("parameter/") and NO_GRADIENT not in name:
+            np.testing.assert_allclose(first[name], second[name], atol=2e-3, err_msg=name)
+    assert (tmp_path / "two" / "train.log").read_text("utf-8").count("eval loss") == 2  # one writer
+
+
+# ---- what a user gets wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"train_txt": "文\t体育,体育##足秋\n"}, "train.txt:1: unknown label '体育##足秋'; did you mean '体育##足球'?"),
+        ({"dev_txt": "文\t体育，财经\n"}, "dev.txt:1: labels must be separated by an ASCII comma"),
+        ({"train_txt": "文\t体育,\n"}, "train.txt:1: an empty label"),
+        ({"train_txt": "只有文字\n"}, "train.txt:1: no label"),
+        ({"train_txt": "\t体育\n"}, "train.txt:1: the text is empty"),
+        ({"train_txt": "文\t字\t体育\n"}, "train.txt:1: 2 TABs"),
+        ({"train_txt": "文\t体育\n".encode("gbk")}, "train.txt:1: byte 1 is not UTF-8"),
+        ({"train_txt": ""}, "train.txt: the file is empty"),
+        ({"train_txt": None}, "train.txt: no such file"),
+        ({"dev_txt": "\n\n"}, "dev.txt: no labelled row"),
+        ({"label_txt": "体育\n体育\n"}, "label.txt:2: label '体育' is already on line 1"),
+        ({"label_txt": "体育##足球\n"}, "label.txt:1: the parent of '体育##足球' is missing"),
+        ({"label_txt": "体育\n体育##\n"}, "label.txt:2: label '体育##' has an empty level"),
+    ],
+)
+def test_bad_data_is_named_with_file_and_line(run_train, capsys, data_dir, tmp_path, files, expected):
+    error = fails(run_train, capsys, "--dataset_dir", data_dir(**files), "--save_dir", tmp_path / "c")
+    assert expected in error
+    assert not (tmp_path / "c" / "model.safetensors").exists()
+
+
+def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
+    good = ("--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--epochs", 1)
+    for flags, expected in (
+        (("--early_stop_nums", 0), "--early_stop_nums: must be at least 1"),
+        (("--learning_rate", 1e30), "not finite"),
+        (("--learning_rate", "nan"), "--learning_rate: must be at least"),
+        (("--threshold", 1.5), "threshold must be a number from 0 to 1"),
+        (("--top_k", 0), "top_k must be a whole number"),
+        (("--dataset_dir", tmp_path / "none"), "no such directory"),
+        (("--model_name", "bert-of-my-own"), "neither a local directory nor a known name"),
+        (("--model_name", tmp_path), "give a directory that holds a model"),
+        (("--max_seq_length", 4096), "reads at most 256 tokens"),
+        (("--init_from_ckpt", tmp_path / "none.pdparams"), "no such file"),
+        (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "differs from the labels"),
+        (("--save_dir", data_dir() / "label.txt"), "label.txt"),
+    ):
+        assert expected in fails(run_train, capsys, *good, *flags), flags
+
+
+def test_a_checkpoint_of_another_label_set_does_not_fit(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
+    weights = shutil.copy(tiny_checkpoint / "model.safetensors", tmp_path / "lonely.safetensors")  # no label.txt beside
+    error = fails(
+        run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--init_from_ckpt", weights
+    )
+    assert "classifier.weight has the shape [128, 31], this model needs [128, 5]" in error
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_pickle_bomb_is_refused_and_does_not_go_off(run_train, capsys, data_dir, tmp_path):
+    marker, bomb = tmp_path / "executed", tmp_path / "bomb.pdparams"
+    bomb.write_bytes(pickle.dumps({"ernie.pooler.dense.bias": Bomb(marker)}))
+    flags = ("--dataset_dir", data_dir(), "--save_dir", tmp_path / "c")
+    assert "not a usable parameter file" in fails(run_train, capsys, *flags, "--init_from_ckpt", bomb)
+    model = tmp_path / "model"
+    shutil.copytree(SAMPLE / "tiny-ernie", model)
+    shutil.copy(bomb, model / "model_state.pdparams")
+    assert "which is code, not numbers" in fails(run_train, capsys, *flags, "--model_name", model)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "flags, code", [(["--help"], 0), (["--dataset_dir", "d", "--epoch_s", "3"], 2), (["--dataset_dir", "none"], 2)]
+)
+def test_help_and_mistakes_are_answered_without_loading_paddle(tmp_path, flags, code):
+    program = (
+        "import runpy, sys; sys.modules['paddle'] = sys.modules['paddlenlp'] = None; "  # importing them now fails
+        f"sys.argv = ['train.py', *{flags}]; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
