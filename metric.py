@@ -270,14 +270,16 @@ class Scores:
         }
         for level, rows, exact in zip(range(1, self.tree.depth + 1), self._level_rows, self._level_exact):
             labels = self.tree.levels == level
-            result["levels"].append({
-                "level": level,
-                "n_labels": int(labels.sum()),
-                "n_rows": int(rows),
-                "micro_f1": float(_precision_recall_f1(tp[labels].sum(), fp[labels].sum(), fn[labels].sum())["f1"]),
-                "macro_f1": float(per_label["f1"][labels].mean()),
-                "accuracy": float(exact / max(rows, 1)),
-            })
+            result["levels"].append(
+                {
+                    "level": level,
+                    "n_labels": int(labels.sum()),
+                    "n_rows": int(rows),
+                    "micro_f1": float(_precision_recall_f1(tp[labels].sum(), fp[labels].sum(), fn[labels].sum())["f1"]),
+                    "macro_f1": float(per_label["f1"][labels].mean()),
+                    "accuracy": float(exact / max(rows, 1)),
+                }
+            )
         columns = {**per_label, "support": support.astype(int)}
         rows = zip(*(column.tolist() for column in columns.values()))
         result["labels"] = {path: dict(zip(columns, row)) for path, row in zip(self.tree.labels, rows)}
@@ -403,7 +405,7 @@ def _best_threshold(values, scores, preferred):
 
 
 def tuned_decision(probabilities, gold, tree, decision, how, criterion="micro_f1"):
-    """Choose the threshold(s) of a decision on dev rows: (Decision, result dict of `cross_fitted_score`, None for 1 row).
+    """Choose threshold(s) on dev rows: (Decision, result dict of `cross_fitted_score`, or None with a single row).
 
     how: "global" for one threshold, "per_label" for one per label with enough rows. The result says what the tuning is
     worth on rows it has not seen; the score on the tuned rows themselves flatters.

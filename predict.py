@@ -21,7 +21,6 @@ Any number of rows takes the same memory: they are read, predicted and written o
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -51,6 +50,7 @@ from utils import (
     InputError,
     Problems,
     atomic_write,
+    file_digest,
     get_logger,
     levels_text,
     parse_csv,
@@ -67,9 +67,7 @@ FLAT = str.maketrans("\t\n\r", "   ")
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Label texts with a checkpoint.", formatter_class=HelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Label texts with a checkpoint.", formatter_class=HelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_dir", help="directory of data_file and label_file; needed, unless data_file is -")
     data.add_argument("--data_file", default="data.txt", help="in dataset_dir; .jsonl, .csv or else lines; -: stdin")
@@ -293,14 +291,6 @@ def rows_to_keep(part, record, settings, size):
     return kept
 
 
-def digest(path):
-    sha256 = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
-
-
 # ---- main ------------------------------------------------------------------------------------------------------------
 
 
@@ -333,7 +323,10 @@ def main():
     settings = {"max_seq_length": max_seq_length, "batch_size": args.batch_size, "floor": args.floor}
     settings |= {"rows": [start, stop], **decision.to_dict()}
     if isinstance(path, Path):
-        settings |= {"data": None if stream else digest(data), "weights": digest(find_weights(args.params_path))}
+        settings |= {
+            "data": None if stream else file_digest(data),
+            "weights": file_digest(find_weights(args.params_path)),
+        }
 
     with open_output(path, args.resume, settings, size, logger) as (file, done):
         set_device(args.device)

@@ -31,7 +31,7 @@ OTHER_SYMBOLS = "\u00b2\u00b5\u00ba\u00d8\u014b\u01b1\u3007"  # ² µ º Ø ŋ �
 def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
     """The tokenizer of a model or checkpoint directory; `max_seq_length` in tokens, [CLS] and [SEP] included.
 
-    Raises `InputError` (a ValueError), naming the file and the remedy, where the directory cannot give the ids its model knows.
+    Raises `InputError`, naming the file and the remedy, where the directory cannot give the ids its model knows.
     """
     if max_seq_length < 3:
         raise InputError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")

@@ -43,7 +43,17 @@ from modeling import (
 )
 from tokenizer import load_tokenizer
 from training import Trainer, label_frequency_bias, load_state, save_state
-from utils import HelpFormatter, InputError, LabelTree, atomic_write, get_logger, load_rows, run, train_batches
+from utils import (
+    HelpFormatter,
+    InputError,
+    LabelTree,
+    atomic_write,
+    file_digest,
+    get_logger,
+    load_rows,
+    run,
+    train_batches,
+)
 
 STATE = "state.safetensors"
 SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
@@ -51,9 +61,7 @@ STOPPED = 143  # exit code after SIGTERM: 128 + 15, as the shell reports it
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Fine-tune an encoder on a label tree.", formatter_class=HelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Fine-tune an encoder on a label tree.", formatter_class=HelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
     data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
@@ -67,7 +75,7 @@ def parse_args():
         help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without that device: the CPU, with a warning")
+    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
@@ -83,13 +91,13 @@ def parse_args():
         help="shape of the rate after warm-up (default: linear with warm-up, else constant)",
     )
     optim.add_argument("--warmup", action="store_true", help="warm up and then decay the rate")
-    optim.add_argument("--warmup_steps", type=int, default=0, help="steps to rise from 0 to the peak; turns --warmup on")
+    optim.add_argument("--warmup_steps", type=int, default=0, help="steps to the peak; turns --warmup on")
     optim.add_argument("--early_stop", action="store_true", help="stop when the dev score stagnates")
     optim.add_argument("--early_stop_nums", type=int, default=10, help="epochs without improvement that are tolerated")
     optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("result")
     result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
-    result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score that picks the best model")
+    result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score to choose by")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
     result.add_argument("--log_dir", help="write scalars for VisualDL here")
@@ -123,13 +131,13 @@ def read_data(args, logger):
         open_rows = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
         if open_rows:
             logger.warning(
-                f"{name}: {len(open_rows)} rows have a label without its parent, first {rows.texts[open_rows[0]][:30]!r}; "
-                "the parent counts as absent. `python check_data.py` lists them."
+                f"{name}: {len(open_rows)} rows have a label without its parent, first "
+                f"{rows.texts[open_rows[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
             )
         unseen = np.flatnonzero(~rows.multi_hot(len(tree)).any(0))
         if len(unseen):
-            names = ", ".join(tree.labels[i] for i in unseen[:5])
-            logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names}{', ...' * (len(unseen) > 5)})")
+            names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
+            logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names})")
     return tree, train, dev
 
 
@@ -137,10 +145,10 @@ def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
     counts = train.multi_hot(len(tree)).sum(0)
     logger.warning(
-        f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was saved "
-        f"all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
-        f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher --learning_rate; "
-        "`python analysis/baseline.py` shows within a minute whether the labels can be learned from these texts."
+        f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
+        f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
+        f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher "
+        "--learning_rate; `python analysis/baseline.py` shows within a minute whether these labels can be learned."
     )
 
 
@@ -183,13 +191,14 @@ def write_run_files(args, tree, train, dev):
         json.dump({"arguments": vars(args), "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
 
 
-def fingerprint(args, train, dev):
+def fingerprint(args, world):
     """What a resumed run must share with the one it continues."""
+    files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = "save_dir resume logging_steps log_dir early_stop early_stop_nums tune_threshold device dataset_dir".split()
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends
     same = {name: value for name, value in vars(args).items() if name not in free}
-    return same | {"train_rows": len(train.texts), "dev_rows": len(dev.texts)}
+    return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
 def prepare_model(args, tree, train, logger):
@@ -223,6 +232,8 @@ def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, scalars, 
     with tqdm_bar(len(batches), f"epoch {number}", progress["batch"]) as bar:
         for batch in range(progress["batch"], len(batches)):
             loss = trainer.train_step(ids, rows.labels, batches[batch], pad_id)
+            if not np.isfinite(loss):
+                raise InputError(f"the loss is {loss} at step {trainer.step}: training diverged; lower --learning_rate")
             progress |= {"batch": batch + 1, "step": trainer.step, "loss_sum": progress["loss_sum"] + loss}
             bar.update()
             if trainer.step % args.logging_steps == 0 and trainer.rank == 0:
@@ -279,6 +290,9 @@ def main():
     if args.resume and not (save_dir / STATE).exists():
         raise InputError(f"--resume: no {save_dir / STATE}. Leave --resume out, or pass the --save_dir of that run.")
 
+    if not args.resume and rank == 0 and (save_dir / STATE).exists():
+        logger.warning(f"{save_dir} holds an earlier run, which this one replaces; --resume would have continued it")
+
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -293,7 +307,7 @@ def main():
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     trainer = Trainer(paddle, args, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
 
-    same = fingerprint(args, train, dev) | {"processes": world}
+    same = fingerprint(args, world)
     # how far the run is: epochs finished, batches finished in the current one, scores so far
     progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
     if args.resume:
@@ -312,7 +326,7 @@ def main():
 
     name = args.select_by.replace("_", " ")
     with logging_redirect_tqdm([logger]):
-        while progress["epoch"] < args.epochs:
+        while progress["epoch"] < args.epochs and not (args.early_stop and progress["stale"] >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress["epoch"] + 1)
             if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, scalars, stop):
                 if rank == 0:
@@ -347,10 +361,8 @@ def main():
                 for key in SELECTABLE if scalars else ():
                     scalars.add_scalar(f"dev/{key}", scores[key], entry["epoch"])
                 logger.info(f"Current best {name} score: {progress['best']:.5f}")
-            if args.early_stop and progress["stale"] >= args.early_stop_nums:
-                logger.info("Early stop!")
-                break
-
+    if progress["epoch"] < args.epochs:
+        logger.info("Early stop!")
     if rank == 0:
         if args.tune_threshold:
             load_weights(model, find_weights(save_dir))

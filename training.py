@@ -76,7 +76,8 @@ class Trainer:
         for i in range(args.gradient_accumulation_steps):
             part = rows[i * self.world + self.rank :: parts]
             inputs = model_inputs([ids[row] for row in part], pad_id)
-            labels = paddle.to_tensor(multi_hot([targets[row] for row in part], self.model.config.num_labels), "float32")
+            labels = multi_hot([targets[row] for row in part], self.model.config.num_labels)
+            labels = paddle.to_tensor(labels, "float32")
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
                 logits = self.net(**inputs)
             summed = paddle.nn.functional.binary_cross_entropy_with_logits(
@@ -111,7 +112,7 @@ class Trainer:
             arrays[f"parameter/{name}"] = parameter.numpy()
             for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
                 if key.startswith(f"{parameter.name}_"):
-                    arrays[f"{key[len(parameter.name) + 1:]}/{name}"] = value.numpy()
+                    arrays[f"{key[len(parameter.name) + 1 :]}/{name}"] = value.numpy()
         return arrays
 
     def restore(self, arrays):

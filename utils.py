@@ -10,6 +10,7 @@ Files read here (all UTF-8, with or without a byte order mark, lines ending in L
 import argparse
 import csv
 import difflib
+import hashlib
 import heapq
 import json
 import logging
@@ -117,6 +118,15 @@ def atomic_write(path, mode="w"):
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def file_digest(path):
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()
 
 
 def require_file(path, hint):

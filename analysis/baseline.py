@@ -24,9 +24,7 @@ from utils import HelpFormatter, InputError, LabelTree, atomic_write, get_logger
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Scores of a linear classifier.", formatter_class=HelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Scores of a linear classifier.", formatter_class=HelpFormatter)
     parser.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
     parser.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
     parser.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")

@@ -47,9 +47,7 @@ FLAT = str.maketrans("\t\r\n", "   ")  # what would break a row of the bad cases
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Scores of a checkpoint.", formatter_class=HelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Scores of a checkpoint.", formatter_class=HelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
     data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; '' scores the dev rows alone")

@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric import CRITERIA, DECODINGS, Decision, Scores, cross_fitted_score, decide, evaluate
-from metric import tune_threshold, tune_thresholds_per_label
+from metric import (
+    CRITERIA,
+    DECODINGS,
+    Decision,
+    Scores,
+    cross_fitted_score,
+    decide,
+    evaluate,
+    tune_threshold,
+    tune_thresholds_per_label,
+)
 from utils import LabelTree
 
 # Class indices 0..5; "其他" (other) is the name of a node under both roots.

@@ -405,7 +405,7 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
     good = ("--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--epochs", 1)
     for flags, expected in (
         (("--early_stop_nums", 0), "--early_stop_nums: must be at least 1"),
-        (("--learning_rate", 1e30), "not finite"),
+        (("--learning_rate", 1e30), "training diverged; lower --learning_rate"),
         (("--learning_rate", "nan"), "--learning_rate: must be at least"),
         (("--threshold", 1.5), "threshold must be a number from 0 to 1"),
         (("--top_k", 0), "top_k must be a whole number"),
