@@ -27,6 +27,7 @@ MODEL_NAMES = (
     "ernie-1.0-large-zh-cw ernie-3.0-xbase-zh ernie-3.0-base-zh ernie-3.0-medium-zh ernie-3.0-mini-zh "
     "ernie-3.0-micro-zh ernie-3.0-nano-zh ernie-2.0-base-en ernie-2.0-large-en ernie-m-base ernie-m-large"
 ).split()
+MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
 WINDOW = 4096  # rows whose logits are held at a time, so that memory stays constant with large label sets
 ARCHITECTURES = {"ernie": "ErnieForSequenceClassification", "ernie_m": "ErnieMForSequenceClassification"}
 
@@ -193,14 +194,21 @@ def load_weights(model, path, encoder_only=False):
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
-def model_directory(name):
-    """The local directory of a model: the one given, or for one of MODEL_NAMES the downloaded files."""
+def require_model(name):
+    """Raise InputError for what can be wrong with --model_name before paddle is loaded or anything downloaded."""
     if Path(name).is_dir():
-        return Path(name)
-    if name not in MODEL_NAMES:
+        require_file(Path(name) / "config.json", MODEL_FILES)
+    elif name not in MODEL_NAMES:
         raise InputError(
             f"--model_name {name}: neither a local directory nor a known name. Known: {', '.join(MODEL_NAMES)}."
         )
+
+
+def model_directory(name):
+    """The local directory of a model: the one given, or for one of MODEL_NAMES the downloaded files."""
+    require_model(name)
+    if Path(name).is_dir():
+        return Path(name)
     import paddlenlp.transformers as library
     from paddlenlp.utils.download import resolve_file_path
     from paddlenlp.utils.env import MODEL_HOME
@@ -229,7 +237,7 @@ def model_directory(name):
 def read_config(directory):
     """The library's configuration object of a model directory."""
     path = Path(directory) / "config.json"
-    require_file(path, "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights.")
+    require_file(path, MODEL_FILES)
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError, RecursionError) as error:

@@ -26,6 +26,8 @@ import numpy as np
 from metric import CRITERIA, Decision, Scores, tuned_decision
 from modeling import (
     MODEL_NAMES,
+    PICKLED_WEIGHTS,
+    WEIGHTS,
     add_decision_arguments,
     build_model,
     decision_from_arguments,
@@ -34,6 +36,7 @@ from modeling import (
     model_directory,
     predict_logits,
     read_config,
+    require_model,
     require_same_labels,
     score,
     set_device,
@@ -51,6 +54,7 @@ from utils import (
     file_digest,
     get_logger,
     load_rows,
+    require_file,
     run,
     train_batches,
 )
@@ -219,6 +223,13 @@ def prepare_model(args, tree, train, logger):
         load_weights(model, args.init_from_ckpt)
     elif weights := find_weights(source):
         load_weights(model, weights, encoder_only=True)
+    elif foreign := [
+        path.name for path in source.iterdir() if path.suffix in (".bin", ".pt", ".safetensors", ".pdparams")
+    ]:
+        raise InputError(
+            f"{source}: weights in a form that is not read here ({', '.join(sorted(foreign))}). Needed is one file of "
+            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
+        )
     else:
         logger.warning(f"{source} holds no weights: training from scratch")
     model.train()
@@ -286,6 +297,9 @@ def main():
     if args.warmup_steps and not args.warmup:
         args.warmup = True
         logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")
+    require_model(args.model_name)
+    if args.init_from_ckpt:
+        require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     tree, train, dev = read_data(args, logger)
     if args.resume and not (save_dir / STATE).exists():
         raise InputError(f"--resume: no {save_dir / STATE}. Leave --resume out, or pass the --save_dir of that run.")
@@ -298,6 +312,9 @@ def main():
 
     if world > 1:
         paddle.distributed.init_parallel_env()
+        if rank == 0:
+            model_directory(args.model_name)  # one download
+        paddle.distributed.barrier()
     if args.amp and paddle.get_device() == "cpu":
         logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
     paddle.seed(args.seed)

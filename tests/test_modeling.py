@@ -335,6 +335,9 @@ def test_foreign_configurations(tmp_path, content, says):
 
 
 def test_model_directory(paddle, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="config.json: no such file"):
+        model_directory(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     assert model_directory(str(tmp_path)) == tmp_path
     with pytest.raises(InputError, match="neither a local directory nor a known name. Known: .*ernie-3.0-medium-zh"):
         model_directory("ernie-9.0")

@@ -411,7 +411,7 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--top_k", 0), "top_k must be a whole number"),
         (("--dataset_dir", tmp_path / "none"), "no such directory"),
         (("--model_name", "bert-of-my-own"), "neither a local directory nor a known name"),
-        (("--model_name", tmp_path), "give a directory that holds a model"),
+        (("--model_name", tmp_path), "config.json: no such file"),
         (("--max_seq_length", 4096), "reads at most 256 tokens"),
         (("--init_from_ckpt", tmp_path / "none.pdparams"), "no such file"),
         (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "differs from the labels"),
@@ -426,6 +426,14 @@ def test_a_checkpoint_of_another_label_set_does_not_fit(run_train, capsys, data_
         run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--init_from_ckpt", weights
     )
     assert "classifier.weight has the shape [128, 31], this model needs [128, 5]" in error
+
+
+def test_weights_in_a_foreign_form_are_not_taken_for_none(run_train, capsys, data_dir, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(SAMPLE / "tiny-ernie", model)
+    (model / "pytorch_model.bin").write_bytes(b"PK")
+    error = fails(run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--model_name", model)
+    assert "weights in a form that is not read here (pytorch_model.bin)" in error
 
 
 class Bomb:
@@ -449,7 +457,14 @@ def test_a_pickle_bomb_is_refused_and_does_not_go_off(run_train, capsys, data_di
 
 
 @pytest.mark.parametrize(
-    "flags, code", [(["--help"], 0), (["--dataset_dir", "d", "--epoch_s", "3"], 2), (["--dataset_dir", "none"], 2)]
+    "flags, code",
+    [
+        (["--help"], 0),
+        (["--dataset_dir", "d", "--epoch_s", "3"], 2),
+        (["--dataset_dir", "none"], 2),
+        (["--dataset_dir", str(SAMPLE), "--model_name", "none"], 2),
+        (["--dataset_dir", str(SAMPLE), "--init_from_ckpt", "none"], 2),
+    ],
 )
 def test_help_and_mistakes_are_answered_without_loading_paddle(tmp_path, flags, code):
     program = (

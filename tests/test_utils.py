@@ -502,7 +502,9 @@ def test_a_reader_that_leaves_early_is_no_error(lines):
     code = f"import utils\ndef main():\n    for i in range({lines}): print(i)\nutils.run(main)"
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60, env=env)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 
