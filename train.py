@@ -45,7 +45,7 @@ from modeling import (
     write_weights,
 )
 from tokenizer import load_tokenizer
-from training import Trainer, label_frequency_bias, load_state, save_state
+from training import Trainer, label_frequency_bias, load_state, save_state, train_batches
 from utils import (
     HelpFormatter,
     InputError,
@@ -56,7 +56,6 @@ from utils import (
     load_rows,
     require_file,
     run,
-    train_batches,
 )
 
 STATE = "state.safetensors"

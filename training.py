@@ -34,6 +34,21 @@ def rate_schedule(args, total_steps):
     return factor
 
 
+def train_batches(lengths, batch_size, seed, epoch):
+    """The batches of one epoch: int arrays of row numbers, every row once, in an order fixed by seed and epoch.
+
+    lengths: token count per row. Rows of like length share a batch, so that little is padding: rows are shuffled,
+    sorted by length within pools of 32 batches, cut into batches, and the batches are shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order, lengths = rng.permutation(len(lengths)), np.asarray(lengths)
+    pools = [order[i : i + 32 * batch_size] for i in range(0, len(order), 32 * batch_size)]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
 class Trainer:
     """The model, its optimizer and how far they have come; `state()`/`restore()` are all that --resume needs."""
 

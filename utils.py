@@ -424,21 +424,6 @@ def parse_csv(path, problems):
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def train_batches(lengths, batch_size, seed, epoch):
-    """The batches of one epoch: int arrays of row numbers, every row once, in an order fixed by seed and epoch.
-
-    lengths: token count per row. Rows of like length share a batch, so that little is padding: rows are shuffled,
-    sorted by length within pools of 32 batches, cut into batches, and the batches are shuffled.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    order, lengths = rng.permutation(len(lengths)), np.asarray(lengths)
-    pools = [order[i : i + 32 * batch_size] for i in range(0, len(order), 32 * batch_size)]
-    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    rng.shuffle(batches)
-    return batches
-
-
 def length_sorted_batches(lengths, batch_size):
     """Batches for inference: row numbers from longest to shortest, so that memory runs out at the start or never."""
     order = np.argsort(-np.asarray(lengths), kind="stable")

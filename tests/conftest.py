@@ -16,6 +16,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data"
 
+# A bias of the keys shifts all attention scores of a query alike, which soft-max does not see: its gradient is rounding
+# noise, and Adam scales noise up to full steps.
+NO_GRADIENT = "k_proj.bias"
+
 SMALL_DATA = {
     "label.txt": "体育\n体育##足球\n体育##篮球\n财经\n财经##股票\n",
     "train.txt": "国足今晚出战\t体育,体育##足球\n联赛第三轮开打\t体育,体育##篮球\n两市小幅收涨\t财经,财经##股票\n"

@@ -15,15 +15,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE
+from conftest import NO_GRADIENT, ROOT, SAMPLE
 
 import train
-from training import label_frequency_bias, rate_schedule
 from utils import run
 
-# A bias of the keys shifts all attention scores of a query alike, which soft-max does not see: its gradient is rounding
-# noise, and Adam scales noise up to full steps.
-NO_GRADIENT = "k_proj.bias"
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
 
 
@@ -72,94 +68,6 @@ def rows_dir(data_dir):
     rows = [("国足今晚出战", "体育,体育##足球"), ("联赛第三轮", "体育,体育##篮球"), ("两市收涨", "财经,财经##股票")]
     text = "".join(f"{rows[i % 3][0]}第{i}期{'消息' * (i % 4)}\t{rows[i % 3][1]}\n" for i in range(20))
     return data_dir(train_txt=text)
-
-
-# ---- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def test_label_frequency_bias_is_the_log_odds_and_finite_for_never_and_always():
-    targets = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], bool)
-    # shares 1/4, 0 -> 0.5/4, 1 -> 3.5/4: log(1/3), log(1/7), log(7)
-    np.testing.assert_allclose(label_frequency_bias(targets), [-1.0986123, -1.9459101, 1.9459101], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "shape, warmup, expected",
-    [
-        (None, False, [1, 1, 1, 1, 1]),  # the reference: no schedule without --warmup
-        (None, True, [0, 0.5, 1, 0.5, 0]),  # 2 steps up, 2 steps down
-        ("constant", True, [0, 0.5, 1, 1, 1]),
-        ("cosine", True, [0, 0.5, 1, 0.5, 0]),  # (1 + cos(pi / 2)) / 2 = 0.5
-    ],
-)
-def test_rate_schedule(shape, warmup, expected):
-    from argparse import Namespace
-
-    args = Namespace(lr_scheduler=shape, warmup=warmup, warmup_steps=2 if warmup else 0)
-    factor = rate_schedule(args, total_steps=4)
-    np.testing.assert_allclose([factor(step) for step in range(5)], expected, atol=1e-12)
-
-
-def make_trainer(paddle, **flags):
-    from argparse import Namespace
-
-    from modeling import build_model, read_config
-    from training import Trainer
-
-    config = read_config(SAMPLE / "tiny-ernie")
-    config.num_labels, config.hidden_dropout_prob, config.attention_probs_dropout_prob = 3, 0.0, 0.0
-    paddle.seed(0)
-    model = build_model(config)
-    model.train()
-    defaults = dict(
-        learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.0, max_grad_norm=0, amp=False, seed=3,
-        gradient_accumulation_steps=1, lr_scheduler="constant", warmup=False, warmup_steps=0,
-    )  # fmt: skip
-    return Trainer(paddle, Namespace(**(defaults | flags)), model, total_steps=10)
-
-
-ROWS, TARGETS = [[1, 9, 8, 2], [1, 7, 2], [1, 30, 31, 32, 33, 2], [1, 12, 13, 2]], [(0,), (1,), (0, 2), ()]
-
-
-def test_first_adam_step_moves_encoder_and_head_by_their_own_rates(paddle):
-    trainer = make_trainer(paddle)
-    before = {name: value.numpy().copy() for name, value in trainer.model.state_dict().items()}
-    trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
-    moved = {name: np.abs(value.numpy() - before[name]).max() for name, value in trainer.model.state_dict().items()}
-    # Adam's first step is rate * g / (|g| + eps): as long as the rate wherever the gradient is not tiny
-    assert moved["classifier.weight"] == pytest.approx(5e-3, rel=0.01)
-    assert moved["ernie.pooler.dense.weight"] == pytest.approx(1e-3, rel=0.01)
-
-
-def test_loss_is_the_mean_binary_cross_entropy(paddle):
-    trainer = make_trainer(paddle)
-    from modeling import predict_logits
-
-    logits = predict_logits(trainer.model, ROWS, 0, 4).astype(np.float64)
-    gold = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
-    p = 1 / (1 + np.exp(-logits))
-    expected = -(gold * np.log(p) + (1 - gold) * np.log(1 - p)).mean()
-    assert trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0) == pytest.approx(expected, rel=1e-5)
-
-
-def test_accumulation_over_uneven_parts_equals_one_large_batch(paddle):
-    whole, parts = make_trainer(paddle), make_trainer(paddle, gradient_accumulation_steps=3)
-    for trainer in (whole, parts):  # 4 rows in 3 parts: 2, 1 and 1
-        for _ in range(3):
-            trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
-    for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values()):
-        if NO_GRADIENT not in name:
-            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-4, err_msg=name)
-
-
-def test_weight_decay_spares_biases_and_norms(paddle):
-    decayed, plain = make_trainer(paddle, weight_decay=0.5), make_trainer(paddle)
-    for trainer in (decayed, plain):
-        trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
-    a, b = decayed.model.state_dict(), plain.model.state_dict()
-    for name in a:
-        same = np.array_equal(a[name].numpy(), b[name].numpy())
-        assert same == ("bias" in name or "norm" in name), name
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
@@ -259,7 +167,11 @@ def test_training_continues_from_init_from_ckpt(run_train, rows_dir, tmp_path):
 
 
 def test_jsonl_rows_one_label_and_a_very_long_line(run_train, data_dir, tmp_path, capsys):
-    rows = [{"text": "甲" * 400_000, "labels": ["只,有"]}, {"text": "乙", "labels": []}, {"text": "丙", "labels": ["只,有"]}]
+    rows = [
+        {"text": "甲" * 400_000, "labels": ["只,有"]},
+        {"text": "乙", "labels": []},
+        {"text": "丙", "labels": ["只,有"]},
+    ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     folder = data_dir(label_txt="只,有\n", train_jsonl=text, dev_jsonl=text + '{"text": "未标"}\n\n')
     flags = ("--train_file", "train.jsonl", "--dev_file", "dev.jsonl", "--epochs", 1, "--save_dir", tmp_path / "c")
@@ -472,5 +384,7 @@ def test_help_and_mistakes_are_answered_without_loading_paddle(tmp_path, flags, 
         f"sys.argv = ['train.py', *{flags}]; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == code and "Traceback" not in done.stderr

@@ -27,7 +27,6 @@ from utils import (
     pad,
     read_rows,
     require_file,
-    train_batches,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -384,44 +383,8 @@ def test_multi_hot():
     assert multi_hot([], 3).shape == (0, 3) and multi_hot([()], 3).dtype == bool
 
 
-@given(
-    st.lists(st.integers(3, 512), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 5), st.integers(1, 5)
-)
-def test_every_row_once(lengths, batch_size, seed, epoch):
-    for batches in (train_batches(lengths, batch_size, seed, epoch), length_sorted_batches(lengths, batch_size)):
-        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-        assert max(map(len, batches)) <= batch_size and len(batches) == -(-len(lengths) // batch_size)
-
-
-def as_lists(batches):
-    return [batch.tolist() for batch in batches]
-
-
-def test_order_is_fixed_by_seed_and_epoch():
-    lengths = np.random.default_rng(0).integers(3, 129, 500)
-    first = as_lists(train_batches(lengths, 16, seed=3, epoch=1))
-    assert as_lists(train_batches(list(lengths), 16, seed=3, epoch=1)) == first
-    assert as_lists(train_batches(lengths, 16, seed=3, epoch=2)) != first
-    assert as_lists(train_batches(lengths, 16, seed=4, epoch=1)) != first
-
-
-def padding_share(lengths, batches):
-    cells = sum(lengths[batch].max() * len(batch) for batch in batches)
-    return 1 - lengths.sum() / cells
-
-
-def test_like_lengths_share_a_batch():
-    rng = np.random.default_rng(0)
-    lengths = np.minimum(rng.lognormal(3.7, 0.6, 3000).astype(int) + 3, 256)
-    random = np.array_split(rng.permutation(3000), 94)
-    grouped = train_batches(lengths, 32, seed=3, epoch=1)
-    assert padding_share(lengths, grouped) < 0.1 < 0.5 < padding_share(lengths, random)
-    means = [lengths[batch].mean() for batch in grouped]
-    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.3  # and not from short to long
-
-
 def test_length_sorted_batches():
-    assert as_lists(length_sorted_batches([3, 9, 5, 9], 3)) == [[1, 3, 2], [0]]
+    assert [batch.tolist() for batch in length_sorted_batches([3, 9, 5, 9], 3)] == [[1, 3, 2], [0]]
     assert length_sorted_batches([], 8) == []
 
 
