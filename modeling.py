@@ -170,21 +170,19 @@ def load_weights(model, path, encoder_only=False):
     encoder_only: the file is a pre-trained encoder: heads it brings are ignored, and ours need not be in it.
     Raises InputError for a parameter that is missing or whose shape differs: never a silent random start.
     """
-    state, wanted = read_weights(path), model.state_dict()
-    prefix = model.base_model_prefix + "."
-    found = {name: state.get(name, state.get(name.removeprefix(prefix))) for name in wanted}
-    optional = {name for name in wanted if encoder_only and not name.startswith(prefix)}
-    # encoders without a pooler or task types exist; what is missing of those starts at random, as in the library
-    missing = [name for name in wanted if found[name] is None and name not in optional]
-    found = {name: value for name, value in found.items() if value is not None}
-    faults = [f"{name} is missing" for name in missing if not (encoder_only and "pooler" in name)]
-    for name, value in list(found.items()):
-        if list(value.shape) == list(wanted[name].shape):
-            continue
-        if name in optional:  # the classifier of another label set
-            del found[name]
-        else:
+    state, wanted, prefix = read_weights(path), model.state_dict(), model.base_model_prefix + "."
+    if encoder_only:
+        wanted = {name: value for name, value in wanted.items() if name.startswith(prefix)}
+    found, faults = {}, []
+    for name in wanted:
+        value = state.get(name, state.get(name.removeprefix(prefix)))
+        if value is None:
+            if not (encoder_only and "pooler" in name):  # encoders without one exist; it then starts at random
+                faults.append(f"{name} is missing")
+        elif list(value.shape) != list(wanted[name].shape):
             faults.append(f"{name} has the shape {list(value.shape)}, this model needs {list(wanted[name].shape)}")
+        else:
+            found[name] = value
     if faults:
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         raise InputError(f"{path}: does not fit this model: {'; '.join(faults[:5])}{more}.")
@@ -383,6 +381,16 @@ def read_settings(directory):
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
     return tree, max_seq_length, decision
+
+
+def save_checkpoint(directory, model, tokenizer, tree, decision):
+    """Write a checkpoint, each file atomically, the weights last."""
+    model.config.architectures = [type(model).__name__]
+    with atomic_write(Path(directory) / "config.json") as file:
+        file.write(model.config.to_json_string())
+    tokenizer.save(directory)
+    write_settings(directory, tree, tokenizer.max_seq_length, decision)
+    write_weights(directory, model)
 
 
 def require_same_labels(tree, path):

@@ -13,13 +13,12 @@ then remembered: on one thread this outruns the Rust ones, and there are no thre
 
 import json
 import re
-import shutil
 import unicodedata
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
-from utils import InputError
+from utils import InputError, atomic_write
 
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
@@ -82,7 +81,8 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Copies the files this tokenizer was read from, so that `directory` serves without the model's."""
         for path in filter(Path.is_file, (self.directory / name for name in FILES)):
-            shutil.copyfile(path, Path(directory) / path.name)
+            with atomic_write(Path(directory) / path.name, "wb") as file:
+                file.write(path.read_bytes())
 
     def _first_ids(self, text: str, count: int) -> list[int]:
         """The first `count` ids of a text, or more, or all it has."""

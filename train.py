@@ -38,14 +38,14 @@ from modeling import (
     read_config,
     require_model,
     require_same_labels,
+    save_checkpoint,
     score,
     set_device,
     sigmoid,
     write_settings,
-    write_weights,
 )
 from tokenizer import load_tokenizer
-from training import Trainer, label_frequency_bias, load_state, save_state, train_batches
+from training import Trainer, label_frequency_bias, read_state, save_state, train_batches
 from utils import (
     HelpFormatter,
     InputError,
@@ -60,7 +60,6 @@ from utils import (
 
 STATE = "state.safetensors"
 SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
-STOPPED = 143  # exit code after SIGTERM: 128 + 15, as the shell reports it
 
 
 def parse_args():
@@ -151,7 +150,8 @@ def explain_zero(logger, scores, train, tree, args):
         f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
         f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
         f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher "
-        "--learning_rate; `python analysis/baseline.py` shows within a minute whether these labels can be learned."
+        "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows within a minute "
+        "whether the labels can be learned from these texts."
     )
 
 
@@ -205,7 +205,7 @@ def fingerprint(args, world):
 
 
 def prepare_model(args, tree, train, logger):
-    """(model in train mode, its configuration, tokenizer), from --model_name and --init_from_ckpt."""
+    """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
     source = model_directory(args.model_name)
     tokenizer = load_tokenizer(source, args.max_seq_length)
     config = read_config(source)
@@ -215,8 +215,10 @@ def prepare_model(args, tree, train, logger):
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
-    config.architectures = [type(model).__name__]
+    model.train()
     model.classifier.bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
+    if args.resume:  # the parameters are in the saved state
+        return model, tokenizer
     if args.init_from_ckpt:
         require_same_labels(tree, Path(args.init_from_ckpt).with_name("label.txt"))
         load_weights(model, args.init_from_ckpt)
@@ -231,8 +233,7 @@ def prepare_model(args, tree, train, logger):
         )
     else:
         logger.warning(f"{source} holds no weights: training from scratch")
-    model.train()
-    return model, config, tokenizer
+    return model, tokenizer
 
 
 def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, scalars, stop):
@@ -275,6 +276,22 @@ def evaluate(trainer, tree, dev, ids, pad_id, decision):
     return scores.result()
 
 
+def tune_best(args, model, tokenizer, tree, dev, ids, decision, logger):
+    """Choose the best model's threshold(s) on dev and store them with it."""
+    load_weights(model, find_weights(args.save_dir))
+    probabilities = sigmoid(predict_logits(model, ids, tokenizer.pad_id, args.batch_size))
+    criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
+    gold = dev.multi_hot(len(tree))
+    tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
+    write_settings(args.save_dir, tree, args.max_seq_length, tuned)
+    logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
+    if honest:
+        logger.info(
+            f"on dev rows left out of the tuning: micro f1 score: {honest['micro_f1']:.5f}, "
+            f"macro f1 score: {honest['macro_f1']:.5f}"
+        )
+
+
 def tqdm_bar(total, name, initial=0):
     """A progress bar that shows on a terminal only."""
     from tqdm import tqdm
@@ -300,11 +317,14 @@ def main():
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     tree, train, dev = read_data(args, logger)
-    if args.resume and not (save_dir / STATE).exists():
-        raise InputError(f"--resume: no {save_dir / STATE}. Leave --resume out, or pass the --save_dir of that run.")
-
-    if not args.resume and rank == 0 and (save_dir / STATE).exists():
+    # how far the run is: epochs finished, batches finished in the current one, scores so far
+    progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
+    same = fingerprint(args, world)
+    if args.resume:
+        progress, arrays = read_state(save_dir / STATE, same)
+    elif (save_dir / STATE).exists():
         logger.warning(f"{save_dir} holds an earlier run, which this one replaces; --resume would have continued it")
+    progress["fingerprint"] = same
 
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -317,19 +337,15 @@ def main():
     if args.amp and paddle.get_device() == "cpu":
         logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
     paddle.seed(args.seed)
-    model, config, tokenizer = prepare_model(args, tree, train, logger)
+    model, tokenizer = prepare_model(args, tree, train, logger)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
     lengths = [len(row) for row in train_ids]
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     trainer = Trainer(paddle, args, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
 
-    same = fingerprint(args, world)
-    # how far the run is: epochs finished, batches finished in the current one, scores so far
-    progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
     if args.resume:
-        progress = load_state(save_dir / STATE, trainer, same)
+        trainer.restore(arrays, progress["step"])
         logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
-    progress["fingerprint"] = same
     scalars = None
     if rank == 0:
         write_run_files(args, tree, train, dev)
@@ -338,7 +354,13 @@ def main():
 
             scalars = LogWriter(args.log_dir)
     stop = []
-    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+
+    def request_stop(number, _):
+        stop.append(number)
+        signal.signal(number, signal.SIG_DFL)  # asked twice, it stops at once
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
 
     name = args.select_by.replace("_", " ")
     with logging_redirect_tqdm([logger]):
@@ -347,8 +369,8 @@ def main():
             if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, scalars, stop):
                 if rank == 0:
                     save_state(save_dir / STATE, trainer, progress)
-                    logger.warning("Stopped by SIGTERM; the state is saved, continue with --resume")
-                sys.exit(STOPPED)
+                    logger.warning("Stopped by a signal; the state is saved, continue with --resume")
+                sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
             scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision)
             better = progress["best"] is None or scores[args.select_by] > progress["best"]
             entry = {"epoch": progress["epoch"] + 1, "step": trainer.step}
@@ -366,10 +388,7 @@ def main():
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
-                    config.save_pretrained(save_dir)
-                    tokenizer.save(save_dir)
-                    write_settings(save_dir, tree, args.max_seq_length, decision)
-                    write_weights(save_dir, model)
+                    save_checkpoint(save_dir, model, tokenizer, tree, decision)
                 with atomic_write(save_dir / "metrics.jsonl") as file:
                     file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
                 draw_curves(save_dir / "curves.png", progress["history"])
@@ -381,18 +400,7 @@ def main():
         logger.info("Early stop!")
     if rank == 0:
         if args.tune_threshold:
-            load_weights(model, find_weights(save_dir))
-            probabilities = sigmoid(predict_logits(model, dev_ids, tokenizer.pad_id, args.batch_size))
-            criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
-            gold = dev.multi_hot(len(tree))
-            tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
-            write_settings(save_dir, tree, args.max_seq_length, tuned)
-            logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
-            if honest:
-                logger.info(
-                    f"on dev rows left out of the tuning: micro f1 score: {honest['micro_f1']:.5f}, "
-                    f"macro f1 score: {honest['macro_f1']:.5f}"
-                )
+            tune_best(args, model, tokenizer, tree, dev, dev_ids, decision, logger)
         logger.info(f"Final best {name} score: {progress['best']:.5f}")
         logger.info(f"Save best {name} text classification model in {save_dir}")
 

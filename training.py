@@ -50,7 +50,7 @@ def train_batches(lengths, batch_size, seed, epoch):
 
 
 class Trainer:
-    """The model, its optimizer and how far they have come; `state()`/`restore()` are all that --resume needs."""
+    """The model, its optimizer and how far they have come; `state()` is all that --resume needs."""
 
     def __init__(self, paddle, args, model, total_steps):
         self.paddle, self.args, self.model = paddle, args, model
@@ -130,8 +130,9 @@ class Trainer:
                     arrays[f"{key[len(parameter.name) + 1 :]}/{name}"] = value.numpy()
         return arrays
 
-    def restore(self, arrays):
-        moments = {}
+    def restore(self, arrays, step):
+        """Take over the arrays of `state()`, after `step` updates."""
+        self.step, moments = step, {}
         for name, parameter in self.model.named_parameters():
             parameter.set_value(arrays[f"parameter/{name}"])
             for key, value in arrays.items():
@@ -148,10 +149,15 @@ def save_state(path, trainer, progress):
         file.write(save(trainer.state(), {"progress": json.dumps(progress)}))
 
 
-def load_state(path, trainer, expected):
-    """Restore parameters and optimizer; returns the counters saved with them."""
+def read_state(path, expected):
+    """(counters, arrays) of a saved state, for `Trainer.restore`; needs no paddle.
+
+    Raises InputError when there is none, it is damaged, or its run was not the one that `expected` describes.
+    """
     from safetensors import safe_open
 
+    if not path.exists():
+        raise InputError(f"--resume: no {path}. Leave --resume out, or pass the --save_dir of that run.")
     try:
         with safe_open(path, "np") as file:
             progress = json.loads(file.metadata()["progress"])
@@ -161,6 +167,4 @@ def load_state(path, trainer, expected):
     then = progress["fingerprint"]
     if changed := [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in expected.items() if then.get(k) != v]:
         raise InputError(f"--resume: the run in {path.parent} was another one ({'; '.join(changed)}).")
-    trainer.restore(arrays)
-    trainer.step = progress["step"]
-    return progress
+    return progress, arrays

@@ -79,7 +79,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """--help with the default behind every flag that has one; "default: None" would tell nobody anything."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Problems:

@@ -28,19 +28,21 @@ sys.path.insert(0, str(ROOT))
 from utils import HelpFormatter, InputError, Problems, atomic_write, read_lines, require_file, run
 
 SIDES = ("ours", "plain")
-TARGETS = {"train": 2.5, "predict": 3.0}  # ratios of the whole commands on two cores, with 6 layers of width 384
+TARGETS = {"train": 2.5, "predict": 3.0}
+WHOLE, WITHOUT, CPU = "whole command", "without start-up", "CPU, without start-up"
+MEASURES = {WHOLE: ("seconds", True), WITHOUT: ("seconds", False), CPU: ("cpu_seconds", False)}  # does start-up count?
 BUSY = 0.3  # load average above which the machine is not idle
 TUNING = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "FLAGS_")
-IMPORTS = "import train, predict; train.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
+IMPORTS = "import train, predict, modeling as m; m.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Time the main job against a plain loop.", formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(description="Time it against a plain loop.", formatter_class=HelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of the data files")
-    parser.add_argument("--model_name", required=True, help="model directory, or a name train.py knows")
-    parser.add_argument("--train_rows", type=int, default=1600, help="rows to train on, at most")
-    parser.add_argument("--dev_rows", type=int, default=1200, help="rows to score, at most")
-    parser.add_argument("--predict_rows", type=int, default=6000, help="texts to predict, at most")
+    parser.add_argument("--model_name", required=True, help="model directory with weights, or a name train.py knows")
+    parser.add_argument("--train_rows", type=int, default=640, help="rows to train on, at most")
+    parser.add_argument("--dev_rows", type=int, default=320, help="rows to score, at most")
+    parser.add_argument("--predict_rows", type=int, default=1280, help="texts to predict, at most")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the training rows")
     parser.add_argument("--batch_size", type=int, default=32, help="rows per step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a text that are read")
@@ -54,7 +56,8 @@ def parse_args():
 def write_data(args, directory):
     """The rows both sides get, in a data directory of their own; returns how many of each there are."""
     counts = {}
-    for name, limit in (("train", args.train_rows), ("dev", args.dev_rows), ("data", args.predict_rows), ("label", None)):
+    limits = {"train": args.train_rows, "dev": args.dev_rows, "data": args.predict_rows, "label": None}
+    for name, limit in limits.items():
         path, problems = args.dataset_dir / f"{name}.txt", Problems()
         require_file(path, "The benchmark needs train.txt, dev.txt, data.txt and label.txt.")
         lines = [line for _, line in read_lines(path, problems) if line.strip()]
@@ -72,14 +75,12 @@ def commands(args, work, seed):
     model = Path(args.model_name).resolve() if Path(args.model_name).is_dir() else args.model_name
     settings = ["--model_name", model, "--epochs", args.epochs, "--seed", seed]
     settings += ["--learning_rate", args.learning_rate, "--head_learning_rate", args.head_learning_rate]
-    save = {side: ["--save_dir", work / side] for side in SIDES}
-    checkpoint = ["--params_path", work / "ours"]
-    cpu = ["--device", "cpu"]
+    checkpoint, cpu = ["--params_path", work / "ours"], ["--device", "cpu"]
     return {
         "start-up": {"ours": ["-c", IMPORTS], "plain": ["benchmarks/plain_loop.py", "--help"]},
         "train": {
-            "ours": ["train.py", *data, *settings, *save["ours"], *cpu],
-            "plain": ["benchmarks/plain_loop.py", "train", *data, *settings, *save["plain"]],
+            "ours": ["train.py", *data, *settings, "--save_dir", work / "ours", *cpu],
+            "plain": ["benchmarks/plain_loop.py", "train", *data, *settings, "--save_dir", work / "plain"],
         },
         "predict": {
             "ours": ["predict.py", *data, *checkpoint, *cpu, "--output_file", work / "ours.jsonl"],
@@ -89,16 +90,14 @@ def commands(args, work, seed):
 
 
 def timed(arguments):
-    """Run a command in the repository's root: {"seconds", "cpu_seconds"}; the latter over all its threads."""
+    """Run a Python command in the repository's root: {"seconds", "cpu_seconds"}, the latter over all its threads."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise InputError(f"{' '.join(map(str, arguments))} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+        raise InputError(f"{' '.join(command)} failed:\n{done.stdout[-2000:].decode(errors='replace')}")
     return {"seconds": seconds, "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
@@ -120,17 +119,24 @@ def agreement(work):
     return mean(a == b for a, b in zip(ours, plain))
 
 
-def summarise(runs, startup, task):
-    """Per repetition (ours, plain, ratio) of a task: of the whole command, and without start-up; then of CPU time."""
-    table = {}
-    for name, key, less in (
-        ("whole command", "seconds", dict.fromkeys(SIDES, 0)),
-        ("without start-up", "seconds", startup),
-        ("CPU seconds, whole command", "cpu_seconds", dict.fromkeys(SIDES, 0)),
-    ):
+def summarise(runs, task):
+    """Measure -> {"repetitions": [{"ours", "plain", "ratio"}, ...], "median_ratio"}."""
+    result = {}
+    for measure, (key, with_startup) in MEASURES.items():
+        less = {side: 0 if with_startup else median(one["start-up"][side][key] for one in runs) for side in SIDES}
         rows = [{side: one[task][side][key] - less[side] for side in SIDES} for one in runs]
-        table[name] = [row | {"ratio": row["plain"] / row["ours"]} for row in rows]
-    return table
+        rows = [row | {"ratio": row["plain"] / row["ours"]} for row in rows]
+        result[measure] = {"repetitions": rows, "median_ratio": median(row["ratio"] for row in rows)}
+    return result
+
+
+def print_table(task, summary):
+    print(f"\n{task:<10}" + "".join(f"{measure:>28}" for measure in summary))
+    print("repetition" + f"{'ours':>12}{'plain':>9}{'ratio':>7}" * len(summary))
+    for i, rows in enumerate(zip(*(measure["repetitions"] for measure in summary.values())), start=1):
+        print(f"{i:>10}" + "".join(f"{row['ours']:12.1f}{row['plain']:9.1f}{row['ratio']:7.2f}" for row in rows))
+    print(f"{'median':<10}" + "".join(f"{measure['median_ratio']:28.2f}" for measure in summary.values()))
+    print(f"target of the whole command, on two cores with 6 layers of width 384: {TARGETS[task]}")
 
 
 def main():
@@ -156,17 +162,10 @@ def main():
             one["agreement"] = agreement(work)
             runs.append(one)
 
-    startup = {side: median(one["start-up"][side]["seconds"] for one in runs) for side in SIDES}
-    print(f"\n{results['rows']}, {results['cores']} cores, start-up {startup['ours']:.1f} and {startup['plain']:.1f} s")
-    for task, target in TARGETS.items():
-        results[task] = summarise(runs, startup, task)
-        for name, rows in results[task].items():
-            print(f"\n{task}, {name}\n{'repetition':>10} {'ours':>8} {'plain':>8} {'ratio':>6}")
-            for i, row in enumerate(rows, start=1):
-                print(f"{i:10} {row['ours']:8.1f} {row['plain']:8.1f} {row['ratio']:6.2f}")
-            results[task][name] = {"repetitions": rows, "median_ratio": median(row["ratio"] for row in rows)}
-            goal = f"   target {target}" if name == "whole command" else ""
-            print(f"{'median':>10} {results[task][name]['median_ratio']:24.2f}{goal}")
+    print(f"\nrows: {results['rows']}, cores: {results['cores']}; times in seconds")
+    for task in TARGETS:
+        results[task] = summarise(runs, task)
+        print_table(task, results[task])
     print(f"\ndev scores, mean of {len(runs)}")
     for side in SIDES:
         scores = {name: mean(one["dev"][side][name] for one in runs) for name in ("micro_f1", "macro_f1")}

@@ -121,8 +121,7 @@ def test_tables_have_the_flags_and_defaults_of_help(readme, parsers):
         assert list(tables[script]) == list(expected), script
         for flag, default in expected.items():
             written = tables[script][flag]
-            # argparse's default 0 may be left out of --help, which a table need not do
-            assert written == default or (default == NONE and written in ("0", "0.0")), (script, flag)
+            assert written == default, (script, flag)
 
 
 def test_same_sections_markers_and_figures_in_both_languages():

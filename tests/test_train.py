@@ -28,7 +28,7 @@ def run_train(monkeypatch, paddle):
     """run_train(*flags) calls train.main() as the command line would, with QUICK's flags first."""
     import logging
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def call(*flags):
         for handler in logging.getLogger("hierarchical").handlers[:]:
@@ -37,7 +37,8 @@ def run_train(monkeypatch, paddle):
         run(train.main)
 
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def fails(run_train, capsys, *flags):
@@ -213,7 +214,7 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
         wait_for(process, "global step 7,")  # inside the first epoch
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
-    assert process.returncode == train.STOPPED and "continue with --resume" in rest and "Traceback" not in rest
+    assert process.returncode == 128 + signal.SIGTERM and "continue with --resume" in rest and "Traceback" not in rest
 
     with start(rows_dir, broken, *flags, "--resume") as process:
         wait_for(process, "Resuming after 0 epochs")
