@@ -39,10 +39,18 @@ def prepare_runtime(device):
     """Settings that count only before paddle is loaded; what the user has set in the environment stays."""
     warnings.filterwarnings("ignore")  # the libraries' own import-time noise
     settings = {"GLOG_minloglevel": "2", "FLAGS_use_stride_kernel": "0", "TOKENIZERS_PARALLELISM": "false"}
-    if device == "cpu" and (code_path := _mkl_code_path()):
-        settings["MKL_DEBUG_CPU_TYPE"] = code_path
+    if device == "cpu":
+        if code_path := _mkl_code_path():
+            settings["MKL_DEBUG_CPU_TYPE"] = code_path
+        # Left alone, paddle uses a single core. Several processes share the cores among themselves.
+        if "OMP_NUM_THREADS" not in os.environ and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) == 1:
+            settings["MKL_NUM_THREADS"] = str(_available_cores())
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _available_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _mkl_code_path(cpuinfo="/proc/cpuinfo"):

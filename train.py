@@ -150,7 +150,7 @@ def explain_zero(logger, scores, train, tree, args):
         f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
         f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
         f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher "
-        "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows within a minute "
+        "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
         "whether the labels can be learned from these texts."
     )
 

@@ -127,7 +127,8 @@ def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, how, nested):
 
 @pytest.mark.parametrize("name", ["m.pdparams", "m.safetensors"])
 @pytest.mark.parametrize(
-    "content", [b"hello", "权重\n".encode(), b"{}", b"\0" * 64, b"\xff" * 64, b"\x80\x04", b"\x80\x04\x8e" + b"\xff" * 8]
+    "content",
+    [b"hello", "权重\n".encode(), b"{}", b"\0" * 64, b"\xff" * 64, b"\x80\x04", b"\x80\x04\x8e" + b"\xff" * 8],
 )
 def test_foreign_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
@@ -423,6 +424,7 @@ def test_mkl_code_path(tmp_path, cpuinfo, code_path):
 def test_prepare_runtime_overrides_nothing(monkeypatch):
     monkeypatch.setattr(modeling, "_mkl_code_path", lambda: "7")
     names = ["GLOG_minloglevel", "FLAGS_use_stride_kernel", "TOKENIZERS_PARALLELISM", "MKL_DEBUG_CPU_TYPE"]
+    names.append("MKL_NUM_THREADS")
     monkeypatch.setattr(os, "environ", dict.fromkeys(names, "mine"))
     prepare_runtime("cpu")
     assert os.environ == dict.fromkeys(names, "mine")
@@ -431,6 +433,16 @@ def test_prepare_runtime_overrides_nothing(monkeypatch):
     assert "GLOG_minloglevel" in os.environ and "MKL_DEBUG_CPU_TYPE" not in os.environ
     prepare_runtime("cpu")
     assert os.environ["MKL_DEBUG_CPU_TYPE"] == "7"
+
+
+@pytest.mark.parametrize(
+    "others, threads", [({}, "3"), ({"OMP_NUM_THREADS": "1"}, None), ({"PADDLE_TRAINERS_NUM": "2"}, None)]
+)
+def test_a_single_process_uses_all_cores_unless_told_otherwise(monkeypatch, others, threads):
+    monkeypatch.setattr(modeling, "_available_cores", lambda: 3)
+    monkeypatch.setattr(os, "environ", dict(others))
+    prepare_runtime("cpu")
+    assert os.environ.get("MKL_NUM_THREADS") == threads
 
 
 def test_a_missing_device_is_replaced_with_a_warning(paddle, monkeypatch):
