@@ -310,10 +310,12 @@ def test_two_processes_share_the_rows(call, monkeypatch, tmp_path):
     for rank in ("0", "1"):
         monkeypatch.setenv("PADDLE_TRAINER_ID", rank)
         result = call("--output_file", "new.jsonl", "--batch_size", 3)
-        assert any("cat new.part-*-of-0002.jsonl > new.jsonl" in line for line in result.log) == (rank == "0")
+        assert any("xargs cat < new.jsonl.parts > new.jsonl" in line for line in result.log) == (rank == "0")
         assert any("blank rows: 1 " in line for line in result.log) == (rank == "0")
         parts += (tmp_path / f"new.part-000{rank}-of-0002.jsonl").read_bytes()
     assert parts == whole and not (tmp_path / "new.jsonl").exists()
+    names = (tmp_path / "new.jsonl.parts").read_text().split()
+    assert names == ["new.part-0000-of-0002.jsonl", "new.part-0001-of-0002.jsonl"]
     assert "one process" in call("--data_file", "-", "--output_file", "new.jsonl").error
     assert "one process" in call("--output_file", "-").error
 

@@ -203,7 +203,7 @@ def test_the_libraries_own_saved_form_loads(tmp_path):
 def test_needs_neither_paddle_nor_paddlenlp(tmp_path):
     folders = [write_model(tmp_path)] + [path for path in [MODELS / "ernie-m-small"] if path.is_dir()]
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('paddle', 'paddlenlp', 'numpy', 'tokenizers')))\n"
+        "import sys; sys.modules.update(dict.fromkeys(('paddle', 'paddlenlp', 'tokenizers')))\n"
         "from tokenizer import load_tokenizer\n"
         f"for folder in {list(map(str, folders))}: load_tokenizer(folder, 9).encode(['北京'])"
     )
