@@ -13,6 +13,7 @@ source .venv/bin/activate
 stamp=.venv/installed-$requirements
 if ! cat requirements*.txt | cmp -s - "$stamp"; then
     echo "Installing $requirements into .venv (a few minutes the first time) ..."
-    python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    # --use-pep517: the pip that comes with Python 3.10 would build old packages in a way that fails
+    python -m pip install --quiet --disable-pip-version-check --use-pep517 -r "$requirements"
     cat requirements*.txt > "$stamp"
 fi
