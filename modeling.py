@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from metric import DECODINGS, Decision, Scores, decide
+from tokenizer import load_tokenizer
 from utils import InputError, LabelTree, atomic_write, get_logger, length_sorted_batches, pad, require_file
 
 WEIGHTS, PICKLED_WEIGHTS, DECISION = "model.safetensors", "model_state.pdparams", "decision.json"
@@ -240,16 +241,23 @@ def model_directory(name):
     return home
 
 
-def read_config(directory):
-    """The library's configuration object of a model directory."""
+def read_config_file(directory):
+    """config.json of a model directory as a dict whose model_type is supported; needs no paddle."""
     path = Path(directory) / "config.json"
     require_file(path, MODEL_FILES)
     try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("model_type")
     except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model configuration ({error}).") from None
     if kind not in ARCHITECTURES:
         raise InputError(f"{path}: model_type is {kind!r}; supported are {', '.join(ARCHITECTURES)}.")
+    return config
+
+
+def read_config(directory):
+    """The library's configuration object of a model directory."""
+    kind = read_config_file(directory)["model_type"]
     import paddlenlp.transformers as library
 
     return getattr(library, ARCHITECTURES[kind].replace("ForSequenceClassification", "Config")).from_pretrained(
@@ -305,6 +313,17 @@ def score(model, tree, rows, ids, pad_id, decision, batch_size, progress=None, r
         losses = (np.logaddexp(0, logits) - logits * gold).mean(1)  # binary cross-entropy of logits
         scores.update(decide(sigmoid(logits), tree, decision), gold, losses)
     return scores
+
+
+def probability_windows(model, tokenizer, rows, batch_size, name):
+    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(rows.texts), desc=name, disable=None, leave=False) as bar:
+        for start in range(0, len(rows.texts), WINDOW):
+            window = range(start, min(start + WINDOW, len(rows.texts)))
+            ids = tokenizer.encode([rows.texts[i] for i in window])
+            yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
 
 
 def sigmoid(logits):
@@ -389,6 +408,20 @@ def read_settings(directory):
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
     return tree, max_seq_length, decision
+
+
+def open_checkpoint(directory, max_seq_length=None):
+    """(LabelTree, tokenizer, stored Decision) of a checkpoint; needs no paddle. Raises InputError if it is not one.
+
+    max_seq_length: replaces the one of the training, with a warning; the tokenizer holds the one in force.
+    """
+    tree, trained, decision = read_settings(directory)
+    length = max_seq_length or trained
+    if length != trained:
+        get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")
+    if length > (limit := read_config_file(directory).get("max_position_embeddings", length)):
+        raise InputError(f"--max_seq_length {length}: this model reads at most {limit} tokens.")
+    return tree, load_tokenizer(directory, length), decision
 
 
 def save_checkpoint(directory, model, tokenizer, tree, decision):

@@ -38,13 +38,12 @@ from modeling import (
     decision_from_arguments,
     find_weights,
     load_checkpoint,
+    open_checkpoint,
     predict_logits,
-    read_settings,
     require_same_labels,
     set_device,
     sigmoid,
 )
-from tokenizer import load_tokenizer
 from utils import (
     HelpFormatter,
     InputError,
@@ -298,12 +297,8 @@ def main():
     args = parse_args()
     rank, world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
     logger = get_logger()
-    tree, max_seq_length, decision = read_settings(args.params_path)
-    decision = decision_from_arguments(args, decision)
-    if args.max_seq_length not in (None, max_seq_length):
-        logger.warning(f"--max_seq_length {args.max_seq_length}: the model was trained with {max_seq_length}")
-        max_seq_length = args.max_seq_length
-    tokenizer = load_tokenizer(args.params_path, max_seq_length)
+    tree, tokenizer, stored = open_checkpoint(args.params_path, args.max_seq_length)
+    decision = decision_from_arguments(args, stored)
     if args.dataset_dir:
         require_same_labels(tree, Path(args.dataset_dir) / args.label_file)
 
@@ -320,7 +315,7 @@ def main():
     if args.resume and path.exists() and not Path(f"{path}.part").exists():
         logger.info(f"{path} is complete; remove it to predict again")
         return
-    settings = {"max_seq_length": max_seq_length, "batch_size": args.batch_size, "floor": args.floor}
+    settings = {"max_seq_length": tokenizer.max_seq_length, "batch_size": args.batch_size, "floor": args.floor}
     settings |= {"rows": [start, stop], **decision.to_dict()}
     if isinstance(path, Path):
         settings |= {
@@ -334,9 +329,6 @@ def main():
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         model = load_checkpoint(args.params_path)
-        if max_seq_length > model.config.max_position_embeddings:
-            limit = model.config.max_position_embeddings
-            raise InputError(f"--max_seq_length {max_seq_length}: this model reads at most {limit} tokens.")
         write_row = FORMATS[path.suffix] if isinstance(path, Path) else jsonl_row
         # Without a file the log is the result; with one it shows what the first rows look like.
         to_log = sys.maxsize if not path else LOGGED_ROWS * (path != "-" and rank == 0 and not args.quiet)

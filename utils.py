@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from itertools import chain
@@ -140,6 +141,18 @@ def require_file(path, hint):
         raise InputError(f"{path}: no such file.{there} {hint}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. {hint}")
+
+
+def require_writable(path, flag, inputs):
+    """Raise InputError now if a file could not be written after all the work, or would replace one that is read."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory. {flag} names a file to write.")
+    if path.resolve() in [source.resolve() for source in inputs]:
+        raise InputError(f"{path}: {flag} would overwrite the rows it is made from. Give it another name.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}). Check {flag} and your rights.") from None
 
 
 def read_lines(path, problems):
@@ -322,6 +335,14 @@ def load_rows(path, tree, unlabelled="error"):
     if not rows:
         raise InputError(f"{path}: no labelled row in it. A row is: text<TAB>label,label,...")
     return Rows([row.text for row in rows], [row.labels for row in rows], seen["blank"], seen["unlabelled"])
+
+
+def load_reported(path, tree, logger):
+    """The labelled rows of a file (utils.Rows); what is passed over is reported."""
+    rows = load_rows(path, tree, unlabelled="skip")
+    if rows.blank or rows.unlabelled:
+        logger.warning(f"{path.name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+    return rows
 
 
 def read_rows(path, tree, problems, seen):

@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from itertools import chain
 from pathlib import Path
 
@@ -29,19 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from metric import CRITERIA, Scores, decide, tuned_decision
 from modeling import (
     DECISION,
-    WINDOW,
     add_decision_arguments,
     decision_from_arguments,
     load_checkpoint,
-    predict_logits,
-    read_settings,
+    open_checkpoint,
+    probability_windows,
     require_same_labels,
     set_device,
-    sigmoid,
     write_settings,
 )
-from tokenizer import load_tokenizer
-from utils import HelpFormatter, InputError, atomic_write, get_logger, load_rows, run
+from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, require_writable, run
 
 FLAT = str.maketrans("\t\r\n", "   ")  # what would break a row of the bad cases
 
@@ -73,37 +69,6 @@ def parse_args():
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
     return args
-
-
-def load_reported(path, tree, logger):
-    """The labelled rows of a file (utils.Rows); what is passed over is reported."""
-    rows = load_rows(path, tree, unlabelled="skip")
-    if rows.blank or rows.unlabelled:
-        logger.warning(f"{path.name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
-    return rows
-
-
-def require_writable(path, flag, inputs):
-    """Raise InputError now if a file could not be written after all the work, or would replace one that is read."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory. {flag} names a file to write.")
-    if path.resolve() in [source.resolve() for source in inputs]:
-        raise InputError(f"{path}: {flag} would overwrite the rows it is made from. Give it another name.")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}). Check {flag} and your rights.") from None
-
-
-def probability_windows(model, tokenizer, rows, batch_size, name):
-    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(rows.texts), desc=name, disable=None, leave=False) as bar:
-        for start in range(0, len(rows.texts), WINDOW):
-            window = range(start, min(start + WINDOW, len(rows.texts)))
-            ids = tokenizer.encode([rows.texts[i] for i in window])
-            yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
 
 
 def score_rows(model, tokenizer, tree, rows, decision, batch_size, name):
@@ -180,15 +145,10 @@ def write_bad_cases(path, tree, rows, bad_cases):
 def main():
     args = parse_args()
     logger, directory = get_logger(), Path(args.dataset_dir)
-    tree, max_seq_length, stored = read_settings(args.params_path)
+    tree, tokenizer, stored = open_checkpoint(args.params_path, args.max_seq_length)
     decision = decision_from_arguments(args, stored)
     if args.tune_threshold and decision.top_k:
         raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
-    max_seq_length = args.max_seq_length or max_seq_length
-    try:
-        tokenizer = load_tokenizer(args.params_path, max_seq_length)
-    except ValueError as error:
-        raise InputError(f"{error}.") from None
     if not directory.is_dir():
         raise InputError(f"--dataset_dir {directory}: no such directory.")
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
@@ -215,15 +175,12 @@ def main():
 
     set_device(args.device)
     model = load_checkpoint(args.params_path)
-    if max_seq_length > model.config.max_position_embeddings:
-        limit = model.config.max_position_embeddings
-        raise InputError(f"--max_seq_length {max_seq_length}: this model reads at most {limit} tokens.")
     logger.info("-----Evaluate model-------")
     for name, part in rows.items():
         logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
     if args.tune_threshold:
         decision = tune(model, tokenizer, tree, rows["dev"], decision, args, logger)
-        write_settings(args.params_path, tree, max_seq_length, decision)
+        write_settings(args.params_path, tree, tokenizer.max_seq_length, decision)
     scores = {}
     for name, part in rows.items():
         scores[name], bad_cases = score_rows(model, tokenizer, tree, part, decision, args.batch_size, name)
@@ -238,7 +195,7 @@ def main():
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
     if args.output_json:
-        settings = {"max_seq_length": max_seq_length, **decision.to_dict()}
+        settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
         with atomic_write(args.output_json) as file:
             everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}

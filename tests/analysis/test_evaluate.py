@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import modeling
 from analysis import evaluate
 from metric import Decision
 from modeling import read_settings, write_settings
@@ -109,15 +110,14 @@ def checkpoint(tmp_path, monkeypatch):
         progress(len(texts))
         return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
 
-    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=256))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: model)
-    monkeypatch.setattr(evaluate, "load_tokenizer", lambda *_: SimpleNamespace(pad_id=0, encode=list))
-    monkeypatch.setattr(evaluate, "predict_logits", predict_logits)
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
+    monkeypatch.setattr(modeling, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n))
+    monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"-")
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "ernie", "max_position_embeddings": 256}')
     write_settings(folder, TREE, 128, Decision())
     return folder
 
@@ -153,7 +153,7 @@ def refused(call, capsys, monkeypatch):
 
 @pytest.mark.parametrize("window", [1, 3, 4096])
 def test_printed_text_and_bad_cases(data, checkpoint, call, printed, monkeypatch, window):
-    monkeypatch.setattr(evaluate, "WINDOW", window)
+    monkeypatch.setattr(modeling, "WINDOW", window)
     call(data, checkpoint)
     assert printed == PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
     assert (data / "bad_case.txt").read_bytes().decode() == BAD_CASES
@@ -240,7 +240,7 @@ def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, m
     def shy(model, texts, pad_id, batch_size, progress):  # probabilities 0.27 for gold and 0.05 for other labels
         return np.array([[-1.0 if i in {**rows, **TRAIN}[text] else -3.0 for i in range(len(TREE))] for text in texts])
 
-    monkeypatch.setattr(evaluate, "predict_logits", shy)
+    monkeypatch.setattr(modeling, "predict_logits", shy)
     write_settings(checkpoint, TREE, 128, Decision(decoding="topdown"))
     call(data, checkpoint, "--tune_threshold", how)
     assert "Accuracy in dev dataset: 100.00%" in printed
