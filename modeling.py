@@ -286,21 +286,26 @@ def predict_logits(model, ids, pad_id, batch_size, progress=None):
 
     progress: called with the number of rows done after each batch.
     """
+    return _outputs(model, model, model.config.num_labels, ids, pad_id, batch_size, progress)
+
+
+def _outputs(model, forward, width, ids, pad_id, batch_size, progress):
+    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]."""
     import paddle
 
     was_training = model.training
     model.eval()
-    logits = np.zeros((len(ids), model.config.num_labels), np.float32)
+    outputs = np.zeros((len(ids), width), np.float32)
     with paddle.no_grad():
         for batch in length_sorted_batches([len(row) for row in ids], batch_size):
-            logits[batch] = model(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
-            if not np.isfinite(logits[batch]).all():
+            outputs[batch] = forward(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
+            if not np.isfinite(outputs[batch]).all():
                 raise InputError("the model's outputs are not finite: its training diverged; use a lower learning rate")
             if progress:
                 progress(len(batch))
     if was_training:
         model.train()
-    return logits
+    return outputs
 
 
 def score(model, tree, rows, ids, pad_id, decision, batch_size, progress=None, rank=0, world=1):
@@ -324,6 +329,21 @@ def probability_windows(model, tokenizer, rows, batch_size, name):
             window = range(start, min(start + WINDOW, len(rows.texts)))
             ids = tokenizer.encode([rows.texts[i] for i in window])
             yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
+
+
+def encode_features(model, tokenizer, texts, batch_size, name):
+    """float32 features [N, hidden size] of texts, in the order given, with a progress bar on a terminal.
+
+    A text's feature is what the classifier layer sees of it: the pooled [CLS] vector, without dropout.
+    """
+    from tqdm import tqdm
+
+    encoder, width = getattr(model, model.base_model_prefix), model.config.hidden_size
+    ids = tokenizer.encode(texts)
+    with tqdm(total=len(texts), desc=name, disable=None, leave=False) as bar:
+        return _outputs(
+            model, lambda **inputs: encoder(**inputs)[1], width, ids, tokenizer.pad_id, batch_size, bar.update
+        )
 
 
 def sigmoid(logits):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from modeling import (
     PICKLED_WEIGHTS,
     WEIGHTS,
     build_model,
+    encode_features,
     find_weights,
     load_checkpoint,
     load_weights,
@@ -376,6 +378,19 @@ def test_logits_do_not_depend_on_batch_mates_or_order(paddle, family):
         np.testing.assert_allclose(predict_logits(model, ids, 0, batch_size), alone, atol=1e-5)
         shuffled = predict_logits(model, [ids[i] for i in order], 0, batch_size)
         np.testing.assert_allclose(shuffled, alone[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
+def test_features_are_what_the_classifier_sees(paddle, family):
+    model = tiny_model(paddle, family=family)
+    tokenizer = SimpleNamespace(pad_id=0, encode=lambda texts: [[1, *(3 + ord(c) % 40 for c in t), 2] for t in texts])
+    model.train()
+    features = encode_features(model, tokenizer, TEXTS[:4], batch_size=2, name="encode")
+    assert features.shape == (4, 16) and features.dtype == np.float32 and model.training
+    weight, bias = model.classifier.weight.numpy(), model.classifier.bias.numpy()
+    logits = predict_logits(model, tokenizer.encode(TEXTS[:4]), 0, batch_size=3)
+    np.testing.assert_allclose(features @ weight + bias, logits, atol=1e-5)
+    assert encode_features(model, tokenizer, [], 2, "encode").shape == (0, 16)
 
 
 def test_predict_logits_leaves_the_model_as_it_was(paddle):
