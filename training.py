@@ -50,15 +50,22 @@ def train_batches(lengths, batch_size, seed, epoch):
     return batches
 
 
-def speed_up_bias_gradients(paddle, model):
-    """For CPUs: make every linear layer's bias gradient a matrix product, x W + 1 b instead of x W + b.
+def affine(x, weight, bias):
+    """x W + b as two matrix products, x W + 1 b.
 
-    Paddle's own gradient of a broadcast sum is slow there: this saves 8 % of a training step (6 layers x 384 units).
+    Paddle's own gradient of a broadcast sum is slow on CPUs: this saves 8 % of a training step (6 layers x 384 units).
     """
+    import paddle
+
+    ones = paddle.ones([*x.shape[:-1], 1], x.dtype)
+    return paddle.matmul(x, weight) + paddle.matmul(ones, bias.unsqueeze(0))
+
+
+def speed_up_bias_gradients(paddle, model):
+    """For CPUs: make every linear layer's bias gradient a matrix product, see `affine`."""
 
     def forward(layer, x):
-        ones = paddle.ones([*x.shape[:-1], 1], x.dtype)
-        return paddle.matmul(x, layer.weight) + paddle.matmul(ones, layer.bias.unsqueeze(0))
+        return affine(x, layer.weight, layer.bias)
 
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.Linear):
