@@ -266,19 +266,45 @@ def read_config(directory):
 
 
 def build_model(config):
-    """A model with random parameters for the configuration: token ids in, logits [n, num_labels] out."""
+    """A model with random parameters for the configuration: token ids in, logits [n, num_labels] out.
+
+    A configuration with `head_dim` is that of a pruned network (see prune.py): num_attention_heads x head_dim need not
+    be hidden_size. The library knows no such thing, so its attention layers are narrowed here.
+    """
     import paddlenlp.transformers as library
 
-    return getattr(library, ARCHITECTURES[config.model_type])(config)
+    network, head_dim = getattr(library, ARCHITECTURES[config.model_type]), getattr(config, "head_dim", None)
+    if head_dim is None:
+        return network(config)
+    heads = config.num_attention_heads
+    config.num_attention_heads = 1  # fits every hidden size
+    model = network(config)
+    config.num_attention_heads = heads
+    for layer in model.base_model.encoder.layers:
+        attention = layer.self_attn
+        attention.num_heads, attention.head_dim = heads, head_dim
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(attention, name, _linear(config.hidden_size, heads * head_dim))
+        attention.out_proj = _linear(heads * head_dim, config.hidden_size)
+    return model
+
+
+def _linear(n_inputs, n_outputs):
+    import paddle
+
+    return paddle.nn.Linear(n_inputs, n_outputs)
 
 
 def model_inputs(ids, pad_id):
-    """Lists of token ids -> the model's keyword arguments: padded ids and the mask that hides the padding."""
+    """Lists of token ids -> the model's keyword arguments: padded ids and the mask that hides the padding.
+
+    "[PAD]" spelt out in a text is hidden too, as in an exported graph, which has only the ids to tell by.
+    """
     import paddle
 
     padded = pad(ids, pad_id)
-    mask = np.arange(padded.shape[1]) < np.array([[len(row)] for row in ids])
-    return {"input_ids": paddle.to_tensor(padded), "attention_mask": paddle.to_tensor(mask.astype(np.int64))}
+    mask = (padded != pad_id).astype(np.int64)
+    return {"input_ids": paddle.to_tensor(padded), "attention_mask": paddle.to_tensor(mask)}
 
 
 def predict_logits(model, ids, pad_id, batch_size, progress=None):
