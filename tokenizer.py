@@ -44,7 +44,8 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
 
 
 class Tokenizer:
-    """What the families share; each adds `_split(text) -> words` and `_word_ids(word) -> ids`.
+    """What the families share. Each adds `_split(text) -> words`, `_pieces(word) -> [(start, end, id)]`, and
+    `_sources(text) -> [(word, the (start, end) in the text of each of its characters)]`, with the words of `_split`.
 
     Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `max_seq_length`, and `vocab` (dict, token to id).
     A special token spelt out in a text, such as "[SEP]", becomes that token's id, as it does in PaddleNLP.
@@ -78,6 +79,23 @@ class Tokenizer:
         """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
         return [len(self._ids(self._words(text))) + 2 for text in texts]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each id of `encode([text])[0]` comes from: (first character, character after its last).
+
+        [CLS] and [SEP] come from nowhere: (0, 0). One that has no character of its own, as the second full stop that
+        sentencepiece makes of an ellipsis, has an empty span. Spans never go back. Takes far longer than `encode`.
+        """
+        found = []
+        for i, (position, part) in enumerate(self._parts(text)):
+            if i % 2:
+                found.append((position, position + len(part)))
+                continue
+            for word, sources in self._sources(part):
+                for start, end, _ in self._pieces(word):
+                    first, last = sources[start][0], sources[end - 1][1]
+                    found.append((position + first, position + last))
+        return [(0, 0), *found[: self.max_seq_length - 2], (0, 0)]
+
     def save(self, directory: str | Path) -> None:
         """Copies the files this tokenizer was read from, so that `directory` serves without the model's."""
         for path in filter(Path.is_file, (self.directory / name for name in FILES)):
@@ -91,14 +109,28 @@ class Tokenizer:
     def _ids(self, words: list[str]) -> list[int]:
         return list(chain.from_iterable(map(self._ids_of.__getitem__, words)))
 
+    def _word_ids(self, word: str) -> tuple[int, ...]:
+        return tuple(index for _, _, index in self._pieces(word))
+
     def _words(self, text: str) -> list[str]:
         """A text's words, special tokens among them."""
-        part, *rest = self._special.split(text)  # text, special token, text, …, special token, text
-        words = self._split(part.rstrip() if rest else part)  # special tokens swallow the blanks beside them
-        for i in range(0, len(rest), 2):
-            last = i + 2 == len(rest)
-            words += [rest[i], *self._split(rest[i + 1].lstrip() if last else rest[i + 1].strip())]
+        words = []
+        for i, (_, part) in enumerate(self._parts(text)):
+            words += [part] if i % 2 else self._split(part)
         return words
+
+    def _parts(self, text: str) -> list[tuple[int, str]]:
+        """(position, part) of text, special token, text, …, special token, text."""
+        parts, found, end = self._special.split(text), [], 0
+        for i, part in enumerate(parts):
+            end += len(part)
+            if i % 2 == 0 and i > 0:  # special tokens swallow the blanks beside them
+                part = part.lstrip()
+            start = end - len(part)
+            if i % 2 == 0 and i + 1 < len(parts):
+                part = part.rstrip()
+            found.append((start, part))
+        return found
 
 
 class ErnieTokenizer(Tokenizer):
@@ -122,10 +154,20 @@ class ErnieTokenizer(Tokenizer):
         return super()._first_ids(text, count)
 
     def _split(self, text: str) -> list[str]:
+        return self._normalize(text).split()
+
+    def _sources(self, text: str) -> list[tuple[str, list[tuple[int, int]]]]:
+        # Character by character the result is as long, only neighbouring marks may come in another order.
+        chars = [self._normalize(char) for char in text]
+        sources = [(i, i + 1) for i, char in enumerate(chars) for _ in char]
+        found = re.finditer(r"\S+", "".join(chars))
+        return [(word, sources[slice(*match.span())]) for word, match in zip(self._split(text), found)]
+
+    def _normalize(self, text: str) -> str:
         text = text.translate(self._clean)
         if self.lower:  # on the text, not in the tables: it puts neighbouring marks in order
             text = unicodedata.normalize("NFD", text)
-        return text.translate(self._part).split()
+        return text.translate(self._part)
 
     def _clean_char(self, code: int) -> str:
         """In lower case, without control characters, blanks all alike, CJK characters set apart."""
@@ -145,18 +187,18 @@ class ErnieTokenizer(Tokenizer):
             return ""
         return f" {char} " if category[0] in "PS" or char in OTHER_SYMBOLS else char
 
-    def _word_ids(self, word: str) -> tuple[int, ...]:
+    def _pieces(self, word: str) -> list[tuple[int, int, int]]:
         """WordPiece: the longest piece first; one part that is not in the vocabulary makes the word unknown."""
-        ids, start = [], 0
+        pieces, start = [], 0
         while start < len(word) <= LONGEST_WORD:
             for end in range(min(len(word), start + self._longest_piece), start, -1):
                 if (piece := word[:end] if start == 0 else "##" + word[start:end]) in self.vocab:
                     break
             else:
-                return (self.unk_id,)
-            ids.append(self.vocab[piece])
+                return [(0, len(word), self.unk_id)]
+            pieces.append((start, end, self.vocab[piece]))
             start = end
-        return tuple(ids) or (self.unk_id,)
+        return pieces or [(0, len(word), self.unk_id)]
 
 
 class BertTokenizer(ErnieTokenizer):
@@ -185,23 +227,43 @@ class ErnieMTokenizer(Tokenizer):
             raise InputError(f"{path}: not a readable sentencepiece model ({error}): {COPY}") from None
 
     def _split(self, text: str) -> list[str]:
-        text = "".join(map(str.lower, text)) if self.lower else text
-        text = text.encode("utf-8", "ignore").decode()  # without lone surrogates, which sentencepiece cannot take
-        return self._sentencepiece.encode(text, out_type=str)
+        return self._sentencepiece.encode(self._readable(text), out_type=str)
 
-    def _word_ids(self, word: str) -> tuple[int, ...]:
-        tokens, start = [], 0
+    def _readable(self, text: str) -> str:
+        text = "".join(map(str.lower, text)) if self.lower else text
+        return text.encode("utf-8", "ignore").decode()  # without lone surrogates, which sentencepiece cannot take
+
+    def _sources(self, text: str) -> list[tuple[str, list[tuple[int, int]]]]:
+        origin = [i for i, char in enumerate(text) for _ in self._readable(char)]
+        found = self._sentencepiece.encode(self._readable(text), return_type="offset_mapping")
+        words = []
+        for word, (start, end) in zip(found["pieces"], found["offsets"]):
+            covered = [(origin[i], origin[i] + 1) for i in range(start, end)]
+            # ▁ stands for a blank, or at the start of the text for nothing.
+            if word[0] == "▁" and len(word) == len(covered) + 1:
+                covered = [(origin[start] if covered else 0,) * 2, *covered]
+            if len(word) != len(covered):  # such as ㈱, which is read as (株): they share what they come from
+                first = origin[start] if start < len(origin) else len(text)
+                covered = [(first, covered[-1][1] if covered else first)] * len(word)
+            words.append((word, covered))
+        return words
+
+    def _pieces(self, word: str) -> list[tuple[int, int, int]]:
+        cuts, start = [], 0
         for i, char in enumerate(word):
             if "\u4e00" <= char <= "\u9fff" or char in ",;:.?!~，；：。？！《》【】":
-                tokens += [word[start:i], char]
+                cuts += [(start, i), (i, i + 1)]
                 start = i + 1
             elif i and char != "▁" and char.isdigit() != word[i - 1].isdigit():
-                tokens.append(word[start:i])
+                cuts.append((start, i))
                 start = i
-        tokens.append(word[start:])
+        cuts.append((start, len(word)))
         # A lone ▁ is no token, except at the end of a longer piece: PaddleNLP's rule, and the model's training.
-        tokens = [t for i, t in enumerate(tokens) if t and (t != "▁" or 0 < i == len(tokens) - 1)]
-        return tuple(self.vocab.get(token, self.unk_id) for token in tokens)
+        return [
+            (start, end, self.vocab.get(word[start:end], self.unk_id))
+            for i, (start, end) in enumerate(cuts)
+            if start < end and (word[start:end] != "▁" or 0 < i == len(cuts) - 1)
+        ]
 
 
 class _Remembered(dict):

@@ -181,6 +181,36 @@ def test_special_tokens_may_have_other_names(tmp_path):
     assert (tokenizer.pad_id, tokenizer.unk_id) == (0, 3)
 
 
+# ---- where the ids come from -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "zh-6l", "ernie-m-small"])
+def test_every_id_has_a_span_and_spans_never_go_back(tmp_path, name):
+    folder = write_model(tmp_path / "model") if name == "tiny" else shared_model(name)
+    tokenizer = load_tokenizer(folder, 20)
+    for text in ODD_TEXTS:
+        spans = tokenizer.spans(text)
+        assert len(spans) == len(tokenizer.encode([text])[0]), repr(text)
+        inner = spans[1:-1]
+        assert spans[0] == spans[-1] == (0, 0)
+        assert all(0 <= start <= end <= len(text) for start, end in inner), repr(text)
+        assert all(one[0] <= other[0] and one[1] <= other[1] for one, other in zip(inner, inner[1:])), repr(text)
+
+
+@pytest.mark.parametrize(
+    "name, text, parts",
+    [
+        ("zh-6l", "北京 Hello，iPhone12 Café [SEP] x", "北 京 Hello ， iPhone 12 Ca fé [SEP] x"),
+        ("zh-6l", "ﬁne\u3000½ 天", "ﬁne ½ 天"),  # two unknown words: all of each
+        ("ernie-m-small", "北京ＡＢＣ iPhone12 [SEP] 天", "北 京 Ａ ＢＣ iPhone 12 [SEP] 天"),
+        ("ernie-m-small", "今天：㈱", "今 天 ： ㈱"),  # read as （株）
+    ],
+)
+def test_spans_by_hand(name, text, parts):
+    spans = load_tokenizer(shared_model(name), 64).spans(text)
+    assert [text[start:end].strip() for start, end in spans if text[start:end].strip()] == parts.split()
+
+
 @pytest.mark.parametrize("name", ["tiny", "ernie-m-small"])
 def test_saved_or_pickled_it_is_the_same(tmp_path, name):
     folder = write_model(tmp_path / "model") if name == "tiny" else shared_model(name)
