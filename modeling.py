@@ -269,7 +269,7 @@ def build_model(config):
     """A model with random parameters for the configuration: token ids in, logits [n, num_labels] out.
 
     A configuration with `head_dim` is that of a pruned network (see prune.py): num_attention_heads x head_dim need not
-    be hidden_size. The library knows no such thing, so its attention layers are narrowed here.
+    be hidden_size. The library knows no such thing, so its linear layers are replaced here.
     """
     import paddlenlp.transformers as library
 
@@ -284,8 +284,10 @@ def build_model(config):
         attention = layer.self_attn
         attention.num_heads, attention.head_dim = heads, head_dim
         for name in ("q_proj", "k_proj", "v_proj"):
-            setattr(attention, name, _linear(config.hidden_size, heads * head_dim))
-        attention.out_proj = _linear(heads * head_dim, config.hidden_size)
+            setattr(attention, name, _linear(hidden, heads * head_dim))
+        attention.out_proj = _linear(heads * head_dim, hidden)
+        layer.linear1 = _linear(hidden, config.intermediate_size)  # the library's ERNIE-M knows 4 x hidden_size only
+        layer.linear2 = _linear(config.intermediate_size, hidden)
     return model
 
 
