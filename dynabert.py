@@ -1,0 +1,162 @@
+"""A fine-tuned encoder whose attention heads and feed-forward neurons can be cut to a share of their number.
+
+The method of DynaBERT (Hou et al., 2020, DynaBERT: Dynamic BERT with Adaptive Width and Depth), for sigmoid outputs:
+
+    importance(model, batches)     what the loss would lose with each head and neuron
+    reorder(model, ...)            the most important come first; the model computes what it did before
+    set_width(model, fraction)     run with the first heads and neurons only: slices of the same parameters
+    distillation_loss(...)         how far such a sub-network is from its teacher
+    build_narrow, cut              a model of its own with the first heads and neurons
+
+Units are cut, hidden size and depth stay: a layer keeps fraction x its heads, and fraction x its neurons, rounded down.
+`model` is one of modeling.build_model, also one that has been cut before.
+"""
+
+import copy
+from functools import partial
+
+import numpy as np
+
+from modeling import build_model, model_inputs
+from training import affine
+from utils import multi_hot
+
+
+def encoder_layers(model):
+    return model.base_model.encoder.layers
+
+
+def kept(model, fraction=1):
+    """(heads, neurons) of a layer at a width: a fractions.Fraction, of which fraction x heads is a whole number."""
+    layer = encoder_layers(model)[0]  # all are alike; what set_width has done does not show in the weights
+    heads = layer.self_attn.out_proj.weight.shape[0] // layer.self_attn.head_dim
+    return int(heads * fraction), max(1, int(layer.linear2.weight.shape[0] * fraction))
+
+
+# ---- ranking ---------------------------------------------------------------------------------------------------------
+
+
+def importance(model, ids, labels, pad_id, batch_size, progress=None):
+    """(heads float64 [layers, heads], neurons float64 [layers, neurons]): what each one's output is worth to the loss.
+
+    ids, labels: token ids and class indices of the rows. The sum over batches of |dL/dm|, where m = 1 scales the unit's
+    output and L is the binary cross-entropy: to first order what the loss changes by when the unit is taken out (heads:
+    Michel, Levy and Neubig, 2019; neurons: Molchanov et al., 2017). As the output goes only through the unit's rows of
+    the next matrix, dL/dm is the sum of weight x gradient over these rows. Dropout is off.
+    """
+    import paddle
+
+    layers, was_training = encoder_layers(model), model.training
+    model.eval()
+    scores = [np.zeros((len(layers), units)) for units in kept(model)]
+    for start in range(0, len(ids), batch_size):
+        batch = slice(start, start + batch_size)
+        targets = paddle.to_tensor(multi_hot(labels[batch], model.config.num_labels), "float32")
+        loss = paddle.nn.functional.binary_cross_entropy_with_logits(model(**model_inputs(ids[batch], pad_id)), targets)
+        loss.backward()
+        for i, layer in enumerate(layers):
+            for score, linear in zip(scores, (layer.self_attn.out_proj, layer.linear2)):
+                score[i] += np.abs(unit_gradients(linear.weight.numpy(), linear.weight.grad.numpy(), score.shape[1]))
+        model.clear_gradients()
+        if progress:
+            progress(len(ids[batch]))
+    if was_training:
+        model.train()
+    return scores
+
+
+def unit_gradients(weight, gradient, units):
+    """dL/dm of `units` equal groups of rows: weight x gradient [rows, columns] summed per group, float64 [units]."""
+    products = weight.astype(np.float64) * gradient
+    return products.reshape(units, -1).sum(1)
+
+
+def reorder(model, heads, neurons):
+    """Sort every layer's heads and neurons by falling importance (arrays of `importance`), in place."""
+    for layer, head_scores, neuron_scores in zip(encoder_layers(model), heads, neurons):
+        attention = layer.self_attn
+        order = np.argsort(-head_scores, kind="stable")
+        units = (order[:, None] * attention.head_dim + np.arange(attention.head_dim)).ravel()
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+            _permute(linear, columns=units)
+        _permute(attention.out_proj, rows=units)
+        order = np.argsort(-neuron_scores, kind="stable")
+        _permute(layer.linear1, columns=order)
+        _permute(layer.linear2, rows=order)
+
+
+def _permute(linear, rows=slice(None), columns=slice(None)):
+    linear.weight.set_value(linear.weight.numpy()[rows][:, columns])
+    linear.bias.set_value(linear.bias.numpy()[columns])
+
+
+# ---- widths ----------------------------------------------------------------------------------------------------------
+
+
+def set_width(model, fraction):
+    """From now on the model runs with the first heads and neurons only; gradients reach just these.
+
+    fraction: a fractions.Fraction, 1 for the full width.
+    """
+    import paddle
+
+    product = affine if paddle.get_device() == "cpu" else paddle.nn.functional.linear
+
+    def sliced(linear, rows, columns, x):
+        return product(x, linear.weight[:rows, :columns], linear.bias[:columns])
+
+    heads, neurons = kept(model, fraction)
+    for layer in encoder_layers(model):
+        attention = layer.self_attn
+        attention.num_heads, units = heads, heads * attention.head_dim
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+            linear.forward = partial(sliced, linear, None, units)
+        attention.out_proj.forward = partial(sliced, attention.out_proj, units, None)
+        layer.linear1.forward = partial(sliced, layer.linear1, None, neurons)
+        layer.linear2.forward = partial(sliced, layer.linear2, neurons, None)
+
+
+def build_narrow(model, fraction):
+    """A model of its own for one width of `model`, in eval mode; its parameters are random until `cut`."""
+    config = copy.deepcopy(model.config)
+    config.head_dim = encoder_layers(model)[0].self_attn.head_dim
+    config.num_attention_heads, config.intermediate_size = kept(model, fraction)
+    narrow = build_model(config)
+    narrow.eval()
+    return narrow
+
+
+def cut(model, narrow):
+    """Copy the first heads and neurons of `model` into `narrow`: the leading block of every parameter."""
+    wide = model.state_dict()
+    for name, parameter in narrow.state_dict().items():
+        block = tuple(slice(n) for n in parameter.shape)
+        parameter.set_value(wide[name].numpy()[block])
+
+
+# ---- distillation ----------------------------------------------------------------------------------------------------
+
+
+def distillation_loss(student, teacher, mask, targets, hidden_weight, hard_label_weight):
+    """The loss of one sub-network on one batch of n rows and L labels, a scalar tensor.
+
+    student, teacher: (logits [n, L], hidden states: embeddings and every layer, each [n, tokens, hidden size])
+    mask: int64 [n, tokens], 0 at the padding, which does not count; targets: float32 [n, L]
+
+    hidden_weight x sum over layers of the mean squared error of the hidden states
+    + binary cross-entropy of the student's logits against the teacher's probabilities
+    + hard_label_weight x binary cross-entropy against the targets; both are summed over labels, averaged over rows.
+    """
+    import paddle
+    import paddle.nn.functional as F
+
+    (logits, hidden), (teacher_logits, teacher_hidden) = student, teacher
+    n, weights = len(logits), mask.astype("float32").unsqueeze(-1)
+    cells = weights.sum() * hidden[0].shape[-1]
+    loss = F.binary_cross_entropy_with_logits(logits, F.sigmoid(teacher_logits), reduction="sum") / n
+    if hard_label_weight:
+        hard = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / n
+        loss = loss + hard_label_weight * hard
+    for own, other in zip(hidden, teacher_hidden):
+        loss = loss + hidden_weight * (paddle.square(own - other) * weights).sum() / cells
+    return loss
