@@ -276,7 +276,7 @@ def build_model(config):
     network, head_dim = getattr(library, ARCHITECTURES[config.model_type]), getattr(config, "head_dim", None)
     if head_dim is None:
         return network(config)
-    heads = config.num_attention_heads
+    heads, hidden = config.num_attention_heads, config.hidden_size
     config.num_attention_heads = 1  # fits every hidden size
     model = network(config)
     config.num_attention_heads = heads
