@@ -45,12 +45,12 @@ def prepare_runtime(device):
             settings["MKL_DEBUG_CPU_TYPE"] = code_path
         # Left alone, paddle uses a single core. Several processes share the cores among themselves.
         if "OMP_NUM_THREADS" not in os.environ and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) == 1:
-            settings["MKL_NUM_THREADS"] = str(_available_cores())
+            settings["MKL_NUM_THREADS"] = str(available_cores())
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 
-def _available_cores():
+def available_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -433,13 +433,17 @@ def write_settings(directory, tree, max_seq_length, decision):
         json.dump({"max_seq_length": max_seq_length, **decision.to_dict()}, file, ensure_ascii=False, indent=1)
 
 
-def read_settings(directory):
-    """(LabelTree, max_seq_length, Decision) of a checkpoint; needs no paddle. Raises InputError if it is not one."""
+def read_settings(directory, exported=False):
+    """(LabelTree, max_seq_length, Decision) of a checkpoint; needs no paddle. Raises InputError if it is not one.
+
+    exported: the directory is one of export_model.py, which needs no weights of train.py.
+    """
     directory = Path(directory)
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory. Pass the --save_dir of train.py.")
-    hint = f"{directory} is not a complete checkpoint of train.py."
-    if find_weights(directory) is None:
+        flag = "--output_path of export_model.py" if exported else "--save_dir of train.py"
+        raise InputError(f"{directory}: no such directory. Pass the {flag}.")
+    hint = f"{directory} is not a complete {'export of export_model.py' if exported else 'checkpoint of train.py'}."
+    if not exported and find_weights(directory) is None:
         raise InputError(f"{directory}: no {WEIGHTS} in it. {hint}")
     require_file(directory / "config.json", hint)
     tree = LabelTree.read(directory / "label.txt")
@@ -458,12 +462,13 @@ def read_settings(directory):
     return tree, max_seq_length, decision
 
 
-def open_checkpoint(directory, max_seq_length=None):
+def open_checkpoint(directory, max_seq_length=None, exported=False):
     """(LabelTree, tokenizer, stored Decision) of a checkpoint; needs no paddle. Raises InputError if it is not one.
 
     max_seq_length: replaces the one of the training, with a warning; the tokenizer holds the one in force.
+    exported: the directory is one of export_model.py.
     """
-    tree, trained, decision = read_settings(directory)
+    tree, trained, decision = read_settings(directory, exported)
     length = max_seq_length or trained
     if length != trained:
         get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")

@@ -67,22 +67,35 @@ FLAT = str.maketrans("\t\n\r", "   ")
 
 def parse_args():
     parser = argparse.ArgumentParser(description="Label texts with a checkpoint.", formatter_class=HelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", help="directory of data_file and label_file; needed, unless data_file is -")
-    data.add_argument("--data_file", default="data.txt", help="in dataset_dir; .jsonl, .csv or else lines; -: stdin")
-    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    add_data_arguments(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
     model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
     model.add_argument("--batch_size", type=int, default=32, help="texts per step")
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
     add_decision_arguments(parser, None)
+    add_result_arguments(parser)
+    args = parser.parse_args()
+    check_arguments(parser, args)
+    return args
+
+
+def add_data_arguments(parser):
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset_dir", help="directory of data_file and label_file; needed, unless data_file is -")
+    data.add_argument("--data_file", default="data.txt", help="in dataset_dir; .jsonl, .csv or else lines; -: stdin")
+    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+
+
+def add_result_arguments(parser):
     result = parser.add_argument_group("result")
     result.add_argument("--output_file", help=".jsonl or .tsv; -: JSON lines to stdout; left out: only the log")
     result.add_argument("--floor", type=float, default=0.01, help="write the probabilities of labels above this")
     result.add_argument("--resume", action="store_true", help="continue the run that left output_file.part")
     result.add_argument("--quiet", action="store_true", help="with an output_file, log none of the rows")
-    args = parser.parse_args()
+
+
+def check_arguments(parser, args):
     if args.dataset_dir is None and args.data_file != "-":
         parser.error("argument --dataset_dir: needed, unless the texts come from stdin (--data_file -)")
     for name, lowest in (("batch_size", 1), ("max_seq_length", 3)):
@@ -94,7 +107,6 @@ def parse_args():
         parser.error(f"argument --output_file: must end in {' or '.join(FORMATS)}, got {args.output_file}")
     if args.resume and args.output_file in (None, "-"):
         parser.error("argument --resume: needs an --output_file to continue")
-    return args
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -161,15 +173,15 @@ def warn_about(seen, path, logger):
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
-def label_texts(texts, model, tokenizer, tree, decision, batch_size):
+def label_texts(texts, compute_logits, tokenizer, tree, decision):
     """A list of (text, class indices in ascending order, probabilities float32 [L]), in the order of the texts.
 
-    A blank text has no labels and zeros; the model does not see it.
+    compute_logits: lists of token ids -> logits [n, L]. A blank text has no labels and zeros, and is kept from it.
     """
     rows = [i for i, text in enumerate(texts) if text]
     probabilities = np.zeros((len(texts), len(tree)), np.float32)
     ids = tokenizer.encode([texts[i] for i in rows])
-    probabilities[rows] = sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size))
+    probabilities[rows] = sigmoid(compute_logits(ids))
     selected = decide(probabilities, tree, decision)
     selected[[not text for text in texts]] = False
     return list(zip(texts, (np.flatnonzero(row).tolist() for row in selected), probabilities))
@@ -293,12 +305,14 @@ def rows_to_keep(part, record, settings, size):
 # ---- main ------------------------------------------------------------------------------------------------------------
 
 
-def main():
-    args = parse_args()
+def predict_file(args, tree, tokenizer, decision, model_file, load_model):
+    """Predict what the arguments name and write it where they say.
+
+    model_file: the file whose contents decide whether an unfinished run may be continued. load_model: called once
+    everything else is found to be in order; gives a function from lists of token ids to logits [n, L].
+    """
     rank, world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
     logger = get_logger()
-    tree, tokenizer, stored = open_checkpoint(args.params_path, args.max_seq_length)
-    decision = decision_from_arguments(args, stored)
     if args.dataset_dir:
         require_same_labels(tree, Path(args.dataset_dir) / args.label_file)
 
@@ -320,15 +334,14 @@ def main():
     if isinstance(path, Path):
         settings |= {
             "data": None if stream else file_digest(data),
-            "weights": file_digest(find_weights(args.params_path)),
+            "weights": file_digest(model_file),
         }
 
     with open_output(path, args.resume, settings, size, logger) as (file, done):
-        set_device(args.device)
         from tqdm import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        model = load_checkpoint(args.params_path)
+        compute_logits = load_model()
         write_row = FORMATS[path.suffix] if isinstance(path, Path) else jsonl_row
         # Without a file the log is the result; with one it shows what the first rows look like.
         to_log = sys.maxsize if not path else LOGGED_ROWS * (path != "-" and rank == 0 and not args.quiet)
@@ -338,7 +351,7 @@ def main():
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
-                rows = label_texts(window, model, tokenizer, tree, decision, args.batch_size)
+                rows = label_texts(window, compute_logits, tokenizer, tree, decision)
                 for row in rows[: max(0, to_log - count)]:
                     log_row(logger, tree, *row)
                 if file:
@@ -355,6 +368,19 @@ def main():
     seconds = time.monotonic() - began
     where = f", in {path}" if file and path != "-" else ""
     logger.info(f"Predicted {count} texts in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} texts/s){where}")
+
+
+def main():
+    args = parse_args()
+    tree, tokenizer, stored = open_checkpoint(args.params_path, args.max_seq_length)
+
+    def load_model():
+        set_device(args.device)
+        model = load_checkpoint(args.params_path)
+        return lambda ids: predict_logits(model, ids, tokenizer.pad_id, args.batch_size)
+
+    decision = decision_from_arguments(args, stored)
+    predict_file(args, tree, tokenizer, decision, find_weights(args.params_path), load_model)
 
 
 if __name__ == "__main__":

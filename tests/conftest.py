@@ -1,13 +1,16 @@
 """Fixtures that several test files share.
 
     data_dir         a factory: writes a small data folder with any files replaced, returns its path
+    printed          the messages of the project's logger, as a list that grows
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
+    tiny_export      the same, exported by export_model.py
 
 tiny_checkpoint belongs to the whole session: read from it, and change a copy
 (`shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")`).
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -48,6 +51,17 @@ def data_dir(tmp_path):
     return write
 
 
+@pytest.fixture
+def printed():
+    """The messages of the project's logger, as a list that grows."""
+    messages, logger = [], logging.getLogger("hierarchical")
+    collector, before = logging.Handler(), logger.handlers[:]
+    collector.emit = lambda record: messages.append(record.getMessage())
+    logger.handlers[:] = [collector]
+    yield messages
+    logger.handlers[:] = before
+
+
 @pytest.fixture(scope="session")
 def paddle():
     """paddle, set to the CPU as the scripts do it; also keeps subprocesses of the tests from starting many threads."""
@@ -84,4 +98,14 @@ def tiny_checkpoint(paddle, tmp_path_factory):
     tokenizer.save(folder)
     write_settings(folder, tree, 64, Decision())
     write_weights(folder, model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_checkpoint, tmp_path_factory):
+    """The path of tiny_checkpoint's export in every format and precision; read from it, and change a copy."""
+    from export_model import export_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "export"
+    export_checkpoint(tiny_checkpoint, folder, precisions=("float32", "float16", "int8"))
     return folder

@@ -363,8 +363,8 @@ def test_model_inputs(paddle):
     inputs = model_inputs([[1, 7, 8, 2], [1, 2]], pad_id=0)
     assert inputs["input_ids"].tolist() == [[1, 7, 8, 2], [1, 2, 0, 0]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    # the mask comes from the lengths: a pad token inside a text is a token
-    assert model_inputs([[1, 0, 2], [1, 2]], pad_id=0)["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    # "[PAD]" spelt out in a text is hidden too: an exported graph has only the ids to tell by
+    assert model_inputs([[1, 0, 2], [1, 2]], pad_id=0)["attention_mask"].tolist() == [[1, 0, 1], [1, 1, 0]]
 
 
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
@@ -454,7 +454,7 @@ def test_prepare_runtime_overrides_nothing(monkeypatch):
     "others, threads", [({}, "3"), ({"OMP_NUM_THREADS": "1"}, None), ({"PADDLE_TRAINERS_NUM": "2"}, None)]
 )
 def test_a_single_process_uses_all_cores_unless_told_otherwise(monkeypatch, others, threads):
-    monkeypatch.setattr(modeling, "_available_cores", lambda: 3)
+    monkeypatch.setattr(modeling, "available_cores", lambda: 3)
     monkeypatch.setattr(os, "environ", dict(others))
     prepare_runtime("cpu")
     assert os.environ.get("MKL_NUM_THREADS") == threads

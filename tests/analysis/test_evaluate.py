@@ -5,7 +5,6 @@ last ones run a real, tiny checkpoint.
 """
 
 import json
-import logging
 import runpy
 import shutil
 import subprocess
@@ -89,17 +88,6 @@ def file_of(rows):
 @pytest.fixture
 def data(data_dir):
     return data_dir(label_txt="\n".join(TREE.labels), train_txt=file_of(TRAIN), dev_txt=file_of(DEV))
-
-
-@pytest.fixture
-def printed():
-    """The messages of the project's logger, as a list that grows."""
-    messages, logger = [], logging.getLogger("hierarchical")
-    collector, before = logging.Handler(), logger.handlers[:]
-    collector.emit = lambda record: messages.append(record.getMessage())
-    logger.handlers[:] = [collector]
-    yield messages
-    logger.handlers[:] = before
 
 
 @pytest.fixture

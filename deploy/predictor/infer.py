@@ -1,0 +1,125 @@
+"""Label texts with an exported model, offline, without the framework that trained it.
+
+    python deploy/predictor/infer.py --model_path_prefix export/float32 --dataset_dir data --device cpu
+    python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --use_quantize \\
+        --dataset_dir data --output_file predictions.jsonl                 # int8, to a file
+    python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --dataset_dir data --perf
+
+Reads   what predict.py reads, and the model with its settings (see predictor.py)
+Writes  what predict.py writes; nothing beside the model
+        with --perf nothing: it prints scores on labelled rows and the time a text takes
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from deploy.predictor.predictor import BACKENDS, Predictor, find_gpu
+from metric import Scores, decide
+from modeling import add_decision_arguments, decision_from_arguments, require_same_labels, sigmoid
+from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
+from utils import HelpFormatter, InputError, get_logger, load_reported, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Label texts with an exported model.", formatter_class=HelpFormatter)
+    add_data_arguments(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model_path_prefix",
+        required=True,
+        help="model file without its ending: export/float32, prune/.../pruned_model",
+    )
+    model.add_argument("--model_name_or_path", help="accepted and not needed: the tokenizer lies beside the model")
+    model.add_argument("--multilingual", action="store_true", help="accepted and not needed: the model knows")
+    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    model.add_argument("--batch_size", type=int, default=32, help="texts per step")
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--backend", choices=BACKENDS, default="onnx", help="ONNX Runtime or Paddle Inference")
+    engine.add_argument(
+        "--device", choices=("cpu", "gpu"), default="gpu", help="without a GPU: the CPU, with a warning"
+    )
+    engine.add_argument("--device_id", type=int, default=0, help="number of the GPU")
+    engine.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
+    engine.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU")
+    engine.add_argument("--use_quantize", action="store_true", help="the int8 model, on a CPU")
+    perf = parser.add_argument_group("measurement")
+    perf.add_argument("--perf", action="store_true", help="measure scores and speed on labelled rows, predict nothing")
+    perf.add_argument("--perf_dataset", choices=("dev", "test"), default="dev", help="the file of these rows")
+    add_decision_arguments(parser, None)
+    add_result_arguments(parser)
+    args = parser.parse_args()
+    check_arguments(parser, args)
+    if args.num_threads is not None and args.num_threads < 1:
+        parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
+    if args.perf and args.dataset_dir is None:
+        parser.error("argument --perf: needs a --dataset_dir with labelled rows")
+    return args
+
+
+def precision(args, device, logger):
+    """The precision to load; a switch that does not fit the device is told and has no effect."""
+    if args.use_fp16 and device == "cpu":
+        logger.warning("--use_fp16: only on a GPU, where it is faster; using float32")
+    if args.use_quantize and device == "gpu":
+        logger.warning("--use_quantize: only on a CPU, where it is faster; using float32")
+    if args.use_quantize and args.backend == "paddle":
+        raise InputError("--use_quantize: the int8 model is an ONNX one. Leave --backend paddle out.")
+    if args.use_fp16 and args.backend == "paddle":
+        raise InputError("--use_fp16: the float16 model is an ONNX one. Leave --backend paddle out.")
+    if device == "gpu":
+        return "float16" if args.use_fp16 else "float32"
+    return "int8" if args.use_quantize else "float32"
+
+
+def measure(args, predictor, decision, logger):
+    """Scores of labelled rows, and the time for them with and without tokenising."""
+    path = Path(args.dataset_dir) / f"{args.perf_dataset}.txt"
+    rows = load_reported(path, predictor.tree, logger)
+    texts = rows.texts
+    predictor.logits(predictor.tokenizer.encode(texts[: args.batch_size]))  # the first call also plans memory
+    began = time.perf_counter()
+    ids = predictor.tokenizer.encode(texts)
+    tokenised = time.perf_counter()
+    probabilities = sigmoid(predictor.logits(ids))
+    ended = time.perf_counter()
+    scores = Scores(predictor.tree)
+    scores.update(decide(probabilities, predictor.tree, decision), rows.multi_hot(len(predictor.tree)))
+    result = scores.result()
+    logger.info(f"micro f1: {100 * result['micro_f1']:.2f}, macro f1: {100 * result['macro_f1']:.2f}")
+    for what, seconds in (("", ended - tokenised), (" with tokenising", ended - began)):
+        logger.info(
+            f"sample nums{what}: {len(texts)}, time: {seconds:.2f}, latency: {1000 * seconds / len(texts):.2f} ms, "
+            f"throughput: {len(texts) / seconds:.1f} texts/s"
+        )
+
+
+def main():
+    args = parse_args()
+    logger = get_logger()
+    device = find_gpu(args.device, logger)
+    logger.info(">>> [InferBackend] Creating Engine ...")
+    predictor = Predictor(
+        args.model_path_prefix,
+        precision(args, device, logger),
+        args.backend,
+        device,
+        args.device_id,
+        args.num_threads,
+        args.max_seq_length,
+        args.batch_size,
+    )
+    logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.path}")
+    logger.info(">>> [InferBackend] Engine Created ...")
+    decision = decision_from_arguments(args, predictor.decision)
+    if args.perf:
+        require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
+        measure(args, predictor, decision, logger)
+    else:
+        predict_file(args, predictor.tree, predictor.tokenizer, decision, predictor.path, lambda: predictor.logits)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,167 @@
+"""An exported model, applied without the framework that trained it.
+
+    predictor = Predictor("export/float32")
+    logits = predictor.logits(predictor.tokenizer.encode(["某公司宣布裁员"]))
+
+Reads   <prefix>.onnx, or <prefix>.{pdmodel or json, pdiparams} with the back end paddle
+        beside it label.txt, decision.json, config.json and the tokenizer's files, as export_model.py leaves them
+Needs onnxruntime and numpy (ERNIE-M: sentencepiece too); paddle only for the back end of that name. Writes nothing.
+"""
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from modeling import available_cores, open_checkpoint, prepare_runtime
+from utils import InputError, get_logger, length_sorted_batches, pad, require_file
+
+PRECISIONS = ("float32", "float16", "int8")
+BACKENDS = ("onnx", "paddle")
+
+
+def model_path(prefix, precision, suffix):
+    """The file of one precision: export/float32 gives export/int8.onnx, other names an ending (model_int8.onnx).
+
+    prefix: path without extension; one of a model file is cut off, and a directory stands for the float32 in it.
+    """
+    prefix = Path(prefix)
+    if prefix.is_dir():
+        prefix = prefix / "float32"
+    if prefix.suffix in (".onnx", ".pdmodel", ".json", ".pdiparams"):
+        prefix = prefix.with_suffix("")
+    if precision != "float32":
+        prefix = prefix.with_name(precision if prefix.name == "float32" else f"{prefix.name}_{precision}")
+    return prefix.with_name(prefix.name + suffix)
+
+
+class OnnxModel:
+    """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads."""
+
+    def __init__(self, path, device="cpu", device_id=0):
+        require_file(path, "Make it with export_model.py (--precision names those it writes).")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        # Batches run side by side instead, which costs half as much: a session's own threads wait for each other.
+        options.intra_op_num_threads = 1
+        providers = ["CPUExecutionProvider"]
+        if device == "gpu":
+            providers = [("CUDAExecutionProvider", {"device_id": device_id}), *providers]
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # the library raises types of its own for damaged files
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). Export it again.") from None
+        self.inputs = [tensor.name for tensor in self.session.get_inputs()]
+        self.labels = json.loads(self.session.get_modelmeta().custom_metadata_map.get("labels", "null"))
+
+    def __call__(self, input_ids):
+        feed = {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
+        return self.session.run(None, {name: feed[name] for name in self.inputs})[0]
+
+
+class PaddleModel:
+    """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time."""
+
+    labels = None  # not kept in these files
+
+    def __init__(self, path, device="cpu", device_id=0, threads=1):
+        if not path.exists():
+            path = path.with_suffix(".json")  # newer versions of paddle write this form
+        require_file(path, "Make it with export_model.py --format paddle.")
+        require_file(path.with_suffix(".pdiparams"), "It belongs to the model beside it; export both again.")
+        prepare_runtime(device)
+        from paddle import inference
+
+        config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))
+        config.disable_glog_info()
+        if device == "gpu":
+            config.enable_use_gpu(256, device_id)
+        else:
+            config.enable_mkldnn()
+            config.set_cpu_math_library_num_threads(threads)
+        try:
+            self.predictor = inference.create_predictor(config)
+        except Exception as error:  # as above
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"{path}: not a model that Paddle Inference can read ({reason}). Export it again."
+            ) from None
+        self.inputs = self.predictor.get_input_names()
+
+    def __call__(self, input_ids):
+        feed = {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
+        for name in self.inputs:
+            self.predictor.get_input_handle(name).copy_from_cpu(feed[name])
+        self.predictor.run()
+        return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
+
+
+class Predictor:
+    """An exported model and what belongs to it: `tree` (LabelTree), `tokenizer`, `decision` (Decision).
+
+    Raises InputError for whatever is missing, damaged, or does not fit together.
+    """
+
+    def __init__(
+        self, prefix, precision="float32", backend="onnx", device="cpu", device_id=0, threads=None,
+        max_seq_length=None, batch_size=32,
+    ):  # fmt: skip
+        self.path = model_path(prefix, precision, ".onnx" if backend == "onnx" else ".pdmodel")
+        self.batch_size = batch_size
+        cores = threads or available_cores()
+        self.callers = cores if backend == "onnx" and device == "cpu" else 1  # batches that run side by side
+        if backend == "onnx":
+            self.model = OnnxModel(self.path, device, device_id)
+        else:
+            self.model = PaddleModel(self.path, device, device_id, cores)
+        self.tree, self.tokenizer, self.decision = open_checkpoint(self.path.parent, max_seq_length, exported=True)
+        if self.model.labels not in (None, self.tree.labels):
+            raise InputError(f"{self.path}: its labels are not those of label.txt beside it. Export the model again.")
+
+    def logits(self, ids, progress=None):
+        """float32 logits [N, L] of tokenised texts, in the order given; `progress` gets the rows of each batch done."""
+        logits = np.zeros((len(ids), len(self.tree)), np.float32)
+
+        def run(batch):
+            result = self.model(pad([ids[i] for i in batch], self.tokenizer.pad_id))
+            if result.shape[1] != len(self.tree):
+                raise InputError(f"{self.path}: {result.shape[1]} outputs, but label.txt has {len(self.tree)} labels.")
+            logits[batch] = result
+            return len(batch)
+
+        batches = length_sorted_batches([len(row) for row in ids], self.batch_size)
+        with ThreadPoolExecutor(self.callers) as pool:
+            for done in pool.map(run, batches):
+                if progress:
+                    progress(done)
+        return logits
+
+
+def find_gpu(device, logger=None):
+    """ "gpu" if it was asked for and ONNX Runtime can use one, else "cpu", with a warning that says what is missing."""
+    if device == "cpu":
+        return device
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and os.path.exists("/dev/nvidiactl"):
+        return "gpu"
+    both = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            both.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            pass
+    if len(both) == 2:
+        hint = f"{' and '.join(both)} hide each other: uninstall both, then install onnxruntime-gpu alone"
+    else:
+        hint = "no NVIDIA GPU, or onnxruntime-gpu is not installed in place of onnxruntime"
+    (logger or get_logger()).warning(f"--device gpu: predicting on the CPU ({hint})")
+    return "cpu"

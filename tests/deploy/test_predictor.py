@@ -1,0 +1,251 @@
+"""deploy/predictor: the exported model predicts what predict.py predicts, and nothing but onnxruntime is needed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import predict
+from deploy.predictor import infer, predictor
+from deploy.predictor.predictor import Predictor, find_gpu, model_path
+from metric import Scores, decide
+from modeling import load_checkpoint, open_checkpoint, predict_logits, sigmoid
+from utils import InputError, file_digest, load_rows
+
+from tests.conftest import ROOT, SAMPLE  # isort: skip
+
+
+@pytest.fixture
+def call(monkeypatch, tiny_export):
+    """call(*flags): infer.py's main() on the sample data, in this process; a later flag replaces an earlier one."""
+
+    def call(*flags):
+        words = ["infer.py", "--model_path_prefix", tiny_export / "float32", "--device", "cpu", "--dataset_dir", SAMPLE]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in (*words, *flags)])
+        infer.main()
+
+    return call
+
+
+@pytest.fixture
+def export(tiny_export, tmp_path):
+    """A copy of the exported model that a test may damage."""
+    shutil.copytree(tiny_export, tmp_path / "export")
+    return tmp_path / "export"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "precision", "expected"),
+    [
+        ("export/float32", "float32", "export/float32.onnx"),
+        ("export/float32", "int8", "export/int8.onnx"),
+        ("export/float32.onnx", "float16", "export/float16.onnx"),
+        ("export/int8", "float32", "export/int8.onnx"),
+        ("prune/width_mult_0.75/pruned_model", "float32", "prune/width_mult_0.75/pruned_model.onnx"),
+        ("prune/width_mult_0.75/pruned_model", "int8", "prune/width_mult_0.75/pruned_model_int8.onnx"),
+        ("model.v2", "float32", "model.v2.onnx"),
+        ("float32", "float32", "float32.onnx"),
+    ],
+)
+def test_model_path(prefix, precision, expected):
+    assert model_path(prefix, precision, ".onnx") == Path(expected)
+
+
+def test_a_directory_stands_for_its_float32(tiny_export):
+    assert model_path(tiny_export, "int8", ".onnx") == tiny_export / "int8.onnx"
+
+
+@pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--num_threads", "3", "--batch_size", "7"]])
+def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, monkeypatch, flags):
+    words = f"predict.py --params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl"
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--quiet"])
+    predict.main()
+    call("--output_file", tmp_path / "b.jsonl", "--quiet", *flags)
+    rows = [(tmp_path / name).read_text(encoding="utf-8").splitlines() for name in ("a.jsonl", "b.jsonl")]
+    assert len(rows[0]) == len(rows[1]) == len((SAMPLE / "data.txt").read_text(encoding="utf-8").splitlines())
+    for one, other in zip(*(map(json.loads, lines) for lines in rows)):
+        assert one["text"] == other["text"] and one["labels"] == other["labels"] and one["levels"] == other["levels"]
+        shared = one["probabilities"].keys() & other["probabilities"].keys()
+        assert len(shared) >= len(one["labels"])
+        for label in shared:
+            assert one["probabilities"][label] == pytest.approx(other["probabilities"][label], abs=1e-4)
+
+
+def test_logs_what_predict_logs(call, tiny_checkpoint, printed, monkeypatch):
+    words = f"predict.py --params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu"
+    monkeypatch.setattr(sys, "argv", words.split())
+    predict.main()
+    wanted = [line for line in printed if "texts/s" not in line]
+    del printed[:]
+    call()
+    found = [line for line in printed if "texts/s" not in line]
+    assert [line for line in found if not line.startswith(">>> ")] == wanted
+    assert found[0] == ">>> [InferBackend] Creating Engine ..."
+    assert found[1].startswith(">>> [InferBackend] Use CPU to inference") and found[1].endswith("float32.onnx")
+    assert found[2] == ">>> [InferBackend] Engine Created ..."
+
+
+def test_stored_and_given_decisions(call, export, tmp_path):
+    settings = json.loads((export / "decision.json").read_text(encoding="utf-8"))
+    (export / "decision.json").write_text(json.dumps(settings | {"top_k": 2}), encoding="utf-8")
+    call("--model_path_prefix", export, "--output_file", tmp_path / "a.tsv", "--quiet")
+    call("--model_path_prefix", export, "--output_file", tmp_path / "b.tsv", "--quiet", "--top_k", "1")
+    for name, count in (("a.tsv", 2), ("b.tsv", 1)):
+        lines = (tmp_path / name).read_text(encoding="utf-8").splitlines()
+        assert {len(line.split("\t")[1].split(",")) for line in lines} == {count}
+
+
+def test_perf_prints_the_scores_and_both_latencies(call, tiny_checkpoint, printed):
+    call("--perf", "--use_quantize")
+    assert printed[1].endswith("int8.onnx")
+    call("--perf")
+    tree, tokenizer, decision = open_checkpoint(tiny_checkpoint)
+    rows = load_rows(SAMPLE / "dev.txt", tree)
+    probabilities = sigmoid(predict_logits(load_checkpoint(tiny_checkpoint), tokenizer.encode(rows.texts), 0, 32))
+    scores = Scores(tree)
+    scores.update(decide(probabilities, tree, decision), rows.multi_hot(len(tree)))
+    result = scores.result()
+    assert printed[-3] == f"micro f1: {100 * result['micro_f1']:.2f}, macro f1: {100 * result['macro_f1']:.2f}"
+    assert printed[-2].startswith(f"sample nums: {len(rows.texts)}, time: ")
+    assert printed[-1].startswith(f"sample nums with tokenising: {len(rows.texts)}, time: ")
+    assert all(" ms, throughput: " in line for line in printed[-2:])
+
+
+def test_perf_of_another_file(call, export, data_dir, printed):
+    label = (SAMPLE / "label.txt").read_text(encoding="utf-8").split("\n")[0]
+    data = data_dir(label_txt=(SAMPLE / "label.txt").read_text(encoding="utf-8"), test_txt=f"文\t{label}\n")
+    call("--dataset_dir", data, "--perf", "--perf_dataset", "test")
+    assert printed[-2].startswith("sample nums: 1, ")
+    with pytest.raises(InputError, match=r"dev.txt:1: unknown label"):
+        call("--dataset_dir", data_dir(dev_txt="文\t无此标签\n", label_txt=None), "--perf")
+
+
+def test_nothing_is_written_beside_the_model(call, export, tmp_path):
+    before = {path.name: file_digest(path) for path in export.iterdir()}
+    call("--model_path_prefix", export / "float32", "--use_quantize", "--output_file", tmp_path / "a.jsonl", "--quiet")
+    call("--model_path_prefix", export / "float32", "--perf", "--backend", "paddle")
+    assert before == {path.name: file_digest(path) for path in export.iterdir()}
+
+
+def test_neither_paddle_nor_a_library_of_tokenizers_is_imported(tiny_export):
+    code = (
+        "import sys; sys.argv[0] = 'infer.py'; sys.path.insert(0, '.');"
+        "from deploy.predictor import infer; infer.main();"
+        "sys.exit(bool({'paddle', 'paddlenlp', 'tokenizers', 'transformers', 'sklearn', 'torch'} & set(sys.modules)))"
+    )
+    words = ["--model_path_prefix", tiny_export, "--dataset_dir", SAMPLE, "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- what can be wrong -----------------------------------------------------------------------------------------------
+
+
+def test_exit_code_and_message_for_users(tmp_path):
+    command = [sys.executable, "deploy/predictor/infer.py", "--model_path_prefix", tmp_path / "float32"]
+    done = subprocess.run([*map(str, command), "--dataset_dir", "data"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "float32.onnx: no such file" in done.stderr and "export_model.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08\x12\x00" * 100])
+def test_damaged_onnx(export, call, content):
+    (export / "float32.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="float32.onnx: (the file is empty|not a model that ONNX Runtime can read)"):
+        call("--model_path_prefix", export / "float32")
+
+
+def test_truncated_onnx(export, call):
+    content = (export / "float32.onnx").read_bytes()
+    (export / "float32.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="not a model that ONNX Runtime can read"):
+        call("--model_path_prefix", export / "float32")
+
+
+@pytest.mark.parametrize("name", ["float32.pdmodel", "float32.pdiparams"])
+def test_missing_half_of_a_paddle_model(export, call, name):
+    (export / name).unlink()
+    with pytest.raises(InputError, match=r"float32\.(json|pdiparams): no such file"):
+        call("--model_path_prefix", export / "float32", "--backend", "paddle")
+
+
+def test_labels_of_another_model(export, call):
+    labels = (export / "label.txt").read_text(encoding="utf-8").splitlines()
+    (export / "label.txt").write_text("\n".join(sorted(labels, reverse=True)), encoding="utf-8")
+    with pytest.raises(InputError, match="its labels are not those of label.txt beside it"):
+        call("--model_path_prefix", export / "float32")
+
+
+def test_fewer_labels_than_outputs_of_a_paddle_model(export, call):
+    labels = (export / "label.txt").read_text(encoding="utf-8").splitlines()
+    (export / "label.txt").write_text("\n".join([*labels, "新"]), encoding="utf-8")
+    with pytest.raises(InputError, match=f"{len(labels)} outputs, but label.txt has {len(labels) + 1} labels"):
+        call("--model_path_prefix", export / "float32", "--backend", "paddle", "--label_file", "none.txt")
+
+
+def test_labels_of_the_data_folder(call, data_dir):
+    for flags in ([], ["--perf"]):
+        with pytest.raises(InputError, match="differs from the labels"):
+            call("--dataset_dir", data_dir(), *flags)
+
+
+def test_precision_that_was_not_exported(export, call):
+    (export / "int8.onnx").unlink()
+    with pytest.raises(InputError, match="int8.onnx: no such file.*--precision"):
+        call("--model_path_prefix", export / "float32", "--use_quantize")
+
+
+def test_switches_that_do_not_fit_are_told(call, printed):
+    call("--use_fp16", "--perf")
+    assert any(line.startswith("--use_fp16: only on a GPU") for line in printed)
+    for switch in ("--use_fp16", "--use_quantize"):
+        with pytest.raises(InputError, match="Leave --backend paddle out"):
+            call(switch, "--backend", "paddle")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--num_threads", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--output_file", "a.xml"], ["--floor", "2"]],
+)
+def test_bad_flags(call, flags):
+    with pytest.raises(SystemExit) as stopped:
+        call(*flags)
+    assert stopped.value.code == 2
+
+
+def test_gpu_asked_for_and_absent(monkeypatch, printed):
+    import onnxruntime
+
+    assert find_gpu("cpu") == "cpu" and printed == []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(predictor, "version", lambda package: "1.0")
+    assert find_gpu("gpu") == "cpu"
+    assert "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both" in printed[0]
+
+    def only_one(package):
+        if package == "onnxruntime-gpu":
+            raise predictor.PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(predictor, "version", only_one)
+    assert find_gpu("gpu") == "cpu"
+    assert "onnxruntime-gpu is not installed" in printed[1]
+
+
+def test_other_length_than_trained_with(tiny_export, printed):
+    assert Predictor(tiny_export, max_seq_length=16).tokenizer.max_seq_length == 16
+    assert "the model was trained with 64" in printed[0]
+    with pytest.raises(InputError, match="this model reads at most"):
+        Predictor(tiny_export, max_seq_length=100_000)
+
+
+def test_results_do_not_depend_on_batches_or_threads(tiny_export):
+    one, many = (Predictor(tiny_export, threads=n, batch_size=b) for n, b in ((1, 1), (4, 5)))
+    ids = one.tokenizer.encode(["甲" * n for n in (3, 60, 1, 17, 17, 8, 40, 2, 5, 9, 33)])
+    np.testing.assert_allclose(one.logits(ids), many.logits(ids), atol=1e-3)
+    assert one.logits([]).shape == (0, len(one.tree))
