@@ -1,0 +1,48 @@
+"""Splitting rows with several labels each so that every part gets its share of every label."""
+
+import math
+
+import numpy as np
+from tqdm import tqdm
+
+
+def stratified_split(rows, n_labels, shares, seed):
+    """The part that each row goes to, int64 [N], so that every part gets its share of every label's rows.
+
+    rows: N tuples of class indices; shares: Fractions that sum to 1. Iterative stratification: the label with the
+    fewest rows left is dealt out first, each of its rows to the part that lacks the label most. Sechidis, Tsoumakas and
+    Vlahavas (2011), On the stratification of multi-label data. At the end part 0 gets a row of each label that it has
+    none of.
+    """
+    part, rows_of = np.full(len(rows), -1), [[] for _ in range(n_labels)]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    for row in order:
+        for label in rows[row]:
+            rows_of[label].append(row)
+    whole = math.lcm(*(share.denominator for share in shares))  # what a row counts, so that a share of it is an integer
+    room = [int(len(rows) * share * whole) for share in shares]
+    lacks = [[int(len(of_label) * share * whole) for share in shares] for of_label in rows_of]
+    left = np.array([len(of_label) for of_label in rows_of], np.int64)
+    progress = tqdm(total=len(rows), desc="split", unit=" rows", disable=None, leave=False, delay=1)
+
+    def put(row, to):
+        part[row] = to
+        room[to] -= whole
+        for label in rows[row]:
+            left[label] -= 1
+            lacks[label][to] -= whole
+        progress.update()
+
+    while left.any():
+        label = int(np.where(left > 0, left, len(rows) + 1).argmin())
+        for row in rows_of[label]:
+            if part[row] < 0:
+                put(row, max(range(len(shares)), key=lambda p: (lacks[label][p], room[p])))
+    for row in order:
+        if part[row] < 0:  # no label applies to it
+            put(row, room.index(max(room)))
+    for of_label in rows_of:
+        if of_label and not (part[of_label] == 0).any():
+            part[of_label[0]] = 0
+    progress.close()
+    return part
