@@ -3,12 +3,14 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --baseline          # beside a linear model
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
 
 Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see utils.py); without a train file dev alone is scored
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
         output_json     all scores as fractions, if asked for
+        report          a web page about the dev rows, if asked for: see report.py
         params_path/decision.json, with --tune_threshold
 
 A label is its full path, and a level's scores count the labels predicted at that level: a predicted child does not
@@ -25,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.report import Findings, write_report
 from metric import CRITERIA, Scores, decide, tuned_decision
 from modeling import (
     DECISION,
@@ -61,6 +64,7 @@ def parse_args():
     result = parser.add_argument_group("result")
     result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
     result.add_argument("--output_json", help="write all scores to this file")
+    result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
     args = parser.parse_args()
     for name, lowest in (("batch_size", 1), ("max_seq_length", 3)):
@@ -71,15 +75,18 @@ def parse_args():
     return args
 
 
-def score_rows(model, tokenizer, tree, rows, decision, batch_size, name):
+def score_rows(model, tokenizer, tree, rows, decision, batch_size, name, findings=None):
     """(result dict of metric.Scores, bad cases) of labelled rows; a bad case is (row number, predicted class indices).
 
+    findings: a report.Findings that is to see each window, too
     Probabilities are held for one window of rows at a time, so memory does not grow with rows x labels.
     """
     scores, bad_cases = Scores(tree), []
     for window, probabilities in probability_windows(model, tokenizer, rows, batch_size, name):
         predicted, gold = decide(probabilities, tree, decision), rows.multi_hot(len(tree), window)
         scores.update(predicted, gold)
+        if findings:
+            findings.update(window, probabilities, predicted, gold)
         wrong = np.flatnonzero((predicted != gold).any(1))
         bad_cases += [(window[i], np.flatnonzero(predicted[i]).tolist()) for i in wrong]
     result = scores.result()
@@ -166,8 +173,9 @@ def main():
         raise InputError(f"--tune_threshold: needs 5 dev rows or more, {dev_path} has {len(rows['dev'].texts)}.")
     bare = not os.path.dirname(args.bad_case_file)
     outputs = {"--bad_case_file": directory / args.bad_case_file if bare else Path(args.bad_case_file)}
-    if args.output_json:
-        outputs["--output_json"] = Path(args.output_json)
+    for flag, name in (("--output_json", args.output_json), ("--report", args.report)):
+        if name:
+            outputs[flag] = Path(name)
     if args.tune_threshold:
         outputs["--params_path"] = Path(args.params_path) / DECISION
     for flag, path in outputs.items():
@@ -181,9 +189,10 @@ def main():
     if args.tune_threshold:
         decision = tune(model, tokenizer, tree, rows["dev"], decision, args, logger)
         write_settings(args.params_path, tree, tokenizer.max_seq_length, decision)
-    scores = {}
+    scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
     for name, part in rows.items():
-        scores[name], bad_cases = score_rows(model, tokenizer, tree, part, decision, args.batch_size, name)
+        seen_by = findings if name == "dev" else None
+        scores[name], bad_cases = score_rows(model, tokenizer, tree, part, decision, args.batch_size, name, seen_by)
     for line in chain(headline(scores["dev"]), *(label_lines(label, scores) for label in tree.labels)):
         logger.info(line)
     write_bad_cases(outputs["--bad_case_file"], tree, rows["dev"], bad_cases)  # dev came last
@@ -194,6 +203,10 @@ def main():
         scores["baseline"] = baseline_scores(rows["train"], rows["dev"], tree)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
+    if args.report:
+        facts = {"rows": dev_path, "checkpoint": args.params_path}
+        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts)
+        logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
         settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
