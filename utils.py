@@ -362,10 +362,10 @@ def read_rows(path, tree, problems, seen):
         elif all(name in tree.index for name in names):
             yield Row(line, text.strip(), tuple(sorted({tree.index[name] for name in names})))
         else:  # what will not be shown is not put into words, since looking for near labels takes its time
-            problems.add(path, line, _label_faults(names, tree) if problems.count < SHOWN else "")
+            problems.add(path, line, label_faults(names, tree) if problems.count < SHOWN else "")
 
 
-def _label_faults(names, tree):
+def label_faults(names, tree):
     """What is wrong with the labels of a row, in words."""
     faults, wrong = [], [name for name in dict.fromkeys(names) if name not in tree.index]
     for name in wrong[:3]:
