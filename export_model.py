@@ -55,15 +55,15 @@ def parse_args():
     parser.add_argument("--output_path", default="./export", help="directory for the exported models")
     parser.add_argument("--multilingual", action="store_true", help="accepted and not needed: the checkpoint knows")
     parser.add_argument("--format", choices=("paddle", "onnx", "both"), default="both", help="what to write")
-    parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=["float32", "int8"], help="of the ONNX models"
-    )
+    of_models = "of the ONNX models (default: float32 int8)"
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help=of_models)
     parser.add_argument("--dataset_dir", help="where the rows to check on lie (default: as in training)")
     parser.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
     parser.add_argument(
         "--max_f1_drop", type=float, default=0.3, help="points of F1 a model may lose without a warning"
     )
     args = parser.parse_args()
+    args.precision = args.precision or ["float32", "int8"]
     if not args.max_f1_drop >= 0:
         parser.error(f"argument --max_f1_drop: must be at least 0, got {args.max_f1_drop}")
     return args

@@ -89,11 +89,11 @@ def commands(args, work, seed):
     }
 
 
-def timed(arguments):
+def timed(arguments, python=sys.executable):
     """Run a Python command in the repository's root: {"seconds", "cpu_seconds"}, the latter over all its threads."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, *map(str, arguments)]
+    command = [str(python), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:

@@ -1,0 +1,78 @@
+"""What inference.py compares with: the same weights in Hugging Face transformers on torch, as one would write it there.
+
+    python benchmarks/torch_loop.py --params_path checkpoint --data_file texts.txt --output_file torch.txt
+
+Needs torch, transformers and safetensors, in an environment of their own; nothing else of this toolkit needs them.
+ERNIE's encoder is BERT's, so the weights of a checkpoint (not of ERNIE-M) go into BertForSequenceClassification. The
+fast tokenizer pads batches in the order of the file to their longest text.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.numpy import load_file
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+LAYER = {
+    "self_attn.q_proj": "attention.self.query",
+    "self_attn.k_proj": "attention.self.key",
+    "self_attn.v_proj": "attention.self.value",
+    "self_attn.out_proj": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "linear1": "intermediate.dense",
+    "linear2": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Label texts with torch.")
+    parser.add_argument("--params_path", type=Path, required=True)
+    parser.add_argument("--data_file", type=Path, required=True)
+    parser.add_argument("--output_file", type=Path, required=True)
+    parser.add_argument("--batch_size", type=int, default=32)
+    return parser.parse_args()
+
+
+def convert(state):
+    """PaddleNLP's parameters under transformers' names; its linear layers are stored the other way round."""
+    result = {}
+    for name, array in state.items():
+        tensor, new = torch.from_numpy(array), name.replace("ernie.", "bert.", 1)
+        if ".layers." in new:
+            new = new.replace(".layers.", ".layer.")
+            part = next(part for part in LAYER if f".{part}." in new)
+            new = new.replace(part, LAYER[part])
+        new = new.replace("embeddings.layer_norm", "embeddings.LayerNorm")
+        linear = tensor.ndim == 2 and "embeddings" not in new
+        result[new] = tensor.T.contiguous() if linear else tensor
+    return result
+
+
+def main():
+    args = parse_args()
+    labels = (args.params_path / "label.txt").read_text(encoding="utf-8").split()
+    settings = json.loads((args.params_path / "config.json").read_text(encoding="utf-8"))
+    length = json.loads((args.params_path / "decision.json").read_text(encoding="utf-8"))["max_seq_length"]
+    names = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act type_vocab_size "
+        "max_position_embeddings layer_norm_eps"
+    ).split()
+    config = BertConfig(num_labels=len(labels), **{name: settings[name] for name in names if name in settings})
+    model = BertForSequenceClassification(config)
+    model.load_state_dict(convert(load_file(args.params_path / "model.safetensors")))
+    model.eval()
+    tokenizer = BertTokenizerFast(str(args.params_path / "vocab.txt"), do_lower_case=True)
+    texts = args.data_file.read_text(encoding="utf-8").splitlines()
+    with open(args.output_file, "w", encoding="utf-8") as file, torch.inference_mode():
+        for start in range(0, len(texts), args.batch_size):
+            batch = texts[start : start + args.batch_size]
+            inputs = tokenizer(batch, truncation=True, max_length=length, padding=True, return_tensors="pt")
+            for row in model(**inputs).logits.sigmoid() > 0.5:
+                file.write(",".join(labels[i] for i in row.nonzero()[:, 0].tolist()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
