@@ -1,0 +1,318 @@
+"""Which words made the model say each label?
+
+    python analysis/word_interpret.py --dataset_dir data --params_path checkpoint
+    python analysis/word_interpret.py --dataset_dir data --params_path checkpoint --interpret_input_file dev.txt \
+        --interpreter lime --num_rows 3
+
+Reads   dataset_dir/bad_case.txt           of evaluate.py; or rows with or without labels, see cases.py
+        params_path/                       the checkpoint
+Writes  dataset_dir/word_interpret.jsonl   {text, labels, prediction, explanations: [{label, probability, words, ...}]}
+        dataset_dir/word_interpret.html    the same as a page, words coloured by their score
+and to a terminal the coloured words. Each predicted label is explained on its own, and each given one that was missed.
+
+A word's score is in logits (log odds) of the label: above 0 it speaks for the label, below 0 against it.
+    ig     integrated gradients (Sundararajan, Taly and Yan 2017, Axiomatic attribution for deep networks), from the
+           same text with word embeddings of zero: scores add up to logit - baseline_logit
+    grad   gradient SHAP, or expected gradients (Erion et al. 2021, Improving performance of deep learning models with
+           axiomatic attribution priors): the same at random points, with noise on the text's embeddings
+    lime   local linear model of texts with words deleted (Ribeiro, Singh and Guestrin 2016, "Why should I trust you?")
+TrustAI has these methods, too, but it explains the one label with the highest soft-max, its LIME needs an option that
+scikit-learn removed and its gradient SHAP a package that is no longer kept; patching it takes more lines than these.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.cases import in_directory, read_cases
+from analysis.report import render
+from metric import decide
+from modeling import load_checkpoint, open_checkpoint, predict_logits, require_same_labels, set_device, sigmoid
+from utils import HelpFormatter, InputError, atomic_write, get_logger, require_writable, run
+
+SAMPLES = {"ig": 64, "grad": 64, "lime": 1000}
+NOISE = 0.1  # of grad, in standard deviations of the text's embeddings
+KERNEL = 0.25  # of lime: how fast a text counts less the more words are deleted
+TOLERANCE = 0.05  # of ig: scores may miss logit - baseline_logit by this share of it before a warning
+CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Words that speak for a label.", formatter_class=HelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset_dir", required=True, help="directory with the files below")
+    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    data.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain")
+    data.add_argument("--num_rows", type=int, default=20, help="texts from the head of the file; 0: all")
+    model = parser.add_argument_group("model")
+    model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
+    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    model.add_argument("--batch_size", type=int, default=16, help="steps or changed texts at a time")
+    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
+    how = parser.add_argument_group("explanation")
+    how.add_argument("--interpreter", choices=SAMPLES, default="ig", help="method, see above")
+    steps = ", ".join(f"{name} {count}" for name, count in SAMPLES.items())
+    how.add_argument("--samples", type=int, help=f"steps or changed texts for each text; left out: {steps}")
+    how.add_argument("--label", nargs="+", help="explain these labels, predicted or not")
+    how.add_argument("--top_k", type=int, default=5, help="key words of a label: those with the highest scores")
+    how.add_argument("--seed", type=int, default=3, help="of grad and lime")
+    result = parser.add_argument_group("result")
+    result.add_argument("--interpret_result_file", default="word_interpret.jsonl", help="a bare name: in dataset_dir")
+    result.add_argument("--html_file", default="word_interpret.html", help="a bare name: in dataset_dir")
+    args = parser.parse_args()
+    lowest = {"batch_size": 1, "max_seq_length": 3, "samples": 1, "top_k": 1, "num_rows": 0, "seed": 0}
+    for name, least in lowest.items():
+        if (value := getattr(args, name)) is not None and value < least:
+            parser.error(f"argument --{name}: must be at least {least}, got {value}")
+    args.samples = args.samples or SAMPLES[args.interpreter]
+    return args
+
+
+# ---- words and tokens ------------------------------------------------------------------------------------------------
+
+
+def word_spans(text):
+    """(start, end) of each word: by jieba in Chinese text, else what stands between blanks."""
+    if not CHINESE.search(text):
+        return [match.span() for match in re.finditer(r"\S+", text)]
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    return [(start, end) for word, start, end in jieba.tokenize(text) if word.strip()]
+
+
+def align(words, tokens):
+    """(word spans, the word's number of each token int64 [T]): words that share a token are made one.
+
+    words, tokens: ascending (start, end) in the text. A token between words belongs to the next one.
+    """
+    starts, ends = zip(*words)
+    first = [min(bisect_right(ends, start), len(words) - 1) for start, _ in tokens]
+    joined = np.zeros(len(words), bool)  # to the word before
+    for word, (_, end) in zip(first, tokens):
+        joined[word + 1 : bisect_left(starts, end)] = True
+    group = np.cumsum(~joined) - 1
+    spans = [
+        (starts[np.argmax(group == g)], ends[len(group) - 1 - np.argmax(group[::-1] == g)])
+        for g in range(group[-1] + 1)
+    ]
+    return spans, group[np.array(first, np.int64)]
+
+
+# ---- methods: scores float64 [labels, tokens or words] ---------------------------------------------------------------
+
+
+def path_gradients(model, start, ends, shares, labels, batch_size):
+    """Mean over S points of gradient x (end - start), at start + share x (end - start), for the logits of `labels`.
+
+    start float32 [T, H], ends [S or 1, T, H], shares [S] -> float64 [len(labels), T]
+    """
+    import paddle
+
+    scores = np.zeros((len(labels), start.shape[0]))
+    ends = np.broadcast_to(ends, (len(shares), *start.shape))
+    for i in range(0, len(shares), batch_size):
+        way = ends[i : i + batch_size] - start
+        points = paddle.to_tensor(start + shares[i : i + batch_size, None, None].astype(np.float32) * way)
+        points.stop_gradient = False
+        logits = model(inputs_embeds=points, attention_mask=paddle.ones(points.shape[:2], "int64"))
+        for k, label in enumerate(labels):
+            (gradient,) = paddle.grad(logits[:, label].sum(), points, retain_graph=k + 1 < len(labels))
+            scores[k] += (gradient.numpy() * way).sum((0, 2), dtype=np.float64)
+    return scores / len(shares)
+
+
+def explain_by_gradients(model, ids, labels, samples, batch_size, rng=None):
+    """(scores float64 [len(labels), T], baseline logits float32 [len(labels)]) of one text's token ids.
+
+    The baseline keeps [CLS] and [SEP], which are no words and score 0. rng: None for integrated gradients, by the
+    midpoint rule; a random generator for gradient SHAP.
+    """
+    import paddle
+
+    encoder = getattr(model, model.base_model_prefix)
+    with paddle.no_grad():
+        embeddings = encoder.embeddings.word_embeddings(paddle.to_tensor([ids])).numpy()
+        baseline = embeddings[0].copy()
+        baseline[1:-1] = 0
+        mask = paddle.ones([1, len(ids)], "int64")
+        baseline_logits = model(inputs_embeds=paddle.to_tensor(baseline[None]), attention_mask=mask)[0].numpy()[labels]
+    shares = (np.arange(samples) + 0.5) / samples
+    if rng:
+        shares = rng.random(samples)
+        noise = rng.standard_normal((samples, *baseline.shape)).astype(np.float32) * NOISE * embeddings.std()
+        noise[:, [0, -1]] = 0
+        embeddings = embeddings + noise
+    return path_gradients(model, baseline, embeddings, shares, labels, batch_size), baseline_logits
+
+
+def explain_by_lime(model, ids, word_of, n_words, labels, samples, batch_size, pad_id, rng):
+    """Scores float64 [len(labels), n_words]: a ridge regression of the logits on which words were left in.
+
+    word_of: the word of each token between [CLS] and [SEP]. The whole text is one of the samples.
+    """
+    from sklearn.linear_model import Ridge
+
+    kept = np.ones((samples, n_words), bool)
+    for row in kept[1:]:
+        row[rng.choice(n_words, rng.integers(1, n_words + 1), replace=False)] = False
+    texts = [[ids[0], *(token for token, word in zip(ids[1:-1], word_of) if row[word]), ids[-1]] for row in kept]
+    logits = predict_logits(model, texts, pad_id, batch_size)[:, labels]
+    distance = 1 - np.sqrt(kept.mean(1))  # cosine distance from a row of ones
+    weights = np.sqrt(np.exp(-((distance / KERNEL) ** 2)))
+    return Ridge(alpha=1.0).fit(kept, logits, sample_weight=weights).coef_.reshape(len(labels), n_words)
+
+
+def explain(model, tokenizer, tree, case, predicted, labels, args, rng):
+    """What one text's row of the result file holds, as a dict."""
+    (ids,), spans = tokenizer.encode([case.text]), tokenizer.spans(case.text)[1:-1]
+    words, word_of = align(word_spans(case.text) or [(0, len(case.text))], spans)
+    read = int(word_of[-1]) + 1 if len(word_of) else 0  # the rest was cut off: the model has not seen it
+    logits = predict_logits(model, [ids], tokenizer.pad_id, 1)[0]
+    scores, baseline = np.zeros((len(labels), len(words))), None
+    if args.interpreter == "lime" and read:
+        settings = args.samples, args.batch_size, tokenizer.pad_id, rng
+        scores[:, :read] = explain_by_lime(model, ids, word_of, read, labels, *settings)
+    elif read:
+        rng = rng if args.interpreter == "grad" else None
+        by_token, baseline = explain_by_gradients(model, ids, labels, args.samples, args.batch_size, rng)
+        np.add.at(scores, (slice(None), word_of), by_token[:, 1:-1])
+    explanations = []
+    for k, label in enumerate(labels):
+        order = np.argsort(-scores[k], kind="stable")
+        key_words = [case.text[slice(*words[i])] for i in order if scores[k, i] > 0]
+        key_words = [word for word in key_words if any(map(str.isalnum, word))][: args.top_k]  # not punctuation
+        explanations.append(
+            {
+                "label": tree.labels[label],
+                "probability": round(float(sigmoid(logits[label])), 6),
+                "predicted": label in predicted,
+                "logit": round(float(logits[label]), 4),
+                **({} if baseline is None else {"baseline_logit": round(float(baseline[k]), 4)}),
+                "key_words": key_words,
+                "words": [
+                    {"word": case.text[start:end], "start": start, "end": end, "score": round(float(score), 4)}
+                    for (start, end), score in zip(words[:read], scores[k])
+                ],
+            }
+        )
+    return {
+        "text": case.text,
+        "labels": None if case.labels is None else [tree.labels[i] for i in case.labels],
+        "prediction": [tree.labels[i] for i in predicted],
+        "explanations": explanations,
+    }
+
+
+def labels_to_explain(case, predicted, probabilities, asked):
+    """Class indices: those asked for; else the predicted and the missed ones; else the most likely one."""
+    missed = set(case.labels or ()) - set(predicted)
+    return asked or sorted({*predicted, *missed}) or [int(probabilities.argmax())]
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def coloured(text, words):
+    """The text cut into (part, score, weight): weight -1 to 1, as a share of the highest; outside words both None."""
+    highest = max((abs(word["score"]) for word in words), default=0) or 1.0
+    parts, position = [], 0
+    for word in words:
+        parts.append((text[position : word["start"]], None, None))
+        parts.append((word["word"], word["score"], word["score"] / highest))
+        position = word["end"]
+    return [*parts, (text[position:], None, None)]
+
+
+def terminal_line(text, words):
+    """The text with green behind words that speak for the label, red behind those against it, in three strengths."""
+    green, red = (194, 78, 34), (224, 210, 167)  # of the 256 terminal colours, from weak to strong
+    line = ""
+    for part, _, weight in coloured(text, words):
+        strength = min(int(abs(weight or 0) * 4), 3)
+        line += f"\033[30;48;5;{(green if weight > 0 else red)[strength - 1]}m{part}\033[0m" if strength else part
+    return line
+
+
+def print_row(row, colours):
+    print(f"text: {row['text']}")
+    print(f"label: {','.join(row['labels'] or [])}")
+    print(f"predict label: {','.join(row['prediction'])}")
+    for item in row["explanations"]:
+        note = "" if item["predicted"] else ", not predicted"
+        print(f"{item['label']} ({item['probability']:.4f}{note}): {' '.join(item['key_words'])}")
+        if colours:
+            print(f"    {terminal_line(row['text'], item['words'])}")
+    print("-" * 20)
+
+
+def main():
+    args = parse_args()
+    logger, directory = get_logger(), Path(args.dataset_dir)
+    tree, tokenizer, decision = open_checkpoint(args.params_path, args.max_seq_length)
+    if not directory.is_dir():
+        raise InputError(f"--dataset_dir {directory}: no such directory.")
+    source = in_directory(directory, args.interpret_input_file)
+    require_same_labels(tree, directory / args.label_file)
+    for label in args.label or ():
+        if label not in tree.index:
+            raise InputError(f"--label {label}: not a label of this checkpoint; did you mean {tree.nearest(label)!r}?")
+    asked = [tree.index[label] for label in args.label or ()]
+    names = {"--interpret_result_file": args.interpret_result_file, "--html_file": args.html_file}
+    outputs = {flag: in_directory(directory, name) for flag, name in names.items()}
+    for flag, path in outputs.items():
+        require_writable(path, flag, [source, directory / args.label_file])
+    cases = read_cases(source, tree, logger)
+    cases = cases[: args.num_rows or None]
+
+    set_device(args.device)
+    from tqdm import tqdm
+
+    model, rng = load_checkpoint(args.params_path), np.random.default_rng(args.seed)
+    ids = tokenizer.encode([case.text for case in cases])
+    probabilities = sigmoid(predict_logits(model, ids, tokenizer.pad_id, args.batch_size))
+    selected = decide(probabilities, tree, decision)
+    rows, colours = [], sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for i, case in enumerate(tqdm(cases, desc="texts", disable=None, leave=False)):
+        predicted = np.flatnonzero(selected[i]).tolist()
+        labels = labels_to_explain(case, predicted, probabilities[i], asked)
+        rows.append(explain(model, tokenizer, tree, case, predicted, labels, args, rng))
+    for row in rows:
+        print_row(row, colours)
+    if args.interpreter == "ig" and (worst := max(map(incompleteness, rows))) > TOLERANCE:
+        logger.warning(
+            f"scores miss logit - baseline_logit by up to {worst:.0%}; take more --samples than {args.samples}"
+        )
+    if cut := sum(length > tokenizer.max_seq_length for length in tokenizer.lengths([case.text for case in cases])):
+        logger.warning(f"{cut} texts have more than {tokenizer.max_seq_length} tokens; the rest of them was not read")
+    with atomic_write(outputs["--interpret_result_file"]) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    facts = {"texts": source, "checkpoint": args.params_path, "method": args.interpreter, "samples": args.samples}
+    for row in rows:
+        for item in row["explanations"]:
+            item["parts"] = coloured(row["text"], item["words"])
+    with atomic_write(outputs["--html_file"]) as file:
+        file.write(render("words.html", title="Words that speak for a label", facts=facts, rows=rows))
+    logger.info(f"Words of {len(rows)} texts saved in {', '.join(map(str, outputs.values()))}")
+
+
+def incompleteness(row):
+    """How far the scores of a row are from adding up to logit - baseline_logit, as the largest share of it."""
+    found = [0.0]
+    for item in row["explanations"]:
+        if item["words"]:
+            wanted = item["logit"] - item["baseline_logit"]
+            found.append(abs(sum(word["score"] for word in item["words"]) - wanted) / max(abs(wanted), 1.0))
+    return max(found)
+
+
+if __name__ == "__main__":
+    run(main)
