@@ -191,9 +191,9 @@ def length_groups(findings, lengths, limit):
     lengths, whole = np.asarray(lengths), np.asarray(lengths) <= limit
     groups = []
     if whole.any():
-        edges = np.unique(np.quantile(lengths[whole], np.linspace(0, 1, 7), method="higher"))
-        group_of = np.searchsorted(edges[1:], lengths, side="left")
-        groups = [whole & (group_of == g) for g in range(max(len(edges) - 1, 1))]
+        longest = np.unique(np.quantile(lengths[whole], np.linspace(0, 1, 7)[1:], method="higher"))
+        group_of = np.searchsorted(longest, lengths)
+        groups = [whole & (group_of == g) for g in range(len(longest))]
     groups = [("", rows) for rows in groups if rows.any()] + [(" (cut)", ~whole)] * bool((~whole).any())
     table = []
     for note, rows in groups:
