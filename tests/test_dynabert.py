@@ -1,6 +1,6 @@
 """dynabert.py: ranking against finite differences, reordering, slices against networks that were really cut, the loss.
 
-Everything holds for ERNIE and ERNIE-M, and for a network that has been cut before. The networks have 2 layers, 4 heads of
+Everything holds for ERNIE and ERNIE-M, and for a network that has been cut before. The networks have 3 layers, 4 heads of
 4 units and 24 or 64 neurons; they are random but far from symmetric.
 """
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import dynabert
-from dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width, unit_gradients
+from dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
 from modeling import build_model, model_inputs, predict_logits
 
-HEADS, HEAD, HIDDEN, LABELS = 4, 4, 16, 5
+LAYERS, HEADS, HEAD, HIDDEN, LABELS = 3, 4, 4, 16, 5
 NEURONS = {"ernie": 24, "ernie_m": 4 * HIDDEN}  # the library's ERNIE-M does not ask how many
 IDS = [[1, 7, 8, 9, 2], [1, 10, 2], [1, 30, 31, 5, 6, 22, 2], [1, 12, 13, 2]]
 GOLD = [(0, 1), (2,), (), (3, 4)]
@@ -25,7 +25,7 @@ def make_model(paddle, family="Ernie"):
 
     paddle.seed(1)
     config = getattr(library, f"{family}Config")(
-        num_hidden_layers=2, hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=24, vocab_size=50,
+        num_hidden_layers=LAYERS, hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=24, vocab_size=50,
         max_position_embeddings=64, initializer_range=0.3, num_labels=LABELS,
     )  # fmt: skip
     model = build_model(config)
@@ -56,44 +56,37 @@ def numbers(model):
 # ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
-def test_unit_gradients_by_hand():
-    weight = np.array([[1, 2], [3, 4], [5, 6], [7, 8]], np.float32)
-    gradient = np.array([[1, 0], [0, 1], [1, 1], [-1, 0]], np.float32)
-    assert unit_gradients(weight, gradient, 2).tolist() == [1 + 4, 5 + 6 - 7]
-    assert unit_gradients(weight, gradient, 4).tolist() == [1, 4, 11, -7]
-
-
 def bce(logits, gold):
     targets = np.zeros(logits.shape)
     for row, labels in zip(targets, gold):
         row[list(labels)] = 1
     logits = logits.astype(np.float64)
-    return (np.logaddexp(0, logits) - logits * targets).mean()
+    return (np.logaddexp(0, logits) - logits * targets).sum()
 
 
-def slope(model, linear, rows, batch):
-    """The derivative of the loss by a factor on some rows of a matrix, by differences."""
+def slope(model, linear, rows, row):
+    """The derivative of a row's loss by a factor on some rows of a matrix, by differences."""
     weight, losses = linear.weight.numpy().copy(), []
     for factor in (0.98, 1.02):
         scaled = weight.copy()
         scaled[rows] *= factor
         linear.weight.set_value(scaled)
-        losses.append(bce(predict_logits(model, IDS[batch], 0, 4), GOLD[batch]))
+        losses.append(bce(predict_logits(model, [IDS[row]], 0, 1), [GOLD[row]]))
     linear.weight.set_value(weight)
     return (losses[1] - losses[0]) / 0.04
 
 
-def test_importance_is_the_slope_of_the_loss_summed_over_batches(model):
-    heads, neurons = importance(model, IDS, GOLD, 0, batch_size=2)
-    assert heads.shape == (2, HEADS) and neurons.shape == (2, neurons_of(model))
+def test_importance_is_the_slope_of_the_loss_summed_over_rows(model):
+    heads, neurons = importance(model, IDS, GOLD, 0, batch_size=3)
+    assert heads.shape == (LAYERS, HEADS) and neurons.shape == (LAYERS, neurons_of(model))
     for i, layer in enumerate(model.base_model.encoder.layers):
         for scores, linear, size in ((heads[i], layer.self_attn.out_proj, HEAD), (neurons[i], layer.linear2, 1)):
             by_hand = [
-                sum(abs(slope(model, linear, slice(size * u, size * (u + 1)), slice(b, b + 2))) for b in (0, 2))
-                for u in range(len(scores))
+                sum(abs(slope(model, linear, slice(size * unit, size * (unit + 1)), row)) for row in range(len(IDS)))
+                for unit in range(len(scores))
             ]
-            np.testing.assert_allclose(scores, by_hand, rtol=0.02, atol=3e-5)
-    assert heads.min() > 0 and heads.max() > 5 * heads.min()  # there was something to tell apart
+            np.testing.assert_allclose(scores, by_hand, rtol=0.02, atol=3e-4)
+    assert heads.min() > 0 and heads.max() > 2 * heads.min()  # there was something to tell apart
 
 
 def test_importance_leaves_the_model_as_it_was(model):
@@ -104,8 +97,8 @@ def test_importance_leaves_the_model_as_it_was(model):
     assert model.training and done == [3, 1]
     assert all(np.array_equal(before[name], value) for name, value in numbers(model).items())
     assert all(parameter.grad is None or not parameter.grad.numpy().any() for parameter in model.parameters())
-    for one, other in zip(first, importance(model, IDS, GOLD, 0, 3)):  # no dropout, nothing left from the first time
-        np.testing.assert_array_equal(one, other)
+    for one, other in zip(first, importance(model, IDS, GOLD, 0, 4)):  # no dropout, and whatever shares a batch
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_reordered_model_computes_the_same_and_is_sorted(model):
@@ -123,7 +116,7 @@ def test_reordered_model_computes_the_same_and_is_sorted(model):
 
 def test_units_that_do_nothing_are_cut_without_a_trace(model):
     """A head and a quarter of the neurons whose outputs are multiplied by 0 rank last, wherever they stood."""
-    for layer, head in zip(model.base_model.encoder.layers, (0, 2)):
+    for layer, head in zip(model.base_model.encoder.layers, (0, 2, 1)):
         attention, ffn = layer.self_attn.out_proj.weight.numpy().copy(), layer.linear2.weight.numpy().copy()
         attention[HEAD * head : HEAD * (head + 1)] = 0
         ffn[1::4] = 0
@@ -131,7 +124,7 @@ def test_units_that_do_nothing_are_cut_without_a_trace(model):
         layer.linear2.weight.set_value(ffn)
     logits = logits_of(model)
     heads, neurons = importance(model, IDS, GOLD, 0, 4)
-    assert [row.argmin() for row in heads] == [0, 2] and not neurons[:, 1::4].any()
+    assert [row.argmin() for row in heads] == [0, 2, 1] and not neurons[:, 1::4].any()
     reorder(model, heads, neurons)
     narrow = build_narrow(model, Fraction(3, 4))
     cut(model, narrow)
@@ -141,7 +134,7 @@ def test_units_that_do_nothing_are_cut_without_a_trace(model):
 # ---- widths ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fraction, heads", zip(FRACTIONS, (3, 2, 1)))
+@pytest.mark.parametrize("fraction, heads", list(zip(FRACTIONS, (3, 2, 1))))
 def test_a_cut_network_has_the_first_units_and_computes_what_the_slices_do(model, fraction, heads):
     wide, narrow = numbers(model), build_narrow(model, fraction)
     cut(model, narrow)
@@ -208,7 +201,7 @@ def test_gradients_reach_the_slice_alone_and_add_up_over_widths(model):
     for name, value in both.items():
         np.testing.assert_allclose(value, half[name] + full[name], rtol=1e-3, atol=1e-4 * np.abs(value).max())
     half_of_neurons = neurons_of(model) // 2
-    for layer in range(2):
+    for layer in range(LAYERS):
         for part, block in (
             ("self_attn.q_proj.weight", np.s_[:, 8:]), ("self_attn.out_proj.weight", np.s_[8:]),
             ("linear1.bias", np.s_[half_of_neurons:]), ("linear2.weight", np.s_[half_of_neurons:]),

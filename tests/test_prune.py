@@ -1,0 +1,341 @@
+"""prune.py: the whole chain on a tiny checkpoint, what is kept when a run stops, and everything a user gets wrong.
+
+Networks and losses are tested in test_dynabert.py.
+"""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE
+
+import modeling
+import predict
+import prune
+import train
+from metric import Decision
+from utils import LabelTree, load_rows, run
+
+GRAPHS = {f"pruned_model.{ending}" for ending in ("pdmodel", "pdiparams", "pdiparams.info", "onnx")}
+CHECKPOINT = {"config.json", "model.safetensors", "model_state.pdparams", "label.txt", "decision.json"}
+QUICK = ["--device", "cpu", "--per_device_train_batch_size", "8", "--save_steps", "2", "--logging_steps", "1"]
+
+
+@pytest.fixture(scope="session")
+def sample_rows(tmp_path_factory):
+    """48 train and 24 dev rows of the sample data."""
+    folder = tmp_path_factory.mktemp("sample")
+    shutil.copy(SAMPLE / "label.txt", folder)
+    for name, every in (("train.txt", 31), ("dev.txt", 12)):
+        lines = (SAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / name).write_text("".join(lines[::every]), encoding="utf-8")
+    return folder
+
+
+def call(monkeypatch, script, *flags):
+    for handler in logging.getLogger("hierarchical").handlers[:]:
+        logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
+    run(script.main)
+
+
+@pytest.fixture
+def run_prune(monkeypatch, paddle, tiny_checkpoint, sample_rows, tmp_path):
+    """run_prune(*flags) prunes tiny_checkpoint into tmp_path/prune; later flags win."""
+
+    def run_it(*flags):
+        paths = ("--dataset_dir", sample_rows, "--params_dir", tiny_checkpoint, "--output_dir", tmp_path / "prune")
+        call(monkeypatch, prune, *QUICK, *paths, *flags)
+
+    return run_it
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    monkeypatch.setattr(prune, "export_checkpoint", lambda *_: None)
+
+
+def fails(run_prune, capsys, *flags):
+    """The message of a run that must end with exit code 2 and no traceback."""
+    with pytest.raises(SystemExit) as exit_info:
+        run_prune(*flags)
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2 and "Traceback" not in error
+    return error
+
+
+def logits_of(folder, rows_dir):
+    tree, tokenizer, _ = modeling.open_checkpoint(folder)
+    ids = tokenizer.encode(load_rows(rows_dir / "dev.txt", tree).texts)
+    return modeling.predict_logits(modeling.load_checkpoint(folder), ids, tokenizer.pad_id, 8)
+
+
+# ---- the whole chain -------------------------------------------------------------------------------------------------
+
+
+def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_rows, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
+    students = []
+    monkeypatch.setattr(
+        prune, "rank", lambda args, task, model, rank=prune.rank: students.append(model) or rank(args, task, model)
+    )
+    run_prune(
+        "--width_mult_list", "3/4", "0.5", "--num_train_epochs", "1", "--save_steps", "1000", "--learning_rate", "1e-4"
+    )
+    log = capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()} == before
+    assert {path.name for path in (tmp_path / "prune").iterdir()} == {
+        "prune.json", "prune.log", "width_mult_0.75", "width_mult_0.5",
+    }  # fmt: skip
+
+    step = r"global step (\d), epoch: 1, batch: \1, lr: \d\.\d{3}e-0\d, loss: \d+\.\d{5}, speed: \d+\.\d\d step/s\n"
+    assert len(re.findall(step, log)) == 7  # 49 rows by 8, the last step of one row
+    scored = r"width_mult (0\.\d+):\n.* - eval loss: .*, micro f1 score: (0\.\d{5}), macro f1 score: (0\.\d{5})\n"
+    scores = {ratio: (micro, macro) for ratio, micro, macro in re.findall(scored, log)}
+    assert scores.keys() == {"0.75", "0.5"}  # at the end, though save_steps was never reached
+    result = json.loads((tmp_path / "prune" / "prune.json").read_text(encoding="utf-8"))
+    full, *pruned = result["table"]
+    assert (full["width"], full["speed_up"], full["parameters"]) == (1, 1, 456351)
+    wide = modeling.read_weights(tiny_checkpoint / "model.safetensors")
+    for row, heads, neurons in zip(pruned, (3, 2), (192, 128)):
+        folder = tmp_path / "prune" / f"width_mult_{row['width']}"
+        assert {path.name for path in folder.iterdir()} >= CHECKPOINT | GRAPHS
+        micro, macro = scores[str(row["width"])]
+        assert (f"{row['micro_f1']:.5f}", f"{row['macro_f1']:.5f}") == (micro, macro)
+        assert f"Best result of width_mult {row['width']}: {row['macro_f1']:.4f}" in log
+        # the saved network is the slice of the trained one, and has what it was scored with
+        narrow, student = modeling.read_weights(folder / "model.safetensors"), students[0].state_dict()
+        assert narrow["ernie.encoder.layers.1.self_attn.v_proj.weight"].shape == (128, 32 * heads)
+        assert narrow["ernie.encoder.layers.1.linear2.weight"].shape == (neurons, 128)
+        for name, value in narrow.items():
+            block = student[name].numpy()[tuple(slice(n) for n in value.shape)]
+            np.testing.assert_array_equal(value, block, err_msg=name)
+        assert sum(value.size for value in narrow.values()) == row["parameters"] < sum(v.size for v in wide.values())
+        assert row["megabytes"] == (folder / "model.safetensors").stat().st_size / 1e6
+        tree, length, decision = modeling.read_settings(folder)
+        assert (tree.labels, length, decision) == (LabelTree.read(SAMPLE / "label.txt").labels, 64, Decision())
+        # the graph computes what the checkpoint does
+        logits = logits_of(folder, sample_rows)
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(folder / "pruned_model.onnx", providers=["CPUExecutionProvider"])
+        tokenizer = modeling.open_checkpoint(folder)[1]
+        texts = load_rows(sample_rows / "dev.txt", tree).texts[:4]
+        for i, ids in enumerate(tokenizer.encode(texts)):
+            inputs = {"input_ids": np.array([ids]), "token_type_ids": np.zeros((1, len(ids)), np.int64)}
+            np.testing.assert_allclose(session.run(None, inputs)[0][0], logits[i], atol=1e-4)
+
+    # predict.py and train.py take a pruned folder like any other
+    half = tmp_path / "prune" / "width_mult_0.5"
+    (sample_rows / "data.txt").write_text("主队客场取胜\n", encoding="utf-8")
+    call(monkeypatch, predict, "--dataset_dir", sample_rows, "--params_path", half, "--device", "cpu")
+    assert "prediction result" in capsys.readouterr().err
+    more = ("--model_name", half, "--save_dir", tmp_path / "more", "--epochs", 1, "--batch_size", 32, "--device", "cpu")
+    call(monkeypatch, train, "--dataset_dir", sample_rows, *more)
+    assert modeling.load_checkpoint(tmp_path / "more").base_model.encoder.layers[0].self_attn.num_heads == 2
+
+
+def test_ernie_m_and_a_second_pruning(paddle, no_export, run_prune, tiny_checkpoint, tmp_path):
+    from paddlenlp.transformers import ErnieMConfig
+
+    tree, tokenizer, _ = modeling.open_checkpoint(tiny_checkpoint)
+    config = ErnieMConfig(
+        num_hidden_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=1075, max_position_embeddings=130,
+        num_labels=len(tree),
+    )  # fmt: skip
+    source, half = tmp_path / "m", tmp_path / "prune" / "width_mult_0.5"
+    source.mkdir()
+    modeling.save_checkpoint(source, modeling.build_model(config), tokenizer, tree, Decision())
+    run_prune("--params_dir", source, "--width_mult_list", "1/2", "--max_steps", "1")
+    again = ("--params_dir", half, "--output_dir", tmp_path / "again", "--width_mult_list", "0.50")
+    run_prune(*again, "--max_steps", "1")
+    layer = modeling.load_checkpoint(tmp_path / "again" / "width_mult_0.5").base_model.encoder.layers[0]
+    assert (layer.self_attn.num_heads, layer.self_attn.head_dim) == (1, 8)
+    assert layer.self_attn.q_proj.weight.shape == [32, 8] and layer.linear1.weight.shape == [32, 32]
+
+
+def test_distillation_learns(no_export, run_prune, tiny_checkpoint, sample_rows, tmp_path):
+    """The narrow network comes nearer to the teacher's outputs than the mere cut."""
+    flags = ["--width_mult_list", "1/2", "--save_steps", "1000", "--logging_steps", "1000"]
+    run_prune(*flags, "--max_steps", "1", "--learning_rate", "1e-9", "--output_dir", tmp_path / "cut")
+    run_prune(*flags, "--max_steps", "60", "--learning_rate", "1e-3", "--output_dir", tmp_path / "taught")
+    teacher = modeling.sigmoid(logits_of(tiny_checkpoint, sample_rows))
+    mere, taught = (
+        np.abs(modeling.sigmoid(logits_of(tmp_path / name / "width_mult_0.5", sample_rows)) - teacher).mean()
+        for name in ("cut", "taught")
+    )
+    assert taught < 0.7 * mere
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scripted(monkeypatch, no_export):
+    """scripted(*macro_f1s) makes these the scores of the evaluations of widths; returns the weights at each of them."""
+
+    def script(*macro_f1s):
+        seen, waiting = [], list(macro_f1s)
+        real = prune.evaluate
+
+        def evaluate(args, task, model):
+            scores = real(args, task, model)
+            if getattr(model.config, "head_dim", None):
+                seen.append(model.classifier.weight.numpy().copy())
+                scores["macro_f1"] = waiting.pop(0)
+            return scores
+
+        monkeypatch.setattr(prune, "evaluate", evaluate)
+        return seen
+
+    return script
+
+
+def saved(tmp_path, ratio):
+    return modeling.read_weights(tmp_path / "prune" / f"width_mult_{ratio}" / "model.safetensors")["classifier.weight"]
+
+
+def test_each_width_keeps_its_best_by_macro_f1(run_prune, scripted, tmp_path, capsys):
+    seen = scripted(0.5, 0.3, 0.7, 0.2, 0.6, 0.2)  # of 3/4 and 1/2 in turn, at steps 2, 4 and 5
+    run_prune("--width_mult_list", "3/4", "1/2", "--max_steps", "5", "--learning_rate", "1e-3")
+    assert len(seen) == 6 and not np.array_equal(seen[0], seen[2])
+    np.testing.assert_array_equal(saved(tmp_path, 0.75), seen[2])
+    np.testing.assert_array_equal(saved(tmp_path, 0.5), seen[1])
+    log = capsys.readouterr().err
+    assert "Best result of width_mult 0.75: 0.7000" in log and "Best result of width_mult 0.5: 0.3000" in log
+    best = json.loads((tmp_path / "prune" / "prune.json").read_text(encoding="utf-8"))["best"]
+    assert {ratio: scores["step"] for ratio, scores in best.items()} == {"0.75": 4, "0.5": 2}
+
+
+def test_a_score_of_zero_is_saved(run_prune, scripted, tmp_path):
+    seen = scripted(0.0)
+    run_prune("--max_steps", "1")  # and without --width_mult_list: 3/4
+    np.testing.assert_array_equal(saved(tmp_path, 0.75), seen[0])
+
+
+def test_a_killed_run_leaves_its_best_and_no_graph_of_another(run_prune, scripted, monkeypatch, tmp_path, sample_rows):
+    seen = scripted(0.5)
+    old = tmp_path / "prune" / "width_mult_0.75"
+    old.mkdir(parents=True)
+    for name in ("pruned_model.pdmodel", "pruned_model.onnx", "int8.onnx"):
+        (old / name).touch()
+    step, calls = prune.train_step, []
+
+    def third_time_unlucky(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(prune, "train_step", third_time_unlucky)
+    with pytest.raises(SystemExit) as exit_info:
+        run_prune()
+    assert exit_info.value.code == 130
+    np.testing.assert_array_equal(saved(tmp_path, 0.75), seen[0])
+    assert np.isfinite(logits_of(old, sample_rows)).all()
+    assert not [path for path in old.iterdir() if path.suffix in (".onnx", ".pdmodel", ".tmp")]
+
+
+def test_ranking_rows(run_prune, no_export, monkeypatch, sample_rows):
+    """Training rows rank, unless asked; the seed and nothing else decides which."""
+    tree = LabelTree.read(sample_rows / "label.txt")
+    sizes = {name: len(load_rows(sample_rows / f"{name}.txt", tree).texts) for name in ("train", "dev")}
+    calls = []
+    monkeypatch.setattr(prune, "importance", lambda model, ids, labels, *_: calls.append((ids, labels)) or ([], []))
+    for flags in ([], [], ["--rank_on", "dev"], ["--seed", "4"]):
+        run_prune("--max_steps", "1", *flags)
+    monkeypatch.setattr(prune, "RANKING_ROWS", 10)
+    run_prune("--max_steps", "1")
+    assert [len(ids) for ids, _ in calls] == [sizes["train"], sizes["train"], sizes["dev"], sizes["train"], 10]
+    assert calls[0] == calls[1] != calls[3]
+
+
+# ---- what a user gets wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, value", [("3/4", (3, 4)), ("0.75", (3, 4)), (".5", (1, 2)), ("2/3", (2, 3)), ("9/12", (3, 4))]
+)
+def test_fractions(text, value):
+    assert prune.fraction(text) == Fraction(*value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("0", "between 0 and 1"), ("1", "between 0 and 1"), ("4/3", "between 0 and 1"), ("75", "between 0 and 1"),
+        ("", "no fraction"), ("3/4,2/3", "no fraction"), ("3/4 2/3", "no fraction"), ("3/0", "no fraction"),
+        ("-1/2", "no fraction"), ("1e-9999999999", "no fraction"), ("__import__('os')", "no fraction"),
+        ("half", "no fraction"), ("１/２", "no fraction"), ("0.5/2", "no fraction"),
+    ],
+)  # fmt: skip
+def test_what_is_no_fraction(text, message):
+    with pytest.raises(ArgumentTypeError, match=message):
+        prune.fraction(text)
+
+
+def test_errors_before_paddle_loads(tiny_checkpoint, sample_rows, tmp_path):
+    """A real process: exit code, no traceback, and no library loaded."""
+    program = "import sys, prune, utils\ntry: utils.run(prune.main)\nfinally: print('paddle' in sys.modules)"
+    flags = ["--dataset_dir", sample_rows, "--params_dir", tiny_checkpoint, "--output_dir", tmp_path / "out"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *flags, "--width_mult_list", "3/4", "2/3"],
+        cwd=ROOT, capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (2, "False\n") and not (tmp_path / "out").exists()
+    message = (
+        "--width_mult_list 2/3: 2/3 of 4 attention heads is not a whole number. With 4 heads these do: 1/4 1/2 3/4"
+    )
+    assert result.stderr == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--width_mult_list"], "expected at least one argument"),
+        (["--width_mult_list", ""], "no fraction"),
+        (["--width_mult_list", "1/2", "3/4", "0.5"], "1/2 is there twice"),
+        (["--learning_rate", "nan"], "--learning_rate: must be"),
+        (["--num_train_epochs", "0"], "--num_train_epochs: must be"),
+        (["--save_steps", "0"], "--save_steps: must be"),
+        (["--warmup_ratio", "2"], "--warmup_ratio: must be"),
+        (["--max_seq_length", "1000"], "reads at most 256 tokens"),
+        (["--params_dir", "nowhere"], "nowhere: no such directory"),
+        (["--params_dir", SAMPLE / "tiny-ernie"], "not a complete checkpoint"),
+        (["--dataset_dir", "nowhere"], "nowhere: no such directory"),
+        (["--dev_file", "nowhere.txt"], "nowhere.txt: no such file"),
+    ],
+)
+def test_wrong_flags(run_prune, capsys, flags, message):
+    assert message in fails(run_prune, capsys, *flags)
+
+
+def test_wrong_data(run_prune, capsys, sample_rows, tmp_path):
+    folder = shutil.copytree(sample_rows, tmp_path / "data")
+    (folder / "dev.txt").write_text("没有标签的一行\n", encoding="utf-8")
+    assert "no labelled row" in fails(run_prune, capsys, "--dataset_dir", folder)
+    (folder / "dev.txt").write_text("", encoding="utf-8")
+    assert "empty" in fails(run_prune, capsys, "--dataset_dir", folder)
+    labels = (folder / "label.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "label.txt").write_text("\n".join(labels[::-1]), encoding="utf-8")
+    assert "same labels in another order" in fails(run_prune, capsys, "--dataset_dir", folder)
+
+
+def test_output_that_cannot_be(run_prune, capsys, monkeypatch, tiny_checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    assert "file" in fails(run_prune, capsys, "--output_dir", tmp_path / "file")
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "prune" / "width_mult_0.5")
+    message = fails(run_prune, capsys, "--params_dir", source, "--width_mult_list", "1/2")
+    assert "is the model to prune itself" in message
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    assert "one process" in fails(run_prune, capsys)
+
+
+def test_divergence_is_said(run_prune, capsys):
+    assert "lower --learning_rate" in fails(run_prune, capsys, "--learning_rate", "1e30", "--warmup_ratio", "0")
