@@ -350,8 +350,7 @@ def read_rows(path, tree, problems, seen):
 
     Bad rows go to `problems` (Problems); blank and unlabelled ones are counted in `seen` (a Counter).
     """
-    parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower(), _parse_tab)
-    for line, text, names in parse(path, problems):
+    for line, text, names in parse_rows(path, problems):
         if text is None:
             seen["blank"] += 1
         elif not text.strip():
@@ -378,6 +377,12 @@ def label_faults(names, tree):
             near = tree.nearest(name)
             faults.append(f"unknown label {shown}; " + (f"did you mean {near!r}?" if near else "none is like it"))
     return "; ".join(faults + [f"and {len(wrong) - 3} more wrong labels"] * (len(wrong) > 3))
+
+
+def parse_rows(path, problems):
+    """Yield (line, text, label names) of every row, whatever its labels; None as in parse_jsonl."""
+    parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower(), _parse_tab)
+    return parse(path, problems)
 
 
 def _parse_tab(path, problems):
@@ -440,6 +445,36 @@ def parse_csv(path, problems):
         else:
             text, *names = row if any(map(str.strip, row)) else [None]
             yield first, text, [name.strip() for name in names if name.strip()] or None
+
+
+def require_row_format(path, flag, rows):
+    """Raise InputError if `write_rows` could not write these (text, label names) so that they read back the same."""
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        raise InputError(f"{path}: {flag} writes rows as .txt or .jsonl, not .csv.")
+    if path.suffix.lower() == ".jsonl":
+        return
+    for text, names in rows:
+        fault = "a TAB or a line end in the text" if re.search("[\t\r\n]", text) else ""
+        if names is not None:
+            fault = fault or ("no label that applies" if not names else "")
+            fault = fault or next((f"a comma in the label {name!r}" for name in names if "," in name), "")
+        if fault:
+            raise InputError(
+                f"{path}: the row {text[:20]!r} has {fault}, which a .txt row can't hold. "
+                f"Give {flag} a name that ends in .jsonl."
+            )
+
+
+def write_rows(path, rows):
+    """Write (text, label names) in the format of the file's suffix, atomically; names is None for an unlabelled row."""
+    with atomic_write(path) as file:
+        for text, names in rows:
+            if Path(path).suffix.lower() == ".jsonl":
+                row = {"text": text} if names is None else {"text": text, "labels": list(names)}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                file.write(f"{text}\n" if names is None else f"{text}\t{','.join(names)}\n")
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -25,8 +25,11 @@ from utils import (
     load_rows,
     multi_hot,
     pad,
+    parse_rows,
     read_rows,
     require_file,
+    require_row_format,
+    write_rows,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,7 +162,11 @@ def test_nearest_among_many():
 
 def test_levels_text():
     assert levels_text(TREE, [0, 1, 2]) == ["level 1 : 体育", "level 2 : 足球,其他"]
-    assert levels_text(TREE, [5]) == ["level 1 : 财经", "level 2 : 其他", "level 3 : 利率"]  # as if the parents were there
+    assert levels_text(TREE, [5]) == [
+        "level 1 : 财经",
+        "level 2 : 其他",
+        "level 3 : 利率",
+    ]  # as if the parents were there
     assert levels_text(TREE, [2, 4]) == ["level 1 : 体育,财经", "level 2 : 其他"]  # one name, shown once
     assert levels_text(TREE, []) == []
 
@@ -354,7 +361,11 @@ def test_csv_quoting(tmp_path):
         ("text,label\n,体育\n", 2, "text is empty"),
         ('text,label\n一,体育\n"二,体育\n三,体育\n', 3, "not CSV"),  # the quote is never closed
         ('text,label\n"二"三,体育\n四,体育\n', 2, "not CSV"),
-        ("text,label\n一,体育\n".encode() + b"\xff,x\n" + "好,无\n".encode(), 4, "unknown label"),  # counted past line 3
+        (
+            "text,label\n一,体育\n".encode() + b"\xff,x\n" + "好,无\n".encode(),
+            4,
+            "unknown label",
+        ),  # counted past line 3
     ],
 )
 def test_csv_faults(tmp_path, content, line, says):
@@ -457,6 +468,44 @@ def test_exit_codes(code, status, says):
 def test_a_bug_keeps_its_traceback():
     done = ended("1 / 0")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+# ---- writing rows ----------------------------------------------------------------------------------------------------
+
+ROWS = [("前锋进球", ["体育", "体育##足球"]), ('他说：“好”, "ok" 😀', ["财经"])]
+HARD_ROWS = [("一\t二\n三", ["a,b"]), ("无关", [])]
+
+
+@pytest.mark.parametrize(
+    "name, rows", [("a.txt", ROWS), ("a.jsonl", ROWS + HARD_ROWS), ("b.jsonl", [("只有文", None)])]
+)
+def test_written_rows_read_back_the_same(tmp_path, name, rows):
+    problems = Problems()
+    require_row_format(tmp_path / name, "--x", rows)
+    write_rows(tmp_path / name, rows)
+    assert [(text, names) for _, text, names in parse_rows(tmp_path / name, problems)] == rows
+    assert problems.count == 0
+
+
+def test_the_lines_of_written_rows(tmp_path):
+    write_rows(tmp_path / "a.txt", [*ROWS[:1], ("只有文", None)])
+    assert (tmp_path / "a.txt").read_bytes().decode() == "前锋进球\t体育,体育##足球\n只有文\n"
+
+
+@pytest.mark.parametrize(
+    "name, row, fault",
+    [
+        ("a.txt", ("一\t二", ["体育"]), "TAB"),
+        ("a.txt", ("一\n二", None), "line end"),
+        ("a.txt", ("一", ["a,b"]), "comma in the label 'a,b'"),
+        ("a.txt", ("一", []), "no label"),
+        ("a.csv", ("一", ["体育"]), "not .csv"),
+    ],
+)
+def test_rows_that_a_format_cannot_hold(tmp_path, name, row, fault):
+    with pytest.raises(InputError, match=fault) as caught:
+        require_row_format(tmp_path / name, "--aug_path", [row])
+    assert "--aug_path" in str(caught.value)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="pipes of POSIX")
