@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from tqdm import tqdm
+
 from utils import SEPARATOR, InputError, read_lines, require_file
 
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
@@ -45,7 +47,8 @@ def read_export(path, separator, keep_empty, problems):
     Raises InputError for a file that is no export which can be read without guessing.
     """
     parsed = []  # (Annotation, control -> its labels)
-    for where, record in _records(path, problems):
+    name, records = Path(path).stem, _records(path, problems)
+    for where, record in tqdm(records, desc=name, unit=" records", disable=None, leave=False, delay=1):
         try:
             if isinstance(record, ValueError):
                 raise record
@@ -53,9 +56,9 @@ def read_export(path, separator, keep_empty, problems):
                 raise ValueError(f"a record must be an object {{...}}, not {json.dumps(record)[:40]}")
             parse = _label_studio if isinstance(record.get("data"), dict) else _doccano
             parse = _label_studio_min if "annotation_id" in record else parse
-            for text, chosen, annotator, checked in parse(record, Path(path).stem, keep_empty):
+            for text, chosen, annotator, checked in parse(record, name, keep_empty):
                 _require_unicode(text)
-                paths = {name: tuple(_path(label, separator) for label in of) for name, of in (chosen or {}).items()}
+                paths = {by: tuple(_path(label, separator) for label in of) for by, of in (chosen or {}).items()}
                 labels = None if chosen is None else ()
                 parsed.append((Annotation(text, labels, str(annotator), where, checked), paths))
         except ValueError as error:
@@ -78,8 +81,10 @@ def _records(path, problems):
     with open(path, "rb") as file:
         if file.read(2) == b"PK":
             raise InputError(f"{path}: is a zip file (or a spreadsheet). Unzip it, and pass the .jsonl file(s) in it.")
+    before = problems.count
     lines = [(number, line) for number, line in read_lines(path, problems) if line.strip()]
-    problems.raise_if_any()
+    if problems.count > before:  # not UTF-8
+        return []
     start = lines[0][1].lstrip() if lines else ""
     if not start.startswith(("[", "{")):
         if re.match('(.*,)?"?(label|annotation_id)"?(,|$)', start):
@@ -219,13 +224,13 @@ def import_files(rows, notes, tree):
 def _config(tree, with_notes):
     """Label Studio's labelling interface for the tree: one Taxonomy, several paths of any depth."""
     view = ElementTree.Element("View")
-    if with_notes:
-        ElementTree.SubElement(view, "Text", name="note", value="$note")
     ElementTree.SubElement(view, "Text", name="text", value="$text")
     taxonomy = ElementTree.SubElement(view, "Taxonomy", name=CONTROL, toName="text", showFullPath="true")
     nodes = {}
     for i in sorted(range(len(tree)), key=lambda i: tree.levels[i]):  # a parent before its children
         above = nodes.get(int(tree.parents[i]), taxonomy)
         nodes[i] = ElementTree.SubElement(above, "Choice", value=tree.segments(i)[-1])
+    if with_notes:
+        ElementTree.SubElement(view, "Text", name="note", value="$note")
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"

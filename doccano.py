@@ -58,15 +58,14 @@ def parse_args():
     export.add_argument("--doccano_file", nargs="+", help="exported file(s) (default: doccano.jsonl)")
     export.add_argument("--save_dir", default="./data", help="directory to write to; made if need be")
     shares = "shares of train, dev and test; one: no split (default: 0.8 0.2)"
-    export.add_argument("--splits", nargs="+", type=float, help=shares)
+    export.add_argument("--splits", nargs="+", type=share, help=shares)
     tasks = ("multi_class", "multi_label", "hierarchical")
     export.add_argument("--task_type", choices=tasks, default="multi_label", help="multi_class: one label per text")
     export.add_argument("--is_shuffle", type=yes_or_no, nargs="?", const=True, default=True, help="false: cut in order")
     export.add_argument("--seed", type=int, default=3, help="of the shuffle")
     export.add_argument("--separator", default=SEPARATOR, help="between the levels of a label in the tool")
-    returned = export.add_mutually_exclusive_group()
-    returned.add_argument("--valid", action="store_true", help="rows that sparse.py --annotate chose: to valid.txt")
-    returned.add_argument("--dirty", action="store_true", help="rows that dirty.py found: to train_dirty.txt")
+    export.add_argument("--valid", action="store_true", help="rows that sparse.py --annotate chose: to valid.txt")
+    export.add_argument("--dirty", action="store_true", help="rows that dirty.py found: to train_dirty.txt")
     export.add_argument("--format", choices=("txt", "jsonl"), default="txt", help="of the rows that are written")
     export.add_argument("--keep_empty", action="store_true", help="an empty annotation means that no label applies")
     export.add_argument("--add_labels", action="store_true", help="add new labels at the end of save_dir/label.txt")
@@ -77,11 +76,13 @@ def parse_args():
     args = parser.parse_args()
     if args.annotate_file and args.doccano_file:
         parser.error("argument --annotate_file: sends rows out, --doccano_file brings them back: one at a time")
+    if args.valid and args.dirty:
+        parser.error("argument --dirty: not allowed with --valid")
     args.doccano_file = args.doccano_file or ["doccano.jsonl"]
-    args.splits = args.splits or ([1.0] if args.valid or args.dirty else [0.8, 0.2])
+    args.splits = args.splits or ([share("1")] if args.valid or args.dirty else [share("0.8"), share("0.2")])
     if (args.valid or args.dirty) and len(args.splits) > 1:
         parser.error("argument --splits: with --valid and --dirty, rows are not split: leave it out")
-    if not 1 <= len(args.splits) <= 3 or min(args.splits) <= 0 or sum(exact(args.splits)) != 1:
+    if not 1 <= len(args.splits) <= 3 or min(args.splits) <= 0 or sum(args.splits) != 1:
         parser.error("argument --splits: one to three numbers above 0 that sum to 1, such as 0.8 0.2 or 0.8 0.1 0.1")
     if args.seed < 0:
         parser.error(f"argument --seed: must be at least 0, got {args.seed}")
@@ -98,9 +99,9 @@ def yes_or_no(text):
     return text.lower() == "true"
 
 
-def exact(splits):
-    """The shares as fractions, since 0.7 + 0.2 is not 0.9 in floating point."""
-    return [Fraction(str(share)) for share in splits]
+def share(text):
+    """A decimal number as a fraction, since 0.7 + 0.2 is not 0.9 in floating point."""
+    return Fraction(str(float(text)))
 
 
 # ---- annotations -> rows ---------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def label_tree(known, label_sets, args):
 
 def split(rows, tree, args, logger):
     """Row numbers of each part: list of int64 [n]; rows are tuples of class indices. Raises InputError for no rows."""
-    shares = exact(args.splits)
+    shares = args.splits
     if args.is_shuffle:
         part = stratified_split(rows, len(tree), shares, args.seed)
         order = np.random.default_rng(args.seed).permutation(len(rows))
@@ -303,10 +304,14 @@ def send_out(args, logger):
         logger.warning(f"labels of more than {LONGEST_IN_DOCCANO} characters, which doccano does not take: {too_long}")
     notes = []
     if path.suffix.lower() == ".jsonl":  # what else a row holds is for the annotator to see
-        others = [json.loads(line) for _, line in read_lines(path, problems) if line.strip()]
-        others = [{key: value for key, value in row.items() if key not in ("text", "labels")} for row in others]
-        notes = [json.dumps(other, ensure_ascii=False) if other else "" for other in others] if any(others) else []
-    return import_files(rows, notes, tree)
+        notes = [note(json.loads(line)) for _, line in read_lines(path, problems) if line.strip()]
+    return import_files(rows, notes if any(notes) else [], tree)
+
+
+def note(row):
+    """What a JSON row holds besides text and labels, on one line."""
+    others = ((key, value) for key, value in row.items() if key not in ("text", "labels"))
+    return "; ".join(f"{key}: {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for key, v in others)
 
 
 def main():

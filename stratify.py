@@ -11,8 +11,8 @@ def stratified_split(rows, n_labels, shares, seed):
 
     rows: N tuples of class indices; shares: Fractions that sum to 1. Iterative stratification: the label with the
     fewest rows left is dealt out first, each of its rows to the part that lacks the label most. Sechidis, Tsoumakas and
-    Vlahavas (2011), On the stratification of multi-label data. At the end part 0 gets a row of each label that it has
-    none of.
+    Vlahavas (2011), On the stratification of multi-label data. Added here: part 0 gets a row of every label first, and
+    so lacks none that has a row.
     """
     part, rows_of = np.full(len(rows), -1), [[] for _ in range(n_labels)]
     order = np.random.default_rng(seed).permutation(len(rows))
@@ -23,6 +23,7 @@ def stratified_split(rows, n_labels, shares, seed):
     room = [int(len(rows) * share * whole) for share in shares]
     lacks = [[int(len(of_label) * share * whole) for share in shares] for of_label in rows_of]
     left = np.array([len(of_label) for of_label in rows_of], np.int64)
+    covered = set()  # labels with a row in part 0
     progress = tqdm(total=len(rows), desc="split", unit=" rows", disable=None, leave=False, delay=1)
 
     def put(row, to):
@@ -31,18 +32,22 @@ def stratified_split(rows, n_labels, shares, seed):
         for label in rows[row]:
             left[label] -= 1
             lacks[label][to] -= whole
+        if to == 0:
+            covered.update(rows[row])
         progress.update()
 
     while left.any():
         label = int(np.where(left > 0, left, len(rows) + 1).argmin())
         for row in rows_of[label]:
             if part[row] < 0:
-                put(row, max(range(len(shares)), key=lambda p: (lacks[label][p], room[p])))
+                neediest = max(range(len(shares)), key=lambda p: (lacks[label][p], room[p]))
+                put(row, neediest if label in covered else 0)
     for row in order:
         if part[row] < 0:  # no label applies to it
             put(row, room.index(max(room)))
-    for of_label in rows_of:
-        if of_label and not (part[of_label] == 0).any():
+    for label, of_label in enumerate(rows_of):
+        if of_label and label not in covered:  # rarer labels of its rows have taken all of them elsewhere
             part[of_label[0]] = 0
+            covered.update(rows[of_label[0]])
     progress.close()
     return part

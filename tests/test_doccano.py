@@ -1,0 +1,397 @@
+"""doccano.py: exports become data folders that the other scripts read, rows go out to be annotated and come back."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import doccano
+from utils import LabelTree, Problems, load_rows, read_rows, run
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "data"
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch, capsys, printed):
+    """convert(records, *flags) -> (exit code, log and error text); records go to all.jsonl, results to tmp_path/out."""
+
+    def call(records, *flags, save_dir="out", to="--doccano_file"):
+        path = records
+        if not isinstance(records, Path):
+            path = tmp_path / "all.jsonl"
+            path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
+        arguments = ["doccano.py", to, path, "--save_dir", tmp_path / save_dir, *flags]
+        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        printed.clear()
+        try:
+            run(doccano.main)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, "\n".join([*printed, capsys.readouterr().err])
+
+    return call
+
+
+@pytest.fixture
+def out(tmp_path):
+    """out(name) -> the lines of a file that was written; out() -> all names."""
+
+    def read(name=None):
+        folder = tmp_path / "out"
+        if name is None:
+            return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        text = (folder / name).read_bytes().decode("utf-8")
+        assert text.endswith("\n") and "\r" not in text
+        return text[:-1].split("\n")
+
+    return read
+
+
+def row(text, *labels):
+    return {"text": text, "label": list(labels)}
+
+
+TEN = [row(f"球赛{i}", "体育##足球") for i in range(5)] + [row(f"股市{i}", "财经") for i in range(5)]  # sorted by label
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------
+
+
+def test_worked_example(convert, out):
+    records = [
+        row(" 国足\t今晚\r\n出战 ", "体育##足球", "体育##足球", "财经"),
+        row("甲-乙", "体育-综合"),
+        row("英超换帅", "财经##股票", "体育##足球##英超"),
+        row("今天天气"),
+    ]
+    code, log = convert(records, "--task_type", "hierarchical", "--splits", "1.0", "--is_shuffle", "False")
+    assert code == 0
+    assert out("train.txt") == [
+        "国足 今晚 出战\t体育,体育##足球,财经",
+        "甲-乙\t体育-综合",
+        "英超换帅\t体育,体育##足球,体育##足球##英超,财经,财经##股票",
+    ]
+    # in the order of the tree, which sorting the joined names would break: - comes after #
+    assert out("label.txt") == ["体育", "体育##足球", "体育##足球##英超", "体育-综合", "财经", "财经##股票"]
+    assert out("data.txt") == ["国足 今晚 出战", "甲-乙", "英超换帅"]
+    assert out("unlabeled.txt") == ["今天天气"]
+    assert out() == ["data.txt", "label.txt", "train.txt", "unlabeled.txt"]
+    assert "texts with TABs or line ends, now blanks; --format jsonl keeps them: 1" in log
+    assert "texts not annotated, or skipped: 1; left out" in log and "Finished! It takes 0." in log
+
+
+def test_two_and_three_parts(convert, out, tmp_path):
+    code, log = convert(TEN)
+    assert code == 0 and out() == ["data.txt", "dev.txt", "label.txt", "train.txt"]
+    assert [len(out(name)) for name in ("train.txt", "dev.txt", "label.txt")] == [8, 2, 3]
+    assert out("data.txt") == [line.split("\t")[0] for line in out("dev.txt")]
+    assert f"Save 8 examples to {tmp_path / 'out' / 'train.txt'}." in log
+    assert convert(TEN, "--splits", 0.6, 0.2, 0.2, "--overwrite")[0] == 0
+    assert [len(out(name)) for name in ("train.txt", "dev.txt", "test.txt")] == [6, 2, 2]
+    assert out("data.txt") == [line.split("\t")[0] for line in out("test.txt")]
+    texts = [line.split("\t")[0] for name in ("train.txt", "dev.txt", "test.txt") for line in out(name)]
+    assert sorted(texts) == sorted(record["text"] for record in TEN)
+
+
+def test_the_rest_of_the_project_reads_the_folder(convert, tmp_path):
+    texts = {True: "带,逗号", False: "甲"}
+    records = [row(f"{texts[i % 2 == 0]}{i}", "A##B, 或 C", "D") for i in range(10)]
+    assert convert(records, "--format", "jsonl")[0] == 0
+    tree = LabelTree.read(tmp_path / "out" / "label.txt")
+    assert tree.labels == ["A", "A##B, 或 C", "D"]
+    train, dev = (load_rows(tmp_path / "out" / name, tree) for name in ("train.jsonl", "dev.jsonl"))
+    assert sorted(train.texts + dev.texts) == sorted(record["text"] for record in records)
+    assert set(train.labels + dev.labels) == {(0, 1, 2)}
+
+
+# ---- splitting -------------------------------------------------------------------------------------------------------
+
+
+def test_the_split_is_shuffled_stratified_and_depends_on_the_seed_alone(convert, out):
+    files = {}
+    for seed in (3, 3, 4):
+        assert convert(TEN, "--seed", seed, "--overwrite")[0] == 0
+        files.setdefault(seed, []).append((out("train.txt"), out("dev.txt")))
+        assert Counter(line.split("\t")[1] for line in out("dev.txt")) == {"体育,体育##足球": 1, "财经": 1}
+        assert Counter(line.split("\t")[1] for line in out("train.txt")) == {"体育,体育##足球": 4, "财经": 4}
+    assert files[3][0] == files[3][1] != files[4][0]
+    texts = [line.split("\t")[0] for line in out("train.txt")]
+    assert texts != [record["text"] for record in TEN if record["text"] in texts]
+
+
+def test_without_shuffle_the_order_stays_and_shares_are_exact(convert, out):
+    code, log = convert(TEN, "--is_shuffle", "false", "--splits", 0.7, 0.2, 0.1)  # 0.7 + 0.2 < 0.9 in floating point
+    texts = [record["text"] for record in TEN]
+    read = [[line.split("\t")[0] for line in out(name)] for name in ("train.txt", "dev.txt", "test.txt")]
+    assert code == 0 and read == [texts[:7], texts[7:9], texts[9:]]
+    assert "labels without a row in dev: 2: 体育, 体育##足球" in log
+    code, log = convert(TEN[::-1], "--is_shuffle", "False", "--splits", 0.5, 0.5, "--overwrite")
+    assert "labels without a row in train: 2: 体育, 体育##足球" in log and "out keeps its test.txt" in log
+
+
+def test_a_label_with_one_row_is_in_train(convert, out):
+    rare = [row(f"稀有{i}", f"稀有##{i}") for i in range(3)]
+    for seed in range(10):
+        assert convert(TEN + rare, "--seed", seed, "--overwrite")[0] == 0
+        assert sum("稀有" in line for line in out("train.txt")) == 3
+
+
+@pytest.mark.parametrize(
+    "flags, part",
+    [
+        (["--splits", "0.8"], "--splits: one to three numbers above 0 that sum to 1"),
+        (["--splits", "0.5", "0.2", "0.2", "0.1"], "--splits: one to three"),
+        (["--splits", "1.2", "-0.2"], "--splits: one to three"),
+        (["--splits", "0.8", "nan"], "--splits: invalid share value: 'nan'"),
+        (["--valid", "--splits", "0.8", "0.2"], "rows are not split"),
+        (["--valid", "--dirty"], "not allowed with"),
+        (["--is_shuffle", "maybe"], "true or false, not 'maybe'"),
+        (["--task_type", "tree"], "invalid choice: 'tree'"),
+        (["--keep_empty"], "add --format jsonl"),
+        (["--seed", "-1"], "must be at least 0"),
+        (["--separator", ""], "must not be empty"),
+        (["--annotate_file", "x"], "one at a time"),
+    ],
+)
+def test_wrong_flags(convert, out, flags, part):
+    code, log = convert(TEN, *flags)
+    assert code == 2 and part in log and out() == []
+
+
+def test_too_few_rows_for_the_split(convert, out):
+    code, log = convert([row("甲", "A"), row("乙", "B")])
+    assert code == 2 and "dev would get none of the 2 annotated rows" in log and out() == []
+    assert convert([row("甲", "A"), row("乙", "B")], "--splits", "1")[0] == 0
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_ancestors_are_added_even_without_the_flag(convert, out):
+    code, log = convert([row("甲", "A##B"), row("乙", "C")], "--splits", "1.0")
+    assert code == 0 and out("label.txt") == ["A", "A##B", "C"]
+    assert "texts with labels of several levels, to which their ancestors were added: 1" in log
+
+
+def test_multi_class_has_one_label_per_text(convert):
+    code, log = convert([row("甲", "A##B", "A"), row("乙", "C", "A##B")], "--task_type", "multi_class")
+    assert code == 2 and log.count("all.jsonl:") == 1
+    assert "all.jsonl:2: a multi_class text has one label, this one has A##B, C" in log
+
+
+def test_another_separator_becomes_ours(convert, out):
+    assert convert([row("甲", "灾害/意外>坍/垮塌")], "--separator", ">", "--splits", "1.0")[0] == 0
+    assert out("train.txt") == ["甲\t灾害/意外,灾害/意外##坍/垮塌"]
+
+
+def test_a_label_with_a_comma_needs_jsonl(convert, out):
+    code, log = convert([row("甲", "A, B")], "--splits", "1.0")
+    assert code == 2 and "'A, B': a label with a comma can't stand in a .txt row" in log and out() == []
+    assert convert([row("甲\n乙\t丙", "A, B")], "--splits", "1.0", "--format", "jsonl")[0] == 0
+    assert json.loads(out("train.jsonl")[0]) == {"text": "甲\n乙\t丙", "labels": ["A, B"]}
+
+
+def test_an_existing_label_file_keeps_its_order(convert, out, tmp_path):
+    (tmp_path / "out").mkdir()
+    labels = "财经\n体育\n体育##足球\n娱乐\n"
+    (tmp_path / "out" / "label.txt").write_text(labels, encoding="utf-8")
+    code, log = convert([row("甲", "体育##足求"), row("乙", "时政"), row("丙", "财经")], "--splits", "1.0")
+    assert code == 2 and "2 labels of the export are not in it" in log
+    assert "体育##足求   (did you mean 体育##足球?)" in log and "--add_labels" in log and out() == ["label.txt"]
+    code, log = convert([row("甲", "体育##足求"), row("丙", "体育", "财经")], "--splits", "1.0", "--add_labels")
+    assert code == 0 and "labels without a row in train: 2: 体育##足球, 娱乐" in log
+    assert out("label.txt") == [*labels.split(), "体育##足求"]
+    assert sorted(out("train.txt")) == sorted(["甲\t体育,体育##足求", "丙\t财经,体育"])
+
+
+def test_without_new_labels_the_label_file_is_not_touched(convert, out, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "label.txt").write_bytes(b"\xef\xbb\xbfB\r\n\r\nA\r\n")
+    assert convert([row("甲", "A"), row("乙", "B")], "--splits", "1.0")[0] == 0
+    assert (tmp_path / "out" / "label.txt").read_bytes() == b"\xef\xbb\xbfB\r\n\r\nA\r\n"
+
+
+# ---- what annotators do ----------------------------------------------------------------------------------------------
+
+
+def test_repeated_texts_agree_or_become_conflicts(convert, out, tmp_path):
+    records = [row("甲", "A##B"), row("乙", "A##B"), row("甲 ", "A", "A##B"), row("乙", "A"), row("丙", "C")]
+    code, log = convert(records, "--splits", "1.0")
+    assert code == 0 and "2 texts were annotated more than once, 1 of them with one result" in log
+    assert "texts given different labels, see conflicts.jsonl: 1; left out" in log
+    assert sorted(out("train.txt")) == ["丙\tC", "甲\tA,A##B"]
+    conflict = {"text": "乙", "labels": ["A"]}
+    said = [{"annotator": "all", "labels": ["A", "A##B"]}, {"annotator": "all", "labels": ["A"]}]
+    assert [json.loads(line) for line in out("conflicts.jsonl")] == [conflict | {"annotations": said}]
+    # and out again, to be settled
+    assert convert(tmp_path / "out" / "conflicts.jsonl", to="--annotate_file")[0] == 0
+    (line,) = (json.loads(line) for line in out("doccano_import.jsonl"))
+    assert line["label"] == ["A"] and '"labels": ["A", "A##B"]' in line["note"]
+
+
+def test_one_file_per_annotator(convert, out, tmp_path):
+    for name, label in (("ann", "A"), ("bob", "B")):
+        lines = [row("甲", label), row("乙", *["B"] * (name == "ann"))]  # bob has not come to 乙 yet
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    code, log = convert(tmp_path / "ann.jsonl", tmp_path / "bob.jsonl", "--splits", "1.0")
+    assert code == 2 and "unrecognized" in log  # one flag, several files
+    arguments = ["--doccano_file", tmp_path / "ann.jsonl", tmp_path / "bob.jsonl", "--splits", "1.0"]
+    assert convert(tmp_path / "ann.jsonl", *arguments)[0] == 0
+    assert out("train.txt") == ["乙\tB"]
+    assert [one["annotator"] for one in json.loads(out("conflicts.jsonl")[0])["annotations"]] == ["ann", "bob"]
+
+
+def test_the_answer_marked_as_truth_settles_a_disagreement(convert, out, tmp_path):
+    def said(path, truth):
+        answer = {"from_name": "label", "to_name": "text", "type": "taxonomy", "value": {"taxonomy": [path]}}
+        return {"completed_by": 1, "ground_truth": truth, "was_cancelled": False, "result": [answer]}
+
+    tasks = [{"id": 1, "data": {"text": "甲"}, "annotations": [said(["A"], False), said(["B", "C"], True)]}]
+    (tmp_path / "p.json").write_text(json.dumps(tasks), encoding="utf-8")
+    assert convert(tmp_path / "p.json", "--splits", "1.0")[0] == 0
+    assert out("train.txt") == ["甲\tB,B##C"] and "conflicts.jsonl" not in out()
+
+
+def test_only_disagreements(convert, out):
+    code, log = convert([row("甲", "A"), row("甲", "B")])
+    assert code == 0 and out() == ["conflicts.jsonl", "label.txt"]
+
+
+def test_nothing_annotated(convert, out):
+    code, log = convert([row("甲"), row("乙")])
+    assert code == 2 and "no text with labels is left" in log and out() == []
+
+
+def test_texts_that_no_label_applies_to(convert, out):
+    records = [row("甲", "A"), row("乙"), row("  ", "A")]
+    code, log = convert(records, "--keep_empty", "--format", "jsonl", "--splits", "1.0", "--is_shuffle", "false")
+    assert code == 0 and "empty texts, left out: 1" in log
+    assert [json.loads(line)["labels"] for line in out("train.jsonl")] == [["A"], []]
+
+
+# ---- chosen rows, out and back ---------------------------------------------------------------------------------------
+
+
+def test_valid_and_dirty_make_one_file_and_leave_the_labels_alone(convert, out, data_dir):
+    folder = data_dir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, log = convert([row("甲", "体育##足球"), row("乙", "财经"), row("丙")], "--valid", save_dir="data")
+    assert code == 0 and "texts not annotated, or skipped: 1; valid.txt lacks them" in log
+    assert (folder / "valid.txt").read_text("utf-8") == "甲\t体育,体育##足球\n乙\t财经\n"
+    assert convert([row("甲", "体育")], "--dirty", "--splits", "1.0", save_dir="data")[0] == 0
+    assert (folder / "train_dirty.txt").read_text("utf-8") == "甲\t体育\n"
+    code, log = convert([row("甲", "体育##网球")], "--dirty", "--overwrite", save_dir="data")
+    assert code == 2 and "体育##网球" in log
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 2
+    code, log = convert([row("甲", "体育")], "--valid")
+    assert code == 0 and "out has no label.txt" in log and out() == ["valid.txt"]
+
+
+def test_dirty_rows_that_went_out_as_lines_of_text(convert, data_dir):
+    folder = data_dir()
+    records = [row("国足今晚出战\t体育,体育##足球", "体育##篮球"), row("甲\t乙", "财经")]  # 乙 is no label: it stays
+    code, log = convert(records, "--dirty", save_dir="data")
+    assert code == 0
+    assert (folder / "train_dirty.txt").read_text("utf-8") == "国足今晚出战\t体育,体育##篮球\n甲 乙\t财经\n"
+    code, log = convert(records, "--valid", save_dir="data")
+    assert "texts that end with a TAB and labels, which --dirty removes: 1" in log
+    code, log = convert([row("甲\tA##B", "A##B")], "--splits", "1.0")
+    assert "which --dirty removes: 1" in log
+
+
+def test_sample_rows_go_out_and_come_back_the_same(convert, out, tmp_path):
+    assert convert(SAMPLE / "dev.txt", to="--annotate_file")[0] == 0
+    assert out() == [
+        "doccano_import.jsonl",
+        "doccano_labels.json",
+        "label_studio_config.xml",
+        "label_studio_tasks.json",
+    ]
+    tasks = json.loads((tmp_path / "out" / "label_studio_tasks.json").read_bytes())
+    for task in tasks:  # an annotator who accepts everything
+        task["annotations"] = [{"result": task.pop("predictions")[0]["result"], "was_cancelled": False}]
+    (tmp_path / "accepted.json").write_text(json.dumps(tasks), encoding="utf-8")
+    tree = LabelTree.read(SAMPLE / "label.txt")
+    expected = [(row.text, row.labels) for row in read_rows(SAMPLE / "dev.txt", tree, Problems(), Counter())]
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "label.txt").write_bytes((SAMPLE / "label.txt").read_bytes())
+    for export in (tmp_path / "out" / "doccano_import.jsonl", tmp_path / "accepted.json"):
+        assert convert(export, "--valid", "--overwrite", "--task_type", "hierarchical", save_dir="back")[0] == 0
+        rows = load_rows(tmp_path / "back" / "valid.txt", tree)
+        assert list(zip(rows.texts, rows.labels)) == expected
+
+
+def test_texts_alone_and_what_else_a_row_says(convert, out, data_dir, tmp_path):
+    folder = data_dir()
+    code, log = convert(folder / "data.txt", to="--annotate_file")
+    assert code == 0 and "Save 2 examples" in log and "Save 5 labels" in log
+    assert [json.loads(line) for line in out("doccano_import.jsonl")] == [
+        {"text": "门将扑出点球", "label": []},
+        {"text": "央行下调利率", "label": []},
+    ]
+    (tmp_path / "dirty.jsonl").write_text('{"text": "甲", "labels": ["体育"], "suspect": "体育", "p": 0.97}\n', "utf-8")
+    flags = ("--label_file", folder / "label.txt", "--overwrite")
+    assert convert(tmp_path / "dirty.jsonl", *flags, to="--annotate_file")[0] == 0
+    expected = {"text": "甲", "note": "suspect: 体育; p: 0.97", "label": ["体育"]}
+    assert json.loads(out("doccano_import.jsonl")[0]) == expected
+
+
+@pytest.mark.parametrize(
+    "name, content, part",
+    [
+        ("rows.txt", "甲\t体育##足求\n", "rows.txt:1: unknown label '体育##足求'; did you mean '体育##足球'?"),
+        ("rows.txt", "\n\n", "rows.txt: no row in it"),
+        ("rows.txt", "", "rows.txt: the file is empty"),
+        ("rows.jsonl", '{"txt": "甲"}\n', "rows.jsonl:1: a row is one object"),
+    ],
+)
+def test_bad_rows_to_send_out(convert, out, data_dir, name, content, part):
+    path = data_dir() / name
+    path.write_text(content, encoding="utf-8")
+    code, log = convert(path, to="--annotate_file")
+    assert code == 2 and part in log and out() == []
+
+
+def test_no_label_tree_beside_the_rows(convert, tmp_path):
+    (tmp_path / "rows.txt").write_text("甲\n", "utf-8")
+    code, log = convert(tmp_path / "rows.txt", to="--annotate_file")
+    assert code == 2 and "label.txt: no such file" in log
+
+
+def test_a_label_that_is_too_long_for_doccano(convert, data_dir):
+    folder = data_dir(label_txt="体育\n体育##" + "长" * 97, data_txt="甲\n")
+    assert "labels of more than 100 characters" in convert(folder / "data.txt", to="--annotate_file")[1]
+
+
+# ---- nothing is lost -------------------------------------------------------------------------------------------------
+
+
+def test_files_are_not_replaced_without_a_word(convert, out):
+    assert convert(TEN)[0] == 0
+    before = {name: out(name) for name in out()}
+    code, log = convert([row(f"新{i}", "财经") for i in range(10)])
+    assert code == 2 and "already has train.txt, dev.txt, data.txt" in log and "--overwrite" in log
+    assert {name: out(name) for name in out()} == before
+    code, log = convert([row(f"新{i}", "财经") for i in range(10)], "--overwrite", "--splits", "1.0")
+    assert code == 0 and "out keeps its dev.txt" in log and len(out("train.txt")) == 10
+
+
+def test_bad_records_of_all_files_are_told_at_once_and_nothing_is_written(convert, out, tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"text": "甲", "label": ["A##"]}\n{"label": []}\n', "utf-8")
+    (tmp_path / "c.jsonl").write_text('{"text": "甲", "label": [[0, 1, "A"]]}\n', "utf-8")
+    code, log = convert(tmp_path / "b.jsonl", "--doccano_file", tmp_path / "b.jsonl", tmp_path / "c.jsonl")
+    assert code == 2 and "3 problems found" in log and "c.jsonl:1: labels must be names" in log and out() == []
+
+
+def test_as_a_command(tmp_path):
+    (tmp_path / "all.csv").write_text("id,text,label\n1,甲,A#A##B\n", "utf-8")
+    command = [sys.executable, "doccano.py", "--doccano_file", tmp_path / "all.csv", "--save_dir", tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and "CSV is not read" in done.stderr and not (tmp_path / "out").exists()
