@@ -157,18 +157,19 @@ def explain_by_gradients(model, ids, labels, samples, batch_size, rng=None):
 def explain_by_lime(model, ids, word_of, n_words, labels, samples, batch_size, pad_id, rng):
     """Scores float64 [len(labels), n_words]: a ridge regression of the logits on which words were left in.
 
-    word_of: the word of each token between [CLS] and [SEP]. The whole text is one of the samples.
+    word_of: the word of each token between [CLS] and [SEP]. A sample lacks any number of words, from none to all; the
+    more it lacks, the less it counts.
     """
     from sklearn.linear_model import Ridge
 
     kept = np.ones((samples, n_words), bool)
     for row in kept[1:]:
-        row[rng.choice(n_words, rng.integers(1, n_words + 1), replace=False)] = False
+        row[rng.choice(n_words, rng.integers(n_words + 1), replace=False)] = False
     texts = [[ids[0], *(token for token, word in zip(ids[1:-1], word_of) if row[word]), ids[-1]] for row in kept]
     logits = predict_logits(model, texts, pad_id, batch_size)[:, labels]
     distance = 1 - np.sqrt(kept.mean(1))  # cosine distance from a row of ones
     weights = np.sqrt(np.exp(-((distance / KERNEL) ** 2)))
-    return Ridge(alpha=1.0).fit(kept, logits, sample_weight=weights).coef_.reshape(len(labels), n_words)
+    return Ridge(alpha=0.1).fit(kept, logits, sample_weight=weights).coef_.reshape(len(labels), n_words)
 
 
 def explain(model, tokenizer, tree, case, predicted, labels, args, rng):

@@ -1,0 +1,335 @@
+"""analysis/word_interpret.py: words and tokens, scores that are known by hand, faithfulness, the outputs, bad input.
+
+The hand-made model adds up what each token is worth: its scores are known exactly. The others are real, tiny encoders.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from analysis import word_interpret
+from analysis.cases import Case
+from analysis.word_interpret import (
+    align,
+    coloured,
+    explain,
+    explain_by_gradients,
+    explain_by_lime,
+    incompleteness,
+    labels_to_explain,
+    terminal_line,
+    word_spans,
+)
+from modeling import load_checkpoint, open_checkpoint, predict_logits, sigmoid
+from utils import LabelTree, load_rows, run
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = LabelTree(["组织", "组织##裁员", "财经"])
+
+
+# ---- words and tokens ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("lays off  3,000 people", ["lays", "off", "3,000", "people"]),
+        ("我来到北京清华大学", ["我", "来到", "北京", "清华大学"]),  # the example of jieba's own page
+        ("北京 Hello 大学\u3000😀", ["北京", "Hello", "大学", "😀"]),
+        (" \u200b ", ["\u200b"]),
+    ],
+)
+def test_words(text, words):
+    assert [text[start:end] for start, end in word_spans(text)] == words
+
+
+@pytest.mark.parametrize(
+    "words, tokens, spans, word_of",
+    [
+        ([(0, 2), (2, 4)], [(0, 1), (1, 2), (2, 4)], [(0, 2), (2, 4)], [0, 0, 1]),
+        ([(0, 2), (2, 3), (3, 5)], [(0, 3), (3, 4)], [(0, 3), (3, 5)], [0, 1]),  # a token over two words joins them
+        ([(0, 1), (2, 3), (4, 5)], [(0, 1), (1, 3), (3, 5)], [(0, 1), (2, 3), (4, 5)], [0, 1, 2]),  # with its blank
+        ([(0, 1), (1, 2), (2, 3)], [(0, 3)], [(0, 3)], [0]),
+        ([(0, 2), (2, 4)], [(0, 0), (2, 2), (4, 4)], [(0, 2), (2, 4)], [0, 1, 1]),  # tokens without a character
+        ([(0, 2), (2, 4), (4, 6)], [(0, 1)], [(0, 2), (2, 4), (4, 6)], [0]),  # the rest is cut off
+        ([(0, 2)], [], [(0, 2)], []),
+    ],
+)
+def test_align(words, tokens, spans, word_of):
+    found_spans, found_word_of = align(words, tokens)
+    assert found_spans == spans and found_word_of.tolist() == word_of
+
+
+# ---- a model that is known by hand -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def additive(paddle):
+    """Logit of label l: the sum over tokens of e² x W[l], where token t has the embedding [t] (of one number).
+
+    So token t is worth t² W[l], whatever stands beside it; W is [1, -2, 0].
+    """
+
+    class Encoder(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.embeddings = paddle.nn.Layer()
+            self.embeddings.word_embeddings = paddle.nn.Embedding(10, 1)
+            self.embeddings.word_embeddings.weight.set_value(np.arange(10, dtype=np.float32)[:, None])
+
+    class Additive(paddle.nn.Layer):
+        base_model_prefix, config = "encoder", SimpleNamespace(num_labels=3)
+
+        def __init__(self):
+            super().__init__()
+            self.encoder = Encoder()
+
+        def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None):
+            if inputs_embeds is None:
+                inputs_embeds = self.encoder.embeddings.word_embeddings(input_ids)
+            worth = inputs_embeds.squeeze(-1) ** 2 * attention_mask.astype("float32")
+            return worth.sum(1, keepdim=True) * paddle.to_tensor([[1.0, -2.0, 0.0]])
+
+    return Additive()
+
+
+IDS = [7, 1, 3, 2, 9]  # [CLS] 1 3 2 [SEP]; the words are worth 1, 9, 4, and the special tokens 49 + 81 everywhere
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_integrated_gradients_by_hand(additive, batch_size):
+    scores, baseline = explain_by_gradients(additive, IDS, [0, 1, 2], 10, batch_size)
+    # The gradient is 2 e W: linear along the way, so that the midpoint rule has no error.
+    np.testing.assert_allclose(scores, [[0, 1, 9, 4, 0], [0, -2, -18, -8, 0], [0, 0, 0, 0, 0]], atol=1e-4)
+    assert baseline.tolist() == [130, -260, 0]
+
+
+def test_gradient_shap_by_hand(additive):
+    """On average over the noise, which adds its variance to every e² (0.1 standard deviations of IDS, squared)."""
+    scores, _ = explain_by_gradients(additive, IDS, [0, 1], 20000, 5000, np.random.default_rng(0))
+    np.testing.assert_allclose(scores[0], [0, 1, 9, 4, 0], atol=0.25)
+    np.testing.assert_allclose(scores[1], -2 * scores[0], atol=1e-4)
+    again, _ = explain_by_gradients(additive, IDS, [0], 50, 7, np.random.default_rng(5))
+    other, _ = explain_by_gradients(additive, IDS, [0], 50, 50, np.random.default_rng(5))
+    np.testing.assert_allclose(again, other, atol=1e-5)
+
+
+def test_lime_by_hand(additive):
+    """Two tokens make the first word: 1 + 9 and 4 is what deleting takes away."""
+    scores = explain_by_lime(additive, IDS, [0, 0, 1], 2, [0, 1, 2], 200, 16, 0, np.random.default_rng(0))
+    np.testing.assert_allclose(scores, [[10, 4], [-20, -8], [0, 0]], rtol=0.1, atol=1e-4)
+
+
+# ---- real encoders ---------------------------------------------------------------------------------------------------
+
+
+def explained(checkpoint, n_texts):
+    """(model, tokenizer, tree, [(ids, word of each token, number of words, logits, predicted)]) of dev texts."""
+    tree, tokenizer, _ = open_checkpoint(checkpoint)
+    model, found = load_checkpoint(checkpoint), []
+    for text in load_rows(ROOT / "data" / "dev.txt", tree).texts[:n_texts]:
+        (ids,), (words, word_of) = tokenizer.encode([text]), align(word_spans(text), tokenizer.spans(text)[1:-1])
+        logits = predict_logits(model, [ids], tokenizer.pad_id, 1)[0]
+        found.append((ids, word_of, len(words), logits, np.flatnonzero(logits > 0).tolist()))
+    return model, tokenizer, tree, found
+
+
+def test_integrated_gradients_are_complete(tiny_checkpoint):
+    """Scores add up to logit - baseline_logit within 0.1 % of it, and the error falls with the square of the steps."""
+    model, _, _, found = explained(tiny_checkpoint, 3)
+    errors = {}
+    for steps in (16, 64):
+        errors[steps] = 0
+        for ids, _, _, logits, labels in found:
+            scores, baseline = explain_by_gradients(model, ids, labels, steps, 32)
+            wanted = logits[labels] - baseline
+            assert np.abs(wanted).max() > 1
+            errors[steps] = max(errors[steps], (np.abs(scores.sum(1) - wanted) / np.abs(wanted).max()).max())
+            assert (scores[:, [0, -1]] == 0).all()
+    assert errors[64] < 0.001 and errors[64] < errors[16] / 8
+
+
+@pytest.mark.parametrize("interpreter", ["ig", "grad", "lime"])
+def test_deleting_the_top_words_costs_more_than_deleting_others(tiny_checkpoint, interpreter):
+    model, tokenizer, _, found = explained(tiny_checkpoint, 3)
+    rng, drops = np.random.default_rng(0), {"top": [], "random": []}
+    for ids, word_of, n_words, logits, labels in found:
+        if interpreter == "lime":
+            scores = explain_by_lime(model, ids, word_of, n_words, labels, 150, 32, tokenizer.pad_id, rng)
+        else:
+            tokens, _ = explain_by_gradients(model, ids, labels, 32, 32, rng if interpreter == "grad" else None)
+            scores = np.zeros((len(labels), n_words))
+            np.add.at(scores, (slice(None), word_of), tokens[:, 1:-1])
+        count = max(1, round(0.2 * n_words))
+        for k, label in enumerate(labels):
+            chosen = {"top": [np.argsort(-scores[k])[:count]]}
+            chosen["random"] = [rng.choice(n_words, count, replace=False) for _ in range(3)]
+            for name, deletions in chosen.items():
+                texts = [[i for i, w in zip(ids, [-1, *word_of, -1]) if w not in deleted] for deleted in deletions]
+                left = sigmoid(predict_logits(model, texts, tokenizer.pad_id, 8)[:, label])
+                drops[name] += (sigmoid(logits[label]) - left).tolist()
+    assert len(drops["top"]) > 20
+    assert np.mean(drops["top"]) > 2 * np.mean(drops["random"]) > 0
+
+
+def test_ernie_m_and_words_without_tokens(paddle):
+    """SentencePiece, whose tokens may cover several words; the encoder is random, so only what must hold is asked."""
+    folder = ROOT.parent / "shared" / "models" / "ernie-m-small"
+    if not folder.is_dir():
+        pytest.skip(f"no model {folder}")
+    from modeling import build_model, read_config
+    from tokenizer import load_tokenizer
+
+    config = read_config(folder)
+    config.num_labels, config.num_hidden_layers = len(TREE), 1
+    paddle.seed(0)
+    model, tokenizer = build_model(config), load_tokenizer(folder, 24)
+    model.eval()
+    for interpreter in ("ig", "lime"):
+        args = SimpleNamespace(interpreter=interpreter, samples=20, batch_size=8, top_k=3)
+        for text in ("北京ＡＢＣ iPhone12㈱ [SEP] 裁员…", "laid off: 3,000 people 😀", "长" * 50, "\u200b"):
+            row = explain(
+                model, tokenizer, TREE, Case(text, (0,), None), [0, 2], [0, 2], args, np.random.default_rng(0)
+            )
+            assert [item["label"] for item in row["explanations"]] == ["组织", "财经"]
+            for item in row["explanations"]:
+                for word in item["words"]:
+                    assert text[word["start"] : word["end"]] == word["word"]
+            if interpreter == "ig":
+                assert incompleteness(row) < 0.02
+            if text[0] == "长":  # 22 of the characters are read
+                assert row["explanations"][0]["words"][-1]["end"] in range(22, 26)
+
+
+# ---- what is explained and how it is shown ---------------------------------------------------------------------------
+
+
+def test_labels_to_explain():
+    case, probabilities = Case("文", (0, 1), None), np.array([0.9, 0.2, 0.4])
+    assert labels_to_explain(case, [0, 2], probabilities, []) == [0, 1, 2]  # 1 was missed
+    assert labels_to_explain(case, [0], probabilities, [2]) == [2]
+    assert labels_to_explain(Case("文", None, None), [], np.array([0.1, 0.3, 0.2]), []) == [1]
+
+
+def test_colours():
+    words = [
+        {"word": "裁员", "start": 2, "end": 4, "score": 2.0},
+        {"word": "公司", "start": 4, "end": 6, "score": -1.0},
+        {"word": "了", "start": 6, "end": 7, "score": 0.1},
+    ]
+    text = "某，裁员公司了。"
+    parts = coloured(text, words)
+    assert "".join(part for part, _, _ in parts) == text
+    assert [(part, weight) for part, _, weight in parts if weight is not None] == [
+        ("裁员", 1.0),
+        ("公司", -0.5),
+        ("了", 0.05),
+    ]
+    assert terminal_line(text, words) == "某，\033[30;48;5;34m裁员\033[0m\033[30;48;5;210m公司\033[0m了。"
+    for word in words:
+        word["score"] = 0.0  # nothing to divide by
+    assert terminal_line(text, words) == text
+    assert coloured("文", []) == [("文", None, None)]
+
+
+# ---- the script ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(ROOT / "data" / "label.txt", folder)
+    row = (ROOT / "data" / "dev.txt").read_text(encoding="utf-8").splitlines()[0]
+    (folder / "bad_case.txt").write_text(
+        f"Text\tLabel\tPrediction\n{row}\t\n<script>alert(1)</script>😀公司ＡＢＣ\t公司动态\t\n{'球队' * 200}\t\t\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+@pytest.fixture
+def call(tiny_checkpoint, data, monkeypatch):
+    def call(*flags):
+        arguments = ["--dataset_dir", data, "--params_path", tiny_checkpoint, "--device", "cpu", *flags]
+        monkeypatch.setattr(sys, "argv", ["word_interpret.py", *map(str, arguments)])
+        word_interpret.main()
+
+    return call
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("interpreter", ["ig", "grad", "lime"])
+def test_outputs(tiny_checkpoint, data, call, capsys, interpreter):
+    call("--interpreter", interpreter, "--samples", "24", "--top_k", "2")
+    rows = rows_of(data / "word_interpret.jsonl")
+    assert len(rows) == 3
+    tree, tokenizer, _ = open_checkpoint(tiny_checkpoint)
+    for row, case in zip(rows, (data / "bad_case.txt").read_text(encoding="utf-8").splitlines()[1:]):
+        assert row["text"] == case.split("\t")[0]
+        (ids,) = tokenizer.encode([row["text"]])
+        probabilities = sigmoid(predict_logits(load_checkpoint(tiny_checkpoint), [ids], tokenizer.pad_id, 1))[0]
+        assert row["prediction"] == [tree.labels[i] for i in np.flatnonzero(probabilities > 0.5)]
+        labels = [item["label"] for item in row["explanations"]]
+        assert set(labels) == {*row["prediction"], *row["labels"]}
+        for item in row["explanations"]:
+            assert item["predicted"] == (item["label"] in row["prediction"])
+            assert item["probability"] == pytest.approx(float(probabilities[tree.index[item["label"]]]), abs=1e-4)
+            assert len(item["key_words"]) <= 2 and ("baseline_logit" in item) == (interpreter != "lime")
+    printed = capsys.readouterr().out
+    assert printed.count("text: ") == 3 and "\033[" not in printed  # not a terminal
+    assert sum(word["end"] - word["start"] for word in rows[2]["explanations"][0]["words"]) <= 64  # the rest is cut off
+    page = (data / "word_interpret.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;" in page and "😀" in page
+
+
+def test_same_seed_same_scores(data, call):
+    found = []
+    for seed in (3, 3, 4):
+        call("--interpreter", "lime", "--samples", "30", "--num_rows", "1", "--seed", seed)
+        found.append((data / "word_interpret.jsonl").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_label_that_is_asked_for_and_number_of_rows(data, call):
+    call("--label", "体育赛事", "--num_rows", "2", "--samples", "8", "--interpret_result_file", "one.jsonl")
+    rows = rows_of(data / "one.jsonl")
+    assert [[item["label"] for item in row["explanations"]] for row in rows] == [["体育赛事"]] * 2
+
+
+def test_too_few_steps_are_warned_of(call, capsys):
+    call("--samples", "1", "--num_rows", "1")
+    assert "take more --samples than 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--label", "体育塞事"], "not a label of this checkpoint; did you mean '体育赛事'?"),
+        (["--interpret_input_file", "gone.txt"], "gone.txt: no such file"),
+        (["--html_file", "bad_case.txt"], "would overwrite"),
+        (["--samples", "0"], "--samples: must be at least 1"),
+        (["--interpreter", "shap"], "invalid choice: 'shap'"),
+        (["--dataset_dir", "nowhere"], "nowhere: no such directory"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_model_is_loaded(call, capsys, monkeypatch, flags, message):
+    monkeypatch.setattr(word_interpret, "set_device", lambda device: pytest.fail("too late"))
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: call(*flags))
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_no_bad_cases(data, call, capsys):
+    (data / "bad_case.txt").write_text("Text\tLabel\tPrediction\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        run(call)
+    assert stopped.value.code == 2 and "there are no bad cases" in capsys.readouterr().err
