@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils import SEPARATOR, InputError, read_lines, require_file
 
+WRONG_PROJECT = "In doccano, make a project of the type Text Classification."
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
 KINDS = ("choices", "taxonomy")
 LONGEST_IN_DOCCANO = 100  # characters of a label's name
@@ -71,6 +72,11 @@ def read_export(path, separator, keep_empty, problems):
             f"{path}: labels come from several controls, {', '.join(controls)}, and none is named {CONTROL!r}. In the "
             f'file, replace the name of the one that counts by "{CONTROL}".'
         )
+    tasks = [record.keys() for _, record in records if isinstance(record, dict)]
+    if tasks and all("annotation_id" in keys and CONTROL not in keys for keys in tasks):
+        raise InputError(
+            f"{path}: no labels found. They are in a control that is not named {CONTROL!r}? Export JSON, not JSON-MIN."
+        )
     control = CONTROL if CONTROL in controls or not controls else controls[0]
     return [one._replace(labels=paths[control]) if control in paths else one for one, paths in parsed]
 
@@ -114,16 +120,10 @@ def _doccano(record, annotator, keep_empty):
     if not isinstance(text, str):
         raise ValueError(f'no "text" (or "data") in this record, which has: {", ".join(record) or "nothing"}')
     if names is None:
-        kind = (
-            "of another kind of project" if record.keys() & {"entities", "spans", "annotations"} else "without labels"
-        )
-        raise ValueError(f'no "label" in this record: an export {kind}? Make a Text Classification project.')
+        raise ValueError(f'no "label" in this record, which has: {", ".join(record)}. {WRONG_PROJECT}')
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(
-            f"labels must be names, not {json.dumps(names, ensure_ascii=False)[:40]}; this looks like an export of a "
-            "Sequence Labeling project. Make one of the type Text Classification."
-        )
+        raise ValueError(f"labels must be names, not {json.dumps(names, ensure_ascii=False)[:40]}. {WRONG_PROJECT}")
     yield text, {CONTROL: names} if names or keep_empty else None, annotator, False
 
 
@@ -134,7 +134,9 @@ def _label_studio(record, _, keep_empty):
             found, chosen = True, {}
             for item in annotation["result"]:
                 if (kind := item.get("type")) in KINDS:
-                    chosen.setdefault(item["from_name"], []).extend(item["value"][kind])
+                    chosen.setdefault(str(item["from_name"]), []).extend(item["value"][kind])
+                elif str(kind).endswith("labels"):
+                    raise ValueError(f"labels on parts of the text ({kind}), where Choices or a Taxonomy is needed")
             person = annotation.get("completed_by")
             person = person.get("email", person.get("id")) if isinstance(person, dict) else person
             yield text, chosen, person, bool(annotation.get("ground_truth"))
@@ -143,16 +145,12 @@ def _label_studio(record, _, keep_empty):
 
 
 def _label_studio_min(record, _, keep_empty):
-    chosen = {}
-    for name, value in record.items():
-        if isinstance(value, str) and name == CONTROL:  # one choice alone
-            chosen[name] = [value]
-            continue
-        parts = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict)]
-        if labels := [label for part in parts for kind in KINDS for label in part.get(kind, ())]:
-            chosen[name] = labels
+    value = record.get(CONTROL)  # by any other name, a choice alone could not be told from the task's own fields
+    parts = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+    labels = [label for part in parts for kind in KINDS for label in part.get(kind, ())]
+    labels = [value] if isinstance(value, str) else labels
     annotated = record["annotation_id"] is not None  # skipped tasks are not in this form of export
-    yield _text_of(record), chosen if annotated else None, record.get("annotator"), False
+    yield _text_of(record), {CONTROL: labels} if annotated else None, record.get("annotator"), False
 
 
 def _text_of(data):

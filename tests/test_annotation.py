@@ -110,14 +110,14 @@ def test_every_bad_record_is_named_with_its_line_and_the_good_ones_are_kept(tmp_
     assert [annotation.text for annotation in read_export(path, "##", False, problems)] == ["fine"]
     told = {int(line.partition(": ")[0].rpartition(":")[2]): line.partition(": ")[2] for line in problems.shown}
     for line, part in {
-        1: "Sequence Labeling",
+        1: "of the type Text Classification",
         2: 'no "text"',
         3: "'体育##' has an empty level",
         6: "not JSON",
         7: "must be an object",
         8: "half a character",
         9: "begins with '#'",
-        10: "export of another kind of project",
+        10: "which has: text, annotations",
         11: "line end",
         12: 'no "text"',
         13: "must be names, not 3",
@@ -147,6 +147,11 @@ def test_files_of_another_kind(tmp_path, content, part):
     with pytest.raises(InputError) as error:
         labels_of(path)
     assert part in str(error.value) and "all.jsonl" in str(error.value)
+
+
+def test_a_broken_first_line(tmp_path):
+    (tmp_path / "all.jsonl").write_text('{"text\n{"text": "a", "label": ["A"]}\n', encoding="utf-8")
+    assert [line.partition(".jsonl:")[2][:10] for line in faults_of(tmp_path / "all.jsonl")] == ["1: not JSO"]
 
 
 def test_the_zip_file_that_doccano_sends_and_a_missing_file(tmp_path):
@@ -221,7 +226,9 @@ def test_label_studio_json_min(export):
         ("戊", None),
     ]
     assert labels_of(export(rows, "p.json")) == expected
-    assert labels_of(export([small("甲", topic={"choices": ["体育", "财经"]})], "p.json")) == [("甲", ["体育", "财经"])]
+    other_name = [small("甲", topic={"choices": ["体育", "财经"]}), small("乙", topic="体育")]
+    with pytest.raises(InputError, match="control that is not named 'label'.*Export JSON, not JSON-MIN"):
+        labels_of(export(other_name, "p.json"))
 
 
 def test_bad_tasks(export):
@@ -229,6 +236,7 @@ def test_bad_tasks(export):
         {"id": 1, "annotations": [], "data": {"content": "甲"}},
         {"id": 2, "data": {"text": "甲"}},
         task("甲", {"result": [{"from_name": "label", "type": "taxonomy", "value": {}}]}),
+        task("甲", {"result": [answer([{"start": 0}], "labels")]}),
         task("甲", [["体育", ""]]),
         task("甲", [["体育", "体育##足球"]]),
         task("甲", [["体育", 3]]),
