@@ -469,12 +469,15 @@ def require_row_format(path, flag, rows):
 def write_rows(path, rows):
     """Write (text, label names) in the format of the file's suffix, atomically; names is None for an unlabelled row."""
     with atomic_write(path) as file:
-        for text, names in rows:
-            if Path(path).suffix.lower() == ".jsonl":
-                row = {"text": text} if names is None else {"text": text, "labels": list(names)}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            else:
-                file.write(f"{text}\n" if names is None else f"{text}\t{','.join(names)}\n")
+        file.writelines(format_row(path, text, names) for text, names in rows)
+
+
+def format_row(path, text, names):
+    """The line of a row in a file of this name."""
+    if Path(path).suffix.lower() == ".jsonl":
+        row = {"text": text} if names is None else {"text": text, "labels": list(names)}
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    return f"{text}\n" if names is None else f"{text}\t{','.join(names)}\n"
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
