@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from utils import SEPARATOR, InputError, read_lines, require_file
 
-WRONG_PROJECT = "In doccano, make a project of the type Text Classification."
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
 KINDS = ("choices", "taxonomy")
 LONGEST_IN_DOCCANO = 100  # characters of a label's name
 HOW_TO_EXPORT = "Export JSONL from doccano, or JSON from Label Studio."
+WRONG_PROJECT = "In doccano, make a project of the type Text Classification."
 
 
 class Annotation(NamedTuple):

@@ -41,6 +41,7 @@ from utils import (
     LabelTree,
     Problems,
     atomic_write,
+    format_row,
     get_logger,
     read_lines,
     read_rows,
@@ -247,26 +248,30 @@ def convert(args, logger):
     def names(paths):
         return [tree.labels[i] for i in sorted(tree.index[SEPARATOR.join(path)] for path in paths)]
 
-    rows = [{"text": text, "labels": names(paths)} for text, paths in settled.items()]
-    commas = {label for row in rows for label in row["labels"] if "," in label}
+    rows = [(text, names(paths)) for text, paths in settled.items()]
+    commas = {label for _, labels in rows for label in labels if "," in label}
     if commas and args.format == "txt":
         raise InputError(f"{min(commas)!r}: a label with a comma can't stand in a .txt row. Add --format jsonl.")
     files = {returned: rows} if returned else data_files(rows, not_annotated, tree, args, logger) if rows else {}
-    contents = {f"{name}.{args.format}": as_file(some, args.format) for name, some in files.items()}
+    contents = {}
+    for name, some in files.items():
+        name = f"{name}.{args.format}"
+        contents[name] = f"{len(some)} examples", "".join(format_row(name, *row) for row in some)
     if conflicts:
-        contents["conflicts.jsonl"] = as_file([conflict_row(*pair, names) for pair in conflicts.items()], "jsonl")
+        lines = [conflict_line(*conflict, names) for conflict in conflicts.items()]
+        contents["conflicts.jsonl"] = f"{len(lines)} examples", "".join(lines)
     if len(tree) > len(known or ()) and (known or not returned):
         contents["label.txt"] = f"{len(tree)} labels", "".join(f"{label}\n" for label in tree.labels)
     return contents
 
 
 def data_files(rows, not_annotated, tree, args, logger):
-    """{name: rows} of a data folder, rows split as asked for."""
-    parts = split([[tree.index[label] for label in row["labels"]] for row in rows], tree, args, logger)
+    """{file name without suffix: rows} of a data folder; a row is (text, label names), names None if not labelled."""
+    parts = split([[tree.index[label] for label in labels] for _, labels in rows], tree, args, logger)
     files = {name: [rows[i] for i in numbers] for name, numbers in zip(SPLIT_NAMES, parts)}
-    files["data"] = [{"text": rows[i]["text"]} for i in parts[-1]]
+    files["data"] = [(rows[i][0], None) for i in parts[-1]]
     if not_annotated:
-        files["unlabeled"] = [{"text": text} for text in not_annotated]
+        files["unlabeled"] = [(text, None) for text in not_annotated]
     written = {f"{name}.{args.format}" for name in files}
     names = (f"{name}.{form}" for name in SPLIT_NAMES for form in ("txt", "jsonl", "csv"))
     if older := [name for name in names if name not in written and (Path(args.save_dir) / name).exists()]:
@@ -274,20 +279,11 @@ def data_files(rows, not_annotated, tree, args, logger):
     return files
 
 
-def conflict_row(text, opinions, names):
-    """A text that annotators disagree about, as a row with the labels that all agree on."""
+def conflict_line(text, opinions, names):
+    """A text that annotators disagree about, as a JSON row with the labels that all agree on."""
     agreed = set.intersection(*(set(annotation.labels) for annotation in opinions))
     said = [{"annotator": annotation.annotator, "labels": names(annotation.labels)} for annotation in opinions]
-    return {"text": text, "labels": names(agreed), "annotations": said}
-
-
-def as_file(rows, form):
-    """(what it holds, content) of a file of rows: dicts with "text" and, unless they are not labelled, "labels"."""
-    if form == "jsonl":
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    else:
-        lines = [f"{row['text']}\t{','.join(row['labels'])}" if "labels" in row else row["text"] for row in rows]
-    return f"{len(rows)} examples", "".join(f"{line}\n" for line in lines)
+    return json.dumps({"text": text, "labels": names(agreed), "annotations": said}, ensure_ascii=False) + "\n"
 
 
 def send_out(args, logger):

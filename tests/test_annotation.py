@@ -247,6 +247,7 @@ def test_bad_tasks(export):
         "task: content",
         "'annotations'",
         "'taxonomy'",
+        "parts of the text (labels)",
         "empty level",
         "holds '##'",
         "a list of names",
