@@ -21,7 +21,7 @@ THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 SHOWN_CASES, SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 300, 50, 20
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 48, 16, 14, 44  # of a chart, in SVG units
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
 
 
 def render(template, **values):

@@ -7,7 +7,7 @@ Reads   dataset_dir/train.txt             (or .jsonl/.csv rows, see utils.py)
         dataset_dir/bad_case.txt          of evaluate.py; or rows with or without labels, see cases.py
         params_path/                      the checkpoint
 Writes  dataset_dir/sent_interpret.txt    for every text its predicted and given labels and its nearest train rows
-        dataset_dir/sent_interpret.html   the same as a page, if asked for with --html_file
+        dataset_dir/sent_interpret.html   the same as a page
 
 A text's features are what the classifier layer sees of it, and nearness is the cosine of two features' angle: 1 for the
 same direction. Wrong labels of near train rows teach the model wrong labels: look for them first.
@@ -39,14 +39,14 @@ def parse_args():
     data.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain")
     model = parser.add_argument_group("model")
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
     model.add_argument("--batch_size", type=int, default=16, help="texts per step")
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
     model.add_argument("--seed", type=int, default=3, help="accepted for older commands; nothing here is random")
     result = parser.add_argument_group("result")
     result.add_argument("--top_k", type=int, default=3, help="train rows for each text")
     result.add_argument("--interpret_result_file", default="sent_interpret.txt", help="a bare name: in dataset_dir")
-    result.add_argument("--html_file", help="write the result as a page, too; a bare name: in dataset_dir")
+    result.add_argument("--html_file", default="sent_interpret.html", help="a bare name: in dataset_dir")
     args = parser.parse_args()
     for name, lowest in (("batch_size", 1), ("max_seq_length", 3), ("top_k", 1)):
         if (value := getattr(args, name)) is not None and value < lowest:
@@ -127,8 +127,8 @@ def main():
         in_directory(directory, args.interpret_input_file),
     ]
     require_same_labels(tree, inputs[0])
-    outputs = [("--interpret_result_file", args.interpret_result_file), ("--html_file", args.html_file)]
-    outputs = {flag: in_directory(directory, name) for flag, name in outputs if name}
+    names = {"--interpret_result_file": args.interpret_result_file, "--html_file": args.html_file}
+    outputs = {flag: in_directory(directory, name) for flag, name in names.items()}
     for flag, path in outputs.items():
         require_writable(path, flag, inputs)
     train, cases = load_reported(inputs[1], tree, logger), read_cases(inputs[2], tree, logger)
@@ -149,10 +149,9 @@ def main():
             ]
             file.writelines(f"{line}\n" for line in result_lines(tree, case, predicted, supports))
             shown.append(page_case(tree, case, predicted, probabilities[i], supports))
-    if "--html_file" in outputs:
-        facts = {"texts": inputs[2], "train_rows": inputs[1], "checkpoint": args.params_path}
-        with atomic_write(outputs["--html_file"]) as file:
-            file.write(render("neighbours.html", title="Nearest train rows", facts=facts, cases=shown))
+    facts = {"texts": inputs[2], "train_rows": inputs[1], "checkpoint": args.params_path}
+    with atomic_write(outputs["--html_file"]) as file:
+        file.write(render("neighbours.html", title="Nearest train rows", facts=facts, cases=shown))
     if others:
         logger.warning(f"{inputs[2].name}: {others} predictions differ from this checkpoint's, whose are shown")
     logger.info(f"Nearest train rows of {len(cases)} texts saved in {', '.join(map(str, outputs.values()))}")

@@ -54,13 +54,15 @@ def parse_args():
     data.add_argument("--num_rows", type=int, default=20, help="texts from the head of the file; 0: all")
     model = parser.add_argument_group("model")
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
     model.add_argument("--batch_size", type=int, default=16, help="steps or changed texts at a time")
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
     how = parser.add_argument_group("explanation")
-    how.add_argument("--interpreter", choices=SAMPLES, default="ig", help="method, see above")
+    how.add_argument(
+        "--interpreter", choices=SAMPLES, default="ig", help="ig: integrated gradients; grad: gradient SHAP; lime: LIME"
+    )
     steps = ", ".join(f"{name} {count}" for name, count in SAMPLES.items())
-    how.add_argument("--samples", type=int, help=f"steps or changed texts for each text; left out: {steps}")
+    how.add_argument("--samples", type=int, help=f"steps or changed texts for each text (default: {steps})")
     how.add_argument("--label", nargs="+", help="explain these labels, predicted or not")
     how.add_argument("--top_k", type=int, default=5, help="key words of a label: those with the highest scores")
     how.add_argument("--seed", type=int, default=3, help="of grad and lime")
