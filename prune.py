@@ -332,17 +332,17 @@ def main():
             logger.info(f"Best result of width_mult {width.ratio}: {width.best['macro_f1']:.4f}")
         pruned = [(width.ratio, width.model, width.best, width.folder) for width in widths]
         rows = compare(args, task, [(1, teacher, full, args.params_dir), *pruned])
+        for line in table(rows):
+            logger.info(line)
+        arguments = vars(args) | {"width_mult_list": [str(width.fraction) for width in widths]}
+        best = {str(width.ratio): width.best for width in widths}
+        with atomic_write(output_dir / "prune.json") as file:
+            json.dump({"arguments": arguments, "full": full, "best": best, "table": rows}, file, indent=1)
         with progress_bar(len(widths), "export") as bar:
             for width in widths:
                 export_checkpoint(width.folder, width.folder, GRAPH)
                 bar.update()
-    for line in table(rows):
-        logger.info(line)
     logger.info(f"Saved {', '.join(str(width.folder) for width in widths)}")
-    settings = vars(args) | {"width_mult_list": [str(width.fraction) for width in widths]}
-    with atomic_write(output_dir / "prune.json") as file:
-        best = {str(width.ratio): width.best for width in widths}
-        json.dump({"arguments": settings, "full": full, "best": best, "table": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -213,10 +213,13 @@ def test_each_width_keeps_its_best_by_macro_f1(run_prune, scripted, tmp_path, ca
     assert {ratio: scores["step"] for ratio, scores in best.items()} == {"0.75": 4, "0.5": 2}
 
 
-def test_a_score_of_zero_is_saved(run_prune, scripted, tmp_path):
-    seen = scripted(0.0)
-    run_prune("--max_steps", "1")  # and without --width_mult_list: 3/4
-    np.testing.assert_array_equal(saved(tmp_path, 0.75), seen[0])
+def test_a_score_of_zero_is_saved_and_the_seed_repeats_a_run(run_prune, scripted, tmp_path):
+    seen, weights = scripted(0.0, 0.0), []
+    for _ in range(2):
+        run_prune("--max_steps", "2", "--learning_rate", "1e-3")  # and without --width_mult_list: 3/4
+        weights.append(saved(tmp_path, 0.75))
+    np.testing.assert_array_equal(weights[0], seen[0])
+    np.testing.assert_array_equal(*weights)
 
 
 def test_a_killed_run_leaves_its_best_and_no_graph_of_another(run_prune, scripted, monkeypatch, tmp_path, sample_rows):
@@ -240,6 +243,19 @@ def test_a_killed_run_leaves_its_best_and_no_graph_of_another(run_prune, scripte
     np.testing.assert_array_equal(saved(tmp_path, 0.75), seen[0])
     assert np.isfinite(logits_of(old, sample_rows)).all()
     assert not [path for path in old.iterdir() if path.suffix in (".onnx", ".pdmodel", ".tmp")]
+
+
+def test_a_failed_export_loses_nothing(run_prune, scripted, monkeypatch, tmp_path):
+    seen = scripted(0.5)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device", "pruned_model.onnx")
+
+    monkeypatch.setattr(prune, "export_checkpoint", full_disk)
+    with pytest.raises(SystemExit):
+        run_prune("--max_steps", "1")
+    np.testing.assert_array_equal(saved(tmp_path, 0.75), seen[0])
+    assert json.loads((tmp_path / "prune" / "prune.json").read_text(encoding="utf-8"))["table"][1]["macro_f1"] == 0.5
 
 
 def test_ranking_rows(run_prune, no_export, monkeypatch, sample_rows):
