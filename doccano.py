@@ -73,7 +73,7 @@ def parse_args():
     export.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
     back = parser.add_argument_group("from a data folder to an annotation tool")
     back.add_argument("--annotate_file", help="rows to annotate, with labels or without")
-    back.add_argument("--label_file", help="the label tree (default: label.txt beside the rows)")
+    back.add_argument("--label_file", help="the label tree; left out: label.txt beside the rows")
     args = parser.parse_args()
     if args.annotate_file and args.doccano_file:
         parser.error("argument --annotate_file: sends rows out, --doccano_file brings them back: one at a time")
@@ -262,6 +262,10 @@ def convert(args, logger):
         contents["conflicts.jsonl"] = f"{len(lines)} examples", "".join(lines)
     if len(tree) > len(known or ()) and (known or not returned):
         contents["label.txt"] = f"{len(tree)} labels", "".join(f"{label}\n" for label in tree.labels)
+    older = (f"{name}.{form}" for name in (*SPLIT_NAMES, "unlabeled", "conflicts") for form in ("txt", "jsonl", "csv"))
+    older = [name for name in older if name not in contents and (folder / name).exists()]
+    if older and not returned:
+        logger.warning(f"{folder} keeps its {', '.join(older)}, whose texts may now be in other files as well")
     return contents
 
 
@@ -272,10 +276,6 @@ def data_files(rows, not_annotated, tree, args, logger):
     files["data"] = [(rows[i][0], None) for i in parts[-1]]
     if not_annotated:
         files["unlabeled"] = [(text, None) for text in not_annotated]
-    written = {f"{name}.{args.format}" for name in files}
-    names = (f"{name}.{form}" for name in SPLIT_NAMES for form in ("txt", "jsonl", "csv"))
-    if older := [name for name in names if name not in written and (Path(args.save_dir) / name).exists()]:
-        logger.warning(f"{args.save_dir} keeps its {', '.join(older)}, whose texts may now be in other files as well")
     return files
 
 
@@ -307,7 +307,8 @@ def send_out(args, logger):
 def note(row):
     """What a JSON row holds besides text and labels, on one line."""
     others = ((key, value) for key, value in row.items() if key not in ("text", "labels"))
-    return "; ".join(f"{key}: {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for key, v in others)
+    others = ((key, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for key, v in others if v != {})
+    return "; ".join(f"{key}: {value}" for key, value in others)
 
 
 def main():

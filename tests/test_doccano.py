@@ -257,6 +257,13 @@ def test_the_answer_marked_as_truth_settles_a_disagreement(convert, out, tmp_pat
     assert out("train.txt") == ["甲\tB,B##C"] and "conflicts.jsonl" not in out()
 
 
+def test_settled_disagreements_are_said_to_lie_about(convert, out):
+    assert convert([row("甲", "A"), row("乙", "A"), row("乙", "B")], "--splits", "1.0")[0] == 0
+    code, log = convert([row("甲", "A"), row("乙", "B")], "--splits", "1.0", "--overwrite")
+    assert code == 0 and "out keeps its conflicts.jsonl, whose texts may now be in other files as well" in log
+    assert set(out("train.txt")) == {"乙\tB", "甲\tA"}
+
+
 def test_only_disagreements(convert, out):
     code, log = convert([row("甲", "A"), row("甲", "B")])
     assert code == 0 and out() == ["conflicts.jsonl", "label.txt"]
