@@ -91,27 +91,26 @@ def parse_args():
 # ---- linear heads ----------------------------------------------------------------------------------------------------
 
 
-def fit_head(features, targets, l2, soft_max=False):
+def fit_head(features, targets, l2, several=True):
     """Weights float32 [H, L] of the linear layer that minimizes the mean cross-entropy + l2 * |weights|^2.
 
-    features float32 [N, H], targets [N, L] from 0 to 1. One sigmoid per label, or one soft-max over all labels. The
-    problem is convex; L-BFGS stops near its only minimum.
+    features float32 [N, H], targets [N, L] from 0 to 1. A row can have several labels, each with its sigmoid, or else
+    the targets of a row sum to 1 and so does the soft-max over all labels. The problem is convex; L-BFGS stops near its
+    only minimum.
     """
     from scipy.optimize import minimize
 
     targets = targets.astype(np.float32)
     shape = features.shape[1], targets.shape[1]
-    mass = targets.sum(1, keepdims=True)
 
     def loss_and_gradient(flat):
         weights = flat.astype(np.float32).reshape(shape)
         logits = features @ weights
-        if soft_max:
-            log_sum = np.logaddexp.reduce(logits, axis=1, keepdims=True)
-            losses = mass * log_sum - (targets * logits).sum(1, keepdims=True)
-            expected = mass * np.exp(logits - log_sum)
-        else:
+        if several:
             losses, expected = np.logaddexp(0, logits) - targets * logits, sigmoid(logits)
+        else:
+            expected = soft_max(logits)
+            losses = -targets * np.log(np.maximum(expected, 1e-30))
         gradient = features.T @ (expected - targets) / len(features) + 2 * l2 * weights
         loss = losses.sum(dtype=np.float64) / len(features) + l2 * np.square(weights).sum(dtype=np.float64)
         return loss, gradient.ravel().astype(np.float64)
@@ -119,6 +118,12 @@ def fit_head(features, targets, l2, soft_max=False):
     start = np.zeros(shape[0] * shape[1])
     found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 200})
     return found.x.astype(np.float32).reshape(shape)
+
+
+def soft_max(logits):
+    """float [N, L] -> float [N, L], rows of which sum to 1."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
 
 def n_gram_features(texts):
@@ -179,28 +184,28 @@ def representer(train, gold, args):
     """Representer points, as PaddleNLP's application uses them.
 
     Yeh, Kim, Yen and Ravikumar (2018), Representer point selection for explaining deep neural networks: a linear
-    soft-max layer with an l2 term is fitted to the model's own probabilities; the weight of row i for label c is the
-    negative gradient of its loss / (2 l2 N). Rows are ranked by the number of weights above --dirty_threshold, then by
-    their sum. The given labels play no part in it.
+    soft-max layer with an l2 term is fitted to the soft-max of the model's own logits; the weight of row i for label c
+    is the negative gradient of its loss / (2 l2 N). Rows are ranked by the number of weights above --dirty_threshold,
+    then by their sum. The given labels play no part in it, and that a row can have several labels is left aside.
     """
-    features, probabilities = model_outputs(train.texts, args)
+    features, logits = model_outputs(train.texts, args)
     inputs = np.concatenate([features, np.ones((len(features), 1), np.float32)], axis=1)
-    logits = inputs @ fit_head(inputs, probabilities, REPRESENTER_L2, soft_max=True)
-    soft_max = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    weights = (soft_max - probabilities) / (-2 * REPRESENTER_L2 * len(features))
+    of_model = soft_max(logits)
+    of_layer = soft_max(inputs @ fit_head(inputs, of_model, REPRESENTER_L2, several=False))
+    weights = (of_layer - of_model) / (-2 * REPRESENTER_L2 * len(features))
     above = weights > args.dirty_threshold
     rank = np.empty(len(features))
     rank[np.lexsort((np.where(above, weights, 0).sum(1), above.sum(1)))] = np.arange(len(features))
-    return rank, probabilities
+    return rank, sigmoid(logits)
 
 
 def model_outputs(texts, args):
-    """(features float32 [N, H], probabilities float32 [N, L]) of the checkpoint."""
+    """(features float32 [N, H], logits float32 [N, L]) of the checkpoint."""
     _, tokenizer, _ = open_checkpoint(args.params_path, args.max_seq_length)
     set_device(args.device)
     model = load_checkpoint(args.params_path)
     features = encode_features(model, tokenizer, texts, args.batch_size, "train rows")
-    return features, sigmoid(features @ model.classifier.weight.numpy() + model.classifier.bias.numpy())
+    return features, features @ model.classifier.weight.numpy() + model.classifier.bias.numpy()
 
 
 STRATEGIES = {function.__name__: function for function in (out_of_fold, neighbours, representer)}

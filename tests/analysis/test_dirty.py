@@ -78,7 +78,7 @@ def test_soft_max_head_has_no_gradient_left():
     rng = np.random.default_rng(1)
     features = rng.standard_normal((30, 3)).astype(np.float32)
     targets = rng.dirichlet(np.ones(4), 30)
-    found = fit_head(features, targets, 0.03, soft_max=True)
+    found = fit_head(features, targets, 0.03, several=False)
     logits = features @ found
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(features.T @ (expected - targets) / 30 + 0.06 * found, 0, atol=1e-3)
@@ -113,8 +113,8 @@ def test_equal_texts_do_not_vouch_for_each_other():
         assert np.array_equal(likely[-3:], likely[[-1] * 3])
 
 
-def outputs(monkeypatch, features, probabilities=None):
-    monkeypatch.setattr(dirty, "model_outputs", lambda texts, args: (features, probabilities))
+def outputs(monkeypatch, features, logits=None):
+    monkeypatch.setattr(dirty, "model_outputs", lambda texts, args: (features, logits))
 
 
 def test_neighbours_by_hand(monkeypatch):
@@ -133,18 +133,18 @@ def test_representer_weights(monkeypatch):
     """The weights of a row sum up, over the rows, to the layer that was fitted: the representer theorem."""
     rng = np.random.default_rng(2)
     features = rng.standard_normal((12, 3)).astype(np.float32)
-    probabilities = rng.uniform(0, 1, (12, 4)).astype(np.float32)
-    probabilities /= probabilities.sum(1, keepdims=True)
-    outputs(monkeypatch, features, probabilities)
+    logits = rng.standard_normal((12, 4)).astype(np.float32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    outputs(monkeypatch, features, logits)
     rank, likely = representer(rows_of("甲" * 12, [()] * 12), None, Namespace(dirty_threshold=0.0))
     inputs = np.c_[features, np.ones(12, np.float32)]
-    layer = fit_head(inputs, probabilities, 0.03, soft_max=True)
-    soft_max = np.exp(inputs @ layer) / np.exp(inputs @ layer).sum(1, keepdims=True)
-    weights = (soft_max - probabilities) / (-2 * 0.03 * 12)
+    layer = fit_head(inputs, probabilities, 0.03, several=False)
+    of_layer = np.exp(inputs @ layer) / np.exp(inputs @ layer).sum(1, keepdims=True)
+    weights = (of_layer - probabilities) / (-2 * 0.03 * 12)
     np.testing.assert_allclose(inputs.T @ weights, layer, atol=2e-2)
     keys = [((row > 0).sum(), row[row > 0].sum()) for row in weights]
     assert [keys[i] for i in np.argsort(-rank)] == sorted(keys, reverse=True)
-    assert likely is probabilities
+    np.testing.assert_allclose(likely, 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
