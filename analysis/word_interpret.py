@@ -119,6 +119,9 @@ def path_gradients(model, start, ends, shares, labels, batch_size):
     """
     import paddle
 
+    # Paddle 3.1's layer norm on CPUs forgets its weight in the gradient of its input, unless the weight's own gradient is
+    # asked for, too.
+    norms = [layer.weight for layer in model.sublayers() if isinstance(layer, paddle.nn.LayerNorm)]
     scores = np.zeros((len(labels), start.shape[0]))
     ends = np.broadcast_to(ends, (len(shares), *start.shape))
     for i in range(0, len(shares), batch_size):
@@ -127,7 +130,7 @@ def path_gradients(model, start, ends, shares, labels, batch_size):
         points.stop_gradient = False
         logits = model(inputs_embeds=points, attention_mask=paddle.ones(points.shape[:2], "int64"))
         for k, label in enumerate(labels):
-            (gradient,) = paddle.grad(logits[:, label].sum(), points, retain_graph=k + 1 < len(labels))
+            gradient, *_ = paddle.grad(logits[:, label].sum(), [points, *norms], retain_graph=k + 1 < len(labels))
             scores[k] += (gradient.numpy() * way).sum((0, 2), dtype=np.float64)
     return scores / len(shares)
 

@@ -129,9 +129,15 @@ def test_lime_by_hand(additive):
 
 
 def explained(checkpoint, n_texts):
-    """(model, tokenizer, tree, [(ids, word of each token, number of words, logits, predicted)]) of dev texts."""
+    """(model, tokenizer, tree, [(ids, word of each token, number of words, logits, predicted)]) of dev texts.
+
+    The weights of the layer norms are no longer 1, as after training: Paddle treats those differently.
+    """
     tree, tokenizer, _ = open_checkpoint(checkpoint)
-    model, found = load_checkpoint(checkpoint), []
+    model, found, rng = load_checkpoint(checkpoint), [], np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            parameter.set_value(rng.uniform(0.7, 1.3, parameter.shape).astype(np.float32))
     for text in load_rows(ROOT / "data" / "dev.txt", tree).texts[:n_texts]:
         (ids,), (words, word_of) = tokenizer.encode([text]), align(word_spans(text), tokenizer.spans(text)[1:-1])
         logits = predict_logits(model, [ids], tokenizer.pad_id, 1)[0]
