@@ -150,19 +150,22 @@ def distillation_loss(student, teacher, mask, targets, hidden_weight, hard_label
     mask: int64 [n, tokens], 0 at the padding, which does not count; targets: float32 [n, L]
 
     hidden_weight x sum over layers of the mean squared error of the hidden states
-    + binary cross-entropy of the student's logits against the teacher's probabilities
-    + hard_label_weight x binary cross-entropy against the targets; both are summed over labels, averaged over rows.
+    + binary cross-entropy against the teacher's probabilities, less what the teacher itself has: 0 for the same outputs
+    + hard_label_weight x binary cross-entropy against the targets
+    The cross-entropies are summed over labels and averaged over rows.
     """
     import paddle
     import paddle.nn.functional as F
 
+    def cross_entropy(logits, targets):
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+
     (logits, hidden), (teacher_logits, teacher_hidden) = student, teacher
-    n, weights = len(logits), mask.astype("float32").unsqueeze(-1)
+    probabilities, weights = F.sigmoid(teacher_logits), mask.astype("float32").unsqueeze(-1)
     cells = weights.sum() * hidden[0].shape[-1]
-    loss = F.binary_cross_entropy_with_logits(logits, F.sigmoid(teacher_logits), reduction="sum") / n
+    loss = cross_entropy(logits, probabilities) - cross_entropy(teacher_logits, probabilities)
     if hard_label_weight:
-        hard = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / n
-        loss = loss + hard_label_weight * hard
+        loss = loss + hard_label_weight * cross_entropy(logits, targets)
     for own, other in zip(hidden, teacher_hidden):
         loss = loss + hidden_weight * (paddle.square(own - other) * weights).sum() / cells
     return loss

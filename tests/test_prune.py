@@ -20,6 +20,7 @@ import modeling
 import predict
 import prune
 import train
+from deploy.predictor import infer
 from metric import Decision
 from utils import LabelTree, load_rows, run
 
@@ -131,11 +132,17 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
             inputs = {"input_ids": np.array([ids]), "token_type_ids": np.zeros((1, len(ids)), np.int64)}
             np.testing.assert_allclose(session.run(None, inputs)[0][0], logits[i], atol=1e-4)
 
-    # predict.py and train.py take a pruned folder like any other
-    half = tmp_path / "prune" / "width_mult_0.5"
-    (sample_rows / "data.txt").write_text("主队客场取胜\n", encoding="utf-8")
-    call(monkeypatch, predict, "--dataset_dir", sample_rows, "--params_path", half, "--device", "cpu")
-    assert "prediction result" in capsys.readouterr().err
+    # predict.py, the offline predictor and train.py take a pruned folder like any other
+    half, said = tmp_path / "prune" / "width_mult_0.5", []
+    shutil.copy(SAMPLE / "data.txt", sample_rows)
+    for script, *model in (
+        (predict, "--params_path", half),
+        (infer, "--model_path_prefix", half / "pruned_model"),
+    ):
+        output = tmp_path / f"{script.__name__}.jsonl"
+        call(monkeypatch, script, "--dataset_dir", sample_rows, *model, "--device", "cpu", "--output_file", output)
+        said.append([json.loads(line)["labels"] for line in output.read_text(encoding="utf-8").splitlines()])
+    assert said[0] == said[1] and len(said[0]) == 60 and any(said[0])
     more = ("--model_name", half, "--save_dir", tmp_path / "more", "--epochs", 1, "--batch_size", 32, "--device", "cpu")
     call(monkeypatch, train, "--dataset_dir", sample_rows, *more)
     assert modeling.load_checkpoint(tmp_path / "more").base_model.encoder.layers[0].self_attn.num_heads == 2
