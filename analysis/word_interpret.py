@@ -119,8 +119,8 @@ def path_gradients(model, start, ends, shares, labels, batch_size):
     """
     import paddle
 
-    # Paddle 3.1's layer norm on CPUs forgets its weight in the gradient of its input, unless the weight's own gradient is
-    # asked for, too.
+    # Paddle 3.1's layer norm on CPUs forgets its weight in the gradient of its input, unless the gradient of the weight
+    # is asked for, too.
     norms = [layer.weight for layer in model.sublayers() if isinstance(layer, paddle.nn.LayerNorm)]
     scores = np.zeros((len(labels), start.shape[0]))
     ends = np.broadcast_to(ends, (len(shares), *start.shape))
