@@ -1,0 +1,148 @@
+"""What is served: a model with its labels, answers to texts, and the words that an answer depends on."""
+
+import copy
+import json
+import logging
+import re
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy.predictor.predictor import Predictor, model_path
+from metric import Decision, decide
+from modeling import read_config_file, sigmoid
+from predict import jsonl_row
+from utils import InputError, pad
+
+AUTOMATIC = ("int8", "float32", "float16")  # the order in which --precision auto looks for files
+MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
+CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+WORD = re.compile(f"{CHINESE.pattern}|(?:(?!{CHINESE.pattern})\\w)+|[^\\w\\s]+")
+
+
+def find_precision(path, precision):
+    """The precision to load. auto: int8 if it was exported, for export_model.py has then checked its scores."""
+    if precision != "auto":
+        return precision
+    there = (name for name in AUTOMATIC if model_path(path, name, ".onnx").exists())
+    return next(there, "float32")
+
+
+class Model:
+    """A model that has answered once. Raises InputError for whatever is missing, damaged or does not fit together."""
+
+    def __init__(self, path, precision, max_seq_length=None):
+        self.predictor = Predictor(path, find_precision(path, precision), max_seq_length=max_seq_length)
+        self.path, self.tree, self.decision = self.predictor.path, self.predictor.tree, self.predictor.decision
+        self.max_seq_length = self.predictor.tokenizer.max_seq_length
+        config = read_config_file(self.path.parent)
+        self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
+        self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.probabilities(["第一句，a first text"], [self.max_seq_length])
+
+    def encode(self, text, max_seq_length):
+        tokenizer = copy.copy(self.predictor.tokenizer)  # shares the vocabulary and what is remembered
+        tokenizer.max_seq_length = max_seq_length
+        return tokenizer.encode([text])[0]
+
+    def probabilities(self, texts, lengths):
+        """float32 [n, L] of texts, each cut to its length in tokens."""
+        ids = [self.encode(text, length) for text, length in zip(texts, lengths)]
+        logits = self.predictor.model(pad(ids, self.predictor.tokenizer.pad_id))
+        if logits.shape[1] != len(self.tree):
+            raise InputError(f"{self.path}: {logits.shape[1]} outputs, but label.txt has {len(self.tree)} labels.")
+        if not np.isfinite(logits).all():
+            raise InputError(f"{self.path}: its outputs are not finite. Train with a lower learning rate and export.")
+        return sigmoid(logits)
+
+    def decide(self, probabilities, decision):
+        """Class indices in ascending order, of one text's probabilities [L]."""
+        return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Work:
+    """A text, how many tokens of it are read, and what to make of its probabilities: answer(work, model, p [L])."""
+
+    text: str
+    max_seq_length: int
+    answer: object
+    decision: Decision | None = None
+    floor: float = 0.0
+
+
+def run(items):
+    """The answers to a batch of Items with one model as their group. A blank text gets no labels, as in predict.py."""
+    model, works = items[0].group, [item.work for item in items]
+    filled = [i for i, work in enumerate(works) if work.text]
+    probabilities = np.zeros((len(works), len(model.tree)), np.float32)
+    if filled:
+        texts, lengths = zip(*((works[i].text, works[i].max_seq_length) for i in filled))
+        probabilities[filled] = model.probabilities(texts, lengths)
+    return [work.answer(work, model, p) for work, p in zip(works, probabilities)]
+
+
+def named(work, model, probabilities):
+    """The JSON of a text's labels by name: a row of predict.py's .jsonl files."""
+    predicted = model.decide(probabilities, work.decision) if work.text else []
+    return jsonl_row(model.tree, work.text, predicted, probabilities, work.floor)
+
+
+def numbered(work, model, probabilities):
+    """(class indices, their probabilities): what the reference's server answers."""
+    predicted = model.decide(probabilities, work.decision) if work.text else []
+    return predicted, [round(float(probabilities[i]), 6) for i in predicted]
+
+
+def plain(work, model, probabilities):
+    return probabilities
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def words_of(text):
+    """(start, end) of each word: by jieba in Chinese text if it is installed, else characters and runs of letters."""
+    try:
+        warnings.filterwarnings("ignore", module="jieba")  # about how it imports
+        import jieba
+    except ImportError:
+        jieba = None
+    if not jieba or not CHINESE.search(text):
+        return [match.span() for match in WORD.finditer(text)]
+    jieba.setLogLevel(logging.WARNING)
+    return [(start, end) for word, start, end in jieba.tokenize(text) if word.strip()]
+
+
+def pieces_of(model, text, most=MOST_PIECES):
+    """(characters that the model reads, the (start, end) in them of the pieces, `most` or less, to leave out in turn)."""
+    head = text[: 8 * model.max_seq_length]  # few tokens are longer; spans() takes its time
+    read = max((end for _, end in model.predictor.tokenizer.spans(head)), default=0)
+    words = words_of(text[:read])
+    size = max(1, -(-len(words) // most))  # neighbours go together where there are many
+    groups = [words[i : i + size] for i in range(0, len(words), size)]
+    return read, [(group[0][0], group[-1][1]) for group in groups]
+
+
+def evidence(model, text, read, pieces, labels, probabilities):
+    """The JSON of an explanation. probabilities: float32 [1 + pieces, L], of the text and without each piece.
+
+    labels: class indices, or None for the predicted ones; of a text without any, the most likely one.
+    """
+    whole, without = probabilities[0], probabilities[1:]
+    if labels is None:
+        labels = model.decide(whole, model.decision) or [int(whole.argmax())]
+    rows = [
+        {
+            "label": model.tree.labels[i],
+            "probability": round(float(whole[i]), 6),
+            "falls": [round(float(fall), 6) for fall in whole[i] - without[:, i]],
+        }
+        for i in labels
+    ]
+    return json.dumps({"text": text, "read": read, "words": pieces, "labels": rows}, ensure_ascii=False)

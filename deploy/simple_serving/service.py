@@ -1,0 +1,162 @@
+"""What stands between a request and the model: the key, limits, the queue, time, and loading a model anew."""
+
+import asyncio
+import hmac
+from contextlib import suppress
+from types import SimpleNamespace
+
+import anyio
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import ClientDisconnect
+
+from deploy.simple_serving.batcher import Batcher, Full, Item
+from deploy.simple_serving.bodies import Refusal, State, parse
+from deploy.simple_serving.model import Model, run
+from modeling import available_cores, decision_from_arguments
+from utils import InputError, get_logger
+
+BODY_SECONDS = 10  # for a body to arrive
+DISCARDED = 20  # a body this many times too large is read to its end, since most clients listen only then
+
+
+def gone():
+    """For the figures alone: who should read it has left."""
+    return Refusal(499, "connection", "closed by the client", "Wait for the answer.")
+
+
+class Service:
+    """The model in use, the batches, the figures, and what every request has to pass."""
+
+    def __init__(self, args, model, api_key):
+        self.args, self.model, self.api_key = args, model, api_key
+        self.draining, self.active, self.reloading = False, 0, asyncio.Lock()
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("http_requests", "Requests by path and status", ["path", "status"], registry=registry)
+        self.seconds = Histogram("http_request_seconds", "Seconds from request to answer", ["path"], registry=registry)
+        self.batches = Histogram(
+            "batch_size", "Texts per model call", registry=registry, buckets=[2**i for i in range(11)]
+        )
+        self.reloads = Counter("model_reloads", "Reloads by outcome", ["outcome"], registry=registry)
+        waiting = Gauge("queue_length", "Texts that wait for a free thread", registry=registry)
+        waiting.set_function(lambda: len(self.batcher.queue))
+
+    def start(self):
+        threads = self.args.num_threads or available_cores()
+        self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.batches.observe)
+
+    def check_key(self, request):
+        if self.api_key and not hmac.compare_digest(request.headers.get("x-api-key", "").encode(), self.api_key):
+            how = "Send the server's key in the header X-API-Key."
+            raise Refusal(401, "header X-API-Key", "the key is missing or wrong", how)
+
+    async def read(self, request, body_class):
+        """The body of a request as an object. Raises Refusal, without keeping more than --max_bytes of it."""
+        self.check_key(request)
+        if self.draining:
+            headers = {"Retry-After": "5", "Connection": "close"}
+            raise Refusal(503, "server", "it is shutting down", "Ask again, or ask another server.", headers)
+        content, size, limit = bytearray(), 0, self.args.max_bytes
+        try:
+            with anyio.fail_after(BODY_SECONDS):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= limit:
+                        content += chunk
+                    elif size > DISCARDED * limit:
+                        break
+        except TimeoutError:
+            what = f"only {size} bytes of it came within {BODY_SECONDS} s"
+            raise Refusal(408, "body", what, "Send it faster.", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise gone() from None
+        if size > limit:
+            how = f"Send at most {limit} bytes; split the texts over several requests."
+            raise Refusal(413, "body", f"more than {limit} bytes", how, {"Connection": "close"})
+        return parse(body_class, bytes(content))
+
+    def check_texts(self, texts, field):
+        most, longest = self.args.max_texts, self.args.max_chars
+        if len(texts) > most:
+            how = f"Send at most {most} in a request."
+            raise Refusal(413, f"body.{field}", f"{len(texts)} texts", how)
+        for i, text in enumerate(texts):
+            if len(text) > longest:
+                how = (
+                    f"Send at most {longest} characters; the model reads the first {self.model.max_seq_length} tokens."
+                )
+                raise Refusal(413, f"body.{field}[{i}]", f"{len(text)} characters", how)
+
+    def decision(self, model, **settings):
+        """The model's stored decision with what the request asks for in its place."""
+        if all(value is None for value in settings.values()):
+            return model.decision
+        names = ("threshold", "decoding", "min_labels", "max_labels", "top_k")
+        try:
+            return decision_from_arguments(SimpleNamespace(**dict.fromkeys(names) | settings), model.decision)
+        except InputError as error:
+            raise Refusal(422, "body", str(error), "Correct these fields; /docs describes them.") from None
+
+    async def answers(self, request, model, works, most=None):
+        """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""
+        most = most or self.args.batch_size
+        items = [Item(work, min(len(work.text), work.max_seq_length), model, most) for work in works]
+        try:
+            futures = self.batcher.submit(items)
+        except Full as full:
+            headers = {"Retry-After": str(full.seconds)}
+            raise Refusal(429, "server", "too many texts are waiting", "Ask again later.", headers) from None
+        everything, client_gone = asyncio.gather(*futures), asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait((everything, client_gone), timeout=self.args.timeout, return_when="FIRST_COMPLETED")
+            if everything.done():
+                return everything.result()
+            if client_gone.done():
+                raise gone()
+            headers = {"Retry-After": str(max(1, int(self.args.timeout)))}
+            what = f"no answer within {self.args.timeout:g} s"
+            raise Refusal(503, "server", what, "Ask again later, with fewer texts.", headers)
+        finally:
+            client_gone.cancel()
+            if not everything.done():
+                everything.cancel()
+                await asyncio.sleep(0)  # lets it cancel the futures
+                self.batcher.forget_cancelled()
+
+    def class_indices(self, model, labels):
+        """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""
+        for i, label in enumerate(labels or ()):
+            if label not in model.tree.index:
+                near = model.tree.nearest(label[:200])
+                how = f"Did you mean {near!r}?" if near else "Labels are full paths, as in label.txt."
+                raise Refusal(422, f"body.labels[{i}]", "unknown label", how)
+        return labels and [model.tree.index[label] for label in labels]
+
+    def reload_in_background(self):
+        """Reload on a signal: nobody waits, the log tells the outcome."""
+
+        async def reload():
+            with suppress(Refusal):
+                await self.reload()
+
+        self.background = asyncio.ensure_future(reload())
+
+    async def reload(self):
+        """Load the model anew, while the old one goes on; it stays if the new one is broken: then raises Refusal."""
+        logger, args = get_logger(), self.args
+        async with self.reloading:
+            try:
+                self.model = await asyncio.to_thread(Model, args.model_path, args.precision, args.max_seq_length)
+            except Exception as error:  # whatever broken files can lead to
+                self.reloads.labels("failed").inc()
+                logger.error(f"Not reloaded, the model loaded before stays in service: {error}")
+                how = "Mend the files and reload again; the model loaded before stays in service."
+                raise Refusal(409, args.model_path, str(error), how) from None
+        self.reloads.labels("done").inc()
+        logger.info(f"Reloaded {self.model.path} ({len(self.model.tree)} labels)")
+
+    def state(self, status):
+        model = self.model
+        return State(
+            status=status, model=str(model.path), labels=len(model.tree), max_seq_length=model.max_seq_length,
+            loaded=model.loaded,
+        )  # fmt: skip
