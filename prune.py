@@ -168,9 +168,8 @@ def rank(args, task, model):
     sample = np.random.default_rng(args.seed).permutation(len(ids))[:RANKING_ROWS]
     sampled = [ids[i] for i in sample], [rows.labels[i] for i in sample]
     with progress_bar(len(sample), "rank") as bar:
-        reorder(
-            model, *importance(model, *sampled, task.tokenizer.pad_id, args.per_device_train_batch_size, bar.update)
-        )
+        batch_size = args.per_device_train_batch_size
+        reorder(model, *importance(model, *sampled, task.tokenizer.pad_id, batch_size, bar.update))
 
 
 def evaluate(args, task, model):
@@ -214,7 +213,7 @@ def distil(args, task, teacher, student, widths):
     """Train all widths of `student` together; the best of each, by macro-F1 on dev, is in its folder at any time."""
     import paddle
 
-    logger, lengths = get_logger(), [len(row) for row in task.train_ids]
+    lengths = [len(row) for row in task.train_ids]
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     schedule = SimpleNamespace(lr_scheduler="linear", warmup_steps=int(args.warmup_ratio * steps))
@@ -236,19 +235,21 @@ def distil(args, task, teacher, student, widths):
             losses.append(train_step(args, task, batches[batch - 1], teacher, student, widths, optimizer))
             bar.update()
             if step % args.logging_steps == 0:
-                logger.info(
+                get_logger().info(
                     f"global step {step}, epoch: {epoch}, batch: {batch}, lr: {optimizer.get_lr():.3e}, "
                     f"loss: {np.mean(losses):.5f}, speed: {len(losses) / (time.perf_counter() - started):.2f} step/s"
                 )
                 losses, started = [], time.perf_counter()
             if step % args.save_steps == 0 or step == steps:
+                paused = time.perf_counter()
                 for width in widths:
                     cut(student, width.model)
-                    logger.info(f"width_mult {width.ratio}:")
+                    get_logger().info(f"width_mult {width.ratio}:")
                     scores = evaluate(args, task, width.model)
                     if width.best is None or scores["macro_f1"] > width.best["macro_f1"]:
                         width.best = scores | {"step": step}
                         save_width(width, task)
+                started += time.perf_counter() - paused  # the speed is that of training
 
 
 def save_width(width, task):
