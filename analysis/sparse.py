@@ -55,7 +55,7 @@ def parse_args():
     data.add_argument("--unlabeled_file", default="data.txt", help="texts that --annotate chooses from")
     model = parser.add_argument_group("model")
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
     model.add_argument("--batch_size", type=int, default=16, help="texts per step")
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
     search = parser.add_argument_group("search")
