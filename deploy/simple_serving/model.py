@@ -120,7 +120,7 @@ def words_of(text):
 
 
 def pieces_of(model, text, most=MOST_PIECES):
-    """(characters that the model reads, the (start, end) in them of the pieces, `most` or less, to leave out in turn)."""
+    """(characters that the model reads, the (start, end) of at most `most` pieces to leave out in turn)."""
     head = text[: 8 * model.max_seq_length]  # few tokens are longer; spans() takes its time
     read = max((end for _, end in model.predictor.tokenizer.spans(head)), default=0)
     words = words_of(text[:read])
