@@ -89,6 +89,8 @@ def read_candidates(path, tree, known, logger):
     problems, seen = Problems(), Counter()
     texts = list(read_texts(path, tree, problems, seen))
     problems.raise_if_any()
+    if seen["labelled"]:
+        logger.warning(f"{path.name}: {seen['labelled']} rows have labels after a TAB; only the texts are used")
     found = [text for text in dict.fromkeys(texts) if text and text not in known]
     if left_out := len(texts) - len(found):
         logger.info(f"{path.name}: {left_out} of {len(texts)} rows are blank, repeated, or in train or dev already")

@@ -135,6 +135,7 @@ def test_annotate(data_dir, call, log):
     folder = data_dir(data_txt="\n".join(texts))
     call(folder, "--annotate", "--sparse_num", 1, "--support_num", 5)
     assert read(folder / "support.txt") == ["股市", "央行下调利率"]  # 5 and 10 degrees away
+    assert "data.txt: 1 rows have labels after a TAB" in log.text
     assert "data.txt: 4 of 7 rows are blank, repeated, or in train or dev already" in log.text
 
 
