@@ -204,6 +204,21 @@ def fingerprint(args, world):
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
+def start_encoder(model, source, logger):
+    """Give `model` the encoder weights of a model directory; without any it keeps its random ones, with a warning."""
+    if weights := find_weights(source):
+        load_weights(model, weights, encoder_only=True)
+    elif foreign := [
+        path.name for path in source.iterdir() if path.suffix in (".bin", ".pt", ".safetensors", ".pdparams")
+    ]:
+        raise InputError(
+            f"{source}: weights in a form that is not read here ({', '.join(sorted(foreign))}). Needed is one file of "
+            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
+        )
+    else:
+        logger.warning(f"{source} holds no weights: training from scratch")
+
+
 def prepare_model(args, tree, train, logger):
     """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
     source = model_directory(args.model_name)
@@ -222,17 +237,8 @@ def prepare_model(args, tree, train, logger):
     if args.init_from_ckpt:
         require_same_labels(tree, Path(args.init_from_ckpt).with_name("label.txt"))
         load_weights(model, args.init_from_ckpt)
-    elif weights := find_weights(source):
-        load_weights(model, weights, encoder_only=True)
-    elif foreign := [
-        path.name for path in source.iterdir() if path.suffix in (".bin", ".pt", ".safetensors", ".pdparams")
-    ]:
-        raise InputError(
-            f"{source}: weights in a form that is not read here ({', '.join(sorted(foreign))}). Needed is one file of "
-            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
-        )
     else:
-        logger.warning(f"{source} holds no weights: training from scratch")
+        start_encoder(model, source, logger)
     return model, tokenizer
 
 
