@@ -47,7 +47,8 @@ class Tokenizer:
     """What the families share. Each adds `_split(text) -> words`, `_pieces(word) -> [(start, end, id)]`, and
     `_sources(text) -> [(word, the (start, end) in the text of each of its characters)]`, with the words of `_split`.
 
-    Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `max_seq_length`, and `vocab` (dict, token to id).
+    Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_id` (without one: `unk_id`), `max_seq_length`, and `vocab`
+    (dict, token to id).
     A special token spelt out in a text, such as "[SEP]", becomes that token's id, as it does in PaddleNLP.
     """
 
@@ -59,6 +60,7 @@ class Tokenizer:
         if missing := [name for name in names[:4] if name not in self.vocab]:
             raise InputError(f"{directory / 'vocab.txt'}: no line {', '.join(missing)}: {COPY}")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (self.vocab[name] for name in names[:4])
+        self.mask_id = self.vocab.get(names[4], self.unk_id)
         others = [config.get("bos_token"), config.get("eos_token"), *(config.get("additional_special_tokens") or [])]
         specials = {name for name in [*names, *map(_content, others)] if name and name in self.vocab}
         added = {_content(token) for token in (config.get("added_tokens_decoder") or {}).values()}

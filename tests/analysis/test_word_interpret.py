@@ -103,7 +103,7 @@ IDS = [7, 1, 3, 2, 9]  # [CLS] 1 3 2 [SEP]; the words are worth 1, 9, 4, and the
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_integrated_gradients_by_hand(additive, batch_size):
-    scores, baseline = explain_by_gradients(additive, IDS, [0, 1, 2], 10, batch_size)
+    scores, baseline = explain_by_gradients(additive, IDS, 0, [0, 1, 2], 10, batch_size)
     # The gradient is 2 e W: linear along the way, so that the midpoint rule has no error.
     np.testing.assert_allclose(scores, [[0, 1, 9, 4, 0], [0, -2, -18, -8, 0], [0, 0, 0, 0, 0]], atol=1e-4)
     assert baseline.tolist() == [130, -260, 0]
@@ -111,11 +111,11 @@ def test_integrated_gradients_by_hand(additive, batch_size):
 
 def test_gradient_shap_by_hand(additive):
     """On average over the noise, which adds its variance to every e² (0.1 standard deviations of IDS, squared)."""
-    scores, _ = explain_by_gradients(additive, IDS, [0, 1], 20000, 5000, np.random.default_rng(0))
+    scores, _ = explain_by_gradients(additive, IDS, 0, [0, 1], 20000, 5000, np.random.default_rng(0))
     np.testing.assert_allclose(scores[0], [0, 1, 9, 4, 0], atol=0.25)
     np.testing.assert_allclose(scores[1], -2 * scores[0], atol=1e-4)
-    again, _ = explain_by_gradients(additive, IDS, [0], 50, 7, np.random.default_rng(5))
-    other, _ = explain_by_gradients(additive, IDS, [0], 50, 50, np.random.default_rng(5))
+    again, _ = explain_by_gradients(additive, IDS, 0, [0], 50, 7, np.random.default_rng(5))
+    other, _ = explain_by_gradients(additive, IDS, 0, [0], 50, 50, np.random.default_rng(5))
     np.testing.assert_allclose(again, other, atol=1e-5)
 
 
@@ -147,12 +147,12 @@ def explained(checkpoint, n_texts):
 
 def test_integrated_gradients_are_complete(tiny_checkpoint):
     """Scores add up to logit - baseline_logit within 0.1 % of it, and the error falls with the square of the steps."""
-    model, _, _, found = explained(tiny_checkpoint, 3)
+    model, tokenizer, _, found = explained(tiny_checkpoint, 3)
     errors = {}
     for steps in (16, 64):
         errors[steps] = 0
         for ids, _, _, logits, labels in found:
-            scores, baseline = explain_by_gradients(model, ids, labels, steps, 32)
+            scores, baseline = explain_by_gradients(model, ids, tokenizer.mask_id, labels, steps, 32)
             wanted = logits[labels] - baseline
             assert np.abs(wanted).max() > 1
             errors[steps] = max(errors[steps], (np.abs(scores.sum(1) - wanted) / np.abs(wanted).max()).max())
@@ -168,7 +168,9 @@ def test_deleting_the_top_words_costs_more_than_deleting_others(tiny_checkpoint,
         if interpreter == "lime":
             scores = explain_by_lime(model, ids, word_of, n_words, labels, 150, 32, tokenizer.pad_id, rng)
         else:
-            tokens, _ = explain_by_gradients(model, ids, labels, 32, 32, rng if interpreter == "grad" else None)
+            tokens, _ = explain_by_gradients(
+                model, ids, tokenizer.mask_id, labels, 32, 32, rng if interpreter == "grad" else None
+            )
             scores = np.zeros((len(labels), n_words))
             np.add.at(scores, (slice(None), word_of), tokens[:, 1:-1])
         count = max(1, round(0.2 * n_words))
