@@ -156,16 +156,23 @@ def out_of_fold(train, gold, args):
     """Probabilities from classifiers trained on the other folds; a row is as suspicious as its least likely label."""
     from tqdm import tqdm
 
-    inputs = np.concatenate([n_gram_features(train.texts), np.ones((len(gold), 1), np.float32)], axis=1)
     number = {text: i for i, text in enumerate(dict.fromkeys(train.texts))}  # equal texts share a fold
-    folds = np.random.default_rng(args.seed).permutation(len(number)) % min(FOLDS, len(number))
+    if len(number) < FOLDS:
+        raise InputError(
+            f"--strategy out_of_fold: needs at least {FOLDS} different texts; {args.train_file} has too few."
+        )
+    folds = np.random.default_rng(args.seed).permutation(len(number)) % FOLDS
     fold_of_row, likely = folds[[number[text] for text in train.texts]], np.zeros(gold.shape, np.float32)
-    for fold in tqdm(range(folds.max() + 1), desc="folds", disable=None, leave=False):
-        held_out = fold_of_row == fold
-        for start in range(0, gold.shape[1], LABELS_AT_A_TIME):
-            part = slice(start, start + LABELS_AT_A_TIME)
-            head = fit_head(inputs[~held_out], gold[~held_out, part], L2)
-            likely[held_out, part] = sigmoid(inputs[held_out] @ head)
+    with tqdm(total=FOLDS + 1, desc="n-grams, folds", disable=None, leave=False) as bar:
+        inputs = np.concatenate([n_gram_features(train.texts), np.ones((len(gold), 1), np.float32)], axis=1)
+        bar.update()
+        for fold in range(FOLDS):
+            held_out = fold_of_row == fold
+            for start in range(0, gold.shape[1], LABELS_AT_A_TIME):
+                part = slice(start, start + LABELS_AT_A_TIME)
+                head = fit_head(inputs[~held_out], gold[~held_out, part], L2)
+                likely[held_out, part] = sigmoid(inputs[held_out] @ head)
+            bar.update()
     return np.abs(gold - likely).max(1), likely
 
 

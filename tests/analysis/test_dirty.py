@@ -113,6 +113,12 @@ def test_equal_texts_do_not_vouch_for_each_other():
         assert np.array_equal(likely[-3:], likely[[-1] * 3])
 
 
+def test_too_few_different_texts(data_dir, refused):
+    folder = data_dir(train_txt="国足出战\t体育\n" * 9)
+    assert "at least 5 different texts" in refused("--dataset_dir", folder, "--dirty_num", 1)
+    assert not (folder / "train_dirty.txt").exists()
+
+
 def outputs(monkeypatch, features, logits=None):
     monkeypatch.setattr(dirty, "model_outputs", lambda texts, args: (features, logits))
 
