@@ -27,7 +27,12 @@ def _as_list(value):
     return [value] if isinstance(value, str) else value
 
 
+def _as_whole(value):
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON has one kind of numbers
+
+
 Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)]
+Whole = Annotated[int, BeforeValidator(_as_whole)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -39,9 +44,9 @@ class ClassifyBody(Body):
         description="raw: each label on its own; closure: a label brings its ancestors; topdown: no label without its "
         "ancestors",
     )
-    min_labels: int | None = Field(None, ge=0, description="at least this many labels for every text")
-    max_labels: int | None = Field(None, ge=1, description="at most this many labels for every text")
-    top_k: int | None = Field(None, ge=1, description="exactly this many labels, whatever the threshold")
+    min_labels: Whole | None = Field(None, ge=0, description="at least this many labels for every text")
+    max_labels: Whole | None = Field(None, ge=1, description="at most this many labels for every text")
+    top_k: Whole | None = Field(None, ge=1, description="exactly this many labels, whatever the threshold")
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
 
 
@@ -55,8 +60,10 @@ class ReferenceData(Body):
 
 
 class ReferenceParameters(Body):
-    max_seq_len: int | None = Field(None, ge=3, description="tokens of a text that are read; left out: as in training")
-    batch_size: int | None = Field(None, ge=1, description="texts per model call, at most")
+    max_seq_len: Whole | None = Field(
+        None, ge=3, description="tokens of a text that are read; left out: as in training"
+    )
+    batch_size: Whole | None = Field(None, ge=1, description="texts per model call, at most")
     prob_limit: Share | None = Field(None, description="a label needs a probability above this")
 
 

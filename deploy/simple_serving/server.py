@@ -285,7 +285,7 @@ def main():
         Protocol.most_connections = most_connections()
         config = uvicorn.Config(
             make_app(service), http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
-            timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
+            proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
         )  # fmt: skip
         if args.host not in LOCAL and not api_key:
             logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --api_key_file")
