@@ -82,8 +82,9 @@ class Trainer:
             speed_up_bias_gradients(paddle, model)
         self.net = paddle.DataParallel(model) if self.world > 1 else model
         self.factor = rate_schedule(args, total_steps)
-        head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
-        encoder = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
+        inside = f"{model.base_model_prefix}."
+        head = [p for name, p in model.named_parameters() if not name.startswith(inside)]
+        encoder = [p for name, p in model.named_parameters() if name.startswith(inside)]
         decayed = {p.name for name, p in model.named_parameters() if "bias" not in name and "norm" not in name}
         self.optimizer = paddle.optimizer.AdamW(
             learning_rate=args.learning_rate,

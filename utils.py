@@ -1,7 +1,8 @@
 """What two or more scripts share and what needs no deep-learning framework: errors, the label tree, rows, batches.
 
 Files read here (all UTF-8, with or without a byte order mark, lines ending in LF or CRLF):
-    label.txt                     one label per line, a path with its levels joined by `##`; class index = line order
+    label.txt                     one label per line, a path with its levels joined by `##`; class index = line order.
+                                  `path==word` gives the few-shot route a word for the label; others ignore it
     train.txt, dev.txt, test.txt  `text<TAB>label,label,...`
     *.jsonl                       {"text": "...", "labels": ["...", ...]}  labels may hold commas, [] means none applies
     *.csv                         a header line, then text, label, label, ... with CSV quoting
@@ -27,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHOWN = 20  # bad rows of a file that are shown in full before the rest is counted
-SEPARATOR = "##"
+SEPARATOR, WORD_SEPARATOR = "##", "=="
 
 
 # ---- errors and logging ----------------------------------------------------------------------------------------------
@@ -190,11 +191,12 @@ class LabelTree:
     labels   list[str], length L; `index` maps a path back to its class index
     parents  int64 [L], class index of the parent, -1 for a root
     levels   int64 [L], 1 for a root; `depth` is the largest
+    words    list[str], what a label is called in a sentence: its path's last level, unless label.txt gives another word
     Raises InputError for duplicates, empty segments and children whose parent is missing. A node is its full path:
     equal names under two parents are two nodes.
     """
 
-    def __init__(self, labels, source="label list", lines=None):
+    def __init__(self, labels, source="label list", lines=None, words=None):
         self.labels = list(labels)
         lines = lines or range(1, len(self.labels) + 1)
         problems, line_of, self.index = Problems(), {}, {}
@@ -219,6 +221,8 @@ class LabelTree:
         self.parents = np.array([self.index[parent] if parent else -1 for parent in parents], np.int64)
         self.levels = np.array([label.count(SEPARATOR) + 1 for label in self.labels], np.int64)
         self.depth = int(self.levels.max())
+        words = words or [""] * len(self.labels)
+        self.words = [word or label.split(SEPARATOR)[-1] for label, word in zip(self.labels, words)]
         self.children = [[] for _ in self.labels]
         for child, parent in enumerate(self.parents):
             if parent >= 0:
@@ -228,15 +232,19 @@ class LabelTree:
     def read(cls, path):
         """Read label.txt; blank lines are skipped, every fault is named with its line."""
         require_file(path, "It holds one label per line, each level of a path joined by '##'.")
-        problems, lines, labels = Problems(), [], []
+        problems, lines, labels, words = Problems(), [], [], []
         for number, text in read_lines(path, problems):
             if "\t" in text.strip():
                 problems.add(path, number, "a TAB in a label; one label per line, nothing else")
-            if label := text.strip():
+            if text.strip():
+                label, equals, word = map(str.strip, text.partition(WORD_SEPARATOR))
+                if not label or equals and not word:
+                    problems.add(path, number, f"a label and its word are written path{WORD_SEPARATOR}word")
                 lines.append(number)
                 labels.append(label)
+                words.append(word)
         problems.raise_if_any()
-        return cls(labels, path, lines)
+        return cls(labels, path, lines, words)
 
     def __len__(self):
         return len(self.labels)
