@@ -79,18 +79,18 @@ class Bench:
     def script(self, script, *flags):
         command = [sys.executable, str(ROOT / script), *map(str, flags)]
         with open(self.folder / "log.txt", "ab") as log:
-            subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
+            subprocess.run(command, stdout=log, stderr=log, check=True)
 
     def train(self, what, train_file):
         """Train on a file of the folder, score on dev; returns the checkpoint's path."""
         args, checkpoint, scores = self.args, self.folder / f"checkpoint-{what}", self.folder / f"{what}.json"
-        common = ["--dataset_dir", self.folder.resolve(), "--train_file", train_file, "--device", args.device]
+        common = ["--dataset_dir", self.folder, "--train_file", train_file, "--device", args.device]
         hyper = ["--epochs", args.epochs, "--batch_size", args.batch_size, "--learning_rate", args.learning_rate]
         hyper += ["--max_seq_length", args.max_seq_length, "--seed", self.seed, "--lr_scheduler", "linear"]
-        model = ["--model_name", Path(args.model_name).resolve(), "--save_dir", checkpoint.resolve()]
+        model = ["--model_name", args.model_name, "--save_dir", checkpoint]
         self.script("train.py", *common, *hyper, *model)
         common[common.index(train_file)] = ""  # dev alone
-        evaluate = ["--params_path", checkpoint.resolve(), "--output_json", scores.resolve()]
+        evaluate = ["--params_path", checkpoint, "--output_json", scores]
         self.script("analysis/evaluate.py", *common, *evaluate)
         result = json.loads(scores.read_text(encoding="utf-8"))["dev"]
         self.report(what, micro_f1=100 * result["micro_f1"], macro_f1=100 * result["macro_f1"])
