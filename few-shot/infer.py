@@ -1,0 +1,71 @@
+"""Label texts with an export of few-shot/train.py, without the framework that trained it.
+
+    python few-shot/infer.py --model_path_prefix checkpoints/export/model --data_dir few --device cpu
+    python few-shot/infer.py --model_path_prefix checkpoints/export/model --data_dir few --device cpu \\
+        --output_file predictions.jsonl
+
+Reads   <prefix>.onnx, or else <prefix>.pdmodel (.json) and .pdiparams; beside it label.txt, decision.json, config.json,
+        template_config.json and the tokenizer's files, as --do_export leaves them
+        data_dir/data.txt   one text per line (or .jsonl, .csv; see predict.py)
+Writes  what predict.py writes: the log, and --output_file
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from template import load_template
+
+from deploy.predictor.predictor import Predictor, find_gpu, model_path
+from modeling import add_decision_arguments, decision_from_arguments
+from predict import add_result_arguments, check_arguments, predict_file
+from utils import HelpFormatter, get_logger, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Label texts with a few-shot model.", formatter_class=HelpFormatter)
+    parser.add_argument("--model_path_prefix", required=True, help="model file without its ending: .../export/model")
+    parser.add_argument("--model_name", "--model_name_or_path", help="accepted and not needed")
+    parser.add_argument("--data_dir", dest="dataset_dir", help="directory of data_file; needed, unless data_file is -")
+    parser.add_argument("--data_file", default="data.txt", help="in data_dir; .jsonl, .csv or else lines; -: stdin")
+    parser.add_argument(
+        "--max_length", "--max_seq_length", dest="max_seq_length", type=int, help="tokens; left out: as in training"
+    )
+    parser.add_argument("--batch_size", type=int, default=200, help="texts per step")
+    parser.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu", help="without a GPU: cpu, with a warning")
+    parser.add_argument("--device_id", type=int, default=0, help="number of the GPU")
+    add_decision_arguments(parser, None)
+    add_result_arguments(parser)
+    args = parser.parse_args()
+    check_arguments(parser, args)
+    if args.num_threads is not None and args.num_threads < 1:
+        parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
+    args.label_file = "label.txt"  # if it is there, it must have the model's labels
+    return args
+
+
+def main():
+    args = parse_args()
+    logger = get_logger()
+    device = find_gpu(args.device, logger)
+    backend = "onnx" if model_path(args.model_path_prefix, "float32", ".onnx").exists() else "paddle"
+    if backend == "paddle" and not model_path(args.model_path_prefix, "float32", ".pdiparams").exists():
+        backend = "onnx"  # neither is there: ONNX is what the message should name
+    predictor = Predictor(
+        args.model_path_prefix,
+        backend=backend,
+        device=device,
+        device_id=args.device_id,
+        threads=args.num_threads,
+        max_seq_length=args.max_seq_length,
+        batch_size=args.batch_size,
+    )
+    tokenizer = load_template(predictor.path.parent, predictor.tokenizer)
+    decision = decision_from_arguments(args, predictor.decision)
+    predict_file(args, predictor.tree, tokenizer, decision, predictor.path, lambda: predictor.logits)
+
+
+if __name__ == "__main__":
+    run(main)

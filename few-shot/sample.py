@@ -1,0 +1,91 @@
+"""Draw a few rows per label from a file with many.
+
+    python few-shot/sample.py --data_dir data --shots 2 --output_file few/train.txt
+
+Reads   data_dir/{train.txt, label.txt}
+Writes  output_file   the rows drawn, shuffled; the same for the same seed
+        rest_file     the rows that were not drawn, if asked for: to test with
+
+Each label is given --shots rows that no other label was given, the rarest label first: 74 labels and --shots 2 make 148
+rows. A row has several labels, so that some labels, parents above all, have more rows in the end.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils import (
+    HelpFormatter,
+    InputError,
+    LabelTree,
+    get_logger,
+    load_reported,
+    require_row_format,
+    require_writable,
+    run,
+    write_rows,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Draw a few rows per label.", formatter_class=HelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="directory with the train and label files")
+    parser.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    parser.add_argument("--label_file", default="label.txt", help="name inside data_dir")
+    parser.add_argument("--shots", type=int, default=2, help="rows per label")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--output_file", required=True, help="the rows drawn; .txt or .jsonl")
+    parser.add_argument("--rest_file", help="the other rows; .txt or .jsonl")
+    args = parser.parse_args()
+    for name, lowest in (("shots", 1), ("seed", 0)):
+        if getattr(args, name) < lowest:
+            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    return args
+
+
+def draw(targets, shots, seed):
+    """Row numbers, int64 [n], in random order: `shots` rows for every label of bool [N, L], as far as there are any."""
+    order = np.random.default_rng(seed).permutation(len(targets))
+    taken = np.zeros(len(targets), bool)
+    for label in np.argsort(targets.sum(0), kind="stable"):
+        taken[order[targets[order, label] & ~taken[order]][:shots]] = True
+    return order[taken[order]]
+
+
+def main():
+    args = parse_args()
+    logger, directory = get_logger(), Path(args.data_dir)
+    if not directory.is_dir():
+        raise InputError(f"--data_dir {directory}: no such directory.")
+    inputs = [directory / args.label_file, directory / args.train_file]
+    tree = LabelTree.read(inputs[0])
+    rows = load_reported(inputs[1], tree, logger)
+    targets = rows.multi_hot(len(tree))
+    drawn = draw(targets, args.shots, args.seed)
+    rest = np.setdiff1d(np.arange(len(targets)), drawn)
+    outputs = {"--output_file": (args.output_file, drawn), "--rest_file": (args.rest_file, rest)}
+    outputs = {flag: (Path(path), chosen) for flag, (path, chosen) in outputs.items() if path}
+    if len({path.resolve() for path, _ in outputs.values()}) < len(outputs):
+        raise InputError(f"{args.rest_file}: --output_file and --rest_file name the same file.")
+    made = {
+        flag: (path, [(rows.texts[i], [tree.labels[label] for label in rows.labels[i]]) for i in chosen])
+        for flag, (path, chosen) in outputs.items()
+    }
+    for flag, (path, chosen) in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(path, flag, inputs)
+        require_row_format(path, flag, chosen)
+    for path, chosen in made.values():
+        write_rows(path, chosen)
+        logger.info(f"Save {len(chosen)} examples to {path}.")
+    counts = targets[drawn].sum(0)
+    if short := [f"{tree.labels[i]} ({counts[i]})" for i in np.flatnonzero(counts < args.shots)]:
+        logger.warning(f"{len(short)} labels have fewer than {args.shots} rows: {', '.join(short[:10])}")
+    logger.info(f"Rows per label: least {counts.min()}, median {int(np.median(counts))}, most {counts.max()}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,156 @@
+"""What a model reads of a row: the text, and around it a template in PaddleNLP's template language. Needs no paddle.
+
+{'text': 'text_a'}{'hard': '这句话描述的事件是'}{'mask'}     in full
+这句话描述的事件是                                           the same: text in front, mask behind
+
+{'text': 'text_a'}      the text of the row, cut where the whole would be too long; exactly once
+{'hard': '...'}         fixed words; words outside braces are fixed too
+{'mask'}                the mask, whose place is what the label is read from
+{'soft'}                a trainable vector; {'soft': 'words'} one for each token of the words, which it starts as;
+                        {'soft': None, 'length': 3} three of them
+{'sep'}                 the separator token
+"""
+
+import ast
+import copy
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from modeling import read_config_file
+from utils import InputError, atomic_write, require_file
+
+TEMPLATE, VERBALIZER = "template_config.json", "verbalizer_config.json"
+KINDS = ("text", "hard", "mask", "soft", "sep")
+METHODS = ("similarity", "prompt")
+TEXT_ONLY = "{'text': 'text_a'}"
+DEFAULT_PROMPT = "{'soft'}{'text': 'text_a'}{'mask'}"
+
+
+class Part(NamedTuple):
+    kind: str  # one of KINDS
+    words: str | None = None  # of hard and soft
+    length: int = 1  # of soft
+
+
+def parse_template(prompt):
+    """A --prompt -> list[Part], with one text and at least one mask. Raises InputError, which quotes the faulty part.
+
+    Parts are read as Python literals, never evaluated.
+    """
+    if not prompt:
+        prompt = DEFAULT_PROMPT
+    parts = []
+    for braces, words in re.findall(r"(\{[^{}]*\})|([^{}]+|[{}])", prompt):
+        if words in ("{", "}"):
+            raise InputError(f"--prompt {prompt}: a brace {words} without its partner.")
+        parts.append(_parse_part(prompt, braces) if braces else Part("hard", words))
+    kinds = [part.kind for part in parts]
+    if kinds.count("text") > 1:
+        raise InputError(f"--prompt {prompt}: {{'text': 'text_a'}} may stand in it once.")
+    text, mask = ([] if "text" in kinds else [Part("text")]), ([] if "mask" in kinds else [Part("mask")])
+    return text + parts + mask
+
+
+def _parse_part(prompt, braces):
+    try:
+        part = ast.literal_eval(braces)
+        part = dict.fromkeys(part) if isinstance(part, set) else part
+        (kind, value), *attributes = part.items()
+    except (ValueError, SyntaxError, TypeError, AttributeError, RecursionError, MemoryError):
+        raise InputError(f"--prompt {prompt}: {braces} is not a part like {{'mask'}} or {{'hard': 'words'}}.") from None
+    if kind not in KINDS:
+        raise InputError(f"--prompt {prompt}: no part is called {kind!r}; there are {', '.join(KINDS)}.")
+    attributes = dict(attributes)
+    length = attributes.pop("length", 1) if kind == "soft" and not value else 1
+    if attributes:
+        raise InputError(f"--prompt {prompt}: {braces} has an attribute that is not known: {', '.join(attributes)}.")
+    if not isinstance(length, int) or not 1 <= length <= 100:
+        raise InputError(f"--prompt {prompt}: the length in {braces} must be from 1 to 100.")
+    if kind == "text" and value != "text_a":
+        raise InputError(f"--prompt {prompt}: a row has one text, which is written {TEXT_ONLY}.")
+    if kind == "hard" and not (isinstance(value, str) and value):
+        raise InputError(f"--prompt {prompt}: {braces} needs its words: {{'hard': 'words'}}.")
+    if kind == "soft" and not isinstance(value, str | None):
+        raise InputError(f"--prompt {prompt}: {braces} starts as words or as nothing: {{'soft': 'words'}}.")
+    if kind in ("mask", "sep") and value is not None:
+        raise InputError(f"--prompt {prompt}: {braces} takes no value: {{'{kind}'}}.")
+    return Part(kind, value if kind in ("hard", "soft") else None, length)
+
+
+class TemplateTokenizer:
+    """A tokenizer that puts a template around every text; used like the one it wraps.
+
+    prompt: as for `parse_template`, or TEXT_ONLY for the text alone. The ids of soft tokens follow the vocabulary's:
+    vocab_size, vocab_size + 1, ...; `soft_words` holds the id each starts as, or -1. [MASK] spelt out in a text is
+    read as an unknown token, so that only the template's own counts. `room` is the number of tokens left to the text.
+    """
+
+    def __init__(self, tokenizer, prompt, method, vocab_size):
+        self.method, self.prompt, self.pad_id = method, prompt, tokenizer.pad_id
+        self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab
+        self.mask_id, self._unknown = tokenizer.vocab.get("[MASK]"), tokenizer.unk_id
+        self._plain = copy.copy(tokenizer)
+        self.soft_words = []
+        parts = parse_template(prompt) if method == "prompt" else [Part("text")]
+        if method == "prompt" and self.mask_id is None:
+            raise InputError(f"{tokenizer.directory}: no [MASK] in vocab.txt: use --method similarity.")
+        before, after = [tokenizer.cls_id], []
+        ids = before
+        for part in parts:
+            if part.kind == "text":
+                ids = after
+            elif part.kind == "soft":
+                starts = self.word_ids(part.words) if part.words else [-1] * part.length
+                ids += range(vocab_size + len(self.soft_words), vocab_size + len(self.soft_words) + len(starts))
+                self.soft_words += starts
+            else:
+                ids += {"mask": [self.mask_id], "sep": [tokenizer.sep_id]}.get(part.kind) or self.word_ids(part.words)
+        self._before, self._after = before, [*after, tokenizer.sep_id]
+        self.room = self.max_seq_length - len(self._before) - len(self._after)
+        if self.room < 1:
+            raise InputError(
+                f"--max_seq_length {self.max_seq_length}: the template alone has {self.max_seq_length - self.room} "
+                "tokens, which leaves no room for the text. Raise it, or shorten --prompt."
+            )
+
+    def word_ids(self, words):
+        """The ids of some words, without [CLS] and [SEP]."""
+        self._plain.max_seq_length = len(words) + 102  # nothing is cut
+        return self._plain.encode([words])[0][1:-1] or [self._unknown]
+
+    def encode(self, texts):
+        """The ids of each text within the template: [CLS] … [SEP], max_seq_length at most, not padded."""
+        self._plain.max_seq_length = self.room + 2
+        texts = (
+            [self._unknown if token == self.mask_id else token for token in ids[1:-1]]
+            for ids in self._plain.encode(texts)
+        )
+        return [[*self._before, *ids, *self._after] for ids in texts]
+
+    def save(self, directory):
+        """The tokenizer's files, and the template as one JSON document."""
+        self._plain.save(directory)
+        with atomic_write(Path(directory) / TEMPLATE) as file:
+            json.dump({"method": self.method, "template": self.prompt}, file, ensure_ascii=False, indent=1)
+
+
+def load_template(directory, tokenizer):
+    """The TemplateTokenizer of a checkpoint or export; `tokenizer` is that of the directory."""
+    path = Path(directory) / TEMPLATE
+    require_file(path, f"{directory} is not a complete checkpoint or export of few-shot/train.py.")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        method, prompt = settings["method"], settings["template"]
+        if method not in METHODS or not isinstance(prompt, str):
+            raise ValueError(f"method {method!r}, template {prompt!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not a template of few-shot/train.py ({error}).") from None
+    return TemplateTokenizer(tokenizer, prompt, method, read_config_file(directory).get("vocab_size"))
+
+
+def save_words(directory, tree):
+    """The verbalizer as one JSON document: {label: word}."""
+    with atomic_write(Path(directory) / VERBALIZER) as file:
+        json.dump(dict(zip(tree.labels, tree.words)), file, ensure_ascii=False, indent=1)

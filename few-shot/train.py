@@ -1,0 +1,389 @@
+"""Learn to sort text into a label tree from a handful of rows per label.
+
+    python few-shot/train.py --data_dir few --model_name_or_path path/to/encoder --output_dir checkpoints \\
+        --learning_rate 1e-4 --ppt_learning_rate 1e-3 --do_train --do_eval --do_predict --do_export
+    python few-shot/train.py --data_dir few --output_dir checkpoints --do_predict      # later, with what is in there
+
+Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the word says what the label is called in a
+                              sentence, and is the path's last level where none is given
+        data_dir/train.txt    a few rows per label (few-shot/sample.py draws them from many)
+        data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
+        data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
+Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
+        output_dir/{metrics.jsonl, train.log, setting.txt}   what made it
+        output_dir/state.safetensors                         the last state, for --resume_from_checkpoint
+        output_dir/{test,data}_predictions.jsonl             --do_predict, one line per row
+        output_dir/export/                                   --do_export, for infer.py
+
+Two methods, see network.py: similarity (of a text to the labels' words), and prompt (a template with a mask).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
+
+from metric import Decision, Scores
+from modeling import (
+    MODEL_NAMES,
+    add_decision_arguments,
+    decision_from_arguments,
+    find_weights,
+    model_directory,
+    open_checkpoint,
+    predict_logits,
+    read_config_file,
+    require_model,
+    require_same_labels,
+    save_checkpoint,
+    score,
+    set_device,
+)
+from predict import count_texts, jsonl_row, read_texts, warn_about
+from tokenizer import load_tokenizer
+from training import Trainer, read_state, save_state, train_batches
+from utils import (
+    HelpFormatter,
+    InputError,
+    LabelTree,
+    Problems,
+    atomic_write,
+    file_digest,
+    get_logger,
+    load_reported,
+    load_rows,
+    run,
+)
+
+STATE, LOWEST_PROBABILITY, PREDICTED_TOGETHER = "state.safetensors", 0.01, 4096
+METRICS = ("macro_f1_score", "micro_f1_score")
+ACCEPTED = {
+    "evaluation_strategy": "epoch, or every --eval_steps",
+    "save_strategy": "the best model is kept",
+    "save_steps": "the best model is kept",
+    "save_total_limit": "the best model is kept",
+    "load_best_model_at_end": "the best model is what is there at the end",
+    "metric": "see --metric_for_best_model",
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Learn from a handful of rows per label.", formatter_class=HelpFormatter
+    )
+    steps = parser.add_argument_group("what to do")
+    steps.add_argument("--do_train", action="store_true", help="train on train.txt")
+    steps.add_argument("--do_eval", action="store_true", help="score dev.txt with the best model")
+    steps.add_argument("--do_predict", action="store_true", help="score test.txt, or label data.txt, row by row")
+    steps.add_argument("--do_export", action="store_true", help="write output_dir/export for infer.py")
+    data = parser.add_argument_group("data and model")
+    data.add_argument("--data_dir", default="./data", help="directory of train, dev, test, data and label .txt")
+    data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
+    data.add_argument("--method", choices=METHODS, help="default: prompt if there is a --prompt, else similarity")
+    data.add_argument("--prompt", help="template, such as 这句话描述的事件是 (see the README)")
+    data.add_argument(
+        "--model_name_or_path",
+        default="ernie-3.0-base-zh",
+        help=f"a local directory, or one of {', '.join(MODEL_NAMES)}",
+    )
+    data.add_argument("--max_seq_length", type=int, default=512, help="tokens, the template's included")
+    data.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    data.add_argument(
+        "--export_type", choices=("paddle", "onnx", "both"), default="both", help="what --do_export writes"
+    )
+    optim = parser.add_argument_group("optimization")
+    optim.add_argument("--learning_rate", type=float, default=5e-5, help="peak rate of the encoder")
+    optim.add_argument("--ppt_learning_rate", type=float, default=1e-4, help="peak rate of label and soft vectors")
+    optim.add_argument("--num_train_epochs", type=int, default=20, help="passes over the training rows")
+    optim.add_argument("--max_steps", type=int, help="stop after this many steps; replaces the epochs")
+    optim.add_argument("--per_device_train_batch_size", type=int, default=8, help="rows per step")
+    optim.add_argument("--per_device_eval_batch_size", type=int, default=8, help="rows per step without training")
+    optim.add_argument("--warmup_ratio", type=float, default=0.1, help="share of the steps in which the rates rise")
+    optim.add_argument("--weight_decay", type=float, default=0.0, help="AdamW decay, not for biases and norms")
+    optim.add_argument("--max_grad_norm", type=float, default=1.0, help="clip the gradient to this norm; 0: off")
+    optim.add_argument("--freeze_plm", action="store_true", help="train only the label and soft vectors")
+    optim.add_argument("--freeze_dropout", action="store_true", help="switch the encoder's dropout off")
+    optim.add_argument("--seed", type=int, default=42, help="of row order, dropout and new parameters")
+    result = parser.add_argument_group("evaluation")
+    result.add_argument("--eval_steps", type=int, help="steps between evaluations (default: an epoch's)")
+    result.add_argument("--metric_for_best_model", choices=METRICS, default=METRICS[0], help="dev score to choose by")
+    result.add_argument("--early_stop_patience", type=int, help="evaluations without improvement that are tolerated")
+    result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
+    result.add_argument("--resume_from_checkpoint", help="with --do_train: output_dir, to continue; else: its model")
+    for name, instead in ACCEPTED.items():
+        result.add_argument(f"--{name}", nargs="?", help=f"accepted and not needed: {instead}")
+    add_decision_arguments(parser, None)
+    args = parser.parse_args()
+    for name, lowest in dict(
+        max_seq_length=3, learning_rate=1e-12, ppt_learning_rate=0, num_train_epochs=1, max_steps=1, weight_decay=0,
+        per_device_train_batch_size=1, per_device_eval_batch_size=1, warmup_ratio=0, max_grad_norm=0, seed=0,
+        eval_steps=1, early_stop_patience=1, logging_steps=1,
+    ).items():  # fmt: skip
+        if getattr(args, name) is not None and not getattr(args, name) >= lowest:  # also catches nan
+            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    if args.warmup_ratio > 1:
+        parser.error(f"argument --warmup_ratio: must be from 0 to 1, got {args.warmup_ratio}")
+    if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
+        parser.error("nothing to do: give one or more of --do_train, --do_eval, --do_predict, --do_export")
+    args.method = args.method or ("prompt" if args.prompt else "similarity")
+    if args.method == "similarity" and args.prompt:
+        parser.error("argument --prompt: belongs to --method prompt")
+    return args
+
+
+def require_inputs(args, logger):
+    """What --do_* needs and --do_train alone would not notice is missing: the file to predict, or None."""
+    directory = Path(args.data_dir)
+    if not directory.is_dir():
+        raise InputError(f"--data_dir {directory}: no such directory.")
+    if args.do_eval and not (directory / "dev.txt").exists():
+        raise InputError(f"--do_eval: there is no {directory / 'dev.txt'}. Leave --do_eval out, or give it some rows.")
+    if not args.do_predict:
+        return None
+    for name in ("test.txt", "data.txt"):
+        if (directory / name).exists():
+            return directory / name
+    logger.warning(f"--do_predict: neither test.txt nor data.txt in {directory}, so there is nothing to predict")
+    return None
+
+
+def fingerprint(args):
+    """What a resumed run must share with the one it continues."""
+    names = (
+        "method prompt model_name_or_path max_seq_length learning_rate ppt_learning_rate num_train_epochs max_steps "
+        "per_device_train_batch_size warmup_ratio weight_decay max_grad_norm freeze_plm freeze_dropout seed eval_steps "
+        "metric_for_best_model threshold decoding"
+    ).split()
+    paths = [Path(args.data_dir) / name for name in ("label.txt", "train.txt", "dev.txt")]
+    data = [file_digest(path)[:16] if path.exists() else None for path in paths]
+    return {name: getattr(args, name) for name in names} | {"data": data}
+
+
+def prepare(args, tree, train, resume):
+    """(network in train mode, its TemplateTokenizer): new, or as the run left it that is to be resumed."""
+    from network import load_network, new_network
+
+    if resume:
+        _, tokenizer, _ = open_checkpoint(args.output_dir)
+        tokenizer = load_template(args.output_dir, tokenizer)
+        network = load_network(args.output_dir, tree, tokenizer)
+        network.train()
+    else:
+        source = model_directory(args.model_name_or_path)
+        prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
+        tokenizer = load_tokenizer(source, args.max_seq_length)
+        tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config_file(source)["vocab_size"])
+        network = new_network(source, tree, tokenizer, train.texts, args.freeze_dropout)
+    for parameter in network.encoder.parameters():
+        parameter.stop_gradient = args.freeze_plm
+    return network, tokenizer
+
+
+def train_network(args, paddle, tree, train, dev, decision, resume, logger):
+    """Train, and leave the best model in output_dir. resume: (counters, arrays) of the state to go on from, or None."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    output_dir = Path(args.output_dir)
+    paddle.seed(args.seed)
+    network, tokenizer = prepare(args, tree, train, resume)
+    ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts) if dev else None
+    lengths = [len(row) for row in ids]
+    if cut := sum(length == args.max_seq_length for length in lengths):
+        logger.warning(f"train.txt: {cut} texts fill all of --max_seq_length, so their ends may be cut off")
+    per_epoch = -(-len(ids) // args.per_device_train_batch_size)
+    total = args.max_steps or args.num_train_epochs * per_epoch
+    settings = dict(head_learning_rate=args.ppt_learning_rate, amp=False, gradient_accumulation_steps=1)
+    settings |= dict(lr_scheduler="linear", warmup=True, warmup_steps=int(args.warmup_ratio * total))
+    trainer = Trainer(paddle, argparse.Namespace(**vars(args), **settings), network, total)
+    progress = {"step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": [], "fingerprint": fingerprint(args)}
+    if resume:
+        progress, arrays = resume
+        trainer.restore(arrays, progress["step"])
+        logger.info(f"Resuming after {progress['step']} steps")
+    metric = args.metric_for_best_model.removesuffix("_score")
+    shown, patience = metric.replace("_", " "), args.early_stop_patience or sys.maxsize
+
+    with logging_redirect_tqdm([logger]), tqdm(total=total, initial=trainer.step, desc="train", disable=None) as bar:
+        while trainer.step < total and progress["stale"] < patience:
+            epoch, batch = divmod(trainer.step, per_epoch)
+            rows = train_batches(lengths, args.per_device_train_batch_size, args.seed, epoch + 1)[batch]
+            loss = trainer.train_step(ids, train.labels, rows, tokenizer.pad_id)
+            if not np.isfinite(loss):
+                raise InputError(f"the loss is {loss} at step {trainer.step}: lower --learning_rate")
+            progress |= {"step": trainer.step, "loss_sum": progress["loss_sum"] + loss}
+            bar.update()
+            if trainer.step % args.logging_steps == 0:
+                logger.info(f"global step {trainer.step}, epoch: {epoch + 1}, batch: {batch + 1}, loss: {loss:.5f}")
+            if trainer.step % (args.eval_steps or per_epoch) and trainer.step < total:
+                continue
+            entry, better = {"step": trainer.step, "train_loss_sum": progress["loss_sum"]}, True
+            if dev:
+                scores = score(
+                    network, tree, dev, dev_ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size
+                ).result()
+                log_scores(logger, scores)
+                better = progress["best"] is None or scores[metric] > progress["best"]
+                entry |= {name: value for name, value in scores.items() if name != "labels"}
+                progress["best"] = scores[metric] if better else progress["best"]
+                logger.info(f"Current best {shown} score: {progress['best']:.5f}")
+            progress |= {"loss_sum": 0.0, "stale": 0 if better else progress["stale"] + 1}
+            progress["history"].append(entry)
+            if better:
+                save_words(output_dir, tree)
+                save_checkpoint(output_dir, network, tokenizer, tree, decision)
+            with atomic_write(output_dir / "metrics.jsonl") as file:
+                file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
+            save_state(output_dir / STATE, trainer, progress)
+    if trainer.step < total:
+        logger.info("Early stop!")
+    if dev:
+        logger.info(f"Final best {shown} score: {progress['best']:.5f}")
+    logger.info(f"Save {'best' if dev else 'last'} text classification model in {output_dir}")
+
+
+def log_scores(logger, scores):
+    logger.info(
+        f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
+        f"macro f1 score: {scores['macro_f1']:.5f}"
+    )
+
+
+def predict_rows(args, source, network, tokenizer, tree, decision, logger):
+    """Label every row of `source` into output_dir, one JSON line each; scores if the rows have labels."""
+    from tqdm import tqdm
+
+    from predict import label_texts
+
+    if source.stem == "test":
+        rows = load_reported(source, tree, logger)
+        texts, gold = rows.texts, rows.multi_hot(len(tree))
+    else:
+        seen, problems = Counter(), Problems()
+        count_texts(source, tree, seen)
+        texts, gold = list(read_texts(source, tree, problems, Counter())), None
+        warn_about(seen, source, logger)
+    path, scores = Path(args.output_dir) / f"{source.stem}_predictions.jsonl", Scores(tree)
+
+    def compute_logits(ids):
+        return predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size)
+
+    with atomic_write(path) as file, tqdm(total=len(texts), desc="predict", disable=None) as bar:
+        for start in range(0, len(texts), PREDICTED_TOGETHER):
+            part = label_texts(texts[start : start + PREDICTED_TOGETHER], compute_logits, tokenizer, tree, decision)
+            file.writelines(jsonl_row(tree, *row, LOWEST_PROBABILITY) for row in part)
+            if gold is not None:
+                predicted = np.zeros((len(part), len(tree)), bool)
+                for row, (_, labels, _) in zip(predicted, part):
+                    row[labels] = True
+                scores.update(predicted, gold[start : start + len(part)])
+            bar.update(len(part))
+    if gold is not None:
+        result = scores.result()
+        logger.info(
+            f"{source.name}: micro f1 score: {result['micro_f1']:.5f}, macro f1 score: {result['macro_f1']:.5f}, "
+            f"accuracy: {result['accuracy']:.5f}"
+        )
+    logger.info(f"Predicted {len(texts)} texts, in {path}")
+
+
+def export(args, paddle, network, tokenizer, tree, decision, directory, logger):
+    """Write output_dir/export, complete in itself, and say how near the exported models come to the checkpoint."""
+    from deploy.predictor.predictor import Predictor
+    from export_model import SETTINGS, compare, export_onnx, export_static, show
+
+    target = Path(args.output_dir) / "export"
+    target.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as work:
+        work = Path(work)
+        program = export_static(paddle, network, tokenizer.pad_id, work / "model")
+        if args.export_type != "paddle":
+            export_onnx(program, work / "model.onnx", tree.labels)
+        for path in list(work.iterdir()):
+            if args.export_type != "onnx" or path.suffix == ".onnx":
+                os.replace(path, target / path.name)
+    tokenizer.save(target)
+    save_words(target, tree)
+    for name in SETTINGS:
+        shutil.copyfile(directory / name, target / name)
+
+    def checkpoint(ids, progress=None):
+        return predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size, progress)
+
+    models = {"checkpoint": (checkpoint, [find_weights(directory)])}
+    made = {"onnx": "model.onnx", "paddle": program.name}
+    for backend in made if args.export_type == "both" else [args.export_type]:
+        predictor = Predictor(target / "model", backend=backend)
+        files = [target / made[backend]] + [target / "model.pdiparams"] * (backend == "paddle")
+        models[made[backend]] = (predictor.logits, files)
+    show(compare(models, tree, tokenizer.encode(tree.words), None, decision), logger)
+    logger.info(f"Exported to {target}; compared on the labels' words")
+
+
+def main():
+    args = parse_args()
+    logger, output_dir, data_dir = get_logger(), Path(args.output_dir), Path(args.data_dir)
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
+        raise InputError("few-shot/train.py runs in one process: a handful of rows is not worth sharing out.")
+    to_predict = require_inputs(args, logger)
+    directory = Path(args.resume_from_checkpoint or output_dir)  # of the model that is not trained now
+    if args.do_train:
+        decision, resume = decision_from_arguments(args, Decision()), None
+        require_model(args.model_name_or_path)
+        if args.method == "prompt":
+            parse_template(args.prompt)
+        tree = LabelTree.read(data_dir / "label.txt")
+        train = load_rows(data_dir / "train.txt", tree)
+        dev = load_reported(data_dir / "dev.txt", tree, logger) if (data_dir / "dev.txt").exists() else None
+        if not dev:
+            logger.warning("No dev.txt: the model of the last step is kept")
+        if len(unseen := np.flatnonzero(~train.multi_hot(len(tree)).any(0))):
+            names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
+            logger.warning(f"train.txt: no row for {len(unseen)} of {len(tree)} labels ({names})")
+        if args.resume_from_checkpoint:
+            if directory.resolve() != output_dir.resolve():
+                raise InputError(
+                    "--resume_from_checkpoint with --do_train: give the --output_dir of the run to continue."
+                )
+            resume = read_state(output_dir / STATE, fingerprint(args))
+        output_dir.mkdir(parents=True, exist_ok=True)
+        get_logger(output_dir / "train.log")
+        with atomic_write(output_dir / "setting.txt") as file:
+            file.writelines(f"{name} : {value}\n" for name, value in sorted(vars(args).items()))
+        paddle = set_device(args.device)
+        train_network(args, paddle, tree, train, dev, decision, resume, logger)
+        directory = output_dir
+    if not (args.do_eval or to_predict or args.do_export):
+        return
+    tree, tokenizer, stored = open_checkpoint(directory)
+    require_same_labels(tree, data_dir / "label.txt")
+    decision, tokenizer = decision_from_arguments(args, stored), load_template(directory, tokenizer)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    paddle = set_device(args.device)
+    from network import load_network
+
+    network = load_network(directory, tree, tokenizer)
+    if args.do_eval:
+        dev = load_reported(data_dir / "dev.txt", tree, logger)
+        ids = tokenizer.encode(dev.texts)
+        log_scores(
+            logger,
+            score(network, tree, dev, ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size).result(),
+        )
+    if to_predict:
+        predict_rows(args, to_predict, network, tokenizer, tree, decision, logger)
+    if args.do_export:
+        export(args, paddle, network, tokenizer, tree, decision, directory, logger)
+
+
+if __name__ == "__main__":
+    run(main)
