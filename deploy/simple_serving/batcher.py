@@ -66,9 +66,11 @@ class Batcher:
         self._dispatch()
         return [item.future for item in items]
 
-    def forget_cancelled(self):
-        """Take items whose future was cancelled out of the queue, so that nobody waits for them."""
-        self.queue = [item for item in self.queue if not item.future.done()]
+    def forget(self, items: list[Item]):
+        """Cancel items that nobody waits for any more; those still in the queue will not be run."""
+        for item in items:
+            item.future.cancel()
+        self.queue = [item for item in self.queue if not item.future.cancelled()]
 
     def close(self):
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -52,7 +52,9 @@ class ClassifyBody(Body):
 
 class ExplainBody(Body):
     text: str = Field(min_length=1, description="the text to explain", examples=["国足今晚出战"])
-    labels: list[str] | None = Field(None, description="full paths; left out: the predicted labels")
+    labels: list[str] | None = Field(
+        None, min_length=1, max_length=100, description="full paths; left out: the predicted labels"
+    )
 
 
 class ReferenceData(Body):

@@ -130,11 +130,11 @@ def pieces_of(model, text, most=MOST_PIECES):
 
 
 def evidence(model, text, read, pieces, labels, probabilities):
-    """The JSON of an explanation. probabilities: float32 [1 + pieces, L], of the text and without each piece.
+    """The JSON of an explanation. probabilities: float32 [L] of the text, and of the text without each piece.
 
     labels: class indices, or None for the predicted ones; of a text without any, the most likely one.
     """
-    whole, without = probabilities[0], probabilities[1:]
+    whole, without = probabilities[0], np.array(probabilities[1:]).reshape(-1, len(model.tree))
     if labels is None:
         labels = model.decide(whole, model.decision) or [int(whole.argmax())]
     rows = [

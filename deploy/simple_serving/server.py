@@ -25,8 +25,6 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from utils import HelpFormatter, InputError, get_logger, require_file, run
 
@@ -154,7 +152,9 @@ def make_app(service):
     def post(path, body, answer, *statuses):
         """A decorator for the POST routes: their bodies are read by Service.read, which the description cannot see."""
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}} if body else None
-        extra = {"requestBody": {"required": True, "content": content}} if body else None
+        extra = {"requestBody": {"required": True, "content": content}} if body else {}
+        if service.api_key:
+            extra["security"] = [{"key": []}]
         responses = {200: {"model": answer}} | {status: {"model": bodies.ErrorAnswer} for status in statuses}
         return app.post(path, responses=responses, openapi_extra=extra, response_class=JSONResponse)
 
@@ -184,7 +184,7 @@ def make_app(service):
         head = body.text[:read]
         texts = [head, *(head[:start] + head[end:] for start, end in pieces)]
         works = [answers.Work(text.strip(), model.max_seq_length, answers.plain) for text in texts]
-        probabilities = np.array(await service.answers(request, model, works))
+        probabilities = await service.answers(request, model, works)
         return json_response(answers.evidence(model, body.text, read, pieces, labels, probabilities))
 
     @post("/models/cls_hierarchical", bodies.ReferenceBody, bodies.ReferenceAnswer, *of_texts)
@@ -255,6 +255,7 @@ def make_app(service):
             document, wanted = get_openapi(), [(body, "validation") for body in bodies.REQUESTS]
             definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")[1]["$defs"]
             document["components"]["schemas"] |= definitions
+            document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         return app.openapi_schema
 
     html = PAGE.read_text(encoding="utf-8")
@@ -272,6 +273,7 @@ def main():
     api_key = read_api_key(args.api_key_file)
     logger = get_logger()
     try:
+        import fastapi_offline  # noqa: F401 (used by make_app, missed here)
         import uvicorn
 
         from deploy.simple_serving.model import Model

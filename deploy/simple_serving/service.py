@@ -105,11 +105,12 @@ class Service:
         except Full as full:
             headers = {"Retry-After": str(full.seconds)}
             raise Refusal(429, "server", "too many texts are waiting", "Ask again later.", headers) from None
-        everything, client_gone = asyncio.gather(*futures), asyncio.ensure_future(request.receive())
+        everything = asyncio.gather(*futures, return_exceptions=True)
+        client_gone = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((everything, client_gone), timeout=self.args.timeout, return_when="FIRST_COMPLETED")
             if everything.done():
-                return everything.result()
+                return [future.result() for future in futures]  # or the error of the first that has one
             if client_gone.done():
                 raise gone()
             headers = {"Retry-After": str(max(1, int(self.args.timeout)))}
@@ -118,9 +119,7 @@ class Service:
         finally:
             client_gone.cancel()
             if not everything.done():
-                everything.cancel()
-                await asyncio.sleep(0)  # lets it cancel the futures
-                self.batcher.forget_cancelled()
+                self.batcher.forget(items)
 
     def class_indices(self, model, labels):
         """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""

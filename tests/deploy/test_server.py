@@ -486,6 +486,8 @@ def test_no_answer_in_time(start, tiny_export):
         assert late.status_code == 503 and "Retry-After" in late.headers
         assert problem(late)["what"] == "no answer within 0.1 s"
         wait_until(lambda: figures(client)["queue_length"] == 0)  # nobody works for those who have gone
+    assert one.stop() == 0
+    assert one.log().count("\n") == 3, one.log()
 
 
 def test_a_client_that_leaves_costs_nothing(start, tiny_export):
@@ -496,6 +498,8 @@ def test_a_client_that_leaves_costs_nothing(start, tiny_export):
         wait_until(lambda: figures(client)["queue_length"] == 0, seconds=5)
         assert client.post("/v1/classify", json={"texts": "二"}).status_code == 200
         assert figures(client)['http_requests_total{path="/v1/classify",status="499"}'] == 1
+    assert one.stop() == 0
+    assert one.log().count("\n") == 3, one.log()
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -545,6 +549,9 @@ def test_key(start, export, tmp_path):
                     assert response.status_code == 401 and "X-API-Key" in problem(response)["how"]
                 assert client.post(path, content=b"{", headers={"X-API-Key": KEY}).status_code in (200, 400)
             assert client.get("/health").status_code == client.get("/").status_code == 200
+            document = client.get("/openapi.json").json()
+            assert document["paths"]["/v1/classify"]["post"]["security"] == [{"key": []}]
+            assert document["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
         assert KEY not in one.log()
 
 
@@ -755,16 +762,17 @@ def test_all_or_none_when_full():
     run_batcher(script, queue_size=3)
 
 
-def test_cancelled_items_are_not_run():
+def test_forgotten_items_are_not_run():
     async def script(batcher, gate, batches):
-        first = batcher.submit(items("x"))
-        gone, stays = batcher.submit(items("a", "b"))
+        running, waiting = items("x"), items("a", "b")
+        batcher.submit(running)
+        futures = batcher.submit(waiting)
         await asyncio.sleep(0.1)
-        gone.cancel()
-        first[0].cancel()  # already running: its result is nobody's
-        batcher.forget_cancelled()
+        batcher.forget([*running, waiting[0]])  # the result of what is already running is nobody's
+        assert [item.work for item in batcher.queue] == ["b"]
         gate.set()
-        assert await stays == "b!" and batches == [["x"], ["b"]]
+        assert await futures[1] == "b!" and batches == [["x"], ["b"]]
+        assert running[0].future.cancelled() and futures[0].cancelled()
 
     run_batcher(script)
 
