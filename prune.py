@@ -7,7 +7,8 @@ Reads   params_dir/                        a checkpoint of train.py
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
 Writes  output_dir/width_mult_0.75/        for each width, its ratio rounded to two decimals: the best so far on dev, a
                                            checkpoint like train.py's, which every script takes as --params_path
-            pruned_model.{pdmodel, pdiparams, pdiparams.info, onnx}   its static graphs, at the end
+            pruned_model.{pdmodel, pdiparams, pdiparams.info}, pruned_model.onnx, pruned_model_int8.onnx
+                                           the same for prediction only, written at the end
         output_dir/{prune.json, prune.log}   arguments, scores, sizes and latencies; the log
 
 The method is DynaBERT's, see dynabert.py: rank heads and neurons, train all widths together as slices of one network,
@@ -341,7 +342,7 @@ def main():
             json.dump({"arguments": arguments, "full": full, "best": best, "table": rows}, file, indent=1)
         with progress_bar(len(widths), "export") as bar:
             for width in widths:
-                export_checkpoint(width.folder, width.folder, GRAPH)
+                export_checkpoint(width.folder, width.folder, GRAPH, precisions=("float32", "int8"))
                 bar.update()
     logger.info(f"Saved {', '.join(str(width.folder) for width in widths)}")
 

@@ -24,7 +24,7 @@ from deploy.predictor import infer
 from metric import Decision
 from utils import LabelTree, load_rows, run
 
-GRAPHS = {f"pruned_model.{ending}" for ending in ("pdmodel", "pdiparams", "pdiparams.info", "onnx")}
+GRAPHS = {f"pruned_model{ending}" for ending in (".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx", "_int8.onnx")}
 CHECKPOINT = {"config.json", "model.safetensors", "model_state.pdparams", "label.txt", "decision.json"}
 QUICK = ["--device", "cpu", "--per_device_train_batch_size", "8", "--save_steps", "2", "--logging_steps", "1"]
 
@@ -60,7 +60,7 @@ def run_prune(monkeypatch, paddle, tiny_checkpoint, sample_rows, tmp_path):
 
 @pytest.fixture
 def no_export(monkeypatch):
-    monkeypatch.setattr(prune, "export_checkpoint", lambda *_: None)
+    monkeypatch.setattr(prune, "export_checkpoint", lambda *_, **__: None)
 
 
 def fails(run_prune, capsys, *flags):
@@ -255,7 +255,7 @@ def test_a_killed_run_leaves_its_best_and_no_graph_of_another(run_prune, scripte
 def test_a_failed_export_loses_nothing(run_prune, scripted, monkeypatch, tmp_path):
     seen = scripted(0.5)
 
-    def full_disk(*_):
+    def full_disk(*_, **__):
         raise OSError(28, "No space left on device", "pruned_model.onnx")
 
     monkeypatch.setattr(prune, "export_checkpoint", full_disk)
