@@ -1,0 +1,309 @@
+"""Train a bi-encoder: texts and the paths of their labels become vectors that are near each other.
+
+    python retrieval_based/train.py --model_name path/to/encoder --save_dir checkpoint
+    python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" retrieval_based/train.py --model_name ...
+    python -m paddle.distributed.launch --gpus "0,1" retrieval_based/train.py --device gpu --model_name ...
+
+Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see utils.py)
+        corpus_file                              all labels
+Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
+        save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
+        save_dir/state.safetensors   the last state, for --resume
+
+A row gives one pair for each of its most specific labels. Within a batch, the cosine of a text and its label, less a
+margin, is to be above those of the text and the other labels of the batch: cross-entropy over the scaled cosines, "in
+batch negatives". A label stands in a batch once, however many of its texts do, and a text's other labels and their
+ancestors are no negatives for it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `train` is the one of the main route
+from metric import Decision, tuned_decision
+from modeling import (
+    MODEL_NAMES,
+    load_weights,
+    model_directory,
+    model_inputs,
+    predict_logits,
+    read_config,
+    require_model,
+    save_checkpoint,
+    set_device,
+)
+from retrieval_based.encoder import build_encoder, center, label_texts, labels_to_index, most_specific, parameter_digest
+from retrieval_based.index import RECALL_AT, SemanticIndex, Vectors, dense, dense_windows, recalls
+from tokenizer import load_tokenizer
+from train import STATE, start_encoder, tqdm_bar, train_epoch, write_run_files
+from training import Trainer, read_state, save_state, train_batches
+from utils import (
+    HelpFormatter,
+    InputError,
+    LabelTree,
+    atomic_write,
+    file_digest,
+    get_logger,
+    load_reported,
+    load_rows,
+    require_file,
+    run,
+)
+
+CENTERED_ON = 512  # train texts
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Train a bi-encoder for label retrieval.", formatter_class=HelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_set_file", default="./data/train.txt", help="labelled rows; .txt, .jsonl or .csv")
+    data.add_argument("--similar_text_pair_file", default="./data/dev.txt", help="labelled rows to measure recall on")
+    data.add_argument("--corpus_file", default="./data/label.txt", help="all labels, one path per line")
+    data.add_argument("--max_seq_length", type=int, default=512, help="tokens of a text that are read, ends included")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model_name",
+        default="ernie-3.0-medium-zh",
+        help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
+    )
+    model.add_argument(
+        "--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model_best/model.safetensors"
+    )
+    model.add_argument("--output_emb_size", type=int, default=256, help="length of a vector; 0: that of the encoder")
+    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    optim = parser.add_argument_group("optimization")
+    optim.add_argument("--batch_size", type=int, default=32, help="pairs per process and step; more: more negatives")
+    optim.add_argument("--margin", type=float, default=0.2, help="by which a text's own label must be nearer")
+    optim.add_argument("--scale", type=float, default=30, help="of the cosines in the loss")
+    optim.add_argument("--learning_rate", type=float, default=5e-5, help="peak rate")
+    optim.add_argument("--weight_decay", type=float, default=0.0, help="AdamW decay, not for biases and norms")
+    optim.add_argument("--epochs", type=int, default=10, help="passes over the training rows")
+    optim.add_argument("--warmup_proportion", type=float, default=0.0, help="share of the steps before the peak")
+    optim.add_argument("--seed", type=int, default=1000, help="of row order, dropout and new parameters")
+    result = parser.add_argument_group("result")
+    result.add_argument("--save_dir", default="./checkpoint", help="where model_best/ goes")
+    result.add_argument("--recall_num", type=int, default=50, help="labels retrieved per row when measuring recall")
+    result.add_argument("--log_steps", type=int, default=10, help="steps between progress lines")
+    result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
+    args = parser.parse_args()
+    for name, lowest in dict(
+        max_seq_length=3, output_emb_size=0, batch_size=1, scale=1e-12, learning_rate=1e-12, weight_decay=0, epochs=1,
+        warmup_proportion=0, seed=0, recall_num=1, log_steps=1, margin=0,
+    ).items():  # fmt: skip
+        if not getattr(args, name) >= lowest:  # also catches nan
+            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    if not args.warmup_proportion < 1:
+        parser.error(f"argument --warmup_proportion: must be below 1, got {args.warmup_proportion}")
+    return args
+
+
+class PairTrainer(Trainer):
+    """The main route's trainer with a loss of pairs: (text's row, class index of its label).
+
+    closures: per row the set of its labels and their ancestors, class indices; label_ids: token ids of every label
+    """
+
+    def __init__(self, paddle, args, model, total_steps, pairs, closures, label_ids):
+        args.warmup_steps, args.lr_scheduler = round(args.warmup_proportion * total_steps), "linear"
+        args.head_learning_rate, args.max_grad_norm, args.amp = args.learning_rate, 1.0, False
+        super().__init__(paddle, args, model, total_steps)
+        self.pairs, self.closures, self.label_ids = pairs, closures, label_ids
+
+    def train_step(self, ids, labels, batch, pad_id):
+        """One parameter update on a global batch of pairs; each process contrasts its own share. Returns its loss."""
+        paddle, args = self.paddle, self.args
+        paddle.seed((args.seed * 1_000_003 + self.step) * self.world + self.rank)  # dropout masks of this step
+        self.optimizer.set_lr(args.learning_rate * self.factor(self.step))
+        batch = np.resize(batch, self.world) if len(batch) < self.world else batch  # every process needs a pair
+        pairs = [self.pairs[i] for i in batch[self.rank :: self.world]]
+        labels, wanted = np.unique([label for _, label in pairs], return_inverse=True)
+        texts = self.net(**model_inputs([ids[row] for row, _ in pairs], pad_id))
+        paths = self.net(**model_inputs([self.label_ids[label] for label in labels], pad_id))
+        shift = paddle.to_tensor(self.shifts(pairs, labels, wanted))
+        logits = args.scale * (paddle.matmul(texts, paths, transpose_y=True) + shift)
+        loss = paddle.nn.functional.cross_entropy(logits, paddle.to_tensor(wanted))
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        self.step += 1
+        return float(loss)
+
+    def shifts(self, pairs, labels, wanted):
+        """What is added to the cosines, float32 [pairs, labels]: -margin for the pair's own label, -1e4 where the label
+        is another one of the row's, 0 for negatives."""
+        shift = np.zeros((len(pairs), len(labels)), np.float32)
+        for i, (row, _) in enumerate(pairs):
+            shift[i, [label in self.closures[row] for label in labels]] = -1e4
+            shift[i, wanted[i]] = -self.args.margin
+        return shift
+
+
+def read_data(args, logger):
+    """(LabelTree, train Rows, dev Rows); everything that can be wrong with the data is found here."""
+    tree = LabelTree.read(args.corpus_file)
+    train, dev = load_rows(args.train_set_file, tree), load_reported(args.similar_text_pair_file, tree, logger)
+    for path, rows in ((args.train_set_file, train), (args.similar_text_pair_file, dev)):
+        if not any(rows.labels):
+            raise InputError(f"{path}: no row has a label.")
+    trained = {label for row in train.labels for label in most_specific(tree, row)}
+    if len(trained) < 2:
+        raise InputError(f"{args.train_set_file}: all rows have the same label; there is nothing to tell apart.")
+    unseen = [label for label in range(len(tree)) if not tree.children[label] and label not in trained]
+    if unseen:
+        names = ", ".join([tree.labels[i] for i in unseen[:5]] + ["..."] * (len(unseen) > 5))
+        logger.info(f"{len(unseen)} labels have no training row and are retrieved by their names alone ({names})")
+    return tree, train, dev
+
+
+def prepare_model(args, train, inner_labels, logger):
+    """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
+    source = model_directory(args.model_name)
+    tokenizer, config = load_tokenizer(source, args.max_seq_length), read_config(source)
+    if args.max_seq_length > config.max_position_embeddings:
+        limit = config.max_position_embeddings
+        raise InputError(f"--max_seq_length {args.max_seq_length}: {args.model_name} reads at most {limit} tokens.")
+    config.output_emb_size, config.inner_labels = args.output_emb_size, inner_labels
+    model = build_encoder(config)
+    model.train()
+    if args.init_from_ckpt:
+        load_weights(model, args.init_from_ckpt)
+    elif not args.resume:  # its parameters are in the saved state
+        start_encoder(model, source, logger)
+        sample = np.random.default_rng(args.seed).permutation(len(train.texts))[:CENTERED_ON]
+        center(model, tokenizer.encode([train.texts[i] for i in sample]), tokenizer.pad_id, args.batch_size)
+    return model, tokenizer
+
+
+def retrieve_dev(args, model, tree, indexed, label_ids, dev_ids, pad_id):
+    """What every dev row retrieves from an index of the labels with the model's current parameters."""
+
+    def encode(ids, name):
+        with tqdm_bar(len(ids), name) as bar:
+            return predict_logits(model, ids, pad_id, args.batch_size, bar.update)
+
+    vectors = encode([label_ids[i] for i in indexed], "labels")
+    index = SemanticIndex(tree, Vectors(vectors.shape[1]))
+    index.add(vectors, [(i,) for i in indexed])
+    return index.retrieve(encode(dev_ids, "dev"), args.recall_num)
+
+
+def tuned_similarity(tree, dev, retrieved):
+    """The Decision whose similarity threshold gives the best micro-F1 on the dev rows, or on as many as fit memory."""
+    rows = dense_windows(len(dev.texts), len(tree))[0]
+    every = -(-len(dev.texts) // len(rows))
+    chosen = range(0, len(dev.texts), every)
+    gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
+    similarities = dense([retrieved[i] for i in chosen], len(tree))
+    return tuned_decision(similarities, gold, tree, Decision(decoding="closure"), "global")[0]
+
+
+def main():
+    args = parse_args()
+    rank, world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+    args.gradient_accumulation_steps, args.logging_steps = 1, args.log_steps  # as the main route calls them
+    save_dir, logger = Path(args.save_dir), get_logger()
+    if rank:
+        logger.setLevel("ERROR")  # one log
+    else:
+        (save_dir / "model_best").mkdir(parents=True, exist_ok=True)
+        get_logger(save_dir / "train.log")
+    require_model(args.model_name)
+    if args.init_from_ckpt:
+        require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
+    tree, train, dev = read_data(args, logger)
+    files = [args.train_set_file, args.similar_text_pair_file, args.corpus_file]
+    free = "save_dir resume logging_steps log_steps device train_set_file similar_text_pair_file corpus_file".split()
+    same = {name: value for name, value in vars(args).items() if name not in free}
+    same |= {"processes": world, "data": [file_digest(path)[:16] for path in files]}
+    progress = {"epoch": 0, "batch": 0, "step": 0, "best": -1.0, "loss_sum": 0.0, "history": []}
+    if args.resume:
+        progress, arrays = read_state(save_dir / STATE, same)
+    elif (save_dir / STATE).exists():
+        logger.warning(f"{save_dir} holds an earlier run, which this one replaces; --resume would have continued it")
+    progress["fingerprint"] = same
+
+    paddle = set_device(args.device)
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    if world > 1:
+        paddle.distributed.init_parallel_env()
+        if rank == 0:
+            model_directory(args.model_name)  # one download
+        paddle.distributed.barrier()
+    paddle.seed(args.seed)
+    specific = [most_specific(tree, labels) for labels in train.labels]
+    inner_labels = any(tree.children[label] for row in specific for label in row)
+    model, tokenizer = prepare_model(args, train, inner_labels, logger)
+    train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
+    label_ids = tokenizer.encode(label_texts(tree, range(len(tree))))
+    pairs = [(row, label) for row, labels in enumerate(specific) for label in labels]
+    lengths = [len(train_ids[row]) for row, _ in pairs]
+    total_steps = args.epochs * -(-len(pairs) // (args.batch_size * world))
+    closures = [set(tree.closure(labels)) for labels in train.labels]
+    if rank == 0:
+        write_run_files(args, tree, train, dev)
+    trainer = PairTrainer(paddle, args, model, total_steps, pairs, closures, label_ids)
+    if args.resume:
+        trainer.restore(arrays, progress["step"])
+        logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
+    stop = []
+
+    def request_stop(number, _):
+        stop.append(number)
+        signal.signal(number, signal.SIG_DFL)  # asked twice, it stops at once
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
+
+    with logging_redirect_tqdm([logger]):
+        while progress["epoch"] < args.epochs:
+            batches = train_batches(lengths, args.batch_size * world, args.seed, progress["epoch"] + 1)
+            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, None, stop):
+                if rank == 0:
+                    save_state(save_dir / STATE, trainer, progress)
+                    logger.warning("Stopped by a signal; the state is saved, continue with --resume")
+                sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
+            mean_loss = progress["loss_sum"] / len(batches)
+            progress |= {"epoch": progress["epoch"] + 1, "batch": 0, "loss_sum": 0.0}
+            if rank == 0:
+                finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, progress, mean_loss)
+    if rank == 0:
+        logger.info(f"Best recall@1: {100 * progress['best']:.3f}; the model is in {save_dir / 'model_best'}")
+
+
+def finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, progress, mean_loss):
+    """Measure recall on dev, keep the best model and the state."""
+    model, save_dir, logger, began = trainer.model, Path(args.save_dir), get_logger(), time.monotonic()
+    logger.info("evaluating")
+    indexed = labels_to_index(tree, inner_labels)
+    retrieved = retrieve_dev(args, model, tree, indexed, trainer.label_ids, dev_ids, tokenizer.pad_id)
+    scored = [i for i, labels in enumerate(dev.labels) if labels]
+    ranked = [[label for label, _ in retrieved[i]] for i in scored]
+    found = recalls(ranked, [most_specific(tree, dev.labels[i]) for i in scored])
+    found = {f"recall@{k}": found[f"recall@{k}"] for k in RECALL_AT if k <= args.recall_num}
+    for name, value in found.items():
+        logger.info(f"{name}={100 * value:.3f}")
+    entry = {"epoch": progress["epoch"], "step": trainer.step, "train_loss": mean_loss, **found}
+    progress["history"].append(entry | {"seconds": round(time.monotonic() - began, 1)})
+    if found["recall@1"] > progress["best"]:
+        progress["best"] = found["recall@1"]
+        model.config.encoder_id = parameter_digest(model)
+        decision = tuned_similarity(tree, dev, retrieved)
+        save_checkpoint(save_dir / "model_best", model, tokenizer, tree, decision)
+        logger.info(f"Best recall@1 so far; saved, with {decision.threshold:.3f} as the similarity a label must exceed")
+    with atomic_write(save_dir / "metrics.jsonl") as file:
+        file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
+    save_state(save_dir / STATE, trainer, progress)
+
+
+if __name__ == "__main__":
+    run(main)
