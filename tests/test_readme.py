@@ -26,6 +26,7 @@ IN_ENGLISH = {
     "必填": REQUIRED,
     "关": OFF,
     "与训练时相同": "as in training",
+    "全部核": "all cores",
     "检查点中保存的值": "as stored in the checkpoint",
     "有预热则 linear，否则 constant": "linear with warm-up, else constant",
 }
