@@ -447,7 +447,12 @@ def read_settings(directory, exported=False):
         raise InputError(f"{directory}: no {WEIGHTS} in it. {hint}")
     require_file(directory / "config.json", hint)
     tree = LabelTree.read(directory / "label.txt")
-    path = directory / DECISION
+    return tree, *read_decision(directory, tree, hint)
+
+
+def read_decision(directory, tree, hint="It lies beside label.txt."):
+    """(max_seq_length, Decision) of a directory that `write_settings` wrote for the labels of `tree`."""
+    path = Path(directory) / DECISION
     require_file(path, hint)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -459,7 +464,7 @@ def read_settings(directory, exported=False):
             raise ValueError(f"{len(decision.threshold)} thresholds for {len(tree)} labels")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
-    return tree, max_seq_length, decision
+    return max_seq_length, decision
 
 
 def open_checkpoint(directory, max_seq_length=None, exported=False):

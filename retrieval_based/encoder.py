@@ -28,7 +28,7 @@ from modeling import (
     read_config_file,
     set_device,
 )
-from utils import InputError, length_sorted_batches, pad
+from utils import SEPARATOR, InputError, length_sorted_batches, pad
 
 EXPORTED = "inference.get_pooled_embedding"
 
@@ -86,9 +86,14 @@ def parameter_digest(model):
     return sha256.hexdigest()
 
 
+def path_text(label):
+    """What the encoder reads for a label."""
+    return label.replace(SEPARATOR, ",")
+
+
 def label_texts(tree, indices):
-    """What the encoder reads for the labels of the given class indices: list[str]."""
-    return [",".join(tree.segments(i)) for i in indices]
+    """What it reads for the labels of the given class indices: list[str]."""
+    return [path_text(tree.labels[i]) for i in indices]
 
 
 def most_specific(tree, labels):
@@ -110,55 +115,64 @@ def load_encoder(directory):
     return model
 
 
+def add_model_arguments(parser):
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--params_path",
+        default="./checkpoint/model_best",
+        help="directory that retrieval_based/train.py or retrieval_based/export_model.py wrote",
+    )
+    group.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    group.add_argument("--batch_size", type=int, default=32, help="texts per step")
+    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+
+
+def check_minima(parser, args, **minima):
+    """End with a usage error if an argument that was given is below its minimum."""
+    for name, lowest in minima.items():
+        if (value := getattr(args, name)) is not None and not value >= lowest:  # also catches nan
+            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+
+
 class Encoder:
     """A checkpoint of train.py or an export of export_model.py, as a function from texts to vectors.
 
-    tree, tokenizer, decision: as stored with the model; `load()` loads the network, an export without paddle.
+    tree, tokenizer, decision: as stored with the model; before the first text, `load()` loads the network.
     Raises InputError for a directory that is neither.
     """
 
     def __init__(self, directory, max_seq_length=None, batch_size=32):
         self.directory, self.batch_size = Path(directory), batch_size
-        self.exported = self.directory / f"{EXPORTED}.onnx"
-        is_export = self.exported.is_file()
-        self.tree, self.tokenizer, self.decision = open_checkpoint(directory, max_seq_length, is_export)
+        onnx = self.directory / f"{EXPORTED}.onnx"
+        self.onnx = onnx if onnx.is_file() else None
+        self.tree, self.tokenizer, self.decision = open_checkpoint(directory, max_seq_length, exported=onnx.is_file())
         config = read_config_file(directory)
-        if "encoder_id" not in config:
+        if not isinstance(config.get("encoder_id"), str):
             raise InputError(
                 f"{directory}: holds a classifier, not an encoder for retrieval. Pass the model_best/ that "
                 "retrieval_based/train.py wrote."
             )
         self.id, self.inner_labels = config["encoder_id"], bool(config.get("inner_labels"))
         self.dimension = config.get("output_emb_size") or config["hidden_size"]
-        self.model = None if is_export else directory
 
-    def load(self, device="cpu"):
-        if self.model is None:
-            self.run = OnnxModel(self.exported)
-        else:
+    def load(self, device):
+        """Load the network; an export runs on the CPU, without paddle."""
+        self.model = OnnxModel(self.onnx) if self.onnx else None
+        if not self.onnx:
             set_device(device)
             self.model = load_encoder(self.directory)
-        return self
 
     def encode(self, texts, progress=None):
         """float32 [N, dimension], rows of length 1, in the order of the texts."""
         return self.encode_ids(self.tokenizer.encode(texts), progress)
 
     def encode_ids(self, ids, progress=None):
-        """The same for tokenised texts."""
-        if self.model is not None:
+        """The same for tokenised texts; `progress` gets the rows of each batch done."""
+        if not self.onnx:
             return predict_logits(self.model, ids, self.tokenizer.pad_id, self.batch_size, progress)
         vectors = np.zeros((len(ids), self.dimension), np.float32)
         for batch in length_sorted_batches([len(row) for row in ids], self.batch_size):
-            vectors[batch] = self.run(pad([ids[i] for i in batch], self.tokenizer.pad_id))
+            vectors[batch] = self.model(pad([ids[i] for i in batch], self.tokenizer.pad_id))
             if progress:
                 progress(len(batch))
         return vectors
-
-
-def encode_with_bar(encoder, texts, name):
-    """`encoder.encode(texts)` with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(texts), desc=name, disable=None, leave=False) as bar:
-        return encoder.encode(texts, bar.update)

@@ -24,11 +24,13 @@ from uuid import uuid4
 import numpy as np
 
 from metric import Decision
-from modeling import available_cores
+from modeling import WINDOW, available_cores
+from retrieval_based.encoder import label_texts, labels_to_index
 from utils import InputError, LabelTree, atomic_write, require_file
 
 EXACT = 20_000  # entries up to which a search compares the query with every one
 RECALL_AT = (1, 5, 10, 20, 50)
+FLAT = str.maketrans("\t\r\n", "   ")  # what would break a line of a recall file
 MILVUS_BATCH = 1000  # vectors per request
 DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 
@@ -147,6 +149,7 @@ class SemanticIndex:
         # A vote is a share of the neighbours; where the similarity of a label is high enough, training finds out.
         self.decision = decision if by == "labels" else Decision(threshold=0.5, decoding="closure")
         self.entries = []  # tuples of class indices
+        self.path = self.mark = None  # of a saved index: its index.json, and the mark in the names of its files
 
     def add(self, vectors, labels):
         self.vectors.add(vectors)
@@ -199,6 +202,10 @@ class SemanticIndex:
         for path in old:
             path.unlink(missing_ok=True)
 
+    def has_changed(self):
+        """True if the index on disk is no longer the one that was read."""
+        return read_about(self.path.parent)["mark"] != self.mark
+
     @classmethod
     def read(cls, directory, encoder):
         """The index of a directory. Raises InputError if it is none, or if another encoder made its vectors."""
@@ -217,12 +224,39 @@ class SemanticIndex:
         else:
             vectors = Vectors.read(Path(directory) / f"vectors-{mark}.faiss", encoder.dimension, **about["hnsw"])
         index = cls(tree, vectors, about["by"], about["encoder_id"], Decision.from_dict(about["decision"]))
+        index.path, index.mark = Path(directory) / "index.json", mark
         require_file(path, "It belongs to the index; build the index again.")
         with open(path, encoding="utf-8") as file:
             index.entries = [tuple(tree.index[name] for name in json.loads(line)) for line in file]
         if not len(index.entries) == len(vectors) == about["entries"]:
             raise InputError(f"{directory}: {len(index.entries)} entries, {len(vectors)} vectors. Build it again.")
         return index
+
+
+def add_index_arguments(parser):
+    group = parser.add_argument_group("index").add_mutually_exclusive_group()
+    group.add_argument("--index_dir", help="an index that retrieval_based/build_index.py wrote")
+    group.add_argument(
+        "--corpus_file", help="without an index: labels to choose from, one path per line; left out: as in training"
+    )
+
+
+def labels_index(encoder, tree):
+    """An index of the labels of a tree, in memory; takes as long as encoding them."""
+    index = SemanticIndex(tree, Vectors(encoder.dimension), "labels", encoder.id, encoder.decision)
+    labels = labels_to_index(tree, encoder.inner_labels)
+    add_texts(index, encoder, label_texts(tree, labels), [(label,) for label in labels])
+    return index
+
+
+def add_texts(index, encoder, texts, labels):
+    """Encode texts and add them, a window at a time, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(texts), desc="index", disable=None, leave=False) as bar:
+        for start in range(0, len(texts), WINDOW):
+            vectors = encoder.encode(texts[start : start + WINDOW], bar.update)
+            index.add(vectors, labels[start : start + WINDOW])
 
 
 def index_files(directory):

@@ -1,0 +1,106 @@
+"""Build an index of labels, or of labelled rows, and add to one.
+
+    python retrieval_based/build_index.py --index_dir index                                        # the labels
+    python retrieval_based/build_index.py --index_dir index --corpus_file label.txt --add          # new labels as well
+    python retrieval_based/build_index.py --index_dir index_rows --train_set_file data/train.txt   # rows, which vote
+    python retrieval_based/build_index.py --index_dir index --milvus_uri http://127.0.0.1:19530    # vectors in Milvus
+
+Reads   params_path      the encoder, and its labels where there is no corpus_file
+        corpus_file      labels, one path per line
+        train_set_file   labelled rows: text<TAB>label,label,...  (or .jsonl/.csv, see utils.py)
+Writes  index_dir        see index.py; recall.py, predict.py and run_system.py read it
+
+A new label needs no training: it is found by its name, and in an index of rows by its rows. Scripts that have the index
+open (run_system.py) notice the addition. To take labels away, build the index again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from retrieval_based.encoder import (
+    Encoder,
+    add_model_arguments,
+    check_minima,
+    label_texts,
+    labels_to_index,
+    most_specific,
+)
+from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, add_texts, read_about
+from utils import HelpFormatter, InputError, LabelTree, get_logger, load_rows, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Build an index for retrieval.", formatter_class=HelpFormatter)
+    parser.add_argument("--index_dir", required=True, help="directory of the index")
+    parser.add_argument("--add", action="store_true", help="add what the index in index_dir does not have yet")
+    data = parser.add_argument_group("data")
+    data.add_argument("--corpus_file", help="labels, one path per line; left out: as in training, or as in the index")
+    data.add_argument("--train_set_file", help="index these labelled rows instead of the labels; .txt, .jsonl or .csv")
+    add_model_arguments(parser)
+    vectors = parser.add_argument_group("vectors")
+    vectors.add_argument("--milvus_uri", help="keep the vectors in this Milvus server, as in http://127.0.0.1:19530")
+    vectors.add_argument("--hnsw_m", type=int, default=32, help="links per vector, from 20,000 vectors on")
+    vectors.add_argument("--hnsw_ef", type=int, default=128, help="breadth of a search; more: slower, finds more")
+    args = parser.parse_args()
+    check_minima(parser, args, batch_size=1, max_seq_length=3, hnsw_m=2, hnsw_ef=1)
+    if args.add and args.milvus_uri:
+        parser.error("argument --milvus_uri: the index in index_dir knows where its vectors are; leave it out")
+    return args
+
+
+def grown(args, index):
+    """The label tree of an index after --add: that of corpus_file, which must have all labels of the index."""
+    if not args.corpus_file:
+        return index.tree
+    tree = LabelTree.read(args.corpus_file)
+    if gone := [label for label in index.tree.labels if label not in tree.index]:
+        raise InputError(
+            f"{args.corpus_file}: lacks {len(gone)} labels of the index ({', '.join(gone[:5])}). --add needs the old "
+            "labels and the new ones in one file; to take labels away, build the index without --add."
+        )
+    return tree
+
+
+def main():
+    args = parse_args()
+    logger, by = get_logger(), "rows" if args.train_set_file else "labels"
+    encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
+    about = read_about(args.index_dir) if args.add or (Path(args.index_dir) / "index.json").exists() else None
+    index = None
+    if args.add:
+        index = SemanticIndex.read(args.index_dir, encoder)
+        if index.by != by:
+            advice = "give the new rows as --train_set_file" if by == "labels" else "leave --train_set_file out"
+            raise InputError(f"{args.index_dir}: an index of {index.by}; {advice}.")
+        tree = grown(args, index)
+        index.move_to(tree)
+    else:
+        tree = LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    if by == "rows":
+        rows = load_rows(args.train_set_file, tree)
+        texts, labels = rows.texts, [most_specific(tree, row) for row in rows.labels]
+    else:
+        present = {label for entry in index.entries for label in entry} if index else set()
+        labels = [i for i in labels_to_index(tree, encoder.inner_labels) if i not in present]
+        texts, labels = label_texts(tree, labels), [(i,) for i in labels]
+
+    encoder.load(args.device)
+    logger.info("start build index..........")
+    if not args.add:
+        if args.milvus_uri:
+            vectors = MilvusVectors(args.milvus_uri, f"labels_{uuid4().hex}", encoder.dimension)
+        else:
+            vectors = Vectors(encoder.dimension, args.hnsw_m, args.hnsw_ef)
+        index = SemanticIndex(tree, vectors, by, encoder.id, encoder.decision)
+    add_texts(index, encoder, texts, labels)
+    index.save(args.index_dir)
+    if about and about.get("milvus") and not args.add:  # the collection this index had so far, and no other
+        MilvusVectors(about["milvus"]["uri"], about["milvus"]["collection"], encoder.dimension).drop()
+    logger.info(f"Added {len(texts)} {by}; Total index number:{len(index.entries)}, in {args.index_dir}")
+
+
+if __name__ == "__main__":
+    run(main)

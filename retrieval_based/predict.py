@@ -1,0 +1,96 @@
+"""Label texts by retrieval, or show how near texts and labels are.
+
+    python retrieval_based/predict.py --dataset_dir data                                        # to the log
+    python retrieval_based/predict.py --dataset_dir data --output_file predictions.jsonl        # to a file
+    python retrieval_based/predict.py --dataset_dir data --index_dir index_rows                 # rows vote
+    python retrieval_based/predict.py --text_pair_file data/dev.txt                             # cosines to stdout
+
+Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see utils.py), whose labels are ignored
+        text_pair_file          rows text<TAB>label
+        params_path, and index_dir or corpus_file
+Writes  output_file             as predict.py of the main route does; the similarities stand as "probabilities"
+
+A label is predicted when its similarity is above the threshold, and brings its ancestors.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `predict` is the one of the main route
+from modeling import WINDOW, add_decision_arguments, decision_from_arguments, find_weights
+from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
+from retrieval_based.encoder import Encoder, add_model_arguments, check_minima, path_text
+from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, dense, labels_index
+from utils import HelpFormatter, InputError, LabelTree, Problems, parse_rows, require_file, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Label texts by retrieval.", formatter_class=HelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--text_pair_file", help="instead: print the cosine of text and label for each of these rows")
+    add_index_arguments(parser)
+    parser.add_argument("--recall_num", type=int, default=50, help="labels, or rows that vote, per text")
+    add_model_arguments(parser)
+    add_decision_arguments(parser, None)
+    add_result_arguments(parser)
+    args = parser.parse_args()
+    check_minima(parser, args, recall_num=1, batch_size=1, max_seq_length=3)
+    if not args.text_pair_file:
+        check_arguments(parser, args)
+    if args.resume and not args.index_dir:
+        parser.error("argument --resume: needs an --index_dir, whose labels are the same as before")
+    return args
+
+
+def print_cosines(encoder, path, device):
+    """Print text<TAB>label<TAB>cosine for every pair of a file; the labels need not be known ones."""
+    require_file(path, "A row is: text<TAB>label")
+    problems, pairs = Problems(), []
+    for line, text, names in parse_rows(path, problems):
+        if text is not None and not (text.strip() and names and all(names)):
+            problems.add(path, line, "a row is: text<TAB>label")
+        pairs += [(text.strip(), name) for name in names or ()]
+    problems.raise_if_any()
+    encoder.load(device)
+    for start in range(0, len(pairs), WINDOW):
+        window = pairs[start : start + WINDOW]
+        texts = encoder.encode([text for text, _ in window])
+        labels = encoder.encode([path_text(name) for _, name in window])
+        for (text, name), cosine in zip(window, (texts * labels).sum(1)):
+            print(f"{text.translate(FLAT)}\t{name}\t{cosine:.6f}")
+
+
+def main():
+    args = parse_args()
+    encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
+    if args.text_pair_file:
+        print_cosines(encoder, args.text_pair_file, args.device)
+        return
+    index = SemanticIndex.read(args.index_dir, encoder) if args.index_dir else None
+    tree = index.tree if index else LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    if args.dataset_dir and (path := Path(args.dataset_dir) / args.label_file).exists():
+        if LabelTree.read(path).labels != tree.labels:
+            way = "build_index.py --add brings the new labels in" if index else f"pass --corpus_file {path}"
+            raise InputError(f"{path}: other labels than those to choose from; {way}.")
+    decision = decision_from_arguments(args, index.decision if index else encoder.decision)
+
+    def load_model():
+        encoder.load(args.device)
+        searched = index or labels_index(encoder, tree)
+
+        def compute_logits(ids):
+            similarities = dense(searched.retrieve(encoder.encode_ids(ids), args.recall_num), len(tree))
+            with np.errstate(divide="ignore"):  # of 0 and 1: infinite, and back exactly
+                return np.log(similarities) - np.log1p(-similarities)
+
+        return compute_logits
+
+    model_file = encoder.onnx or find_weights(args.params_path)
+    predict_file(args, tree, encoder.tokenizer, decision, index.path if index else model_file, load_model)
+
+
+if __name__ == "__main__":
+    run(main)

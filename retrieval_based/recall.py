@@ -1,0 +1,65 @@
+"""Retrieve labels for labelled texts, for evaluate.py to score.
+
+    python retrieval_based/recall.py --similar_text_pair_file data/dev.txt
+    python retrieval_based/recall.py --similar_text_pair_file data/dev.txt --index_dir index
+
+Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see utils.py)
+        params_path, and index_dir or corpus_file
+Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
+        recall_result_dir/{label.txt, decision.json}   what evaluate.py scores them with
+
+TABs and line ends within a text are written as blanks.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from modeling import WINDOW, write_settings
+from retrieval_based.encoder import Encoder, add_model_arguments, check_minima
+from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, labels_index
+from utils import HelpFormatter, LabelTree, atomic_write, get_logger, load_reported, require_writable, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Retrieve labels for texts.", formatter_class=HelpFormatter)
+    parser.add_argument("--similar_text_pair_file", default="./data/dev.txt", help="labelled rows")
+    add_index_arguments(parser)
+    add_model_arguments(parser)
+    result = parser.add_argument_group("result")
+    result.add_argument("--recall_result_dir", default="./recall_result_dir", help="directory for the result")
+    result.add_argument("--recall_result_file", default="recall_result_file.txt", help="name in that directory")
+    result.add_argument("--recall_num", type=int, default=50, help="labels, or rows that vote, per text")
+    args = parser.parse_args()
+    check_minima(parser, args, batch_size=1, max_seq_length=3, recall_num=1)
+    return args
+
+
+def main():
+    args = parse_args()
+    logger, directory = get_logger(), Path(args.recall_result_dir)
+    encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
+    index = SemanticIndex.read(args.index_dir, encoder) if args.index_dir else None
+    tree = index.tree if index else LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    rows = load_reported(args.similar_text_pair_file, tree, logger)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / args.recall_result_file
+    require_writable(path, "--recall_result_file", [Path(args.similar_text_pair_file)])
+
+    encoder.load(args.device)
+    from tqdm import tqdm
+
+    index = index or labels_index(encoder, tree)
+    with atomic_write(path) as file, tqdm(total=len(rows.texts), desc="recall", disable=None, leave=False) as bar:
+        for start in range(0, len(rows.texts), WINDOW):
+            texts = rows.texts[start : start + WINDOW]
+            for text, found in zip(texts, index.retrieve(encoder.encode(texts, bar.update), args.recall_num)):
+                for label, similarity in found:
+                    file.write(f"{text.translate(FLAT)}\t{tree.labels[label]}\t{similarity:.6f}\n")
+    write_settings(directory, tree, encoder.tokenizer.max_seq_length, index.decision)
+    logger.info(f"Retrieved from {len(index.entries)} {index.by} for {len(rows.texts)} texts, in {path}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""Type a text, see its nearest labels.
+
+    python retrieval_based/run_system.py --index_dir index
+    echo "某公司宣布裁员" | python retrieval_based/run_system.py --top_k 3
+
+Reads   texts from standard input, one per line; params_path, and index_dir or corpus_file
+Writes  text<TAB>label<TAB>similarity to standard output, top_k lines per text, the nearest label first
+
+It goes on with what build_index.py --add brings into the index meanwhile.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from retrieval_based.encoder import Encoder, add_model_arguments, check_minima
+from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, labels_index
+from utils import HelpFormatter, LabelTree, Problems, get_logger, read_lines, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Show the nearest labels of texts.", formatter_class=HelpFormatter)
+    parser.add_argument("--top_k", type=int, default=5, help="labels per text")
+    parser.add_argument("--recall_num", type=int, default=50, help="of an index of rows: rows that vote")
+    add_index_arguments(parser)
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    check_minima(parser, args, top_k=1, recall_num=1, batch_size=1, max_seq_length=3)
+    return args
+
+
+def main():
+    args = parse_args()
+    logger = get_logger()
+    encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
+    index = SemanticIndex.read(args.index_dir, encoder) if args.index_dir else None
+    tree = index.tree if index else LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    encoder.load(args.device)
+    index = index or labels_index(encoder, tree)
+    logger.info(f"{len(index.entries)} {index.by} in the index; type a text and press Enter, Ctrl-D ends")
+    problems = Problems()
+    for _, text in read_lines("-", problems):
+        if not text.strip():
+            continue
+        if args.index_dir and index.has_changed():
+            index = SemanticIndex.read(args.index_dir, encoder)
+            logger.info(f"The index has changed: {len(index.entries)} {index.by}")
+        k = max(args.top_k, args.recall_num) if index.by == "rows" else args.top_k
+        for label, similarity in index.retrieve(encoder.encode([text.strip()]), k)[0][: args.top_k]:
+            print(f"{text.strip().translate(FLAT)}\t{index.tree.labels[label]}\t{similarity:.4f}", flush=True)
+    problems.raise_if_any()
+
+
+if __name__ == "__main__":
+    run(main)
