@@ -33,7 +33,8 @@ def parse_args():
         "--max_length", "--max_seq_length", dest="max_seq_length", type=int, help="tokens; left out: as in training"
     )
     parser.add_argument("--batch_size", type=int, default=200, help="texts per step")
-    parser.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--use_fp16", action="store_true", help="accepted, without effect: it computes in float32")
+    parser.add_argument("--num_threads", type=int, help="CPU threads; left out: all cores")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu", help="without a GPU: cpu, with a warning")
     parser.add_argument("--device_id", type=int, default=0, help="number of the GPU")
     add_decision_arguments(parser, None)

@@ -121,9 +121,10 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
     if config.mlm_transform:
         network.set_state_dict({ours: state[theirs].astype("float32") for theirs, ours in TRANSFORM.items()})
     table = network.encoder.embeddings.word_embeddings.weight.numpy()
-    for i, token in enumerate(tokenizer.soft_words):
-        if token >= 0:
-            network.soft[i] = paddle.to_tensor(table[token])
+    if tokenizer.soft_words:
+        started = np.array(tokenizer.soft_words) >= 0
+        soft = np.where(started[:, None], table[tokenizer.soft_words], network.soft.numpy())
+        network.soft.set_value(soft)
     word_ids = [tokenizer.word_ids(word) for word in tree.words]
     if tokenizer.method == "prompt":
         words = np.stack([table[ids].mean(0) for ids in word_ids])

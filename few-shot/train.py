@@ -72,7 +72,6 @@ ACCEPTED = {
     "save_steps": "the best model is kept",
     "save_total_limit": "the best model is kept",
     "load_best_model_at_end": "the best model is what is there at the end",
-    "metric": "see --metric_for_best_model",
 }
 
 
@@ -88,7 +87,7 @@ def parse_args():
     data = parser.add_argument_group("data and model")
     data.add_argument("--data_dir", default="./data", help="directory of train, dev, test, data and label .txt")
     data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
-    data.add_argument("--method", choices=METHODS, help="default: prompt if there is a --prompt, else similarity")
+    data.add_argument("--method", choices=METHODS, help="left out: prompt if there is a --prompt, else similarity")
     data.add_argument("--prompt", help="template, such as 这句话描述的事件是 (see the README)")
     data.add_argument(
         "--model_name_or_path",
@@ -114,7 +113,7 @@ def parse_args():
     optim.add_argument("--freeze_dropout", action="store_true", help="switch the encoder's dropout off")
     optim.add_argument("--seed", type=int, default=42, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("evaluation")
-    result.add_argument("--eval_steps", type=int, help="steps between evaluations (default: an epoch's)")
+    result.add_argument("--eval_steps", type=int, help="steps between evaluations; left out: an epoch's")
     result.add_argument("--metric_for_best_model", choices=METRICS, default=METRICS[0], help="dev score to choose by")
     result.add_argument("--early_stop_patience", type=int, help="evaluations without improvement that are tolerated")
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
