@@ -62,17 +62,20 @@ def _complain(message):
     return 2
 
 
+FORMATTER = logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
+
+
 def get_logger(log_file=None):
     """The project's logger: PaddleNLP's line format, to stderr and, if given, appended to a file."""
     logger = logging.getLogger("hierarchical")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    formatter = logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
-    handlers = [] if logger.handlers else [logging.StreamHandler()]
+    # other programs, and progress bars, put handlers of their own in place
+    handlers = [] if any(one.formatter is FORMATTER for one in logger.handlers) else [logging.StreamHandler()]
     if log_file:
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(formatter)
+        handler.setFormatter(FORMATTER)
         logger.addHandler(handler)
     return logger
 

@@ -51,6 +51,12 @@ def data_dir(tmp_path):
     return write
 
 
+@pytest.fixture(autouse=True)
+def own_logger():
+    """A logger made in one test would go on writing to that test's captured stderr."""
+    logging.getLogger("hierarchical").handlers.clear()
+
+
 @pytest.fixture
 def printed():
     """The messages of the project's logger, as a list that grows."""

@@ -824,6 +824,6 @@ def test_page_in_a_browser(shared, tmp_path):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             page.fill("#text", "长" * 1500)
             page.click("#send")
-            page.wait_for_function("document.querySelector('#error').textContent.includes('1500')")
+            page.locator("#error", has_text="1500").wait_for()
             assert len(faults) == 1 and "413" in faults[0]  # the browser's own line about the refused request
         browser.close()
