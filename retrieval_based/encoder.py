@@ -1,8 +1,8 @@
 """The bi-encoder of this folder: one network that turns texts and label paths into vectors of length 1.
 
-A vector is the pooled [CLS] of the encoder, through dropout and a linear layer (none with output_emb_size 0), divided
-by its length, so that the inner product of two is their cosine. A label is encoded as its path with commas:
-`财经##股票` as `财经,股票`.
+A vector is the mean of the encoder's outputs for all tokens, through dropout and a linear layer (none with
+output_emb_size 0), divided by its length, so that the inner product of two is their cosine. A label is encoded as its
+path with commas: `财经##股票` as `财经,股票`.
 
 A checkpoint is one of the main route's (see modeling.py) with three more entries in config.json:
     output_emb_size   units of the linear layer, 0: there is none
@@ -41,19 +41,40 @@ def build_encoder(config):
     model = build_model(config)
     if not config.output_emb_size:
         model.classifier = paddle.nn.Identity()
-    encoder = getattr(model, model.base_model_prefix)
-
-    def project(self, input_ids, token_type_ids=None, attention_mask=None):
-        given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        outputs = encoder(input_ids, attention_mask=attention_mask, **given)[0]
-        real = attention_mask.unsqueeze(-1).astype(outputs.dtype)
-        return self.classifier(self.dropout((outputs * real).sum(1) / real.sum(1)))
-
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-        return paddle.nn.functional.normalize(self.project(input_ids, token_type_ids, attention_mask), axis=-1)
-
-    model.project, model.forward = MethodType(project, model), MethodType(forward, model)
+    model.forward = MethodType(unit_vectors, model)
     return model
+
+
+def unit_vectors(model, input_ids, token_type_ids=None, attention_mask=None):
+    """Padded token ids int64 [n, T] -> vectors of length 1, float32 [n, config.num_labels]."""
+    vectors = project(model, input_ids, token_type_ids, attention_mask)
+    return vectors / vectors.norm(axis=-1, keepdim=True).clip(min=1e-12)
+
+
+def project(model, input_ids, token_type_ids=None, attention_mask=None):
+    """The same before they are divided by their length: the encoder's outputs, averaged, through the linear layer."""
+    encoder = getattr(model, model.base_model_prefix)
+    if token_type_ids is None:
+        outputs = encoder(input_ids, attention_mask=attention_mask)[0]
+    else:
+        outputs = encoder(input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)[0]
+    real = attention_mask.unsqueeze(-1).astype(outputs.dtype)
+    return model.classifier(model.dropout((outputs * real).sum(1) / real.sum(1)))
+
+
+def graph_of(model):
+    """The network as a layer that can become a static graph, for which `forward` must be a method of its class."""
+    import paddle
+
+    class Graph(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.model, self.config = model, model.config
+
+        def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+            return unit_vectors(self.model, input_ids, token_type_ids, attention_mask)
+
+    return Graph()
 
 
 def center(model, ids, pad_id, batch_size):
@@ -72,7 +93,7 @@ def center(model, ids, pad_id, batch_size):
             model_inputs([ids[i] for i in batch], pad_id)
             for batch in length_sorted_batches(list(map(len, ids)), batch_size)
         ]
-        sums = [model.project(**inputs).sum(0) for inputs in batches]
+        sums = [project(model, **inputs).sum(0) for inputs in batches]
         model.classifier.bias.set_value(model.classifier.bias - paddle.stack(sums).sum(0) / len(ids))
     model.train()
 

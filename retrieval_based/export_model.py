@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first: `export_model` is the one of the main route
 from export_model import SETTINGS, export_onnx, export_static
 from modeling import set_device
-from retrieval_based.encoder import EXPORTED, Encoder
+from retrieval_based.encoder import EXPORTED, Encoder, graph_of
 from utils import HelpFormatter, InputError, get_logger, run
 
 
@@ -45,10 +45,10 @@ def main():
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target) as work:
         work = Path(work)
-        program = export_static(paddle, encoder.model, encoder.tokenizer.pad_id, work / EXPORTED)
-        export_onnx(program, work / f"{EXPORTED}.onnx", encoder.tree.labels)
+        program = export_static(paddle, graph_of(encoder.model), encoder.tokenizer.pad_id, work / "float32")
+        export_onnx(program, work / "float32.onnx", encoder.tree.labels)
         for path in list(work.iterdir()):
-            os.replace(path, target / path.name)
+            os.replace(path, target / path.name.replace("float32", EXPORTED))
     encoder.tokenizer.save(target)
     for file in SETTINGS:
         shutil.copyfile(source / file, target / file)

@@ -83,7 +83,7 @@ class Vectors:
         require_file(path, "It belongs to the index beside it; build the index again.")
         vectors = cls(dimension, m, ef)
         try:
-            vectors.index = faiss.downcast_index(faiss.read_index(str(path)))
+            vectors.index = faiss.read_index(str(path))
             if vectors.index.d != dimension:
                 raise RuntimeError(f"vectors of {vectors.index.d} numbers, not {dimension}")
         except RuntimeError as error:  # what the library raises for damaged files
