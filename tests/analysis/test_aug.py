@@ -12,7 +12,7 @@ import pytest
 
 from analysis import aug
 from analysis.aug import CHANGES, CYCLE, MaskedModel, augment, cut, how_many, mask_word, read_dictionary
-from utils import InputError, run
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["公司", "，", "今天", "裁员", "100", "人"]
@@ -50,17 +50,6 @@ def call(monkeypatch):
         aug.main()
 
     return call
-
-
-@pytest.fixture
-def refused(call, capsys):
-    def refused(*flags):
-        with pytest.raises(SystemExit) as ended:
-            run(lambda: call(*flags))
-        assert ended.value.code == 2
-        return capsys.readouterr().err
-
-    return refused
 
 
 @pytest.fixture

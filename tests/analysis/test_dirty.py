@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from analysis import dirty
 from analysis.dirty import fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
 from modeling import sigmoid
-from utils import LabelTree, Rows, load_rows, run
+from utils import LabelTree, Rows, load_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = LabelTree(["组织", "组织##裁员", "组织##解雇", "财经"])
@@ -48,17 +48,6 @@ def call(monkeypatch):
         dirty.main()
 
     return call
-
-
-@pytest.fixture
-def refused(call, capsys):
-    def refused(*flags):
-        with pytest.raises(SystemExit) as ended:
-            run(lambda: call(*flags))
-        assert ended.value.code == 2
-        return capsys.readouterr().err
-
-    return refused
 
 
 # ---- heads -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from analysis import sparse
 from analysis.sparse import choose_support, read_candidates
 from modeling import Decision, write_settings
-from utils import InputError, LabelTree, run
+from utils import InputError, LabelTree
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经", "财经##股票"])
@@ -67,17 +67,6 @@ def call(monkeypatch, checkpoint):
         sparse.main()
 
     return call
-
-
-@pytest.fixture
-def refused(call, capsys):
-    def refused(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            run(lambda: call(*arguments))
-        assert ended.value.code == 2
-        return capsys.readouterr().err
-
-    return refused
 
 
 def read(path):
