@@ -21,9 +21,8 @@ Two methods, see network.py: similarity (of a text to the labels' words), and pr
 import argparse
 import json
 import os
-import shutil
 import sys
-import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -37,7 +36,6 @@ from modeling import (
     MODEL_NAMES,
     add_decision_arguments,
     decision_from_arguments,
-    find_weights,
     model_directory,
     open_checkpoint,
     predict_logits,
@@ -48,7 +46,7 @@ from modeling import (
     score,
     set_device,
 )
-from predict import count_texts, jsonl_row, read_texts, warn_about
+from predict import count_texts, jsonl_row, label_texts, read_texts, warn_about
 from tokenizer import load_tokenizer
 from training import Trainer, read_state, save_state, train_batches
 from utils import (
@@ -211,6 +209,7 @@ def train_network(args, paddle, tree, train, dev, decision, resume, logger):
         logger.info(f"Resuming after {progress['step']} steps")
     metric = args.metric_for_best_model.removesuffix("_score")
     shown, patience = metric.replace("_", " "), args.early_stop_patience or sys.maxsize
+    since, started = trainer.step, time.perf_counter()
 
     with logging_redirect_tqdm([logger]), tqdm(total=total, initial=trainer.step, desc="train", disable=None) as bar:
         while trainer.step < total and progress["stale"] < patience:
@@ -222,7 +221,12 @@ def train_network(args, paddle, tree, train, dev, decision, resume, logger):
             progress |= {"step": trainer.step, "loss_sum": progress["loss_sum"] + loss}
             bar.update()
             if trainer.step % args.logging_steps == 0:
-                logger.info(f"global step {trainer.step}, epoch: {epoch + 1}, batch: {batch + 1}, loss: {loss:.5f}")
+                speed = (trainer.step - since) / (time.perf_counter() - started)
+                logger.info(
+                    f"global step {trainer.step}, epoch: {epoch + 1}, batch: {batch + 1}, loss: {loss:.5f}, "
+                    f"speed: {speed:.2f} step/s"
+                )
+                since, started = trainer.step, time.perf_counter()
             if trainer.step % (args.eval_steps or per_epoch) and trainer.step < total:
                 continue
             entry, better = {"step": trainer.step, "train_loss_sum": progress["loss_sum"]}, True
@@ -255,13 +259,13 @@ def log_scores(logger, scores):
         f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
         f"macro f1 score: {scores['macro_f1']:.5f}"
     )
+    if scores["micro_f1"] == 0:
+        logger.warning("F1 is 0: no label is likely enough yet. Train longer, raise the rates, or lower --threshold.")
 
 
 def predict_rows(args, source, network, tokenizer, tree, decision, logger):
     """Label every row of `source` into output_dir, one JSON line each; scores if the rows have labels."""
     from tqdm import tqdm
-
-    from predict import label_texts
 
     if source.stem == "test":
         rows = load_reported(source, tree, logger)
@@ -295,39 +299,6 @@ def predict_rows(args, source, network, tokenizer, tree, decision, logger):
     logger.info(f"Predicted {len(texts)} texts, in {path}")
 
 
-def export(args, paddle, network, tokenizer, tree, decision, directory, logger):
-    """Write output_dir/export, complete in itself, and say how near the exported models come to the checkpoint."""
-    from deploy.predictor.predictor import Predictor
-    from export_model import SETTINGS, compare, export_onnx, export_static, show
-
-    target = Path(args.output_dir) / "export"
-    target.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target) as work:
-        work = Path(work)
-        program = export_static(paddle, network, tokenizer.pad_id, work / "model")
-        if args.export_type != "paddle":
-            export_onnx(program, work / "model.onnx", tree.labels)
-        for path in list(work.iterdir()):
-            if args.export_type != "onnx" or path.suffix == ".onnx":
-                os.replace(path, target / path.name)
-    tokenizer.save(target)
-    save_words(target, tree)
-    for name in SETTINGS:
-        shutil.copyfile(directory / name, target / name)
-
-    def checkpoint(ids, progress=None):
-        return predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size, progress)
-
-    models = {"checkpoint": (checkpoint, [find_weights(directory)])}
-    made = {"onnx": "model.onnx", "paddle": program.name}
-    for backend in made if args.export_type == "both" else [args.export_type]:
-        predictor = Predictor(target / "model", backend=backend)
-        files = [target / made[backend]] + [target / "model.pdiparams"] * (backend == "paddle")
-        models[made[backend]] = (predictor.logits, files)
-    show(compare(models, tree, tokenizer.encode(tree.words), None, decision), logger)
-    logger.info(f"Exported to {target}; compared on the labels' words")
-
-
 def main():
     args = parse_args()
     logger, output_dir, data_dir = get_logger(), Path(args.output_dir), Path(args.data_dir)
@@ -345,6 +316,8 @@ def main():
         dev = load_reported(data_dir / "dev.txt", tree, logger) if (data_dir / "dev.txt").exists() else None
         if not dev:
             logger.warning("No dev.txt: the model of the last step is kept")
+        if train.blank:
+            logger.warning(f"train.txt: skipped {train.blank} blank lines")
         if len(unseen := np.flatnonzero(~train.multi_hot(len(tree)).any(0))):
             names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
             logger.warning(f"train.txt: no row for {len(unseen)} of {len(tree)} labels ({names})")
@@ -354,6 +327,8 @@ def main():
                     "--resume_from_checkpoint with --do_train: give the --output_dir of the run to continue."
                 )
             resume = read_state(output_dir / STATE, fingerprint(args))
+        elif (output_dir / STATE).exists():
+            logger.warning(f"{output_dir} holds an earlier run, which this one replaces")
         output_dir.mkdir(parents=True, exist_ok=True)
         get_logger(output_dir / "train.log")
         with atomic_write(output_dir / "setting.txt") as file:
@@ -381,7 +356,12 @@ def main():
     if to_predict:
         predict_rows(args, to_predict, network, tokenizer, tree, decision, logger)
     if args.do_export:
-        export(args, paddle, network, tokenizer, tree, decision, directory, logger)
+        from export import export_network
+
+        target, batch_size = output_dir / "export", args.per_device_eval_batch_size
+        export_network(
+            paddle, network, tokenizer, tree, decision, directory, target, args.export_type, batch_size, logger
+        )
 
 
 if __name__ == "__main__":
