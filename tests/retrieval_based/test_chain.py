@@ -1,0 +1,284 @@
+"""The scripts of retrieval_based/ one after the other on a dozen rows with data/tiny-ernie, and what users get wrong."""
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE
+from safetensors.numpy import load_file
+
+from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
+from retrieval_based.encoder import Encoder
+from utils import run
+
+LABELS = "体育\n体育##足球\n体育##篮球\n财经\n财经##股票\n"
+
+
+def call(module, monkeypatch, *flags):
+    """Run a script's main() as the command line would."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
+    try:
+        run(module.main)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fails(module, monkeypatch, capsys, *flags):
+    """The message of a call that must end with exit code 2 and no traceback."""
+    with pytest.raises(SystemExit) as exit_info:
+        call(module, monkeypatch, *flags)
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2 and "Traceback" not in error
+    return error
+
+
+def train_flags(data, save, *more):
+    names = {"train_set_file": "train.txt", "similar_text_pair_file": "dev.txt", "corpus_file": "label.txt"}
+    files = [word for flag, name in names.items() for word in (f"--{flag}", data / name)]
+    rest = "--device cpu --max_seq_length 32 --batch_size 4 --learning_rate 1e-3 --log_steps 1 --output_emb_size 16"
+    return [*files, "--model_name", SAMPLE / "tiny-ernie", "--save_dir", save, *rest.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def trained(paddle, tmp_path_factory):
+    """(data folder, save_dir) of a training of two epochs, the last rows of which have several labels or an inner one."""
+    data, save = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
+    rows = [("国足今晚出战", "体育,体育##足球"), ("联赛第三轮", "体育##篮球"), ("两市收涨", "财经,财经##股票")]
+    rows = [(f"{rows[i % 3][0]}第{i}期", rows[i % 3][1]) for i in range(9)] + [("球队上市", "体育##足球,财经##股票")]
+    text = "".join(f"{text}\t{labels}\n" for text, labels in rows)
+    (data / "train.txt").write_text(text, encoding="utf-8")
+    (data / "dev.txt").write_text(text + rows[0][0] + "\t体育##篮球\n", encoding="utf-8")  # a text again, other label
+    (data / "data.txt").write_text("门将扑出点球\n\n央行下调利率\n", encoding="utf-8")
+    (data / "label.txt").write_text(LABELS, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        call(train, monkeypatch, *train_flags(data, save, "--epochs", 2))
+    for handler in logging.getLogger("hierarchical").handlers[:]:
+        logging.getLogger("hierarchical").removeHandler(handler)
+    return data, save
+
+
+@pytest.fixture
+def use(trained):
+    return ["--params_path", trained[1] / "model_best", "--device", "cpu"]
+
+
+def test_training_leaves_a_checkpoint_and_its_history(trained):
+    _, save = trained
+    history = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in history] == [1, 2] and history[0]["step"] == 3  # 11 pairs, 4 a step
+    assert all(0 <= entry["recall@1"] <= entry["recall@5"] == 1 for entry in history)  # three leaves in all
+    log = (save / "train.log").read_text(encoding="utf-8")
+    assert "global step 1, epoch: 1, batch: 1, loss: " in log and "recall@1=" in log and "evaluating" in log
+    encoder = Encoder(save / "model_best")
+    assert encoder.dimension == 16 and not encoder.inner_labels and encoder.decision.decoding == "closure"
+    assert load_file(save / "model_best" / "model.safetensors")["classifier.weight"].shape == (128, 16)
+
+
+def test_vectors_have_length_1_and_do_not_depend_on_batch_mates(trained):
+    encoder = Encoder(trained[1] / "model_best", batch_size=2)
+    encoder.load("cpu")
+    together, alone = encoder.encode(["国足", "两市收涨第三期", "联赛"]), encoder.encode(["国足"])
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(together[0], alone[0], atol=1e-6)
+
+
+def test_dropout_is_on_again_after_an_evaluation(trained, monkeypatch, tmp_path):
+    seen = []
+    finish = train.finish_epoch
+
+    def watched(args, trainer, *rest):
+        finish(args, trainer, *rest)
+        seen.append(trainer.model.training)
+
+    monkeypatch.setattr(train, "finish_epoch", watched)
+    call(train, monkeypatch, *train_flags(trained[0], tmp_path, "--epochs", 1))
+    assert seen == [True]
+
+
+def test_resume_repeats_the_uninterrupted_run(trained, monkeypatch, tmp_path, capsys):
+    data, whole = trained
+
+    class Stop(Exception):
+        pass
+
+    def stop(args, trainer, *rest):
+        finish(args, trainer, *rest)
+        raise Stop
+
+    finish = train.finish_epoch
+    monkeypatch.setattr(train, "finish_epoch", stop)
+    with pytest.raises(Stop):
+        call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 2))
+    monkeypatch.setattr(train, "finish_epoch", finish)
+    call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 2, "--resume"))
+    left, right = load_file(tmp_path / "state.safetensors"), load_file(whole / "state.safetensors")
+    for name in left:
+        if "k_proj.bias" not in name:  # its gradient is rounding noise, see conftest.NO_GRADIENT
+            np.testing.assert_allclose(left[name], right[name], atol=1e-5, err_msg=name)
+    error = fails(train, monkeypatch, capsys, *train_flags(data, tmp_path, "--epochs", 2, "--resume", "--margin", 0.1))
+    assert "margin: 0.2 then, 0.1 now" in error
+
+
+def test_masked_labels_of_a_batch():
+    """Rows of labels {1}, {1, 2 and its parent 0}; the batch has labels 0, 1, 2."""
+    trainer = train.PairTrainer.__new__(train.PairTrainer)
+    trainer.closures, trainer.args = [{1}, {0, 1, 2}], type("Args", (), {"margin": 0.25})
+    shift = trainer.shifts([(0, 1), (1, 2), (1, 1)], np.array([0, 1, 2]), np.array([1, 2, 1]))
+    assert shift.tolist() == [[0, -0.25, 0], [-1e4, -1e4, -0.25], [-1e4, -0.25, -1e4]]
+
+
+def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
+    data, _ = trained
+    dev, result = data / "dev.txt", tmp_path / "recall"
+    call(recall, monkeypatch, *use, "--similar_text_pair_file", dev, "--recall_result_dir", result)
+    lines = [line.split("\t") for line in (result / "recall_result_file.txt").read_text("utf-8").splitlines()]
+    assert len(lines) == 11 * 3 and {len(line) for line in lines} == {3}  # three leaves, less than recall_num
+    assert {line[1] for line in lines} == {"体育##足球", "体育##篮球", "财经##股票"}
+    assert [lines[i][0] for i in (0, 32)] == ["国足今晚出战第0期"] * 2  # the same text twice is two queries
+    flags = ["--similar_text_pair", dev, "--recall_result_file", result / "recall_result_file.txt"]
+    call(evaluate, monkeypatch, *flags, "--threshold", 0, "--output_json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["recall@5"] == 1 and 0 <= scores["recall@1"] < 1 and scores["n_rows"] == 11
+    assert any(line.startswith("Micro avg in dev dataset") for line in printed)
+
+
+def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
+    """Four rows, one file of recalled labels written by hand; no model anywhere."""
+    data = data_dir(dev_txt="甲\t体育##足球\n甲\t体育##篮球\n乙\t体育##足球,财经##股票\n丙\t财经\n")
+    recalled = [("甲", "体育##足球", 0.9), ("甲", "体育##篮球", 0.3)] * 2
+    recalled += [("乙", "财经##股票", 0.8), ("乙", "体育##足球", 0.7), ("丙", "财经##股票", 0.6)]
+    path = data / "recall.txt"
+    path.write_text("".join(f"{t}\t{label}\t{s}\n" for t, label, s in recalled), encoding="utf-8")
+    (data / "decision.json").write_text('{"max_seq_length": 8, "threshold": 0.5, "decoding": "closure"}')
+    flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", path]
+    call(evaluate, monkeypatch, *flags, "--output_json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["recall@1"] == pytest.approx((1 + 0 + 1 / 2 + 0) / 4) and scores["recall@5"] == 3 / 4
+    # predicted: {体育, 足球} {体育, 足球} {体育, 足球, 财经, 股票} {财经, 股票}; gold has 篮球 in the second, 财经 in the last:
+    # 8 right of 10 predicted and of 9 true ones
+    assert (scores["micro_precision"], scores["micro_recall"]) == pytest.approx((8 / 10, 8 / 9))
+    for content, message in (
+        ("甲\t体育##足球\n", "recall.txt:1: a line is: text<TAB>label<TAB>similarity"),
+        ("甲\t体育,足球\t0.5\n", "unknown label '体育,足球'"),
+        ("甲\t体育##足球\t0.5\n乙\t体育##足球\t0.5\n", "recall.txt:2: '乙' is not the row in its place"),
+        ("甲\t体育##足球\t0.5\n", "has 1 texts, the rows are 4"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        assert message in fails(evaluate, monkeypatch, capsys, *flags)
+
+
+def test_a_new_label_reaches_a_running_system(trained, use, monkeypatch, tmp_path, capsys):
+    index, corpus = tmp_path / "index", tmp_path / "label.txt"
+    call(build_index, monkeypatch, *use, "--index_dir", index)
+    corpus.write_text(f"{LABELS}财经##基金\n", encoding="utf-8")
+
+    def typed():
+        yield "基金净值".encode()
+        call(build_index, monkeypatch, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
+        yield "基金净值".encode()
+
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Buffer(typed())}))
+    call(run_system, monkeypatch, *use, "--index_dir", index, "--top_k", 9)
+    shown = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
+    assert len(shown) == 3 + 4 and "财经##基金" not in shown[:3] and "财经##基金" in shown[3:]
+    corpus.write_text("体育\n", encoding="utf-8")
+    error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
+    assert "lacks 5 labels of the index" in error
+
+
+class Buffer:
+    """Standard input whose lines come when they are asked for."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def __enter__(self):
+        return self.lines
+
+    def __exit__(self, *_):
+        pass
+
+    def __iter__(self):
+        return self.lines
+
+
+def test_rows_as_index_and_more_of_them(trained, use, monkeypatch, tmp_path, printed, capsys):
+    data, index = trained[0], tmp_path / "index"
+    rows = ["--train_set_file", data / "train.txt"]
+    call(build_index, monkeypatch, *use, "--index_dir", index, *rows)
+    call(build_index, monkeypatch, *use, "--index_dir", index, *rows, "--add")
+    assert printed[-1].startswith("Added 10 rows; Total index number:20")
+    assert "an index of rows; give" in fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--add")
+    call(recall, monkeypatch, *use, "--index_dir", index, "--similar_text_pair_file", data / "train.txt",
+         "--recall_num", 2, "--recall_result_dir", tmp_path)  # fmt: skip
+    lines = [line.split("\t") for line in (tmp_path / "recall_result_file.txt").read_text("utf-8").splitlines()]
+    # every train row is in the index twice, so both neighbours are the row itself
+    assert [line[1:] for line in lines[:2]] == [["体育##足球", "1.000000"], ["体育##篮球", "1.000000"]]
+
+
+def test_predictions_are_written_as_by_the_main_route(trained, use, monkeypatch, tmp_path, capsys):
+    data, output = trained[0], tmp_path / "predictions.jsonl"
+    call(predict, monkeypatch, *use, "--dataset_dir", data, "--output_file", output, "--min_labels", 2)
+    rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [row["text"] for row in rows] == ["门将扑出点球", "", "央行下调利率"] and rows[1]["labels"] == []
+    encoder = Encoder(trained[1] / "model_best")
+    encoder.load("cpu")
+    text, label = encoder.encode(["门将扑出点球", "体育,足球"])
+    assert rows[0]["probabilities"].get("体育##足球", 0) == pytest.approx(max(text @ label, 0), abs=1e-3)
+    assert len(rows[0]["labels"]) >= 2 and rows[0]["labels"][0] == rows[0]["labels"][1].split("##")[0]
+    call(predict, monkeypatch, *use, "--text_pair_file", data / "dev.txt")
+    lines = capsys.readouterr().out.splitlines()
+    text, label, cosine = lines[0].split("\t")
+    assert (text, label) == ("国足今晚出战第0期", "体育") and -1 <= float(cosine) <= 1
+    assert len(lines) == 3 * 2 + 3 * 1 + 3 * 2 + 2 + 1  # a line for every pair
+
+
+def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use, monkeypatch, tmp_path, capsys):
+    best, out, index = trained[1] / "model_best", tmp_path / "out", tmp_path / "index"
+    call(build_index, monkeypatch, *use, "--index_dir", index)
+    call(export_model, monkeypatch, "--params_path", best, "--output_path", out)
+    assert (out / "inference.get_pooled_embedding.pdiparams").is_file()
+    texts, vectors = ["国足今晚出战", "两市"], []
+    for directory in (best, out):
+        encoder = Encoder(directory)
+        encoder.load("cpu")
+        vectors.append(encoder.encode(texts))
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+    call(predict, monkeypatch, "--params_path", out, "--index_dir", index, "--dataset_dir", trained[0])
+    assert "is an export already" in fails(export_model, monkeypatch, capsys, "--params_path", out)
+
+
+def test_what_users_get_wrong(trained, use, tiny_checkpoint, monkeypatch, tmp_path, capsys):
+    data, save = trained
+    bad = tmp_path / "bad"
+    shutil.copytree(data, bad)
+    (bad / "train.txt").write_text("国足\t体育##足求\n空\t\n国足 体育\n", encoding="utf-8")
+    error = fails(train, monkeypatch, capsys, *train_flags(bad, tmp_path / "run"))
+    assert "train.txt:1: unknown label '体育##足求'; did you mean '体育##足球'" in error and "train.txt:2" in error
+    (bad / "train.txt").write_text("国足\t体育##足球\n" * 3, encoding="utf-8")
+    assert "same label" in fails(train, monkeypatch, capsys, *train_flags(bad, tmp_path / "run"))
+    assert "at least" in fails(train, monkeypatch, capsys, *train_flags(data, tmp_path, "--epochs", 0))
+    error = fails(recall, monkeypatch, capsys, "--params_path", tiny_checkpoint)
+    assert "holds a classifier, not an encoder" in error
+    (bad / "dev.txt").write_text("国足\t体育##棒球\n", encoding="utf-8")
+    flags = ["--similar_text_pair_file", bad / "dev.txt", "--recall_result_dir", tmp_path]
+    assert "unknown label '体育##棒球'" in fails(recall, monkeypatch, capsys, *use, *flags)
+    (bad / "label.txt").write_text(f"{LABELS}军事\n", encoding="utf-8")
+    assert "pass --corpus_file" in fails(predict, monkeypatch, capsys, *use, "--dataset_dir", bad)
+    assert "--index_dir" in fails(predict, monkeypatch, capsys, *use, "--dataset_dir", data, "--resume",
+                                  "--output_file", tmp_path / "p.tsv")  # fmt: skip
+
+
+def test_exit_code_of_the_script_itself():
+    done = subprocess.run(
+        [sys.executable, "retrieval_based/evaluate.py", "--recall_result_file", "nowhere.txt"],
+        cwd=ROOT, capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 2 and "nowhere.txt: no such file" in done.stderr and "Traceback" not in done.stderr
