@@ -20,7 +20,7 @@ from template import load_template
 from deploy.predictor.predictor import Predictor, find_gpu, model_path
 from modeling import add_decision_arguments, decision_from_arguments
 from predict import add_result_arguments, check_arguments, predict_file
-from utils import HelpFormatter, get_logger, run
+from utils import HelpFormatter, InputError, get_logger, run
 
 
 def parse_args():
@@ -51,9 +51,12 @@ def main():
     args = parse_args()
     logger = get_logger()
     device = find_gpu(args.device, logger)
-    backend = "onnx" if model_path(args.model_path_prefix, "float32", ".onnx").exists() else "paddle"
-    if backend == "paddle" and not model_path(args.model_path_prefix, "float32", ".pdiparams").exists():
-        backend = "onnx"  # neither is there: ONNX is what the message should name
+    files = {"onnx": ".onnx", "paddle": ".pdiparams"}
+    files = {backend: model_path(args.model_path_prefix, "float32", suffix) for backend, suffix in files.items()}
+    backend = next((backend for backend, path in files.items() if path.exists()), None)
+    if backend is None:
+        shown = " nor ".join(map(str, files.values()))
+        raise InputError(f"--model_path_prefix: neither {shown}. Make them with few-shot/train.py --do_export.")
     predictor = Predictor(
         args.model_path_prefix,
         backend=backend,

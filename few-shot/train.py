@@ -338,6 +338,8 @@ def main():
         directory = output_dir
     if not (args.do_eval or to_predict or args.do_export):
         return
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory. Train first, with --do_train.")
     tree, tokenizer, stored = open_checkpoint(directory)
     require_same_labels(tree, data_dir / "label.txt")
     decision, tokenizer = decision_from_arguments(args, stored), load_template(directory, tokenizer)

@@ -170,6 +170,13 @@ def test_other_labels_than_the_checkpoint(folder, arguments, run_script):
         run_script("train", *arguments, "--do_predict")
 
 
+def test_what_is_not_there_yet(folder, tmp_path, run_script):
+    with pytest.raises(InputError, match="Train first"):
+        run_script("train", "--data_dir", folder, "--output_dir", tmp_path / "none", "--do_predict")
+    with pytest.raises(InputError, match="model.onnx nor .*model.pdiparams. Make them"):
+        run_script("infer", "--model_path_prefix", tmp_path / "model", "--data_dir", folder, "--device", "cpu")
+
+
 @pytest.mark.parametrize(
     "flags, says",
     [
