@@ -191,7 +191,8 @@ def label_tree(known, label_sets, args):
             "--save_dir. If they are right, --add_labels adds them at the end of label.txt; a model trained before "
             "does not know them and must be trained again. Nothing was written."
         )
-    return LabelTree(known.labels + new, "label.txt with the labels of the export")
+    words = known.words + [""] * len(new)
+    return LabelTree(known.labels + new, "label.txt with the labels of the export", words=words)
 
 
 # ---- rows -> files ---------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def convert(args, logger):
         lines = [conflict_line(*conflict, names) for conflict in conflicts.items()]
         contents["conflicts.jsonl"] = f"{len(lines)} examples", "".join(lines)
     if len(tree) > len(known or ()) and (known or not returned):
-        contents["label.txt"] = f"{len(tree)} labels", "".join(f"{label}\n" for label in tree.labels)
+        contents["label.txt"] = f"{len(tree)} labels", "".join(f"{line}\n" for line in tree.lines())
     older = (f"{name}.{form}" for name in (*SPLIT_NAMES, "unlabeled", "conflicts") for form in ("txt", "jsonl", "csv"))
     older = [name for name in older if name not in contents and (folder / name).exists()]
     if older and not returned:

@@ -252,6 +252,14 @@ class LabelTree:
     def __len__(self):
         return len(self.labels)
 
+    def lines(self):
+        """The lines of label.txt that give this tree and its words, without line ends."""
+        own = [label.split(SEPARATOR)[-1] for label in self.labels]
+        return [
+            label if word == name else f"{label}{WORD_SEPARATOR}{word}"
+            for label, word, name in zip(self.labels, self.words, own)
+        ]
+
     def segments(self, i):
         """The names on the path to node i, root first: list[str]."""
         return self.labels[i].split(SEPARATOR)

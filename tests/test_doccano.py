@@ -198,7 +198,7 @@ def test_a_label_with_a_comma_needs_jsonl(convert, out):
 
 def test_an_existing_label_file_keeps_its_order(convert, out, tmp_path):
     (tmp_path / "out").mkdir()
-    labels = "财经\n体育\n体育##足球\n娱乐\n"
+    labels = "财经\n体育\n体育##足球==踢球\n娱乐\n"
     (tmp_path / "out" / "label.txt").write_text(labels, encoding="utf-8")
     code, log = convert([row("甲", "体育##足求"), row("乙", "时政"), row("丙", "财经")], "--splits", "1.0")
     assert code == 2 and "2 labels of the export are not in it" in log

@@ -176,6 +176,7 @@ def test_label_words(tmp_path):
     path.write_text("交往\n交往##会见==见面\n灾害 == 天灾\n", encoding="utf-8")
     tree = LabelTree.read(path)
     assert tree.labels == ["交往", "交往##会见", "灾害"] and tree.words == ["交往", "见面", "天灾"]
+    assert tree.lines() == ["交往", "交往##会见==见面", "灾害==天灾"]
     assert LabelTree(["a", "a##b"]).words == ["a", "b"]
     path.write_text("交往\n交往##会见==\n==见面\n", encoding="utf-8")
     with pytest.raises(InputError) as error:
