@@ -1,0 +1,212 @@
+"""Write a model repository for NVIDIA's Triton Inference Server from an exported model.
+
+    python deploy/triton_serving/make_repository.py --model_path export --output models
+    python deploy/triton_serving/make_repository.py --model_path export --output models --backend python --overwrite
+
+Reads   what export_model.py or prune.py left in model_path (see deploy/predictor/predictor.py)
+Writes  output/tokenizer/            texts -> token ids
+        output/seqcls_model/         token ids -> logits
+        output/seqcls_postprocess/   logits -> class indices, probabilities, names
+        output/seqcls/               the three together: this one is asked
+
+Each model has its config.pbtxt and one version, 1/. Names and sizes come from the exported model. The repository stands
+alone: the server needs neither this project nor the export, only numpy in its Python (ERNIE-M: sentencepiece too).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from deploy.predictor.predictor import PRECISIONS, Predictor, model_path
+from deploy.simple_serving.model import find_precision
+from modeling import add_decision_arguments, decision_from_arguments, write_settings
+from utils import HelpFormatter, InputError, get_logger, run
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = Path(__file__).resolve().with_name("steps")
+MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
+MODULES = ("modeling.py", "metric.py", "tokenizer.py", "utils.py")  # what the Python steps import
+MAX_BATCH_SIZE = 64
+EQUAL_LENGTHS = 16  # the onnxruntime back end joins only requests of one length: texts are padded to a multiple of this
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Write a model repository for Triton.", formatter_class=HelpFormatter)
+    parser.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
+    parser.add_argument("--output", type=Path, default="models", help="folder of the repository")
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {', '.join(MODELS)} in it")
+    parser.add_argument(
+        "--backend",
+        choices=("onnxruntime", "python"),
+        default="onnxruntime",
+        help="what runs the model: Triton's own ONNX Runtime, or where it has none, its Python with that package",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="auto: int8 if it is there, on a GPU float16 if it is there",
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where the model runs")
+    parser.add_argument(
+        "--instances", type=int, default=2, help="models side by side; on a CPU one per core, each takes one thread"
+    )
+    add_decision_arguments(parser, None)
+    args = parser.parse_args()
+    if args.instances < 1:
+        parser.error(f"argument --instances: must be at least 1, got {args.instances}")
+    return args
+
+
+def find_model(args):
+    """The Predictor of the model to serve. Raises InputError for what is missing or does not fit together."""
+    precision = args.precision
+    if precision == "auto" and args.device == "gpu":
+        precision = "float16" if model_path(args.model_path, "float16", ".onnx").exists() else "float32"
+    predictor = Predictor(args.model_path, find_precision(args.model_path, precision))
+    predictor.logits(predictor.tokenizer.encode(["第一句，a first text"]))  # has as many outputs as there are labels
+    return predictor
+
+
+def require_place(args):
+    """Raise InputError if models in the folder would be lost."""
+    there = [name for name in MODELS if (args.output / name).exists()]
+    if there and not args.overwrite:
+        raise InputError(
+            f"{args.output}: holds {', '.join(there)} already. Pass --overwrite to replace, or another --output."
+        )
+    if args.output.exists() and not args.output.is_dir():
+        raise InputError(f"{args.output}: is a file. --output names a folder to write.")
+
+
+# ---- config.pbtxt ----------------------------------------------------------------------------------------------------
+
+
+def quoted(name):
+    return json.dumps(name, ensure_ascii=False)
+
+
+def tensor(kind, name, data_type, size, *more):
+    return f"{kind} {{ {' '.join([f'name: {quoted(name)} data_type: {data_type} dims: [ {size} ]', *more])} }}"
+
+
+def parameter(key, value):
+    return f"parameters {{ key: {quoted(key)} value: {{ string_value: {quoted(str(value))} }} }}"
+
+
+def instances(count, device="cpu"):
+    return f"instance_group {{ kind: KIND_{device.upper()} count: {count} }}"
+
+
+def step(model, inputs, outputs):
+    """A step of the ensemble. inputs, outputs: the model's name of a tensor -> its name between the steps."""
+    lines = [f"    model_name: {quoted(model)}", "    model_version: -1"]
+    for kind, names in (("input_map", inputs), ("output_map", outputs)):
+        lines += [f"    {kind} {{ key: {quoted(key)} value: {quoted(value)} }}" for key, value in names.items()]
+    return "\n".join(["  step {", *lines, "  }"])
+
+
+def config_texts(args, predictor):
+    """The config.pbtxt of every model: name -> text."""
+    session, python = predictor.model.session, args.backend == "python"
+    inputs, logits, size = predictor.model.inputs, session.get_outputs()[0].name, len(predictor.tree)
+    # token_type_ids, where there are any, are all zero; the tokenizer gives them second.
+    inputs = sorted(inputs, key=lambda name: name != "input_ids")
+    tokens = {f"OUTPUT_{i}": name for i, name in enumerate(inputs)}
+    results = {"label": "TYPE_INT64", "confidence": "TYPE_FP32", "label_name": "TYPE_STRING"}
+    ragged = ["allow_ragged_batch: true"] if python else []
+    threads = [parameter("intra_op_thread_count", 1)] if args.device == "cpu" else []
+    lines = {
+        "tokenizer": [
+            'backend: "python"',
+            tensor("input", "INPUT_0", "TYPE_STRING", 1),
+            *(tensor("output", name, "TYPE_INT64", -1) for name in tokens),
+            parameter("pad_to_multiple_of", 1 if python else EQUAL_LENGTHS),
+            instances(1),
+        ],
+        "seqcls_model": [
+            f"backend: {quoted(args.backend)}",
+            *(tensor("input", name, "TYPE_INT64", -1, *ragged) for name in inputs),
+            tensor("output", logits, "TYPE_FP32", size),
+            *([parameter("pad_id", predictor.tokenizer.pad_id)] if python else threads),
+            "dynamic_batching { }  # joins the requests that wait, and never waits for more",
+            instances(args.instances, args.device),
+        ],
+        "seqcls_postprocess": [
+            'backend: "python"',
+            tensor("input", "POST_INPUT", "TYPE_FP32", size),
+            tensor("input", "POST_TEXT", "TYPE_STRING", 1, "optional: true"),
+            *(tensor("output", f"POST_{name}", data_type, -1) for name, data_type in results.items()),
+            instances(1),
+        ],
+        "seqcls": [
+            'platform: "ensemble"',
+            tensor("input", "INPUT", "TYPE_STRING", 1),
+            *(tensor("output", name, data_type, -1) for name, data_type in results.items()),
+            "ensemble_scheduling {",
+            step("tokenizer", {"INPUT_0": "INPUT"}, tokens),
+            step("seqcls_model", {name: name for name in inputs}, {logits: logits}),
+            step(
+                "seqcls_postprocess",
+                {"POST_INPUT": logits, "POST_TEXT": "INPUT"},
+                {f"POST_{name}": name for name in results},
+            ),
+            "}",
+        ],
+    }
+    return {
+        name: "\n".join([f"name: {quoted(name)}", f"max_batch_size: {MAX_BATCH_SIZE}", *rest, ""])
+        for name, rest in lines.items()
+    }
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_repository(folder, args, predictor, decision):
+    """Write the four models into an empty folder."""
+    for name, text in config_texts(args, predictor).items():
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
+    for name in ("tokenizer", "seqcls_postprocess"):
+        version = folder / name / "1"
+        shutil.copyfile(STEPS / f"{name}.py", version / "model.py")
+        for module in MODULES:
+            shutil.copyfile(ROOT / module, version / module)
+        shutil.copyfile(predictor.path.with_name("config.json"), version / "config.json")
+        write_settings(version, predictor.tree, predictor.tokenizer.max_seq_length, decision)
+    predictor.tokenizer.save(folder / "tokenizer" / "1")
+    shutil.copyfile(predictor.path, folder / "seqcls_model" / "1" / "model.onnx")
+    if args.backend == "python":
+        shutil.copyfile(STEPS / "seqcls_model.py", folder / "seqcls_model" / "1" / "model.py")
+
+
+def main():
+    args = parse_args()
+    logger = get_logger()
+    require_place(args)
+    predictor = find_model(args)
+    decision = decision_from_arguments(args, predictor.decision)
+    args.output.mkdir(parents=True, exist_ok=True)
+    # A server may be looking at the folder: each model is made beside it and takes its place whole.
+    with tempfile.TemporaryDirectory(dir=args.output.resolve().parent, prefix=".models-") as work:
+        new, old = Path(work) / "new", Path(work) / "old"
+        write_repository(new, args, predictor, decision)
+        old.mkdir()
+        for name in MODELS:
+            if (args.output / name).exists():
+                os.replace(args.output / name, old / name)
+            os.replace(new / name, args.output / name)
+    logger.info(
+        f"{args.output}: {predictor.path.name} with {len(predictor.tree)} labels for the {args.backend} back end; "
+        "ask the model seqcls"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

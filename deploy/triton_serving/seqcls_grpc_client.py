@@ -1,0 +1,101 @@
+"""Ask a Triton server for the labels of texts, by gRPC.
+
+    python deploy/triton_serving/seqcls_grpc_client.py --texts 某公司宣布裁员 国足今晚出战
+    python deploy/triton_serving/seqcls_grpc_client.py --dataset_dir data --url 192.168.0.7:8001
+
+Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
+
+It knows nothing of the model: names of labels, and how many texts a request may hold, come from the server.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from utils import HelpFormatter, InputError, Problems, parse_rows, require_file, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Ask a Triton server by gRPC.", formatter_class=HelpFormatter)
+    parser.add_argument("--texts", nargs="+", help="the texts to label; left out: those of a file")
+    parser.add_argument("--dataset_dir", help="directory of data_file; needed, unless that is - or --texts is given")
+    parser.add_argument("--data_file", default="data.txt", help="in dataset_dir; .jsonl, .csv or else lines; -: stdin")
+    parser.add_argument("--url", default="localhost:8001", help="address of the server's gRPC port")
+    parser.add_argument("--model_name", default="seqcls", help="the ensemble of make_repository.py")
+    parser.add_argument("--model_version", default="1", help="its version")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for an answer")
+    args = parser.parse_args()
+    if args.texts is None and args.dataset_dir is None and args.data_file != "-":
+        parser.error("what to label: give --texts, --dataset_dir, or --data_file - for standard input")
+    if not args.timeout > 0:
+        parser.error(f"argument --timeout: must be above 0, got {args.timeout}")
+    return args
+
+
+class Client:
+    """A connection to a served model: `classify(texts)`. Raises InputError for whatever the server refuses."""
+
+    def __init__(self, url="localhost:8001", model="seqcls", version="1", timeout=120):
+        try:
+            from tritonclient import grpc
+        except ImportError:
+            raise InputError("tritonclient is not installed. Run: pip install 'tritonclient[grpc]'") from None
+        self.grpc, self.url, self.model, self.version, self.timeout = grpc, url, model, version, timeout
+        self.client = grpc.InferenceServerClient(url)
+        config = self.ask(self.client.get_model_config, model, version, client_timeout=timeout).config
+        self.batch_size = max(1, config.max_batch_size)
+
+    def ask(self, function, *arguments, **settings):
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return function(*arguments, **settings)
+        except InferenceServerException as error:
+            hint = ""
+            if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
+                hint = " Is this the gRPC port of a Triton server, and is it up?"
+            raise InputError(f"{self.url}, model {self.model}: {error.message().rstrip('.')}.{hint}") from None
+
+    def classify(self, texts):
+        """Yield for each text the list of its (class index, label name, confidence), in ascending order of indices."""
+        for start in range(0, len(texts), self.batch_size):
+            batch = np.array([[text.encode("utf-8")] for text in texts[start : start + self.batch_size]], object)
+            tensor = self.grpc.InferInput("INPUT", batch.shape, "BYTES")
+            tensor.set_data_from_numpy(batch)
+            result = self.ask(
+                self.client.infer, self.model, [tensor], self.version,
+                outputs=[self.grpc.InferRequestedOutput(name) for name in ("label", "confidence", "label_name")],
+                client_timeout=self.timeout,
+            )  # fmt: skip
+            for row in zip(*(result.as_numpy(name).tolist() for name in ("label", "label_name", "confidence"))):
+                yield [(i, name.decode("utf-8"), p) for i, name, p in zip(*row) if i >= 0]
+
+
+def read_file(args):
+    """The texts of the data file in order, "" for a blank row; labels after a TAB are left out."""
+    path, problems = args.data_file, Problems()
+    if path != "-":
+        path = Path(args.dataset_dir) / path
+        require_file(path, "It holds one text per line.")
+    texts = [text or "" for _, text, _ in parse_rows(path, problems)]
+    problems.raise_if_any()
+    return texts
+
+
+def main():
+    args = parse_args()
+    texts = args.texts or read_file(args)
+    client = Client(args.url, args.model_name, args.model_version, args.timeout)
+    for text, labels in zip(texts, client.classify(texts)):
+        print("text:", text)
+        print("label:", ",".join(str(i) for i, _, _ in labels))
+        print("label name:", ",".join(name for _, name, _ in labels))
+        print("confidence:", ",".join(f"{p:.4f}" for _, _, p in labels))
+        print("-" * 20)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""Step 2 in Triton where it has no ONNX Runtime back end, as seqcls_model/1/model.py: token ids -> logits.
+
+Inputs and output are those of model.onnx beside this file: int64 [n, T] -> float32 [n, labels]. The requests that
+Triton hands over together may differ in T; they are padded to one batch.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.output = config["output"][0]["name"]
+        self.pad_id = int(config["parameters"]["pad_id"]["string_value"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = 1  # instances side by side cost less than threads that wait for each other
+        providers = ["CPUExecutionProvider"]
+        if args["model_instance_kind"] == "GPU":
+            providers = [("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}), *providers]
+        path = Path(__file__).resolve().with_name("model.onnx")
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+    def execute(self, requests):
+        feed = {}
+        for name in self.inputs:
+            parts = [triton.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            length = max(part.shape[1] for part in parts)
+            value = self.pad_id if name == "input_ids" else 0
+            feed[name] = np.concatenate(
+                [np.pad(part, ((0, 0), (0, length - part.shape[1])), constant_values=value) for part in parts]
+            )
+        logits = self.session.run([self.output], feed)[0]
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        return [triton.InferenceResponse([triton.Tensor(self.output, rows)]) for rows in np.split(logits, ends)]

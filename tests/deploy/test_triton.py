@@ -1,0 +1,479 @@
+"""deploy/triton_serving: the repository, its steps without Triton, and a real Triton asked by HTTP and gRPC."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from deploy.predictor.predictor import Predictor
+from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
+from metric import decide
+from modeling import sigmoid
+from utils import InputError, file_digest, load_rows
+
+from tests.conftest import ROOT, SAMPLE  # isort: skip
+
+MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
+
+
+@pytest.fixture
+def make(monkeypatch, tiny_export, tmp_path):
+    """make(*flags): make_repository.py's main() on the tiny export, in this process; returns the repository."""
+
+    def make(*flags):
+        words = ["make_repository.py", "--model_path", tiny_export, "--output", tmp_path / "models", *flags]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        make_repository.main()
+        return tmp_path / "models"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_export):
+    return Predictor(tiny_export, "float32")
+
+
+@pytest.fixture(scope="module")
+def texts(predictor):
+    """150 texts of different lengths, and blank ones at 3 and 70."""
+    texts = load_rows(SAMPLE / "dev.txt", predictor.tree).texts[:150]
+    texts[5] *= 40
+    texts[3], texts[70] = "", " \u3000\t"
+    return texts
+
+
+@pytest.fixture(scope="module")
+def expected(predictor, texts):
+    """What the predictor says: for each text a list of (class index, name, probability)."""
+    return answers(predictor, texts, predictor.decision)
+
+
+def answers(predictor, texts, decision):
+    probabilities = sigmoid(predictor.logits(predictor.tokenizer.encode(texts)))
+    rows = decide(probabilities, predictor.tree, decision)
+    return [
+        [(i, predictor.tree.labels[i], p[i]) for i in np.flatnonzero(row)] if text.strip() else []
+        for text, row, p in zip(texts, rows, probabilities)
+    ]
+
+
+def same(found, expected):
+    assert [[label[:2] for label in row] for row in found] == [[label[:2] for label in row] for row in expected]
+    for one, other in zip(found, expected):
+        assert [p for _, _, p in one] == pytest.approx([p for _, _, p in other], abs=1e-4)
+    return True
+
+
+def labels_of(label, name, confidence):
+    """Lists of (class index, name, probability) from the three outputs, which must fill up what a row has less."""
+    assert label.shape == name.shape == confidence.shape
+    assert label.dtype == np.int64 and confidence.dtype == np.float32
+    filled = label >= 0
+    assert (np.diff(filled.astype(int), axis=1) <= 0).all(), "the filling stands at the end"
+    assert (label[~filled] == -1).all() and (confidence[~filled] == 0).all() and (name[~filled] == b"").all()
+    assert label.shape[1] == max(1, filled.sum(1).max())
+    rows = zip(label, name, confidence)
+    return [[(i, n.decode("utf-8"), p) for i, n, p in zip(*row) if i >= 0] for row in rows]
+
+
+# ---- the repository --------------------------------------------------------------------------------------------------
+
+
+def test_files(make, tiny_export):
+    models = make("--backend", "python", "--precision", "float32")
+    assert sorted(path.name for path in models.iterdir()) == sorted(MODELS)
+    assert [path.name for path in models.parent.iterdir()] == ["models"], "nothing is left beside it"
+    assert list((models / "seqcls" / "1").iterdir()) == []
+    assert sorted(path.name for path in (models / "seqcls_model" / "1").iterdir()) == ["model.onnx", "model.py"]
+    assert file_digest(models / "seqcls_model/1/model.onnx") == file_digest(tiny_export / "float32.onnx")
+    for name in ("label.txt", "decision.json", "config.json", "vocab.txt", "tokenizer_config.json"):
+        assert (models / "tokenizer/1" / name).exists()
+    for name in ("label.txt", "decision.json"):
+        texts = [(folder / name).read_text("utf-8") for folder in (tiny_export, models / "seqcls_postprocess/1")]
+        assert texts[0] == texts[1]
+
+
+def test_what_is_shipped_needs_nothing_else(make):
+    """Every project module that a shipped one imports at its top is shipped too, and none of them is paddle's."""
+    models = make("--backend", "python")
+    for name in ("tokenizer", "seqcls_postprocess"):
+        code = "import sys, types; sys.modules['triton_python_backend_utils'] = types.ModuleType('t'); import model"
+        code += "; sys.exit(sorted({'paddle', 'paddlenlp', 'deploy', 'onnxruntime'} & set(sys.modules)) or 0)"
+        folder = models / name / "1"
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "file"),
+    [
+        ([], "int8"),
+        (["--precision", "float32"], "float32"),
+        (["--device", "gpu"], "float16"),
+        (["--device", "gpu", "--precision", "int8"], "int8"),
+    ],
+)
+def test_precision(make, tiny_export, flags, file):
+    assert file_digest(make(*flags) / "seqcls_model/1/model.onnx") == file_digest(tiny_export / f"{file}.onnx")
+
+
+def test_gpu_without_float16(make, tiny_export, tmp_path):
+    shutil.copytree(tiny_export, tmp_path / "export", ignore=shutil.ignore_patterns("float16*"))
+    models = make("--model_path", tmp_path / "export", "--device", "gpu")
+    assert file_digest(models / "seqcls_model/1/model.onnx") == file_digest(tiny_export / "float32.onnx")
+    config = (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    assert "kind: KIND_GPU" in config and "intra_op_thread_count" not in config
+    for name in ("tokenizer", "seqcls_postprocess"):
+        assert "kind: KIND_CPU" in (models / name / "config.pbtxt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "python"])
+def test_configs_are_what_triton_reads(make, tiny_export, backend):
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    models, configs = make("--backend", backend, "--instances", "3"), {}
+    for name in MODELS:
+        text = (models / name / "config.pbtxt").read_text("utf-8")
+        configs[name] = text_format.Parse(text, model_config_pb2.ModelConfig())
+        assert configs[name].name == name and configs[name].max_batch_size == 64
+    kinds = {model_config_pb2.TYPE_STRING: "text", model_config_pb2.TYPE_INT64: "int", model_config_pb2.TYPE_FP32: "fp"}
+    found = {
+        name: [[(t.name, kinds[t.data_type], *t.dims) for t in side] for side in (config.input, config.output)]
+        for name, config in configs.items()
+    }
+    tokens = [("input_ids", "int", -1), ("token_type_ids", "int", -1)]
+    results = [("label", "int", -1), ("confidence", "fp", -1), ("label_name", "text", -1)]
+    assert found == {
+        "tokenizer": [[("INPUT_0", "text", 1)], [("OUTPUT_0", "int", -1), ("OUTPUT_1", "int", -1)]],
+        "seqcls_model": [tokens, [("logits", "fp", 31)]],
+        "seqcls_postprocess": [
+            [("POST_INPUT", "fp", 31), ("POST_TEXT", "text", 1)],
+            [(f"POST_{name}", *rest) for name, *rest in results],
+        ],
+        "seqcls": [[("INPUT", "text", 1)], results],
+    }
+    model = configs["seqcls_model"]
+    assert model.backend == backend and model.instance_group[0].count == 3
+    assert all(tensor.allow_ragged_batch == (backend == "python") for tensor in model.input)
+    assert not model.dynamic_batching.max_queue_delay_microseconds
+    for step in configs["seqcls"].ensemble_scheduling.step:  # every wire ends at a tensor of the model it names
+        inputs, outputs = found[step.model_name]
+        assert sorted(step.input_map) == sorted(name for name, *_ in inputs)
+        assert sorted(step.output_map) == sorted(name for name, *_ in outputs)
+
+
+def test_a_model_without_token_types(make, tiny_export, tmp_path):
+    """ERNIE-M's graph has input_ids alone: so has its repository."""
+    import onnx
+
+    shutil.copytree(tiny_export, tmp_path / "export")
+    graph = onnx.load(str(tiny_export / "float32.onnx"))
+    [tensor] = [tensor for tensor in graph.graph.input if tensor.name == "token_type_ids"]
+    graph.graph.input.remove(tensor)
+    zeros = onnx.helper.make_node("Sub", ["input_ids", "input_ids"], ["token_type_ids"])
+    graph.graph.node.insert(0, zeros)
+    onnx.save(graph, str(tmp_path / "export/float32.onnx"))
+    models = make("--model_path", tmp_path / "export", "--precision", "float32", "--backend", "python")
+    for name in MODELS:
+        assert "token_type_ids" not in (models / name / "config.pbtxt").read_text("utf-8")
+    assert "OUTPUT_1" not in (models / "tokenizer/config.pbtxt").read_text("utf-8")
+    same(ask(models, [["足球"]])[0], answers(Predictor(tiny_export), ["足球"], Predictor(tiny_export).decision))
+
+
+def test_nothing_is_replaced_unasked(make, tmp_path):
+    models = make()
+    (models / "another_model").mkdir()
+    (models / "seqcls_model/config.pbtxt").write_text("tuned by hand", "utf-8")
+    with pytest.raises(InputError, match="models: holds tokenizer, seqcls_model, .* already. Pass --overwrite"):
+        make()
+    assert (models / "seqcls_model/config.pbtxt").read_text("utf-8") == "tuned by hand"
+    make("--overwrite", "--backend", "python")
+    assert 'backend: "python"' in (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    assert (models / "another_model").is_dir()
+
+
+def test_bad_input(make, tiny_export, tmp_path):
+    (tmp_path / "file").write_text("x", "utf-8")
+    shutil.copytree(tiny_export, tmp_path / "export")
+    (tmp_path / "export/label.txt").write_text("别的\n", "utf-8")
+    for flags, message in (
+        (["--output", tmp_path / "file"], "file: is a file"),
+        (["--model_path", tmp_path / "none"], "none.onnx: no such file"),
+        (["--model_path", tmp_path / "export"], "its labels are not those of label.txt"),
+        (["--top_k", "0"], "top_k must be a whole number"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            make(*flags)
+    assert not (tmp_path / "models").exists()
+    with pytest.raises(SystemExit):
+        make("--instances", "0")
+
+
+# ---- the steps, without Triton ---------------------------------------------------------------------------------------
+
+
+class Tensor(SimpleNamespace):
+    """Stands in for Triton's: what the steps use of it."""
+
+    def __init__(self, name, value):
+        super().__init__(name=name, as_numpy=lambda: value)
+
+
+def step(models, name, requests):
+    """The outputs of a step for requests that Triton hands over together: for each {name: array}, or its error."""
+    stand_in = SimpleNamespace(
+        Tensor=Tensor,
+        TritonError=str,
+        InferenceResponse=lambda tensors=None, error=None: error or {t.name: t.as_numpy() for t in tensors},
+        get_input_tensor_by_name=lambda request, key: Tensor(key, request[key]) if key in request else None,
+    )
+    path = models / name / "1" / "model.py"
+    config = (models / name / "config.pbtxt").read_text("utf-8")
+    sides = {
+        side: [{"name": n} for n in re.findall(rf'^{side} {{ name: "(\w+)"', config, re.M)]
+        for side in ("input", "output")
+    }
+    values = re.findall(r'^parameters { key: "(\w+)" value: { string_value: "(\w+)" } }$', config, re.M)
+    parameters = {key: {"string_value": value} for key, value in values}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
+        patch.setattr(sys, "path", sys.path[:])
+        spec = importlib.util.spec_from_file_location(f"step_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    model = module.TritonPythonModel()
+    model.initialize({"model_config": json.dumps(sides | {"parameters": parameters}), "model_instance_kind": "CPU"})
+    return model.execute(requests)
+
+
+def column(texts):
+    return np.array([[text if isinstance(text, bytes) else text.encode("utf-8")] for text in texts], object)
+
+
+def ask(models, requests):
+    """The labels of each request's texts, all requests handed from step to step together."""
+    tokens = step(models, "tokenizer", [{"INPUT_0": column(texts)} for texts in requests])
+    names = ("input_ids", "token_type_ids")
+    logits = step(models, "seqcls_model", [dict(zip(names, values.values())) for values in tokens])
+    posts = [{"POST_INPUT": rows["logits"], "POST_TEXT": column(texts)} for rows, texts in zip(logits, requests)]
+    found = step(models, "seqcls_postprocess", posts)
+    return [labels_of(*(row[f"POST_{name}"] for name in ("label", "label_name", "confidence"))) for row in found]
+
+
+def test_steps_give_what_the_predictor_gives(make, texts, expected):
+    models = make("--backend", "python", "--precision", "float32")
+    cuts = [(0, 1), (1, 2), (2, 7), (7, 71), (3, 4)]
+    for (start, end), found in zip(cuts, ask(models, [texts[start:end] for start, end in cuts])):
+        assert len(found) == end - start
+        same(found, expected[start:end])
+
+
+def test_decision_settings_are_obeyed(make, predictor, texts):
+    from metric import Decision
+
+    models = make("--backend", "python", "--precision", "float32", "--threshold", "0.9", "--decoding", "topdown")
+    [found] = ask(models, [texts[:20]])
+    same(found, answers(predictor, texts[:20], Decision(0.9, "topdown")))
+
+
+def test_lengths_for_the_onnxruntime_back_end(make, predictor):
+    models = make("--backend", "onnxruntime")
+    requests = [{"INPUT_0": column(texts)} for texts in (["球"], ["球", "球" * 17], ["球" * 200])]
+    found = step(models, "tokenizer", requests)
+    assert [values["OUTPUT_0"].shape for values in found] == [(1, 16), (2, 32), (1, 64)]  # 64: max_seq_length
+    for values, request in zip(found, requests):
+        ids = predictor.tokenizer.encode([text.decode("utf-8") for text in request["INPUT_0"][:, 0]])
+        for row, wanted in zip(values["OUTPUT_0"], ids):
+            assert row[: len(wanted)].tolist() == wanted and (row[len(wanted) :] == predictor.tokenizer.pad_id).all()
+        assert values["OUTPUT_1"].shape == values["OUTPUT_0"].shape and not values["OUTPUT_1"].any()
+
+
+def test_a_bad_request_fails_alone(make):
+    models = make("--backend", "python")
+    good, bad = step(models, "tokenizer", [{"INPUT_0": column(["好"])}, {"INPUT_0": column(["好", b"\xff"])}])
+    assert good["OUTPUT_0"].shape[0] == 1 and bad.startswith("a text is not UTF-8")
+    logits = np.full((1, 31), -9, np.float32)
+    bad, none = step(models, "seqcls_postprocess", [{"POST_INPUT": logits * np.nan}, {"POST_INPUT": logits}])
+    assert "NaN" in bad
+    assert none["POST_label"].tolist() == [[-1]] and none["POST_label_name"].tolist() == [[b""]]
+
+
+# ---- a real server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tiny_export, tmp_path_factory):
+    """A Triton of its own process on free ports, serving the float32 model: `http` and `grpc` are its addresses."""
+    for package in ("pytriton", "tritonclient"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install -r deploy/triton_serving/requirements.txt")
+    folder = tmp_path_factory.mktemp("triton")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    http, grpc, metrics = (s.getsockname()[1] for s in sockets)
+    for s in sockets:
+        s.close()
+    words = [
+        "--model_path",
+        tiny_export,
+        "--output",
+        folder / "models",
+        "--precision",
+        "float32",
+        "--backend",
+        "python",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["make_repository.py", *map(str, words)])
+        make_repository.main()
+    command = [sys.executable, "deploy/triton_serving/start_triton.py", "--model_repository", folder / "models"]
+    command += ["--http_port", http, "--grpc_port", grpc, "--metrics_port", metrics]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{http}/v2/health/ready", process, folder / "log")
+        yield SimpleNamespace(http=f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}", metrics=f"127.0.0.1:{metrics}")
+    finally:
+        process.terminate()
+        code = process.wait(60)
+    assert code == 0, (folder / "log").read_text("utf-8", "replace")[-3000:]
+    assert not list(folder.glob("triton-*")), "the folder of back ends was left behind"
+    assert not list((folder / "models").rglob("__pycache__")), "something was written into the repository"
+
+
+def wait_until_ready(url, process, log, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"Triton did not start:\n{log.read_text('utf-8', 'replace')[-3000:]}")
+
+
+def ask_http(server, texts):
+    from tritonclient import http
+
+    with http.InferenceServerClient(server.http) as client:
+        tensor = http.InferInput("INPUT", [len(texts), 1], "BYTES")
+        tensor.set_data_from_numpy(column(texts))
+        result = client.infer("seqcls", [tensor])
+        return labels_of(*map(result.as_numpy, ("label", "label_name", "confidence")))
+
+
+def test_http(server, texts, expected):
+    same(ask_http(server, texts[:64]), expected[:64])
+    same(ask_http(server, texts[3:4]), [[]])
+
+
+def test_http_as_json(server, texts, expected):
+    body = {"inputs": [{"name": "INPUT", "shape": [2, 1], "datatype": "BYTES", "data": texts[:2]}]}
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/seqcls/infer", json.dumps(body).encode()) as response:
+        outputs = {output["name"]: output for output in json.load(response)["outputs"]}
+    assert outputs["label"]["shape"][0] == 2
+    names = np.reshape(outputs["label_name"]["data"], outputs["label_name"]["shape"])
+    assert [[name for name in row if name] for row in names] == [[name for _, name, _ in row] for row in expected[:2]]
+
+
+def test_grpc_client_with_more_texts_than_a_request_holds(server, texts, expected):
+    same(list(seqcls_grpc_client.Client(server.grpc).classify(texts)), expected)
+
+
+def test_too_many_texts_are_refused(server, texts):
+    from tritonclient.utils import InferenceServerException
+
+    with pytest.raises(InferenceServerException, match="must be <= 64"):
+        ask_http(server, texts[:65])
+
+
+def test_requests_side_by_side_keep_their_answers(server, texts, expected):
+    client = seqcls_grpc_client.Client(server.grpc)
+    cuts = [(i, i + 1 + i % 3) for i in range(120)]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda cut: list(client.classify(texts[slice(*cut)])), cuts)
+        assert all(same(rows, expected[slice(*cut)]) for rows, cut in zip(found, cuts))
+
+
+def test_bad_utf_8_is_answered_and_the_next_request_too(server, texts, expected):
+    from tritonclient.utils import InferenceServerException
+
+    with pytest.raises(InferenceServerException, match="a text is not UTF-8"):
+        ask_http(server, [b"\xff\xfe", "好".encode()])
+    same(ask_http(server, texts[:1]), expected[:1])
+
+
+def test_long_texts(server, predictor):
+    texts = ["球队赢了" * 50_000, "x\0y"] * 4
+    same(ask_http(server, texts), answers(predictor, texts, predictor.decision))
+
+
+def test_metrics(server):
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
+        assert 'nv_inference_request_success{model="seqcls"' in response.read().decode()
+
+
+def test_client_as_typed(server, data_dir, predictor, monkeypatch, capsys):
+    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
+    words = ["seqcls_grpc_client.py", "--url", server.grpc, "--dataset_dir", str(data)]
+    monkeypatch.setattr(sys, "argv", words)
+    seqcls_grpc_client.main()
+    texts, lines = ["门将扑出点球", "", "央行下调利率"], []
+    for text, row in zip(texts, answers(predictor, texts, predictor.decision)):
+        lines += [f"text: {text}", f"label: {','.join(str(i) for i, _, _ in row)}"]
+        lines += [f"label name: {','.join(name for _, name, _ in row)}"]
+        lines += [f"confidence: {','.join(f'{p:.4f}' for _, _, p in row)}", "-" * 20]
+    assert capsys.readouterr().out.splitlines() == lines
+    monkeypatch.setattr(sys, "argv", [*words, "--model_name", "none"])
+    with pytest.raises(InputError, match="unknown model: 'none'"):
+        seqcls_grpc_client.main()
+
+
+def test_client_without_a_server(monkeypatch):
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setattr(sys, "argv", ["client", "--url", f"127.0.0.1:{port}", "--texts", "文"])
+    with pytest.raises(InputError, match=f"127.0.0.1:{port}, model seqcls: .* is it up"):
+        seqcls_grpc_client.main()
+    for words in (["client"], ["client", "--texts", "文", "--timeout", "0"]):
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit):
+            seqcls_grpc_client.main()
+
+
+def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
+    def start(*words):
+        monkeypatch.setattr(sys, "argv", ["start_triton.py", *map(str, words)])
+        start_triton.main()
+
+    with pytest.raises(InputError, match="none: no model repository"):
+        start("--model_repository", tmp_path / "none")
+    with pytest.raises(InputError, match="config.pbtxt: needs NVIDIA's image"):
+        start("--model_repository", make())
+    with pytest.raises(SystemExit):
+        start("--http_port", "0")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="nvidia-pytriton, .* is not installed"):
+        start("--model_repository", make("--overwrite", "--backend", "python"))
+
+
+def test_exit_code_and_message_for_users(tmp_path):
+    command = [sys.executable, "deploy/triton_serving/make_repository.py", "--model_path", str(tmp_path / "export")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "export.onnx: no such file" in done.stderr and "Traceback" not in done.stderr
