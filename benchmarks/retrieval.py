@@ -43,7 +43,7 @@ def parse_args():
     index.add_argument("--vectors", type=int, default=100_000, help="how many")
     index.add_argument("--dimension", type=int, default=256, help="their length")
     index.add_argument("--queries", type=int, default=2000, help="searches")
-    index.add_argument("--hnsw_m", type=int, default=32, help="as in build_index.py")
+    index.add_argument("--hnsw_m", type=int, default=16, help="as in build_index.py")
     index.add_argument("--hnsw_ef", type=int, default=128, help="as in build_index.py")
     labels = commands.add_parser("labels", formatter_class=HelpFormatter)
     labels.add_argument("--params_path", default="./checkpoint/model_best", help="an encoder")

@@ -42,7 +42,7 @@ def parse_args():
     add_model_arguments(parser)
     vectors = parser.add_argument_group("vectors")
     vectors.add_argument("--milvus_uri", help="keep the vectors in this Milvus server, as in http://127.0.0.1:19530")
-    vectors.add_argument("--hnsw_m", type=int, default=32, help="links per vector, from 20,000 vectors on")
+    vectors.add_argument("--hnsw_m", type=int, default=16, help="links per vector, from 20,000 vectors on")
     vectors.add_argument("--hnsw_ef", type=int, default=128, help="breadth of a search; more: slower, finds more")
     args = parser.parse_args()
     check_minima(parser, args, batch_size=1, max_seq_length=3, hnsw_m=2, hnsw_ef=1)

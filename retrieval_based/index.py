@@ -38,7 +38,7 @@ DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 class Vectors:
     """Vectors of length 1 in memory. m, ef: links per vector and breadth of a search in the HNSW graph."""
 
-    def __init__(self, dimension, m=32, ef=128):
+    def __init__(self, dimension, m=16, ef=128):
         import faiss
 
         faiss.omp_set_num_threads(available_cores())
@@ -55,7 +55,6 @@ class Vectors:
         dimension = self.index.d
         if len(self) + len(vectors) > EXACT and isinstance(self.index, faiss.IndexFlatIP):
             graph = faiss.IndexHNSWFlat(dimension, self.m, faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction = self.ef
             if len(self):
                 vectors = np.concatenate([self.index.reconstruct_n(0, len(self)), vectors])
             self.index = graph
