@@ -3,7 +3,8 @@
     python deploy/triton_serving/make_repository.py --model_path export --output models --backend python
     python deploy/triton_serving/start_triton.py --model_repository models
 
-Reads   model_repository, as make_repository.py --backend python writes it. Writes nothing.
+Reads   model_repository, as make_repository.py --backend python writes it. Writes nothing, but Python
+        keeps its compiled files there.
 
 This build of Triton has the Python back end alone; the models' Python is the one that runs this script. SIGTERM and
 Ctrl-C end the server once the requests it has taken are answered.
@@ -78,7 +79,6 @@ def main():
     # the first python on the PATH.
     libraries = [server.parents[1] / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
     environment = os.environ | {
-        "PYTHONDONTWRITEBYTECODE": "1",  # into the repository
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, [*libraries, os.environ.get("LD_LIBRARY_PATH", "")])).strip(":"),
     }
