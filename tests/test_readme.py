@@ -68,12 +68,14 @@ def parsers():
 def defaults(help_text):
     """The flags of a --help text and what the tables give as their default."""
     usage, found = help_text.split("\n\n")[0], {}
+    # in brackets, alone or as one of several that exclude each other: flag -> does it take a value?
+    optional = {flag: bool(value) for flag, value in re.findall(r"(?:\[|\| )(--\w+)( [^|\]])?", usage)}
     for flag, rest in re.findall(r"^  (?:-\w, )?(--\w+)(.*(?:\n {10,}.*)*)", help_text, re.M):
         default = re.search(r"\(default: (.*)\)\s*$", rest)
-        if f"[{flag}]" in usage:
-            found[flag] = OFF
-        elif f"[{flag} " not in usage:
+        if flag not in optional:
             found[flag] = REQUIRED
+        elif not optional[flag]:
+            found[flag] = OFF
         else:
             found[flag] = default[1] if default else NONE
     del found["--help"]
