@@ -251,7 +251,7 @@ def test_stdin_to_stdout(call, monkeypatch):
     plain = call("--output_file", "out.jsonl", data_txt=lines(TEXTS[0], "", TEXTS[1])).output
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{TEXTS[0]}\n\n{TEXTS[1]}".encode())))
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=written, flush=lambda: None))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
     result = call("--data_file", "-", "--output_file", "-")
     assert written.getvalue() == plain
     assert any("-: blank rows: 1 " in line for line in result.log)

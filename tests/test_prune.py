@@ -14,7 +14,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE
 
 import modeling
 import predict
@@ -22,6 +21,7 @@ import prune
 import train
 from deploy.predictor import infer
 from metric import Decision
+from tests.conftest import ROOT, SAMPLE
 from utils import LabelTree, load_rows, run
 
 GRAPHS = {f"pruned_model{ending}" for ending in (".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx", "_int8.onnx")}

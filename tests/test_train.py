@@ -15,9 +15,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import NO_GRADIENT, ROOT, SAMPLE
 
 import train
+from tests.conftest import NO_GRADIENT, ROOT, SAMPLE
 from utils import run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]

@@ -4,10 +4,10 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
-from conftest import NO_GRADIENT, SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import NO_GRADIENT, SAMPLE
 from training import Trainer, label_frequency_bias, rate_schedule, train_batches
 from utils import length_sorted_batches
 

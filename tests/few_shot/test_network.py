@@ -1,11 +1,11 @@
 """few-shot/network.py: its numbers worked out another way."""
 
-import few_shot_scripts
 import numpy as np
 import pytest
 from template import TEXT_ONLY, TemplateTokenizer
 
 from modeling import model_inputs, predict_logits, read_config, sigmoid
+from tests.few_shot.conftest import FOLDER
 from tokenizer import load_tokenizer
 from utils import InputError, LabelTree
 
@@ -106,4 +106,4 @@ def test_the_masked_language_model_is_carried_over(tiny_checkpoint, paddle, tmp_
 
 def test_an_encoder_without_weights_is_refused(paddle):
     with pytest.raises(InputError, match="no weights in it"):
-        make(few_shot_scripts.FOLDER.parent / "data" / "tiny-ernie")
+        make(FOLDER.parent / "data" / "tiny-ernie")

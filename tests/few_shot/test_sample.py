@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from few_shot_scripts import load_script
 
+from tests.few_shot.conftest import load_script
 from utils import InputError, LabelTree, load_rows
 
 LABELS = "体育\n体育##足球\n体育##篮球\n财经\n"

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import few_shot_scripts  # noqa: F401 (finds template)
 import pytest
 from template import TEXT_ONLY, Part, TemplateTokenizer, load_template, parse_template
 

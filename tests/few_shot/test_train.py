@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from few_shot_scripts import load_script
 
 from modeling import read_weights
+from tests.few_shot.conftest import load_script
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE
 from safetensors.numpy import load_file
 
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder
+from tests.conftest import ROOT, SAMPLE
 from utils import run
 
 LABELS = "体育\n体育##足球\n体育##篮球\n财经\n财经##股票\n"
