@@ -14,11 +14,6 @@ step alone, so a resumed run repeats what an uninterrupted one would have done.
 """
 
 import argparse
-import json
-import os
-import signal
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +21,12 @@ import numpy as np
 from metric import CRITERIA, Decision, Scores, tuned_decision
 from modeling import (
     MODEL_NAMES,
-    PICKLED_WEIGHTS,
-    WEIGHTS,
     add_decision_arguments,
     build_model,
     decision_from_arguments,
     find_weights,
     load_weights,
-    model_directory,
     predict_logits,
-    read_config,
     require_model,
     require_same_labels,
     save_checkpoint,
@@ -44,21 +35,34 @@ from modeling import (
     sigmoid,
     write_settings,
 )
-from tokenizer import load_tokenizer
-from training import Trainer, label_frequency_bias, read_state, save_state, train_batches
+from training import (
+    Trainer,
+    join_processes,
+    label_frequency_bias,
+    launched_processes,
+    leave,
+    open_log,
+    open_model,
+    save_progress,
+    start_encoder,
+    start_or_resume,
+    stop_on_signals,
+    tqdm_bar,
+    train_batches,
+    train_epoch,
+    write_run_files,
+)
 from utils import (
     HelpFormatter,
     InputError,
     LabelTree,
     atomic_write,
     file_digest,
-    get_logger,
     load_rows,
     require_file,
     run,
 )
 
-STATE = "state.safetensors"
 SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
 
 
@@ -179,21 +183,6 @@ def draw_curves(path, history):
     plt.close(figure)
 
 
-def write_run_files(args, tree, train, dev):
-    """setting.txt in the familiar form, run.json for programs."""
-    import paddle
-    import paddlenlp
-
-    save_dir = Path(args.save_dir)
-    with atomic_write(save_dir / "setting.txt") as file:
-        lines = [f"{name} : {value}" for name, value in sorted(vars(args).items())]
-        file.write("\n".join(["----------- Configuration Arguments -----------", *lines, "-" * 48, ""]))
-    versions = {"python": sys.version.split()[0], "paddle": paddle.__version__, "paddlenlp": paddlenlp.__version__}
-    sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts)}
-    with atomic_write(save_dir / "run.json") as file:
-        json.dump({"arguments": vars(args), "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
-
-
 def fingerprint(args, world):
     """What a resumed run must share with the one it continues."""
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
@@ -204,29 +193,9 @@ def fingerprint(args, world):
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
-def start_encoder(model, source, logger):
-    """Give `model` the encoder weights of a model directory; without any it keeps its random ones, with a warning."""
-    if weights := find_weights(source):
-        load_weights(model, weights, encoder_only=True)
-    elif foreign := [
-        path.name for path in source.iterdir() if path.suffix in (".bin", ".pt", ".safetensors", ".pdparams")
-    ]:
-        raise InputError(
-            f"{source}: weights in a form that is not read here ({', '.join(sorted(foreign))}). Needed is one file of "
-            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
-        )
-    else:
-        logger.warning(f"{source} holds no weights: training from scratch")
-
-
 def prepare_model(args, tree, train, logger):
     """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
-    source = model_directory(args.model_name)
-    tokenizer = load_tokenizer(source, args.max_seq_length)
-    config = read_config(source)
-    if args.max_seq_length > config.max_position_embeddings:
-        limit = config.max_position_embeddings
-        raise InputError(f"--max_seq_length {args.max_seq_length}: {args.model_name} reads at most {limit} tokens.")
+    source, tokenizer, config = open_model(args)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
@@ -240,32 +209,6 @@ def prepare_model(args, tree, train, logger):
     else:
         start_encoder(model, source, logger)
     return model, tokenizer
-
-
-def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, scalars, stop):
-    """Train on the batches of an epoch that `progress` has not counted yet; returns False if `stop` was filled."""
-    args, number = trainer.args, progress["epoch"] + 1
-    since, started = progress["step"], time.perf_counter()
-    with tqdm_bar(len(batches), f"epoch {number}", progress["batch"]) as bar:
-        for batch in range(progress["batch"], len(batches)):
-            loss = trainer.train_step(ids, rows.labels, batches[batch], pad_id)
-            if not np.isfinite(loss):
-                raise InputError(f"the loss is {loss} at step {trainer.step}: training diverged; lower --learning_rate")
-            progress |= {"batch": batch + 1, "step": trainer.step, "loss_sum": progress["loss_sum"] + loss}
-            bar.update()
-            if trainer.step % args.logging_steps == 0 and trainer.rank == 0:
-                speed = (trainer.step - since) / (time.perf_counter() - started)
-                logger.info(
-                    f"global step {trainer.step}, epoch: {number}, batch: {batch + 1}, loss: {loss:.5f}, "
-                    f"speed: {speed:.2f} step/s"
-                )
-                if scalars:
-                    scalars.add_scalar("train/loss", loss, trainer.step)
-                    scalars.add_scalar("train/learning_rate", trainer.optimizer.get_lr(), trainer.step)
-                since, started = trainer.step, time.perf_counter()
-            if trainer.any_process(stop):
-                return False
-    return True
 
 
 def evaluate(trainer, tree, dev, ids, pad_id, decision):
@@ -298,23 +241,11 @@ def tune_best(args, model, tokenizer, tree, dev, ids, decision, logger):
         )
 
 
-def tqdm_bar(total, name, initial=0):
-    """A progress bar that shows on a terminal only."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=initial, desc=name, disable=None, leave=False)
-
-
 def main():
     args = parse_args()
-    rank = int(os.environ.get("PADDLE_TRAINER_ID", 0))
-    world = int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
-    save_dir, logger = Path(args.save_dir), get_logger()
-    if rank:
-        logger.setLevel("ERROR")  # one log
-    else:
-        save_dir.mkdir(parents=True, exist_ok=True)
-        get_logger(save_dir / "train.log")
+    rank, world = launched_processes()
+    save_dir = Path(args.save_dir)
+    logger = open_log(save_dir, rank)
     decision = decision_from_arguments(args)
     if args.warmup_steps and not args.warmup:
         args.warmup = True
@@ -325,21 +256,12 @@ def main():
     tree, train, dev = read_data(args, logger)
     # how far the run is: epochs finished, batches finished in the current one, scores so far
     progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
-    same = fingerprint(args, world)
-    if args.resume:
-        progress, arrays = read_state(save_dir / STATE, same)
-    elif (save_dir / STATE).exists():
-        logger.warning(f"{save_dir} holds an earlier run, which this one replaces; --resume would have continued it")
-    progress["fingerprint"] = same
+    progress, arrays = start_or_resume(progress, save_dir, args.resume, fingerprint(args, world), logger)
 
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    if world > 1:
-        paddle.distributed.init_parallel_env()
-        if rank == 0:
-            model_directory(args.model_name)  # one download
-        paddle.distributed.barrier()
+    join_processes(paddle, args.model_name)
     if args.amp and paddle.get_device() == "cpu":
         logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
     paddle.seed(args.seed)
@@ -354,29 +276,18 @@ def main():
         logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
     scalars = None
     if rank == 0:
-        write_run_files(args, tree, train, dev)
+        write_run_files(save_dir, args, tree, train, dev)
         if args.log_dir:
             from visualdl import LogWriter
 
             scalars = LogWriter(args.log_dir)
-    stop = []
-
-    def request_stop(number, _):
-        stop.append(number)
-        signal.signal(number, signal.SIG_DFL)  # asked twice, it stops at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
-
+    stop = stop_on_signals()
     name = args.select_by.replace("_", " ")
     with logging_redirect_tqdm([logger]):
         while progress["epoch"] < args.epochs and not (args.early_stop and progress["stale"] >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress["epoch"] + 1)
-            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, scalars, stop):
-                if rank == 0:
-                    save_state(save_dir / STATE, trainer, progress)
-                    logger.warning("Stopped by a signal; the state is saved, continue with --resume")
-                sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
+            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars):
+                leave(save_dir, trainer, progress, stop, logger)
             scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision)
             better = progress["best"] is None or scores[args.select_by] > progress["best"]
             entry = {"epoch": progress["epoch"] + 1, "step": trainer.step}
@@ -395,10 +306,8 @@ def main():
                     explain_zero(logger, scores, train, tree, args)
                 if better:
                     save_checkpoint(save_dir, model, tokenizer, tree, decision)
-                with atomic_write(save_dir / "metrics.jsonl") as file:
-                    file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
                 draw_curves(save_dir / "curves.png", progress["history"])
-                save_state(save_dir / STATE, trainer, progress)
+                save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
                     scalars.add_scalar(f"dev/{key}", scores[key], entry["epoch"])
                 logger.info(f"Current best {name} score: {progress['best']:.5f}")

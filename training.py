@@ -1,16 +1,115 @@
-"""How a parameter update is made, and everything it depends on, so that a run can be stopped and continued.
+"""What training scripts share: beginning a run, parameter updates, epochs, and the state to stop and continue with.
 
 The random numbers of a step depend on the seed and the step alone, and the row order on the seed and the epoch, so
 parameters, optimizer moments and counters are the whole state: a resumed run repeats an uninterrupted one bit for bit.
 """
 
 import json
+import os
+import signal
+import sys
+import time
 from functools import partial
 
 import numpy as np
 
-from modeling import model_inputs
-from utils import InputError, atomic_write, multi_hot
+from modeling import (
+    PICKLED_WEIGHTS,
+    WEIGHTS,
+    find_weights,
+    load_weights,
+    model_directory,
+    model_inputs,
+    read_config,
+)
+from tokenizer import load_tokenizer
+from utils import InputError, atomic_write, get_logger, multi_hot
+
+STATE = "state.safetensors"
+
+
+# ---- beginning a run -------------------------------------------------------------------------------------------------
+
+
+def launched_processes():
+    """(number of this process, their count), as paddle.distributed.launch says; (0, 1) without it. Needs no paddle."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+
+
+def open_log(save_dir, rank=0):
+    """Make save_dir and return the logger, which the first process alone writes to, there as well as on stderr."""
+    logger = get_logger()
+    if rank:
+        logger.setLevel("ERROR")  # one log
+    else:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        get_logger(save_dir / "train.log")
+    return logger
+
+
+def join_processes(paddle, model_name):
+    """Connect the processes of paddle.distributed.launch; one of them downloads a model that is not there yet."""
+    rank, world = launched_processes()
+    if world > 1:
+        paddle.distributed.init_parallel_env()
+        if rank == 0:
+            model_directory(model_name)
+        paddle.distributed.barrier()
+
+
+def start_or_resume(progress, save_dir, resume, fingerprint, logger, flag="--resume"):
+    """(counters, arrays for `Trainer.restore`) of the run whose last state is in save_dir, or (`progress`, None).
+
+    progress: the counters of a new run; resume: whether to go on; fingerprint: what a run must share with the one it
+    continues; flag: what asks for it on the command line.
+    """
+    arrays = None
+    if resume:
+        progress, arrays = read_state(save_dir / STATE, fingerprint, flag)
+    elif (save_dir / STATE).exists():
+        logger.warning(f"{save_dir} holds an earlier run, which this one replaces; {flag} would have continued it")
+    return progress | {"fingerprint": fingerprint}, arrays
+
+
+def open_model(args):
+    """(directory, tokenizer, configuration) of --model_name, whose texts may have --max_seq_length tokens."""
+    source = model_directory(args.model_name)
+    tokenizer, config = load_tokenizer(source, args.max_seq_length), read_config(source)
+    if args.max_seq_length > (limit := config.max_position_embeddings):
+        raise InputError(f"--max_seq_length {args.max_seq_length}: {args.model_name} reads at most {limit} tokens.")
+    return source, tokenizer, config
+
+
+def start_encoder(model, source, logger):
+    """Give `model` the encoder weights of a model directory; without any it keeps its random ones, with a warning."""
+    if weights := find_weights(source):
+        load_weights(model, weights, encoder_only=True)
+    elif foreign := [
+        path.name for path in source.iterdir() if path.suffix in (".bin", ".pt", ".safetensors", ".pdparams")
+    ]:
+        raise InputError(
+            f"{source}: weights in a form that is not read here ({', '.join(sorted(foreign))}). Needed is one file of "
+            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
+        )
+    else:
+        logger.warning(f"{source} holds no weights: training from scratch")
+
+
+def write_run_files(save_dir, args, tree, train, dev):
+    """setting.txt in the familiar form, run.json for programs."""
+    import paddle
+    import paddlenlp
+
+    with atomic_write(save_dir / "setting.txt") as file:
+        lines = [f"{name} : {value}" for name, value in sorted(vars(args).items())]
+        file.write("\n".join(["----------- Configuration Arguments -----------", *lines, "-" * 48, ""]))
+    versions = {"python": sys.version.split()[0], "paddle": paddle.__version__, "paddlenlp": paddlenlp.__version__}
+    sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts)}
+    with atomic_write(save_dir / "run.json") as file:
+        json.dump({"arguments": vars(args), "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
+
+
+# ---- parameter updates -----------------------------------------------------------------------------------------------
 
 
 def label_frequency_bias(targets):
@@ -168,6 +267,77 @@ class Trainer:
         self.optimizer.set_state_dict(moments)
 
 
+# ---- epochs, and the end of them -------------------------------------------------------------------------------------
+
+
+def stop_on_signals():
+    """A list, to which SIGTERM and SIGINT add their number, for a loop to look at; asked twice, they stop at once."""
+    stop = []
+
+    def request_stop(number, _):
+        stop.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
+    return stop
+
+
+def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, stop, scalars=None):
+    """Train on the batches of an epoch that `progress` has not counted yet; returns False if `stop` was filled.
+
+    progress: counters epoch and batch (finished ones), step, loss_sum; stop: of `stop_on_signals`; scalars: a VisualDL
+    writer
+    """
+    args, number = trainer.args, progress["epoch"] + 1
+    since, started = progress["step"], time.perf_counter()
+    with tqdm_bar(len(batches), f"epoch {number}", progress["batch"]) as bar:
+        for batch in range(progress["batch"], len(batches)):
+            loss = trainer.train_step(ids, rows.labels, batches[batch], pad_id)
+            if not np.isfinite(loss):
+                raise InputError(f"the loss is {loss} at step {trainer.step}: training diverged; lower --learning_rate")
+            progress |= {"batch": batch + 1, "step": trainer.step, "loss_sum": progress["loss_sum"] + loss}
+            bar.update()
+            if trainer.step % args.logging_steps == 0 and trainer.rank == 0:
+                speed = (trainer.step - since) / (time.perf_counter() - started)
+                logger.info(
+                    f"global step {trainer.step}, epoch: {number}, batch: {batch + 1}, loss: {loss:.5f}, "
+                    f"speed: {speed:.2f} step/s"
+                )
+                if scalars:
+                    scalars.add_scalar("train/loss", loss, trainer.step)
+                    scalars.add_scalar("train/learning_rate", trainer.optimizer.get_lr(), trainer.step)
+                since, started = trainer.step, time.perf_counter()
+            if trainer.any_process(stop):
+                return False
+    return True
+
+
+def leave(save_dir, trainer, progress, stop, logger):
+    """End a run within an epoch, because this process or another was asked to."""
+    if trainer.rank == 0:
+        save_state(save_dir / STATE, trainer, progress)
+        logger.warning("Stopped by a signal; the state is saved, continue with --resume")
+    sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
+
+
+def tqdm_bar(total, name, initial=0):
+    """A progress bar that shows on a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc=name, disable=None, leave=False)
+
+
+# ---- the state of a run ----------------------------------------------------------------------------------------------
+
+
+def save_progress(save_dir, trainer, progress):
+    """After an evaluation: metrics.jsonl, a line for each of them, and the state to go on from."""
+    with atomic_write(save_dir / "metrics.jsonl") as file:
+        file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
+    save_state(save_dir / STATE, trainer, progress)
+
+
 def save_state(path, trainer, progress):
     from safetensors.numpy import save
 
@@ -175,7 +345,7 @@ def save_state(path, trainer, progress):
         file.write(save(trainer.state(), {"progress": json.dumps(progress)}))
 
 
-def read_state(path, expected):
+def read_state(path, expected, flag="--resume"):
     """(counters, arrays) of a saved state, for `Trainer.restore`; needs no paddle.
 
     Raises InputError when there is none, it is damaged, or its run was not the one that `expected` describes.
@@ -183,14 +353,14 @@ def read_state(path, expected):
     from safetensors import safe_open
 
     if not path.exists():
-        raise InputError(f"--resume: no {path}. Leave --resume out, or pass the --save_dir of that run.")
+        raise InputError(f"{flag}: no {path}. Leave {flag} out, or pass the directory of that run.")
     try:
         with safe_open(path, "np") as file:
             progress = json.loads(file.metadata()["progress"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # a damaged file can make the reader raise anything
-        raise InputError(f"{path}: not a readable state ({error}). Start again without --resume.") from None
+        raise InputError(f"{path}: not a readable state ({error}). Start again without {flag}.") from None
     then = progress["fingerprint"]
     if changed := [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in expected.items() if then.get(k) != v]:
-        raise InputError(f"--resume: the run in {path.parent} was another one ({'; '.join(changed)}).")
+        raise InputError(f"{flag}: the run in {path.parent} was another one ({'; '.join(changed)}).")
     return progress, arrays

@@ -313,7 +313,7 @@ def levels_text(tree, predicted):
 class Row(NamedTuple):
     line: int
     text: str
-    labels: tuple | None  # class indices in ascending order; None: the row is not labelled
+    labels: tuple | None  # class indices in ascending order, or names (see read_rows); None: the row is not labelled
 
 
 class Rows(NamedTuple):
@@ -340,6 +340,7 @@ def multi_hot(labels, n_labels):
 def load_rows(path, tree, unlabelled="error"):
     """Read a labelled file whole. Raises InputError with every bad row; blank rows are skipped and counted.
 
+    tree: as in read_rows
     unlabelled: "error" or "skip", for rows that have a text but no label column.
     """
     path, problems, seen = Path(path), Problems(), Counter()
@@ -367,6 +368,7 @@ def load_reported(path, tree, logger):
 def read_rows(path, tree, problems, seen):
     """Yield the good rows of a labelled file, of any size, in order.
 
+    tree: its labels are the known ones; None: any name is a label, and Row.labels are the names as they stand.
     Bad rows go to `problems` (Problems); blank and unlabelled ones are counted in `seen` (a Counter).
     """
     for line, text, names in parse_rows(path, problems):
@@ -377,15 +379,16 @@ def read_rows(path, tree, problems, seen):
         elif names is None:
             seen["unlabelled"] += 1
             yield Row(line, text.strip(), None)
-        elif all(name in tree.index for name in names):
-            yield Row(line, text.strip(), tuple(sorted({tree.index[name] for name in names})))
+        elif all(name in tree.index if tree else name for name in names):
+            labels = tuple(sorted({tree.index[name] for name in names}) if tree else names)
+            yield Row(line, text.strip(), labels)
         else:  # what will not be shown is not put into words, since looking for near labels takes its time
             problems.add(path, line, label_faults(names, tree) if problems.count < SHOWN else "")
 
 
 def label_faults(names, tree):
-    """What is wrong with the labels of a row, in words."""
-    faults, wrong = [], [name for name in dict.fromkeys(names) if name not in tree.index]
+    """What is wrong with the labels of a row, in words; without a tree only an empty name is wrong."""
+    faults, wrong = [], [name for name in dict.fromkeys(names) if not (name in tree.index if tree else name)]
     for name in wrong[:3]:
         shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
         if not name:

@@ -10,32 +10,25 @@ Reads   train_path   rows with labels (.txt, .jsonl or .csv, see utils.py); blan
         mlm_model    a local masked language model: config.json, weights, vocab.txt, tokenizer_config.json
 Writes  aug_path     the new rows alone, with the labels of the rows they come from (.txt or .jsonl)
 
-Only training rows are for augmenting: files named dev or test are refused. The same seed gives the same file. Without a
-dictionary of one's own, synonyms and homonyms are worked out from CC-CEDICT, a Chinese-English dictionary that the
-package lindera-python-cc-cedict brings along: synonyms share an English meaning, homonyms the pinyin without tones.
+Only training rows are for augmenting: files named dev or test are refused. The same seed gives the same file. Where synonyms
+and homonyms come from without a dictionary of one's own: see words.py.
 """
 
 import argparse
-import json
-import logging
 import math
 import random
-import re
 import sys
-import warnings
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.words import load_dictionary, load_jieba
 from utils import (
     HelpFormatter,
     InputError,
-    Problems,
     get_logger,
-    parse_rows,
-    require_file,
+    load_reported,
     require_row_format,
     require_writable,
     run,
@@ -47,14 +40,10 @@ TYPES = ("synonym", "homonym", "mlm")
 MOST_CHANGES = 10  # words of a text that are changed
 ATTEMPTS = 10  # at a copy that differs from the text and from its other copies
 CHOICES = 5  # a masked token becomes one of the model's likeliest so many
-FREQUENT = 20  # a replacement must be at least so frequent in jieba's word list
-SHARED_MEANING = 0.35  # cosine of two words' meanings from which they are synonyms
-VAGUE = 12  # a meaning that more words share tells nothing
 TIED = {
     "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
 }
-NOT_PLAIN = re.compile(r"(see |variant|old variant|surname|cl:|abbr|used in|also |pr\.|fig\.|lit\.|coll|idiom)")
 
 
 def parse_args():
@@ -93,14 +82,6 @@ def cut(text):
     return load_jieba().lcut(text)
 
 
-def load_jieba():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its own use of pkg_resources
-        import jieba
-    jieba.setLogLevel(logging.WARNING)
-    return jieba
-
-
 def is_word(token):
     """Has it a letter? Blanks, punctuation and numbers stay as they are."""
     return any(char.isalpha() for char in token)
@@ -109,86 +90,6 @@ def is_word(token):
 def how_many(share, n_words, n_eligible):
     """Words to change: the share of all, rounded up; at most MOST_CHANGES, and no more than can be."""
     return min(max(1, math.ceil(share * n_words)), MOST_CHANGES, n_eligible)
-
-
-# ---- dictionaries ----------------------------------------------------------------------------------------------------
-
-
-def read_dictionary(path):
-    """A JSON file as {word: list of other words}. Raises InputError with everything that is wrong."""
-    require_file(path, 'It is a JSON object: {"word": ["another word", ...], ...}.')
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}). It is an object: word -> list of words.") from None
-    if not isinstance(entries, dict):
-        raise InputError(f"{path}: must be an object, word -> list of words, not a {type(entries).__name__}.")
-    problems = Problems()
-    for word, others in entries.items():
-        if not isinstance(others, list) or not all(isinstance(other, str) and other.strip() for other in others):
-            problems.add(
-                path, None, f"{word!r} must have a list of words, not {json.dumps(others, ensure_ascii=False)[:60]}"
-            )
-    problems.raise_if_any()
-    found = {word: [other for other in dict.fromkeys(others) if other != word] for word, others in entries.items()}
-    if not any(found.values()):
-        raise InputError(f"{path}: no word in it has another one.")
-    return {word: others for word, others in found.items() if others}
-
-
-def cedict_entries():
-    """[(word, pinyin without tones, set of English meanings)] of the words that jieba and CC-CEDICT both know."""
-    try:
-        import lindera
-    except ImportError:
-        raise InputError(
-            "no dictionary: install the package lindera-python-cc-cedict, or give one of your own: --dictionary"
-        ) from None
-    tokenizer = lindera.Tokenizer(lindera.load_dictionary("embedded://cc-cedict"), mode="normal")
-    entries = []
-    for line in load_jieba().get_dict_file():
-        word, frequency, _ = line.decode("utf-8").split()
-        if len(word) < 2 or int(frequency) < FREQUENT:
-            continue
-        tokens = tokenizer.tokenize(word)
-        if len(tokens) == 1 and len(tokens[0].details) > 7:
-            pinyin = re.sub(r"[\d\s]", "", tokens[0].details[4].lower())
-            meanings = re.split("[/;]", re.sub(r"\([^)]*\)", "", ",".join(tokens[0].details[7:])).lower())
-            meanings = {meaning.strip() for meaning in meanings}
-            entries.append((word, pinyin, {m for m in meanings if m and not NOT_PLAIN.match(m)}))
-    return entries
-
-
-def synonyms():
-    """{word: words with much the same English meanings, nearest first}."""
-    entries = cedict_entries()
-    count = {word: len(meanings) for word, _, meanings in entries}
-    words_of, shared, found = defaultdict(list), Counter(), defaultdict(list)
-    for word, _, meanings in entries:
-        for meaning in meanings:
-            words_of[meaning].append(word)
-    for words in words_of.values():
-        if len(words) <= VAGUE:
-            shared.update((one, other) for one in words for other in words if one != other)
-    for (one, other), n in shared.items():
-        nearness = n / math.sqrt(count[one] * count[other])
-        if nearness >= SHARED_MEANING:
-            found[one].append((-nearness, other))
-    return {word: [other for _, other in sorted(others)] for word, others in found.items()}
-
-
-def homonyms():
-    """{word: other words that sound the same but for the tones}."""
-    words_of = defaultdict(list)
-    for word, pinyin, _ in cedict_entries():
-        words_of[len(word), pinyin].append(word)
-    return {
-        word: [other for other in words if other != word] for words in words_of.values() for word in words if words[1:]
-    }
-
-
-def load_dictionary(aug_type, path):
-    return read_dictionary(path) if path else synonyms() if aug_type == "synonym" else homonyms()
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------------
@@ -353,39 +254,14 @@ def augment(texts, strategy, create_n, share, rng, dictionary=None, masked_model
     return drafts
 
 
-def read_training_rows(path, logger):
-    """[(text, label names)] of the labelled rows, whatever their labels."""
-    require_file(path, "It holds the training rows: text<TAB>label,label,...")
-    problems, rows, seen = Problems(), [], Counter()
-    for line, text, names in parse_rows(path, problems):
-        if text is None:
-            seen["blank"] += 1
-        elif not text.strip():
-            problems.add(path, line, "the text is empty")
-        elif names is None:
-            seen["unlabelled"] += 1
-        elif not all(names):
-            problems.add(
-                path, line, "an empty label (a comma at the end, two commas in a row, or nothing after the TAB)"
-            )
-        else:
-            rows.append((text.strip(), names))
-    problems.raise_if_any()
-    if seen:
-        logger.warning(f"{path.name}: skipped {seen['blank']} blank and {seen['unlabelled']} unlabelled lines")
-    if not rows:
-        raise InputError(f"{path}: no labelled row in it. A row is: text<TAB>label,label,...")
-    return rows
-
-
 def main():
     args = parse_args()
     logger, train_path, aug_path = get_logger(), Path(args.train_path), Path(args.aug_path)
     for flag, path in (("--train_path", train_path), ("--aug_path", aug_path)):
         if path.stem.lower() in ("dev", "test", "label"):
             raise InputError(f"{path}: {flag} is for training rows; augmented dev or test rows would measure nothing.")
-    rows = read_training_rows(train_path, logger)
-    require_row_format(aug_path, "--aug_path", rows)
+    texts, labels, *_ = load_reported(train_path, None, logger)
+    require_row_format(aug_path, "--aug_path", zip(texts, labels))
     require_writable(aug_path, "--aug_path", [train_path])
     uses_words = args.aug_strategy in ("substitute", "insert", "mix")
     dictionary = masked_model = None
@@ -394,11 +270,10 @@ def main():
     elif uses_words:
         dictionary = load_dictionary(args.aug_type, args.dictionary)
 
-    texts = [text for text, _ in rows]
     rng = random.Random(args.seed)
     new = augment(texts, args.aug_strategy, args.create_n, args.aug_percent, rng, dictionary, masked_model)
-    write_rows(aug_path, [(text, rows[row][1]) for row, text in new])
-    if missing := len(rows) * args.create_n - len(new):
+    write_rows(aug_path, [(text, labels[row]) for row, text in new])
+    if missing := len(texts) * args.create_n - len(new):
         logger.warning(
             f"{missing} copies could not be made: no word of theirs can be changed, or only to the same text"
         )

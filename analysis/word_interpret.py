@@ -22,7 +22,6 @@ scikit-learn removed and its gradient SHAP a package that is no longer kept; pat
 
 import argparse
 import json
-import logging
 import os
 import re
 import sys
@@ -34,6 +33,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases
 from analysis.report import render
+from analysis.words import load_jieba
 from metric import decide
 from modeling import load_checkpoint, open_checkpoint, predict_logits, require_same_labels, set_device, sigmoid
 from utils import HelpFormatter, InputError, atomic_write, get_logger, require_writable, run
@@ -85,10 +85,7 @@ def word_spans(text):
     """(start, end) of each word: by jieba in Chinese text, else what stands between blanks."""
     if not CHINESE.search(text):
         return [match.span() for match in re.finditer(r"\S+", text)]
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    return [(start, end) for word, start, end in jieba.tokenize(text) if word.strip()]
+    return [(start, end) for word, start, end in load_jieba().tokenize(text) if word.strip()]
 
 
 def align(words, tokens):

@@ -19,7 +19,6 @@ Two methods, see network.py: similarity (of a text to the labels' words), and pr
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -48,7 +47,7 @@ from modeling import (
 )
 from predict import count_texts, jsonl_row, label_texts, read_texts, warn_about
 from tokenizer import load_tokenizer
-from training import Trainer, read_state, save_state, train_batches
+from training import Trainer, open_log, save_progress, start_or_resume, train_batches
 from utils import (
     HelpFormatter,
     InputError,
@@ -62,7 +61,7 @@ from utils import (
     run,
 )
 
-STATE, LOWEST_PROBABILITY, PREDICTED_TOGETHER = "state.safetensors", 0.01, 4096
+LOWEST_PROBABILITY, PREDICTED_TOGETHER = 0.01, 4096
 METRICS = ("macro_f1_score", "micro_f1_score")
 ACCEPTED = {
     "evaluation_strategy": "epoch, or every --eval_steps",
@@ -165,11 +164,11 @@ def fingerprint(args):
     return {name: getattr(args, name) for name in names} | {"data": data}
 
 
-def prepare(args, tree, train, resume):
+def prepare(args, tree, train):
     """(network in train mode, its TemplateTokenizer): new, or as the run left it that is to be resumed."""
     from network import load_network, new_network
 
-    if resume:
+    if args.resume_from_checkpoint:
         _, tokenizer, _ = open_checkpoint(args.output_dir)
         tokenizer = load_template(args.output_dir, tokenizer)
         network = load_network(args.output_dir, tree, tokenizer)
@@ -185,14 +184,14 @@ def prepare(args, tree, train, resume):
     return network, tokenizer
 
 
-def train_network(args, paddle, tree, train, dev, decision, resume, logger):
-    """Train, and leave the best model in output_dir. resume: (counters, arrays) of the state to go on from, or None."""
+def train_network(args, paddle, tree, train, dev, decision, progress, arrays, logger):
+    """Train, and leave the best model in output_dir. progress, arrays: of `start_or_resume`."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     output_dir = Path(args.output_dir)
     paddle.seed(args.seed)
-    network, tokenizer = prepare(args, tree, train, resume)
+    network, tokenizer = prepare(args, tree, train)
     ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts) if dev else None
     lengths = [len(row) for row in ids]
     if cut := sum(length == args.max_seq_length for length in lengths):
@@ -202,9 +201,7 @@ def train_network(args, paddle, tree, train, dev, decision, resume, logger):
     settings = dict(head_learning_rate=args.ppt_learning_rate, amp=False, gradient_accumulation_steps=1)
     settings |= dict(lr_scheduler="linear", warmup=True, warmup_steps=int(args.warmup_ratio * total))
     trainer = Trainer(paddle, argparse.Namespace(**vars(args), **settings), network, total)
-    progress = {"step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": [], "fingerprint": fingerprint(args)}
-    if resume:
-        progress, arrays = resume
+    if args.resume_from_checkpoint:
         trainer.restore(arrays, progress["step"])
         logger.info(f"Resuming after {progress['step']} steps")
     metric = args.metric_for_best_model.removesuffix("_score")
@@ -244,9 +241,7 @@ def train_network(args, paddle, tree, train, dev, decision, resume, logger):
             if better:
                 save_words(output_dir, tree)
                 save_checkpoint(output_dir, network, tokenizer, tree, decision)
-            with atomic_write(output_dir / "metrics.jsonl") as file:
-                file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
-            save_state(output_dir / STATE, trainer, progress)
+            save_progress(output_dir, trainer, progress)
     if trainer.step < total:
         logger.info("Early stop!")
     if dev:
@@ -307,7 +302,7 @@ def main():
     to_predict = require_inputs(args, logger)
     directory = Path(args.resume_from_checkpoint or output_dir)  # of the model that is not trained now
     if args.do_train:
-        decision, resume = decision_from_arguments(args, Decision()), None
+        decision = decision_from_arguments(args, Decision())
         require_model(args.model_name_or_path)
         if args.method == "prompt":
             parse_template(args.prompt)
@@ -321,20 +316,18 @@ def main():
         if len(unseen := np.flatnonzero(~train.multi_hot(len(tree)).any(0))):
             names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
             logger.warning(f"train.txt: no row for {len(unseen)} of {len(tree)} labels ({names})")
-        if args.resume_from_checkpoint:
-            if directory.resolve() != output_dir.resolve():
-                raise InputError(
-                    "--resume_from_checkpoint with --do_train: give the --output_dir of the run to continue."
-                )
-            resume = read_state(output_dir / STATE, fingerprint(args))
-        elif (output_dir / STATE).exists():
-            logger.warning(f"{output_dir} holds an earlier run, which this one replaces")
-        output_dir.mkdir(parents=True, exist_ok=True)
-        get_logger(output_dir / "train.log")
+        if directory.resolve() != output_dir.resolve():
+            raise InputError("--resume_from_checkpoint with --do_train: give the --output_dir of the run to continue.")
+        progress = {"step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
+        flag = "--resume_from_checkpoint"
+        progress, arrays = start_or_resume(
+            progress, output_dir, args.resume_from_checkpoint, fingerprint(args), logger, flag
+        )
+        open_log(output_dir)
         with atomic_write(output_dir / "setting.txt") as file:
             file.writelines(f"{name} : {value}\n" for name, value in sorted(vars(args).items()))
         paddle = set_device(args.device)
-        train_network(args, paddle, tree, train, dev, decision, resume, logger)
+        train_network(args, paddle, tree, train, dev, decision, progress, arrays, logger)
         directory = output_dir
     if not (args.do_eval or to_predict or args.do_export):
         return

@@ -17,9 +17,6 @@ ancestors are no negatives for it.
 """
 
 import argparse
-import json
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -31,24 +28,34 @@ from metric import Decision, tuned_decision
 from modeling import (
     MODEL_NAMES,
     load_weights,
-    model_directory,
     model_inputs,
     predict_logits,
-    read_config,
     require_model,
     save_checkpoint,
     set_device,
 )
 from retrieval_based.encoder import build_encoder, center, label_texts, labels_to_index, most_specific, parameter_digest
 from retrieval_based.index import RECALL_AT, SemanticIndex, Vectors, dense, dense_windows, recalls
-from tokenizer import load_tokenizer
-from train import STATE, start_encoder, tqdm_bar, train_epoch, write_run_files
-from training import Trainer, read_state, save_state, train_batches
+from training import (
+    Trainer,
+    join_processes,
+    launched_processes,
+    leave,
+    open_log,
+    open_model,
+    save_progress,
+    start_encoder,
+    start_or_resume,
+    stop_on_signals,
+    tqdm_bar,
+    train_batches,
+    train_epoch,
+    write_run_files,
+)
 from utils import (
     HelpFormatter,
     InputError,
     LabelTree,
-    atomic_write,
     file_digest,
     get_logger,
     load_reported,
@@ -166,11 +173,7 @@ def read_data(args, logger):
 
 def prepare_model(args, train, inner_labels, logger):
     """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
-    source = model_directory(args.model_name)
-    tokenizer, config = load_tokenizer(source, args.max_seq_length), read_config(source)
-    if args.max_seq_length > config.max_position_embeddings:
-        limit = config.max_position_embeddings
-        raise InputError(f"--max_seq_length {args.max_seq_length}: {args.model_name} reads at most {limit} tokens.")
+    source, tokenizer, config = open_model(args)
     config.output_emb_size, config.inner_labels = args.output_emb_size, inner_labels
     model = build_encoder(config)
     model.train()
@@ -208,14 +211,10 @@ def tuned_similarity(tree, dev, retrieved):
 
 def main():
     args = parse_args()
-    rank, world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+    rank, world = launched_processes()
     args.gradient_accumulation_steps, args.logging_steps = 1, args.log_steps  # as the main route calls them
-    save_dir, logger = Path(args.save_dir), get_logger()
-    if rank:
-        logger.setLevel("ERROR")  # one log
-    else:
-        (save_dir / "model_best").mkdir(parents=True, exist_ok=True)
-        get_logger(save_dir / "train.log")
+    save_dir = Path(args.save_dir)
+    logger = open_log(save_dir, rank)
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
@@ -225,20 +224,12 @@ def main():
     same = {name: value for name, value in vars(args).items() if name not in free}
     same |= {"processes": world, "data": [file_digest(path)[:16] for path in files]}
     progress = {"epoch": 0, "batch": 0, "step": 0, "best": -1.0, "loss_sum": 0.0, "history": []}
-    if args.resume:
-        progress, arrays = read_state(save_dir / STATE, same)
-    elif (save_dir / STATE).exists():
-        logger.warning(f"{save_dir} holds an earlier run, which this one replaces; --resume would have continued it")
-    progress["fingerprint"] = same
+    progress, arrays = start_or_resume(progress, save_dir, args.resume, same, logger)
 
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    if world > 1:
-        paddle.distributed.init_parallel_env()
-        if rank == 0:
-            model_directory(args.model_name)  # one download
-        paddle.distributed.barrier()
+    join_processes(paddle, args.model_name)
     paddle.seed(args.seed)
     specific = [most_specific(tree, labels) for labels in train.labels]
     inner_labels = any(tree.children[label] for row in specific for label in row)
@@ -250,28 +241,19 @@ def main():
     total_steps = args.epochs * -(-len(pairs) // (args.batch_size * world))
     closures = [set(tree.closure(labels)) for labels in train.labels]
     if rank == 0:
-        write_run_files(args, tree, train, dev)
+        (save_dir / "model_best").mkdir(exist_ok=True)
+        write_run_files(save_dir, args, tree, train, dev)
     trainer = PairTrainer(paddle, args, model, total_steps, pairs, closures, label_ids)
     if args.resume:
         trainer.restore(arrays, progress["step"])
         logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
-    stop = []
-
-    def request_stop(number, _):
-        stop.append(number)
-        signal.signal(number, signal.SIG_DFL)  # asked twice, it stops at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
+    stop = stop_on_signals()
 
     with logging_redirect_tqdm([logger]):
         while progress["epoch"] < args.epochs:
             batches = train_batches(lengths, args.batch_size * world, args.seed, progress["epoch"] + 1)
-            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, None, stop):
-                if rank == 0:
-                    save_state(save_dir / STATE, trainer, progress)
-                    logger.warning("Stopped by a signal; the state is saved, continue with --resume")
-                sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
+            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop):
+                leave(save_dir, trainer, progress, stop, logger)
             mean_loss = progress["loss_sum"] / len(batches)
             progress |= {"epoch": progress["epoch"] + 1, "batch": 0, "loss_sum": 0.0}
             if rank == 0:
@@ -300,9 +282,7 @@ def finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, pro
         decision = tuned_similarity(tree, dev, retrieved)
         save_checkpoint(save_dir / "model_best", model, tokenizer, tree, decision)
         logger.info(f"Best recall@1 so far; saved, with {decision.threshold:.3f} as the similarity a label must exceed")
-    with atomic_write(save_dir / "metrics.jsonl") as file:
-        file.writelines(f"{json.dumps(entry)}\n" for entry in progress["history"])
-    save_state(save_dir / STATE, trainer, progress)
+    save_progress(save_dir, trainer, progress)
 
 
 if __name__ == "__main__":

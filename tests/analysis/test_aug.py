@@ -1,4 +1,4 @@
-"""analysis/aug.py: every change by hand, dictionaries, the masked model, files, and what can be wrong."""
+"""analysis/aug.py: every change by hand, the masked model, files, and what can be wrong."""
 
 import json
 import logging
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from analysis import aug
-from analysis.aug import CHANGES, CYCLE, MaskedModel, augment, cut, how_many, mask_word, read_dictionary
-from utils import InputError
+from analysis.aug import CHANGES, CYCLE, MaskedModel, augment, cut, how_many, mask_word
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["公司", "，", "今天", "裁员", "100", "人"]
@@ -121,69 +120,6 @@ def test_mix_goes_round(monkeypatch):
 
 def test_a_text_without_words_has_no_copies():
     assert augment(["123", "裁员"], "delete", 3, 0.1, random.Random(0)) == []
-
-
-# ---- dictionaries ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def entries():
-    pytest.importorskip("lindera", reason="needs the package lindera-python-cc-cedict")
-    return aug.cedict_entries()
-
-
-def test_synonyms_share_meanings(entries, monkeypatch):
-    monkeypatch.setattr(aug, "cedict_entries", lambda: entries)
-    found = aug.synonyms()
-    assert "辞去" in found["辞职"] and "由于" in found["因为"] and "击败" in found["打败"]
-    assert len(found) > 5000 and not any(word in others for word, others in found.items())
-
-
-def test_synonyms_by_hand(monkeypatch):
-    entries = [
-        ("裁员", "", {"to cut staff", "to lay off"}),
-        ("减员", "", {"to lay off", "to fall in number"}),  # one of two and two shared: 1/2
-        ("解雇", "", {"to lay off", "a", "b", "c", "d", "e", "f", "g", "h"}),  # 1/sqrt(18)
-        ("足球", "", {"soccer"}),
-    ]
-    monkeypatch.setattr(aug, "cedict_entries", lambda: entries)
-    assert aug.synonyms() == {"裁员": ["减员"], "减员": ["裁员"]}
-    monkeypatch.setattr(aug, "VAGUE", 2)  # three words mean "to lay off"
-    assert aug.synonyms() == {}
-
-
-def test_homonyms(entries, monkeypatch):
-    monkeypatch.setattr(aug, "cedict_entries", lambda: entries)
-    found = aug.homonyms()
-    assert "骨粉" in found["股份"] and "股份" not in found["股份"]
-    assert all(len(word) == len(other) for word, others in found.items() for other in others)
-
-
-def test_without_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lindera", None)
-    with pytest.raises(InputError, match="lindera-python-cc-cedict.*--dictionary"):
-        aug.cedict_entries()
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("{", "not JSON"),
-        ("[]", "not a list"),
-        ('{"甲": "乙", "丙": [1], "丁": [" "]}', "3 problems"),
-        ('{"甲": ["甲"], "乙": []}', "no word in it has another"),
-        ("", "empty"),
-    ],
-)
-def test_dictionaries_that_are_none(tmp_path, content, message):
-    (tmp_path / "a.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=message):
-        read_dictionary(tmp_path / "a.json")
-
-
-def test_a_dictionary_is_cleaned(tmp_path):
-    (tmp_path / "a.json").write_text('\ufeff{"甲": ["乙", "甲", "乙"], "丙": []}', encoding="utf-8")
-    assert read_dictionary(tmp_path / "a.json") == {"甲": ["乙"]}
 
 
 # ---- the masked model ------------------------------------------------------------------------------------------------
