@@ -274,6 +274,13 @@ def test_description_and_pages_need_nothing_from_elsewhere(client):
     references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document))
     assert set(references) <= set(document["components"]["schemas"])
     assert {"ClassifyBody", "ReferenceBody", "ReferenceParameters"} <= set(references)
+    least = {
+        name: field["anyOf"][0].get("minimum")
+        for body in ("ClassifyBody", "ReferenceParameters")
+        for name, field in document["components"]["schemas"][body]["properties"].items()
+        if field.get("anyOf", [{}])[0].get("type") == "integer"
+    }
+    assert least == {"min_labels": 0, "max_labels": 1, "top_k": 1, "max_seq_len": 3, "batch_size": 1}
     for path in ("/", "/docs"):
         html = client.get(path).raise_for_status().text
         assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", html)
