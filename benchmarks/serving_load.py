@@ -44,22 +44,19 @@ def wait_for(found, process, log, seconds=120):
 def http_server(args, *flags):
     """The project's server on a free port: `url`, `process`, and how to ask it."""
     with tempfile.TemporaryDirectory() as folder:
-        log, words = (
-            Path(folder) / "log",
-            ["deploy/simple_serving/server.py", "--precision", args.precision, "--port", 0],
-        )
-        words += ["--model_path", Path(args.model_path).resolve(), *flags]
-        process = start([sys.executable, *words], log)
+        log, words = Path(folder) / "log", ["deploy/simple_serving/server.py", "--precision", args.precision]
+        words += ["--model_path", Path(args.model_path).resolve(), *flags, "--port", 0]
+        server = SimpleNamespace(
+            process=start([sys.executable, *words], log), log=log, command=[sys.executable, *words],
+            path="/v1/classify", body=lambda text, number: {"texts": [text]},
+            is_for=lambda answer, text, number: answer["results"][0]["text"] == text,
+        )  # fmt: skip
         try:
-            url = wait_for(lambda text: re.search(r"Serving on (http://\S+);", text), process, log)[1]
-            yield SimpleNamespace(
-                url=url, process=process, log=log, command=[sys.executable, *words], path="/v1/classify",
-                body=lambda text, number: {"texts": [text]},
-                is_for=lambda answer, text, number: answer["results"][0]["text"] == text,
-            )  # fmt: skip
+            server.url = wait_for(lambda text: re.search(r"Serving on (http://\S+);", text), server.process, log)[1]
+            yield server
         finally:
-            process.terminate()
-            process.wait()
+            server.process.terminate()  # the one that runs now: it may have been started anew
+            server.process.wait()
 
 
 @contextmanager
