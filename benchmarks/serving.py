@@ -1,23 +1,23 @@
-"""How fast the HTTP server answers, beside a bare session of ONNX Runtime that is fed with full batches.
+"""How fast the HTTP server answers, beside a bare session of ONNX Runtime that is fed with full batches, and Triton.
 
-    pip install locust==2.47.0
+    pip install -r deploy/simple_serving/requirements.txt locust==2.47.0
     python benchmarks/serving.py --model_path export --dataset_dir data --output_json serving.json
+    python benchmarks/serving.py --model_path export --dataset_dir data --triton_python path/to/python
 
 Reads   model_path/                 a folder of export_model.py
-        dataset_dir/dev.txt         its texts are sent, one in a request, in an order of its own for each client
+        dataset_dir/dev.txt         its texts are sent, one in a request, always in the same shuffled order
 Writes  output_json                 every figure, if asked for
 
-The server is started twice, with batches across requests and without (--batch_size 1). Locust is the client: each of
-its users sends the next text when the last is answered, over a connection of its own, and every answer is checked to be
-that of its text. All of this shares the cores of one machine; the client's share is in the figures of the server, not
-in those of the bare session. CPU is the server's alone, user and system, from /proc.
+The server is started with batches across requests and without (--batch_size 1), then Triton. Locust is the client: each
+of its users sends the next text when the last is answered, over a connection of its own, and every answer is checked to
+be that of its text. At half load the texts come at random moments instead, at half the largest rate that was measured;
+a late one is timed from the moment when it was due. All of this shares the cores of one machine: the client's share is
+in the times of both servers, not in those of the bare session. CPU is that of the server's processes, user and system.
 """
 
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +28,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.main_job import BUSY
+from benchmarks.serving_load import begin_load, cpu_seconds, end_load, figures, http_server, triton
 from deploy.predictor.predictor import Predictor
 from deploy.simple_serving.model import find_precision
 from modeling import available_cores
-from utils import HelpFormatter, InputError, atomic_write, length_sorted_batches, load_rows, pad, run
+from utils import HelpFormatter, atomic_write, length_sorted_batches, load_rows, pad, run
 
 BATCH_SIZE = 32  # of the bare session
 WARM_UP = 2  # seconds
+HALF_LOAD_CLIENTS = 64  # connections that the texts at random moments are spread over
+BATCHES, ALONE, TRITON = "batches up to 8", "no batches", "Triton"
 
 
 def parse_args():
@@ -44,6 +47,10 @@ def parse_args():
     parser.add_argument("--precision", default="auto", help="as for server.py")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="how many ask at a time")
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
+    parser.add_argument("--identical", type=int, default=10_000, help="identical requests, to compare their answers")
+    parser.add_argument(
+        "--triton_python", help="Python with deploy/triton_serving/requirements.txt; left out: no Triton"
+    )
     parser.add_argument("--output_json", help="write all figures to this file")
     return parser.parse_args()
 
@@ -61,96 +68,122 @@ def bare_session(predictor, texts, seconds):
     return {"texts_per_second": done / elapsed, "cpu_ms": 1000 * cpu / done}
 
 
-def start_server(args, batch_size):
-    """(process, URL) of a server on a free port."""
-    words = ["deploy/simple_serving/server.py", "--model_path", Path(args.model_path).resolve(), "--port", 0]
-    words += ["--precision", args.precision, "--batch_size", batch_size]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8"
-    )  # fmt: skip
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if found := re.search(r"Serving on (http://\S+);", line):
-            return process, found[1]
-    raise InputError(f"The server did not start:\n{''.join(lines)}")
-
-
-def cpu_seconds(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def load(url, pid, texts, clients, seconds):
-    """Figures of one load: requests per second, percentiles in ms, CPU ms of the server per request, what failed."""
+def load(server, text_of, clients, seconds, rate=None):
+    """The figures of `seconds` of load after a warm-up, and CPU ms of the server per request."""
     import gevent
-    from locust import FastHttpUser, task
-    from locust.env import Environment
 
-    latencies, counts = [], {"failed": 0, "mixed up": 0}
-    sequence = iter(range(10**9))
-
-    class Client(FastHttpUser):
-        host = url
-
-        def on_start(self):
-            self.order = iter(np.random.default_rng(next(sequence)).integers(0, len(texts), 10**6).tolist())
-
-        @task
-        def classify(self):
-            text = texts[next(self.order)]
-            began = time.perf_counter()
-            answer = self.client.post("/v1/classify", json={"texts": [text]})
-            latencies.append(1000 * (time.perf_counter() - began))
-            if answer.status_code != 200:
-                counts["failed"] += 1
-            elif answer.json()["results"][0]["text"] != text:
-                counts["mixed up"] += 1
-
-    environment = Environment(user_classes=[Client])
-    runner = environment.create_local_runner()
-    runner.start(clients, spawn_rate=max(clients, 10))
+    answers = []
+    runner = begin_load(server, text_of, clients, answers.append, rate)
     gevent.sleep(WARM_UP)
-    latencies.clear()
-    began, cpu = time.perf_counter(), cpu_seconds(pid)
+    began, cpu = time.perf_counter(), cpu_seconds(server)
     gevent.sleep(seconds)
-    done, elapsed, cpu = latencies[:], time.perf_counter() - began, cpu_seconds(pid) - cpu
-    runner.quit()
-    runner.greenlet.join()
-    p50, p95, p99 = np.percentile(done, [50, 95, 99]).tolist() if done else [0] * 3
-    return {
-        "requests_per_second": len(done) / elapsed, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
-        "cpu_ms": 1000 * cpu / max(1, len(done)), **counts,
-    }  # fmt: skip
+    ended, cpu = time.perf_counter(), cpu_seconds(server) - cpu
+    end_load(runner)
+    counted = [answer for answer in answers if began <= answer.ended < ended]
+    return figures(counted, ended - began) | {"cpu_ms": 1000 * cpu / max(1, len(counted))}
+
+
+def identical(server, text, requests, clients=32):
+    """How many different answers there are to so many requests with the same text; all must be answered."""
+    import gevent
+
+    answers = []
+    runner = begin_load(server, lambda number: text, clients, answers.append, numbers=iter(range(requests)))
+    end = time.monotonic() + requests  # a second for each is more than a slow machine takes
+    while len(answers) < requests and time.monotonic() < end:
+        gevent.sleep(0.1)
+    end_load(runner)
+    different = len({answer.content for answer in answers if answer.status == 200})
+    return {"requests": len(answers), "different": different, "failed": figures(answers, 1)["failed"]}
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+HEADER = """| server | clients | requests/s | of the bare session | p50 ms | p95 ms | p99 ms | CPU ms |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def table_row(name, clients, row, bare):
+    rate, failed = row["requests_per_second"], ", ".join(f"{n} {what}" for what, n in row["failed"].items())
+    cells = [name, clients, f"{rate:.1f}", f"{rate / bare['texts_per_second']:.0%}"]
+    cells += [*(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), f"{row['cpu_ms']:.2f}"]
+    return f"| {' | '.join(map(str, cells))} |" + (f" {failed}" if failed else "")
+
+
+def targets(results):
+    """Rows of (what, measured, wanted)."""
+    bare, half, same = results["bare"], results["half_load"], results["identical"]
+    ours, alone, other = (results["servers"].get(name, {}) for name in (BATCHES, ALONE, TRITON))
+    rate, cpu = "requests_per_second", "cpu_ms"
+
+    def ratios(key, one, other):
+        return " · ".join(f"{one[clients][key] / other[clients][key]:.2f}" for clients in one)
+
+    clients = max((n for n in ours if n <= 32), default=min(ours))
+    per_client = f"at {'/'.join(map(str, ours))} clients"
+    rows = [
+        (
+            f"requests/s at {clients} clients, of the bare session",
+            ours[clients][rate] / bare["texts_per_second"],
+            "≥ 0.80",
+        ),
+        (
+            f"requests/s with batches, of those without, {per_client}",
+            ratios(rate, ours, alone),
+            "≥ 1.00; waiting ≥ 1.15",
+        ),
+        (f"CPU per request, of the bare session's, at {clients} clients", ours[clients][cpu] / bare[cpu], "≤ 1.25"),
+        ("p99 at half load, of p50 at 1 client", half["p99_ms"] / ours[min(ours)]["p50_ms"], "< 4"),
+        (f"different answers to {same['requests']} identical requests", same["different"], "1"),
+    ]
+    if other:
+        rows += [
+            (f"requests/s, of Triton's, {per_client}", ratios(rate, ours, other), "≥ 1.00"),
+            (f"CPU per request, of Triton's, {per_client}", ratios(cpu, ours, other), "≤ 1.00"),
+        ]
+    return [(what, f"{value:.2f}" if isinstance(value, float) else value, wanted) for what, value, wanted in rows]
 
 
 def main():
     args = parse_args()
-    texts = load_rows(args.dataset_dir / "dev.txt", Predictor(args.model_path).tree).texts
+    predictor = Predictor(args.model_path, find_precision(args.model_path, args.precision))
+    texts = load_rows(args.dataset_dir / "dev.txt", predictor.tree).texts
+    order = np.random.default_rng(0).permutation(len(texts)).tolist()
     busy = os.getloadavg()[0]
     if busy > BUSY:
         print(f"warning: the load average is {busy:.2f}; on a machine that is not idle the times mean little")
-    predictor = Predictor(args.model_path, find_precision(args.model_path, args.precision))
     bare = bare_session(predictor, texts, args.seconds)  # first: locust changes how threads work
-    print(f"{predictor.path.name}, {available_cores()} cores, one text in a request")
-    print(f"bare session, batches of {BATCH_SIZE}: {bare['texts_per_second']:.1f} texts/s, {bare['cpu_ms']:.2f} CPU ms")
-    print(f"{'batches':<9}{'clients':>8}{'req/s':>9}{'of bare':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'CPU ms':>8}")
-    results = {"load_average": busy, "bare": bare, "server": {}}
-    for name, batch_size in (("up to 8", 8), ("none", 1)):
-        process, url = start_server(args, batch_size)
-        try:
-            for clients in args.clients:
-                row = results["server"][f"{name}, {clients}"] = load(url, process.pid, texts, clients, args.seconds)
-                rate = row["requests_per_second"]
-                print(
-                    f"{name:<9}{clients:>8}{rate:>9.1f}{rate / bare['texts_per_second']:>9.0%}{row['p50_ms']:>9.1f}"
-                    f"{row['p95_ms']:>9.1f}{row['p99_ms']:>9.1f}{row['cpu_ms']:>8.2f}"
-                    + "".join(f"  {row[key]} {key}" for key in ("failed", "mixed up") if row[key]),
-                    flush=True,
-                )
-        finally:
-            process.terminate()
-            process.wait()
+    results = {"model": str(predictor.path), "cores": available_cores(), "load_average": busy, "bare": bare}
+    results["servers"] = servers = {}
+
+    def text_of(number):
+        return texts[order[number % len(texts)]]
+
+    def measure(name, server):
+        servers[name] = {}
+        for clients in args.clients:
+            row = servers[name][clients] = load(server, text_of, clients, args.seconds)
+            print(table_row(name, clients, row, bare), flush=True)
+
+    print(HEADER)
+    with http_server(args) as server:
+        measure(BATCHES, server)
+        rate = max(row["requests_per_second"] for row in servers[BATCHES].values()) / 2
+        results["half_load"] = load(server, text_of, HALF_LOAD_CLIENTS, args.seconds, rate)
+        print(table_row(f"{BATCHES}, half load", "–", results["half_load"], bare), flush=True)
+        results["identical"] = identical(server, texts[0], args.identical)
+    with http_server(args, "--batch_size", 1) as server:
+        measure(ALONE, server)
+    if args.triton_python:
+        with triton(args) as server:
+            measure(TRITON, server)
+    print(
+        f"\nbare session, batches of {BATCH_SIZE}: {bare['texts_per_second']:.1f} texts/s, {bare['cpu_ms']:.2f} CPU ms"
+    )
+    print(f"{predictor.path.name}, {available_cores()} cores, one text in a request\n")
+    print("| | measured | wanted |\n| --- | --- | --- |")
+    for row in targets(results):
+        print(f"| {' | '.join(map(str, row))} |")
     if args.output_json:
         with atomic_write(args.output_json) as file:
             json.dump(results, file, indent=1)

@@ -31,8 +31,11 @@ def _as_whole(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON has one kind of numbers
 
 
+def _whole(least):
+    return Annotated[int, Field(ge=least), BeforeValidator(_as_whole)]  # the limit inside, so that /docs tells it
+
+
 Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)]
-Whole = Annotated[int, BeforeValidator(_as_whole)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -44,9 +47,9 @@ class ClassifyBody(Body):
         description="raw: each label on its own; closure: a label brings its ancestors; topdown: no label without its "
         "ancestors",
     )
-    min_labels: Whole | None = Field(None, ge=0, description="at least this many labels for every text")
-    max_labels: Whole | None = Field(None, ge=1, description="at most this many labels for every text")
-    top_k: Whole | None = Field(None, ge=1, description="exactly this many labels, whatever the threshold")
+    min_labels: _whole(0) | None = Field(None, description="at least this many labels for every text")
+    max_labels: _whole(1) | None = Field(None, description="at most this many labels for every text")
+    top_k: _whole(1) | None = Field(None, description="exactly this many labels, whatever the threshold")
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
 
 
@@ -62,10 +65,8 @@ class ReferenceData(Body):
 
 
 class ReferenceParameters(Body):
-    max_seq_len: Whole | None = Field(
-        None, ge=3, description="tokens of a text that are read; left out: as in training"
-    )
-    batch_size: Whole | None = Field(None, ge=1, description="texts per model call, at most")
+    max_seq_len: _whole(3) | None = Field(None, description="tokens of a text that are read; left out: as in training")
+    batch_size: _whole(1) | None = Field(None, description="texts per model call, at most")
     prob_limit: Share | None = Field(None, description="a label needs a probability above this")
 
 

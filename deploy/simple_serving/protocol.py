@@ -1,14 +1,20 @@
 """The server below HTTP: connections that cost nothing, however slow or strange the client.
 
-What uvicorn leaves open is closed here: the head of a request must come within seconds and be of a usual size, an
-answer must be fetched within seconds, and where too many connections stand open, the one that has been sending its head
-for longest makes room. SIGTERM and Ctrl-C end the server once everything it has taken is answered.
+What uvicorn leaves open is closed here: a request must come within seconds and its head be of a usual size, an answer
+must be fetched within seconds, and where too many connections stand open, the one that has owed a request for longest
+makes room. A client that offers to change the protocol (Upgrade: h2c, as Java's does) is answered in HTTP/1.1. SIGTERM
+and Ctrl-C end the server once everything it has taken is answered.
 """
 
+import signal
+
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import HANDLED_SIGNALS
 
 HEAD_SECONDS, ANSWER_SECONDS = 10, 30
+BODY_SECONDS = 15  # for bodies that nobody reads, such as after a 404; Service.read gives up on the others earlier
 HEAD_BYTES = 65_536
 HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -17,35 +23,60 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     most_connections = 900  # open files that a process may have are often limited to 1024
-    sending_heads: dict["Protocol", None] = {}  # in the order in which they began
+    owing: dict["Protocol", None] = {}  # those from which a request, or the rest of one, is to come; the longest first
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        self.head_timer = self.answer_timer = None
-        if len(self.connections) > self.most_connections and self.sending_heads:
-            next(iter(self.sending_heads)).transport.abort()
-        self._expect_head()
+        self.request_timer = self.answer_timer = None
+        self.head_bytes = None  # what has come of a head; None outside of one
+        if len(self.connections) > self.most_connections and self.owing:
+            oldest = next(iter(self.owing))
+            oldest._owes_nothing()  # it may take a while until the next line has told it
+            oldest.transport.abort()
+        self.owing[self] = None
+        self._expect_within(HEAD_SECONDS)
 
     def connection_lost(self, exc):
-        self._head_is_there()
+        self._owes_nothing()
         self._answer_flows()
         super().connection_lost(exc)
 
     def data_received(self, data):
-        super().data_received(data)
-        if self.head_timer:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._answer_as_it_is(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        if self.head_bytes is not None:
             self.head_bytes += len(data)
             if self.head_bytes > HEAD_BYTES:
                 self.transport.write(HEAD_TOO_LARGE)
                 self.transport.close()
+        if self in self.owing and not self.request_timer:
+            self._expect_within(BODY_SECONDS if self.head_bytes is None else HEAD_SECONDS)
 
     def on_message_begin(self):
         super().on_message_begin()
-        self._expect_head()
+        self.head_bytes = 0
+        self.owing.setdefault(self)
 
     def on_headers_complete(self):
-        self._head_is_there()
-        super().on_headers_complete()
+        self.head_bytes = None
+        self._stop_expecting()
+        if not self._offers_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self):
+        if not self._offers_upgrade():
+            self._owes_nothing()
+            super().on_message_complete()
+
+    def on_response_complete(self):
+        if not self.pipeline and not self.transport.is_closing():
+            self.owing.setdefault(self)
+        super().on_response_complete()
 
     def pause_writing(self):
         super().pause_writing()
@@ -55,16 +86,30 @@ class Protocol(HttpToolsProtocol):
         self._answer_flows()
         super().resume_writing()
 
-    def _expect_head(self):
-        if not self.head_timer:
-            self.head_bytes, self.sending_heads[self] = 0, None
-            self.head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+    def _offers_upgrade(self):
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
-    def _head_is_there(self):
-        if self.head_timer:
-            self.head_timer.cancel()
-            self.head_timer = None
-            del self.sending_heads[self]
+    def _answer_as_it_is(self, rest):
+        """Read a request again without its offer of an upgrade, after which the parser would take no body."""
+        if not self._offers_upgrade():
+            return self.send_400_response("This is no proxy.")
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def _expect_within(self, seconds):
+        self.request_timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_expecting(self):
+        if self.request_timer:
+            self.request_timer.cancel()
+            self.request_timer = None
+
+    def _owes_nothing(self):
+        self._stop_expecting()
+        self.owing.pop(self, None)
 
     def _answer_flows(self):
         if self.answer_timer:
@@ -84,9 +129,9 @@ class Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig, frame):
-        if self.service.draining:
-            super().handle_exit(sig, frame)
         self.service.draining = True
+        for one in HANDLED_SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
 
     async def on_tick(self, counter):
         return await super().on_tick(counter) or (self.service.draining and not self.service.active)

@@ -32,7 +32,8 @@ PAGE = Path(__file__).with_name("page.html")
 KEY_VARIABLE = "SERVING_API_KEY"
 LOCAL = ("127.0.0.1", "::1", "localhost")
 PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 

@@ -274,6 +274,13 @@ def test_description_and_pages_need_nothing_from_elsewhere(client):
     references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document))
     assert set(references) <= set(document["components"]["schemas"])
     assert {"ClassifyBody", "ReferenceBody", "ReferenceParameters"} <= set(references)
+    least = {
+        name: field["anyOf"][0].get("minimum")
+        for body in ("ClassifyBody", "ReferenceParameters")
+        for name, field in document["components"]["schemas"][body]["properties"].items()
+        if field.get("anyOf", [{}])[0].get("type") == "integer"
+    }
+    assert least == {"min_labels": 0, "max_labels": 1, "top_k": 1, "max_seq_len": 3, "batch_size": 1}
     for path in ("/", "/docs"):
         html = client.get(path).raise_for_status().text
         assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", html)
@@ -445,6 +452,60 @@ def test_where_connections_run_out_the_oldest_slow_one_makes_room(start, tiny_ex
         sock.close()
 
 
+def test_idle_and_unfinished_connections_make_room_too(start, tiny_export):
+    """The server may have 180 open files: without their making room it could accept nobody any more."""
+    change = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (180, 180))"
+    one = start("--model_path", tiny_export, change=change)
+    idle, unfinished = [], []
+    for _ in range(110):
+        idle.append(one.connect())
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idle[-1].recv(65_536).startswith(b"HTTP/1.1 200 ")
+    for _ in range(110):
+        unfinished.append(one.connect())
+        unfinished[-1].sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+    assert httpx.post(f"{one.url}/v1/classify", json={"texts": "国足"}, timeout=5).status_code == 200
+    for sock in [*idle, *unfinished]:
+        sock.close()
+    assert "Too many open files" not in one.log()
+
+
+@pytest.mark.parametrize("rest", [b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", b""])
+def test_what_comes_drop_by_drop_ends(start, tiny_export, rest):
+    """Bodies that nobody reads, and line ends before a request: neither is a request that the app could give up on."""
+    one = start("--model_path", tiny_export, change="protocol.HEAD_SECONDS = protocol.BODY_SECONDS = 1")
+    with one.connect() as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" + rest)
+        end = time.monotonic() + 10
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while time.monotonic() < end:
+                sock.sendall(b"\r\n")
+                time.sleep(0.1)
+
+
+def test_an_offer_of_another_protocol_is_passed_over(shared):
+    """Java's client makes one with every request."""
+    body = '{"texts": ["国足"]}'.encode()
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    whole = HEAD + offer + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunked = HEAD + offer + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    with shared.connect() as sock:
+        for parts in (
+            [whole],
+            [whole[:-30], whole[-30:]],
+            [whole[:90], whole[90:]],
+            [chunked],
+            [chunked[:-8], chunked[-8:]],
+        ):
+            for part in parts:
+                sock.sendall(part)
+                time.sleep(0.1)
+            answer = sock.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 200 ") and "国足".encode() in answer
+        sock.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n")
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 400 ")
+
+
 # ---- overload, time and the end --------------------------------------------------------------------------------------
 
 
@@ -518,6 +579,20 @@ def test_what_was_taken_is_answered_before_the_end(start, tiny_export, signal_nu
             assert box.value.status_code == 200
     assert one.process.wait(timeout=30) == 0
     assert one.log().endswith("Every request is answered; the server has ended\n")
+
+
+def test_a_second_signal_does_not_wait(start, tiny_export):
+    one = start("--model_path", tiny_export, "--num_threads", "1", "--batch_size", "1", change=SLOW)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        box = in_background(
+            pytest.raises, httpx.TransportError, client.post, "/v1/classify", json={"texts": ["一"] * 20}
+        )
+        wait_until(lambda: "queue_length 0.0" not in httpx.get(f"{one.url}/metrics").text)
+        one.process.terminate()
+        wait_until(lambda: httpx.get(f"{one.url}/ready").status_code == 503)
+        began = time.monotonic()
+        assert one.stop() == -signal.SIGTERM and time.monotonic() - began < 2
+        box.thread.join()
 
 
 def test_a_fault_of_the_server_reaches_the_client(start, tiny_export):

@@ -176,6 +176,30 @@ def test_configs_are_what_triton_reads(make, tiny_export, backend):
         assert sorted(step.output_map) == sorted(name for name, *_ in outputs)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_the_graph_has_the_tensors_of_its_config(make, precision):
+    """NVIDIA's ONNX Runtime back end refuses a model whose names, types or sizes are not those of config.pbtxt."""
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    import onnx
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    folder = make("--backend", "onnxruntime", "--precision", precision) / "seqcls_model"
+    config = text_format.Parse((folder / "config.pbtxt").read_text("utf-8"), model_config_pb2.ModelConfig())
+    types = {onnx.TensorProto.INT64: model_config_pb2.TYPE_INT64, onnx.TensorProto.FLOAT: model_config_pb2.TYPE_FP32}
+    model = onnx.load(folder / "1" / "model.onnx")  # the name that the back end looks for
+    onnx.checker.check_model(model)
+    for tensors, described in ((model.graph.input, config.input), (model.graph.output, config.output)):
+        assert {tensor.name for tensor in tensors} == {tensor.name for tensor in described}
+        shapes = {tensor.name: tensor.type.tensor_type for tensor in tensors}
+        for tensor in described:
+            batch, *sizes = shapes[tensor.name].shape.dim  # max_batch_size > 0: the config leaves the batch out
+            assert types[shapes[tensor.name].elem_type] == tensor.data_type
+            assert not batch.HasField("dim_value"), "any number of texts"
+            assert [size.dim_value or -1 for size in sizes] == list(tensor.dims)
+    assert {key: value.string_value for key, value in config.parameters.items()} == {"intra_op_thread_count": "1"}
+
+
 def test_a_model_without_token_types(make, tiny_export, tmp_path):
     """ERNIE-M's graph has input_ids alone: so has its repository."""
     import onnx
