@@ -54,6 +54,8 @@ def parse_args():
     check_arguments(parser, args)
     if args.num_threads is not None and args.num_threads < 1:
         parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
+    if args.device_id < 0:
+        parser.error(f"argument --device_id: must be at least 0, got {args.device_id}")
     if args.perf and args.dataset_dir is None:
         parser.error("argument --perf: needs a --dataset_dir with labelled rows")
     return args
@@ -99,7 +101,7 @@ def measure(args, predictor, decision, logger):
 def main():
     args = parse_args()
     logger = get_logger()
-    device = find_gpu(args.device, logger)
+    device = find_gpu(args.device, logger, args.backend)
     logger.info(">>> [InferBackend] Creating Engine ...")
     predictor = Predictor(
         args.model_path_prefix,

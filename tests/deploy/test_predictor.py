@@ -174,6 +174,42 @@ def test_missing_half_of_a_paddle_model(export, call, name):
         call("--model_path_prefix", export / "float32", "--backend", "paddle")
 
 
+@pytest.mark.parametrize("name", ["float32.pdmodel", "float32.pdiparams"])
+@pytest.mark.parametrize("damage", ["garbage", "half"])
+def test_damaged_paddle_model(export, call, name, damage):
+    content = (export / name).read_bytes()
+    (export / name).write_bytes(content[: len(content) // 2] if damage == "half" else b"not a model" * 50)
+    with pytest.raises(InputError, match="not a model that Paddle Inference can read"):
+        call("--model_path_prefix", export / "float32", "--backend", "paddle")
+
+
+def edit_onnx(path, change):
+    import onnx
+
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def test_foreign_onnx(export, call):
+    """A sound model, but with another input, or labels in its metadata that are none."""
+
+    def rename(model):
+        old, model.graph.input[0].name = model.graph.input[0].name, "attention_mask"
+        for node in model.graph.node:
+            node.input[:] = ["attention_mask" if name == old else name for name in node.input]
+
+    def spoil(model):
+        model.metadata_props[0].value = "体育"
+
+    edit_onnx(export / "float32.onnx", rename)
+    with pytest.raises(InputError, match="not a model of export_model.py, since it reads attention_mask"):
+        call("--model_path_prefix", export / "float32")
+    edit_onnx(export / "int8.onnx", spoil)
+    with pytest.raises(InputError, match="int8.onnx: not a model that ONNX Runtime can read"):
+        call("--model_path_prefix", export / "float32", "--use_quantize")
+
+
 def test_labels_of_another_model(export, call):
     labels = (export / "label.txt").read_text(encoding="utf-8").splitlines()
     (export / "label.txt").write_text("\n".join(sorted(labels, reverse=True)), encoding="utf-8")
@@ -210,31 +246,74 @@ def test_switches_that_do_not_fit_are_told(call, printed):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--num_threads", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--output_file", "a.xml"], ["--floor", "2"]],
-)
+    [
+        ["--num_threads", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--device_id", "-1"],
+        ["--output_file", "a.xml"], ["--floor", "2"],
+    ],
+)  # fmt: skip
 def test_bad_flags(call, flags):
     with pytest.raises(SystemExit) as stopped:
         call(*flags)
     assert stopped.value.code == 2
 
 
-def test_gpu_asked_for_and_absent(monkeypatch, printed):
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(driver, packages, providers) pretends that these are installed."""
     import onnxruntime
 
+    def pretend(driver, packages=(), providers=("CPUExecutionProvider",)):
+        def version(package):
+            if package not in packages:
+                raise predictor.PackageNotFoundError
+            return "1.0"
+
+        monkeypatch.setattr(predictor, "has_nvidia_driver", lambda: driver)
+        monkeypatch.setattr(predictor, "version", version)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+
+    return pretend
+
+
+def test_gpu_asked_for_and_absent(machine, printed):
     assert find_gpu("cpu") == "cpu" and printed == []
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(predictor, "version", lambda package: "1.0")
-    assert find_gpu("gpu") == "cpu"
-    assert "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both" in printed[0]
+    for driver, packages, message in (
+        (False, ["onnxruntime-gpu"], "this machine has no NVIDIA GPU"),
+        (True, ["onnxruntime"], "onnxruntime-gpu is not installed in place of onnxruntime"),
+        (True, ["onnxruntime", "onnxruntime-gpu"],
+         "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both, then install onnxruntime-gpu alone"),
+    ):  # fmt: skip
+        machine(driver, packages)
+        assert find_gpu("gpu") == "cpu"
+        assert printed.pop() == f"--device gpu: predicting on the CPU ({message})"
 
-    def only_one(package):
-        if package == "onnxruntime-gpu":
-            raise predictor.PackageNotFoundError
-        return "1.0"
 
-    monkeypatch.setattr(predictor, "version", only_one)
-    assert find_gpu("gpu") == "cpu"
-    assert "onnxruntime-gpu is not installed" in printed[1]
+@pytest.mark.parametrize("built_for_gpus", [False, True])
+def test_gpu_of_the_back_end_that_is_used(machine, monkeypatch, paddle, printed, built_for_gpus):
+    machine(True, providers=["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * (not built_for_gpus))
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: built_for_gpus)
+    assert find_gpu("gpu", backend="paddle") == ("gpu" if built_for_gpus else "cpu")
+    assert find_gpu("gpu") == ("cpu" if built_for_gpus else "gpu")
+    assert len(printed) == 1 and ("requirements-gpu.txt" in printed[0]) != built_for_gpus
+
+
+def test_gpu_session(tiny_export, monkeypatch, capfd):
+    """What a session on a GPU is asked for, and that one which fell back to the CPU is not taken for it."""
+    import onnxruntime
+
+    asked, session = [], onnxruntime.InferenceSession
+
+    def on_cpu(path, options, providers, enable_fallback):
+        asked.append((providers, enable_fallback))
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("libcudnn.so.9 is missing"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    with pytest.raises(InputError, match="found no CUDA and cuDNN of the versions it needs"):
+        Predictor(tiny_export, "float16", device="gpu", device_id=1)
+    assert asked == [([("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], 0)]
+    said = capfd.readouterr()
+    assert said.out == "" and "libcudnn.so.9 is missing" in said.err  # stdout may carry the predictions
 
 
 def test_other_length_than_trained_with(tiny_export, printed):
