@@ -59,8 +59,7 @@ def parse_args():
     of_models = "of the ONNX models (default: float32 int8)"
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help=of_models)
     parser.add_argument("--dataset_dir", help="where the rows to check on lie (default: as in training)")
-    of_rows = "name inside dataset_dir; .txt, .jsonl or .csv (default: as in training, or dev.txt)"
-    parser.add_argument("--dev_file", help=of_rows)
+    parser.add_argument("--dev_file", help="name inside dataset_dir; left out: as in training, or dev.txt")
     parser.add_argument(
         "--max_f1_drop", type=float, default=0.3, help="points of F1 a model may lose without a warning"
     )
