@@ -21,10 +21,9 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ from modeling import (
     set_device,
     sigmoid,
 )
-from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, run
+from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, quiet, run
 
 CHECKED_ROWS = 2000  # of the dev file, evenly spread
 SETTINGS = ("config.json", "label.txt", "decision.json")
@@ -97,26 +96,6 @@ def export_static(paddle, model, pad_id, prefix):
     with paddle.pir_utils.OldIrGuard() if old_form else nullcontext():
         paddle.jit.save(paddle.jit.to_static(graph, input_spec=spec, full_graph=True), str(prefix))
     return prefix.with_suffix(".pdmodel" if old_form else ".json")
-
-
-@contextmanager
-def quiet():
-    """Keep what native code prints about its own progress off the terminal; an exception brings it back."""
-    sys.stdout.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as said:
-        try:
-            for stream in (1, 2):
-                os.dup2(said.fileno(), stream)
-            yield
-        except Exception:
-            said.seek(0)
-            os.write(saved[1], said.read())
-            raise
-        finally:
-            for stream, copy in enumerate(saved, start=1):
-                os.dup2(copy, stream)
-                os.close(copy)
 
 
 def export_onnx(program, path, labels):

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from modeling import available_cores, has_nvidia_driver, open_checkpoint, prepare_runtime
-from utils import InputError, get_logger, length_sorted_batches, pad, require_file
+from utils import InputError, get_logger, length_sorted_batches, pad, quiet, require_file
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
@@ -78,11 +78,14 @@ class OnnxModel:
 
 
 class PaddleModel:
-    """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time."""
+    """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time.
+
+    bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
+    """
 
     labels = None  # not kept in these files
 
-    def __init__(self, path, device="cpu", device_id=0, threads=1):
+    def __init__(self, path, device="cpu", device_id=0, threads=1, bf16=False):
         if not path.exists():
             path = path.with_suffix(".json")  # newer versions of paddle write this form
         require_file(path, "Make it with export_model.py --format paddle.")
@@ -98,8 +101,11 @@ class PaddleModel:
         else:
             config.enable_mkldnn()
             config.set_cpu_math_library_num_threads(threads)
+            if bf16:
+                config.enable_mkldnn_bfloat16()
         try:
-            self.predictor = inference.create_predictor(config)
+            with quiet():
+                self.predictor = inference.create_predictor(config)
         except Exception as error:  # as above
             reason = str(error).strip().splitlines()[-1].strip()
             raise InputError(
@@ -128,6 +134,7 @@ def require_program(path):
 class Predictor:
     """An exported model and what belongs to it: `tree` (LabelTree), `tokenizer`, `decision` (Decision).
 
+    precision: one of PRECISIONS, a file each; with the back end paddle "float32" or "bfloat16", both from one file
     Raises InputError for whatever is missing, damaged, or does not fit together.
     """
 
@@ -135,14 +142,17 @@ class Predictor:
         self, prefix, precision="float32", backend="onnx", device="cpu", device_id=0, threads=None,
         max_seq_length=None, batch_size=32,
     ):  # fmt: skip
-        self.path = model_path(prefix, precision, ".onnx" if backend == "onnx" else ".pdmodel")
+        if backend == "onnx":
+            self.path = model_path(prefix, precision, ".onnx")
+        else:
+            self.path = model_path(prefix, "float32", ".pdmodel")
         self.batch_size = batch_size
         cores = threads or available_cores()
         self.callers = cores if backend == "onnx" and device == "cpu" else 1  # batches that run side by side
         if backend == "onnx":
             self.model = OnnxModel(self.path, device, device_id)
         else:
-            self.model = PaddleModel(self.path, device, device_id, cores)
+            self.model = PaddleModel(self.path, device, device_id, cores, precision == "bfloat16")
         if foreign := set(self.model.inputs) - INPUTS:
             names = ", ".join(sorted(foreign))
             raise InputError(f"{self.path}: not a model of export_model.py, since it reads {names}. Export it again.")
@@ -167,6 +177,15 @@ class Predictor:
                 if progress:
                     progress(done)
         return logits
+
+
+def has_bf16(cpuinfo="/proc/cpuinfo"):
+    """Whether this processor multiplies in bfloat16 (AVX512-BF16 or AMX); others would only imitate it, slowly."""
+    try:
+        flags = Path(cpuinfo).read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def find_gpu(device, logger=None, backend="onnx"):

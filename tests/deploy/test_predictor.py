@@ -11,7 +11,7 @@ import pytest
 
 import predict
 from deploy.predictor import infer, predictor
-from deploy.predictor.predictor import Predictor, find_gpu, model_path
+from deploy.predictor.predictor import Predictor, find_gpu, has_bf16, model_path
 from metric import Scores, decide
 from modeling import load_checkpoint, open_checkpoint, predict_logits, sigmoid
 from utils import InputError, file_digest, load_rows
@@ -73,6 +73,35 @@ def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, monkeypatch
         assert len(shared) >= len(one["labels"])
         for label in shared:
             assert one["probabilities"][label] == pytest.approx(other["probabilities"][label], abs=1e-4)
+
+
+def test_bf16_is_near_and_prints_nothing(call, tiny_export, monkeypatch, capfd):
+    """On a processor without it Paddle imitates it or goes on in float32: what is asked for is tested all the same."""
+    monkeypatch.setattr(infer, "has_bf16", lambda: True)
+    call("--backend", "paddle", "--use_bf16", "--perf")
+    said = capfd.readouterr()
+    assert said.out == "" and "operators to bfloat16" not in said.err
+    half, full = (Predictor(tiny_export, precision, "paddle") for precision in ("bfloat16", "float32"))
+    assert half.path == full.path
+    ids = full.tokenizer.encode(["某公司宣布裁员", "球队主场获胜，股价随之上涨" * 4])
+    one, other = half.logits(ids), full.logits(ids)
+    np.testing.assert_allclose(one, other, atol=0.05 * np.abs(other).max())
+    assert np.array_equal(one, other) != has_bf16()
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        ("flags : fpu avx512f avx512_bf16", True),
+        ("flags : fpu amx_bf16", True),
+        ("flags : avx512f", False),
+        (None, False),
+    ],
+)
+def test_has_bf16(tmp_path, flags, answer):
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_bf16(tmp_path / "cpuinfo") == answer
 
 
 def test_logs_what_predict_logs(call, tiny_checkpoint, printed, monkeypatch):
@@ -236,9 +265,14 @@ def test_precision_that_was_not_exported(export, call):
         call("--model_path_prefix", export / "float32", "--use_quantize")
 
 
-def test_switches_that_do_not_fit_are_told(call, printed):
+def test_switches_that_do_not_fit_are_told(call, printed, monkeypatch):
     call("--use_fp16", "--perf")
     assert any(line.startswith("--use_fp16: only on a GPU") for line in printed)
+    monkeypatch.setattr(infer, "has_bf16", lambda: False)
+    call("--use_bf16", "--perf", "--backend", "paddle")
+    assert any(line.startswith("--use_bf16: only on a CPU with AVX512-BF16") for line in printed)
+    with pytest.raises(InputError, match="Add --backend paddle"):
+        call("--use_bf16")
     for switch in ("--use_fp16", "--use_quantize"):
         with pytest.raises(InputError, match="Leave --backend paddle out"):
             call(switch, "--backend", "paddle")
