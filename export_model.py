@@ -21,10 +21,9 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +40,13 @@ from modeling import (
     set_device,
     sigmoid,
 )
-from utils import HelpFormatter, atomic_write, get_logger, load_reported, run
+from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, quiet, run
 
 CHECKED_ROWS = 2000  # of the dev file, evenly spread
 SETTINGS = ("config.json", "label.txt", "decision.json")
 BATCH_SIZE = 32
 OPSET = 17  # the first with LayerNormalization as one node
+ONNX_BYTES = 2**31 - 2**24  # of parameters; a message of protobuf, and so a file, ends at 2 GiB
 
 
 def parse_args():
@@ -58,11 +58,13 @@ def parse_args():
     of_models = "of the ONNX models (default: float32 int8)"
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help=of_models)
     parser.add_argument("--dataset_dir", help="where the rows to check on lie (default: as in training)")
-    parser.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
+    parser.add_argument("--dev_file", help="name inside dataset_dir; left out: as in training, or dev.txt")
     parser.add_argument(
         "--max_f1_drop", type=float, default=0.3, help="points of F1 a model may lose without a warning"
     )
     args = parser.parse_args()
+    if args.format == "paddle" and {*(args.precision or ())} - {"float32"}:
+        parser.error("argument --precision: only the ONNX models have one, and --format paddle writes none")
     args.precision = args.precision or ["float32", "int8"]
     if not args.max_f1_drop >= 0:
         parser.error(f"argument --max_f1_drop: must be at least 0, got {args.max_f1_drop}")
@@ -94,26 +96,6 @@ def export_static(paddle, model, pad_id, prefix):
     with paddle.pir_utils.OldIrGuard() if old_form else nullcontext():
         paddle.jit.save(paddle.jit.to_static(graph, input_spec=spec, full_graph=True), str(prefix))
     return prefix.with_suffix(".pdmodel" if old_form else ".json")
-
-
-@contextmanager
-def quiet():
-    """Keep what native code prints about its own progress off the terminal; an exception brings it back."""
-    sys.stdout.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as said:
-        try:
-            for stream in (1, 2):
-                os.dup2(said.fileno(), stream)
-            yield
-        except Exception:
-            said.seek(0)
-            os.write(saved[1], said.read())
-            raise
-        finally:
-            for stream, copy in enumerate(saved, start=1):
-                os.dup2(copy, stream)
-                os.close(copy)
 
 
 def export_onnx(program, path, labels):
@@ -192,22 +174,18 @@ def halve(source, path, labels):
 
 def rows_to_check(args, tree, logger):
     """(texts, labels bool [N, L]) to compare the models on; without a dev file the labels' own names, and None."""
-    directory = args.dataset_dir
+    directory, name = args.dataset_dir, args.dev_file or "dev.txt"
     if directory is None:
         try:
-            directory = json.loads((Path(args.params_path) / "run.json").read_text(encoding="utf-8"))["arguments"][
-                "dataset_dir"
-            ]
+            trained = json.loads((Path(args.params_path) / "run.json").read_text(encoding="utf-8"))["arguments"]
+            directory, name = trained["dataset_dir"], args.dev_file or trained["dev_file"]
         except (OSError, ValueError, KeyError, TypeError):
-            directory = ""
-        if not (Path(directory) / args.dev_file).is_file():
-            logger.warning(
-                "No dev rows to check on (--dataset_dir): comparing on the names of the labels, without scores"
-            )
+            pass
+        if directory is None or not Path(directory, name).is_file():
+            logger.warning("No dev rows to check on (--dataset_dir): comparing on the names of the labels, unscored")
             return tree.labels, None
-    path = Path(directory) / args.dev_file
-    require_same_labels(tree, Path(directory) / "label.txt")
-    rows = load_reported(path, tree, logger)
+    require_same_labels(tree, Path(directory, "label.txt"))
+    rows = load_reported(Path(directory, name), tree, logger)
     every = -(-len(rows.texts) // CHECKED_ROWS)
     chosen = range(0, len(rows.texts), every)
     return [rows.texts[i] for i in chosen], rows.multi_hot(len(tree), chosen)
@@ -274,6 +252,11 @@ def export_checkpoint(params_path, output_path, name="float32", format="both", p
     made in a directory of its own first, so that a failure leaves an earlier export as it was.
     """
     params_path, output_path = Path(params_path), Path(output_path)
+    if format != "paddle" and (size := find_weights(params_path).stat().st_size) > ONNX_BYTES:
+        raise InputError(
+            f"{params_path}: its parameters take {size / 1e9:.1f} GB, and an ONNX file ends at 2.1. Export it with "
+            "export_model.py --format paddle."
+        )
     paddle = set_device("cpu")  # the graph is the same everywhere
     tree, tokenizer, _ = open_checkpoint(params_path)
     model = load_checkpoint(params_path)
@@ -281,17 +264,14 @@ def export_checkpoint(params_path, output_path, name="float32", format="both", p
     with tempfile.TemporaryDirectory(dir=output_path) as work:
         work = Path(work)
         program = export_static(paddle, model, tokenizer.pad_id, work / name)
-        models = [program]
+        models = [] if format == "onnx" else [program]
         if format != "paddle":
-            full = model_path(work / name, "float32", ".onnx")
-            export_onnx(program, full, tree.labels)
+            paths = {precision: model_path(work / name, precision, ".onnx") for precision in PRECISIONS}
+            export_onnx(program, paths["float32"], tree.labels)
             for precision, make in (("float16", halve), ("int8", quantize)):
                 if precision in precisions:
-                    models.append(model_path(work / name, precision, ".onnx"))
-                    make(full, models[-1], tree.labels)
-            models[1:1] = [full] * ("float32" in precisions)
-        if format == "onnx":
-            del models[0]
+                    make(paths["float32"], paths[precision], tree.labels)
+            models += [path for precision, path in paths.items() if precision in precisions]
         for path in list(work.iterdir()):
             if path in models or (path.suffix != ".onnx" and format != "onnx"):
                 os.replace(path, output_path / path.name)
@@ -302,17 +282,28 @@ def export_checkpoint(params_path, output_path, name="float32", format="both", p
     return [output_path / path.name for path in models]
 
 
+def older_models(output_path, paths):
+    """The models in output_path that are not among those just written."""
+    prefix = Path(output_path) / "float32"
+    found = [model_path(prefix, precision, ".onnx") for precision in PRECISIONS]
+    found += [prefix.with_suffix(suffix) for suffix in (".pdmodel", ".json")]
+    return [path for path in found if path.exists() and path not in paths]
+
+
 def main():
     args = parse_args()
     logger = get_logger()
     tree, tokenizer, decision = open_checkpoint(args.params_path)
-    multilingual = read_config_file(args.params_path)["model_type"] == "ernie_m"
-    if args.multilingual and not multilingual:
+    if read_config_file(args.params_path)["model_type"] == "ernie_m":
+        logger.info("This checkpoint is ERNIE-M: its models read input_ids alone")
+    elif args.multilingual:
         logger.warning("--multilingual: this checkpoint is not ERNIE-M; exporting it as what it is")
     texts, gold = rows_to_check(args, tree, logger)
     paths = export_checkpoint(args.params_path, args.output_path, "float32", args.format, args.precision)
     for path in paths:
         logger.info(f"Exported {path}")
+    for path in older_models(args.output_path, paths):
+        logger.warning(f"{path}: left from an earlier export; if that was of another checkpoint, remove it")
     if paths[0].suffix == ".json":
         logger.info("This version of paddle writes float32.json, no float32.pdmodel; every script here reads either")
 

@@ -69,7 +69,7 @@ def _mkl_code_path(cpuinfo="/proc/cpuinfo"):
 
 def set_device(device):
     """Load paddle and choose the device; without the accelerator asked for, warn and use the CPU. Returns paddle."""
-    prepare_runtime("cpu" if device == "gpu" and not _has_nvidia_driver() else device)
+    prepare_runtime("cpu" if device == "gpu" and not has_nvidia_driver() else device)
     import paddle
 
     logging_off()
@@ -91,7 +91,7 @@ def set_device(device):
     return paddle
 
 
-def _has_nvidia_driver():
+def has_nvidia_driver():
     return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version"))
 
 

@@ -19,7 +19,6 @@ so that widths compound, and brings OpenCV along.
 import argparse
 import json
 import math
-import os
 import re
 import time
 from collections import namedtuple
@@ -43,7 +42,7 @@ from modeling import (
     score,
     set_device,
 )
-from training import rate_schedule, train_batches
+from training import launched_processes, rate_schedule, tqdm_bar, train_batches
 from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, require_writable, run
 
 GRAPH = "pruned_model"  # name of the static graphs
@@ -157,18 +156,12 @@ def plan_widths(args):
     return widths
 
 
-def progress_bar(total, name):
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=name, disable=None, leave=False)
-
-
 def rank(args, task, model):
     """Sort the heads and neurons of `model` by what they are worth on (a sample of) the rows of --rank_on."""
     rows, ids = (task.train, task.train_ids) if args.rank_on == "train" else (task.dev, task.dev_ids)
     sample = np.random.default_rng(args.seed).permutation(len(ids))[:RANKING_ROWS]
     sampled = [ids[i] for i in sample], [rows.labels[i] for i in sample]
-    with progress_bar(len(sample), "rank") as bar:
+    with tqdm_bar(len(sample), "rank") as bar:
         batch_size = args.per_device_train_batch_size
         reorder(model, *importance(model, *sampled, task.tokenizer.pad_id, batch_size, bar.update))
 
@@ -176,7 +169,7 @@ def rank(args, task, model):
 def evaluate(args, task, model):
     """Scores.result() of a model on the dev rows, logged, without the labels'."""
     batch_size = args.per_device_eval_batch_size
-    with progress_bar(len(task.dev_ids), "dev") as bar:
+    with tqdm_bar(len(task.dev_ids), "dev") as bar:
         scores = score(
             model, task.tree, task.dev, task.dev_ids, task.tokenizer.pad_id, task.decision, batch_size, bar.update
         ).result()
@@ -227,7 +220,7 @@ def distil(args, task, teacher, student, widths):
     )
     student.train()
     losses, started = [], time.perf_counter()
-    with progress_bar(steps, "distil") as bar:
+    with tqdm_bar(steps, "distil") as bar:
         for step in range(1, steps + 1):
             epoch, batch = (step - 1) // per_epoch + 1, (step - 1) % per_epoch + 1
             if batch == 1:
@@ -270,7 +263,7 @@ def latencies(args, task, models):
     size = args.per_device_eval_batch_size
     batches = [task.dev_ids[i : i + size] for i in range(0, len(task.dev_ids), size)][:LATENCY_BATCHES]
     seconds = np.zeros((1 + len(batches), len(models)))
-    with paddle.no_grad(), progress_bar(len(seconds), "latency") as bar:
+    with paddle.no_grad(), tqdm_bar(len(seconds), "latency") as bar:
         for row, batch in zip(seconds, [batches[0], *batches]):
             inputs = model_inputs(batch, task.tokenizer.pad_id)
             for i, model in enumerate(models):
@@ -304,7 +297,7 @@ def table(rows):
 
 def main():
     args = parse_args()
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
+    if launched_processes()[1] > 1:
         raise InputError("prune.py is one process: start it as python prune.py, without paddle.distributed.launch.")
     logger, directory, output_dir = get_logger(), Path(args.dataset_dir), Path(args.output_dir)
     tree, tokenizer, decision = open_checkpoint(args.params_dir, args.max_seq_length)
@@ -340,7 +333,7 @@ def main():
         best = {str(width.ratio): width.best for width in widths}
         with atomic_write(output_dir / "prune.json") as file:
             json.dump({"arguments": arguments, "full": full, "best": best, "table": rows}, file, indent=1)
-        with progress_bar(len(widths), "export") as bar:
+        with tqdm_bar(len(widths), "export") as bar:
             for width in widths:
                 export_checkpoint(width.folder, width.folder, GRAPH, precisions=("float32", "int8"))
                 bar.update()

@@ -80,6 +80,26 @@ def get_logger(log_file=None):
     return logger
 
 
+@contextmanager
+def quiet():
+    """Keep what native code prints about its own progress off the terminal; an exception brings it back."""
+    sys.stdout.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as said:
+        try:
+            for stream in (1, 2):
+                os.dup2(said.fileno(), stream)
+            yield
+        except Exception:
+            said.seek(0)
+            os.write(saved[1], said.read())
+            raise
+        finally:
+            for stream, copy in enumerate(saved, start=1):
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """--help with the default behind every flag that has one; "default: None" would tell nobody anything."""
 

@@ -44,7 +44,10 @@ def parse_args():
     parser.add_argument("--torch_python", help="Python interpreter that has torch, transformers and safetensors")
     parser.add_argument("--repetitions", type=int, default=3, help="of every command")
     parser.add_argument("--output_json", help="write all figures to this file")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.repetitions < 1:
+        parser.error(f"argument --repetitions: must be at least 1, got {args.repetitions}")
+    return args
 
 
 def commands(args, work):
@@ -58,6 +61,7 @@ def commands(args, work):
         "plain loop over PaddleNLP": loop,
         "predict.py": ours,
         "predictor, paddle float32": [*infer, export, "--backend", "paddle"],
+        "predictor, paddle bfloat16": [*infer, export, "--backend", "paddle", "--use_bf16"],
         "predictor, onnx float32": [*infer, export],
         "predictor, onnx int8": [*infer, export, "--use_quantize"],
     }
@@ -155,9 +159,9 @@ def compare_in_process(args, export, texts):
     threads, result = available_cores(), {}
     for precision in ("float32", "int8"):
         predictor = Predictor(export, precision, threads=threads, batch_size=BATCH_SIZE)
-        ids = predictor.tokenizer.encode(texts)
+        ids, pad_id = predictor.tokenizer.encode(texts), predictor.tokenizer.pad_id
         lengths = [len(row) for row in ids]
-        batches = [pad([ids[i] for i in batch], 0) for batch in length_sorted_batches(lengths, BATCH_SIZE)]
+        batches = [pad([ids[i] for i in batch], pad_id) for batch in length_sorted_batches(lengths, BATCH_SIZE)]
         work, runs = operations(read_config_file(args.params_path), lengths), []
         for _ in range(args.repetitions):
             bare, best = bare_session(predictor.path, batches, threads), peak(precision, threads)

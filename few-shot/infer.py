@@ -50,7 +50,6 @@ def parse_args():
 def main():
     args = parse_args()
     logger = get_logger()
-    device = find_gpu(args.device, logger)
     files = {"onnx": ".onnx", "paddle": ".pdiparams"}
     files = {backend: model_path(args.model_path_prefix, "float32", suffix) for backend, suffix in files.items()}
     backend = next((backend for backend, path in files.items() if path.exists()), None)
@@ -60,7 +59,7 @@ def main():
     predictor = Predictor(
         args.model_path_prefix,
         backend=backend,
-        device=device,
+        device=find_gpu(args.device, logger, backend),
         device_id=args.device_id,
         threads=args.num_threads,
         max_seq_length=args.max_seq_length,

@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 import export_model
-from deploy.predictor.predictor import OnnxModel, PaddleModel, Predictor
-from export_model import export_checkpoint, export_onnx, export_static, warn_about
+from deploy.predictor.predictor import Predictor
+from export_model import export_checkpoint, warn_about
 from metric import Decision
-from modeling import find_weights, load_checkpoint, model_inputs, open_checkpoint, predict_logits, sigmoid
-from utils import InputError, LabelTree, file_digest, load_rows
+from modeling import find_weights, load_checkpoint, open_checkpoint, predict_logits, save_checkpoint, sigmoid
+from utils import InputError, LabelTree, file_digest, load_rows, run
 
 from tests.conftest import SAMPLE  # isort: skip
 
@@ -114,19 +114,26 @@ def test_onnx_names_axes_and_labels(tiny_export, precision):
     assert not [node for node in model.graph.node if node.op_type == "Constant"]
 
 
-def test_ernie_m_has_one_input(paddle, tmp_path):
+def test_ernie_m_has_one_input(paddle, tiny_checkpoint, call, tmp_path, capsys):
+    """The flag --multilingual is left out: the checkpoint knows."""
     from tests.test_modeling import tiny_model
 
-    model = tiny_model(paddle, family="ErnieM")
-    program = export_static(paddle, model, 0, tmp_path / "float32")
-    export_onnx(program, tmp_path / "float32.onnx", ["A", "B", "C"])
-    batch = [[2, 7, 9, 11, 3], [2, 8, 3]]
-    with paddle.no_grad():
-        logits = model(**model_inputs(batch, 0)).numpy()
-    padded = np.array([[2, 7, 9, 11, 3], [2, 8, 3, 0, 0]])
-    for exported in (OnnxModel(tmp_path / "float32.onnx"), PaddleModel(program)):
-        assert exported.inputs == ["input_ids"]
-        np.testing.assert_allclose(exported(padded), logits, atol=1e-5)
+    tree, tokenizer, _ = open_checkpoint(tiny_checkpoint)
+    model = tiny_model(paddle, len(tree), "ErnieM", vocab_size=1075, max_position_embeddings=130)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_checkpoint(folder, model, tokenizer, tree, Decision())
+    export = call(folder, "--precision", "float32", "float16", "int8")
+    assert "This checkpoint is ERNIE-M: its models read input_ids alone" in capsys.readouterr().err
+    ids = tokenizer.encode(TEXTS)
+    logits = predict_logits(model, ids, tokenizer.pad_id, 4)
+    for flags, tolerance in (
+        ((), 1e-4), (("float32", "paddle"), 1e-4), (("float16",), 0.02), (("int8",), 0.2),
+    ):  # fmt: skip
+        predictor = Predictor(export, *flags)
+        assert predictor.model.inputs == ["input_ids"]
+        np.testing.assert_allclose(predictor.logits(ids), logits, atol=tolerance)
+    assert np.ptp(logits) > 1
 
 
 def test_formats(tiny_checkpoint, tmp_path):
@@ -200,11 +207,15 @@ def test_rows_default_to_those_of_the_training(tiny_checkpoint, tmp_path, call, 
     shutil.copytree(tiny_checkpoint, folder)
     label = LabelTree.read(SAMPLE / "label.txt").labels[0]
     data = data_dir(
-        label_txt=(SAMPLE / "label.txt").read_text(encoding="utf-8"), dev_txt=f"文一\t{label}\n文二\t{label}\n"
+        label_txt=(SAMPLE / "label.txt").read_text(encoding="utf-8"),
+        dev_txt=f"文\t{label}\n",
+        own_jsonl="".join(json.dumps({"text": text, "labels": [label]}) + "\n" for text in ("文一", "文二")),
     )
-    (folder / "run.json").write_text(json.dumps({"arguments": {"dataset_dir": str(data)}}), encoding="utf-8")
-    folder = call(folder, "--format", "onnx", "--precision", "float32")
-    assert json.loads((folder / "export.json").read_text(encoding="utf-8"))["rows"] == 2
+    arguments = {"dataset_dir": str(data), "dev_file": "own.jsonl"}
+    (folder / "run.json").write_text(json.dumps({"arguments": arguments}), encoding="utf-8")
+    for flags, rows in (((), 2), (("--dev_file", "dev.txt"), 1)):
+        output = call(folder, "--format", "onnx", "--precision", "float32", *flags)
+        assert json.loads((output / "export.json").read_text(encoding="utf-8"))["rows"] == rows
 
 
 def test_what_is_lost_is_told():
@@ -240,14 +251,72 @@ def test_incomplete_checkpoint(tiny_checkpoint, tmp_path, call, missing, message
     assert not (tmp_path / "export").exists()
 
 
+def test_foreign_and_damaged_checkpoints(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """What a user sees: exit code 2, and a message without a traceback."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+
+    def fails():
+        words = ["export_model.py", "--params_path", folder, "--output_path", tmp_path / "export"]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as stopped:
+            run(export_model.main)
+        assert stopped.value.code == 2 and not (tmp_path / "export").exists()
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        return message
+
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "model.safetensors: not a usable parameter file" in fails()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}), encoding="utf-8")
+    assert "config.json: model_type is 'bert'; supported are ernie, ernie_m" in fails()
+    shutil.rmtree(folder)
+    assert "checkpoint: no such directory. Pass the --save_dir of train.py." in fails()
+
+
+def test_folder_that_cannot_be_written(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """/sys is read-only for everybody, also for root, whom the rights of a folder would not stop."""
+    words = ["export_model.py", "--params_path", tiny_checkpoint, "--output_path", "/sys/export", "--format", "paddle"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    with pytest.raises(SystemExit) as stopped:
+        run(export_model.main)
+    assert stopped.value.code == 2
+    assert "error: /sys/export: " in capsys.readouterr().err
+
+
+def test_more_parameters_than_an_onnx_file_holds(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_model, "ONNX_BYTES", 1_000_000)
+    with pytest.raises(InputError, match=r"its parameters take 0.0 GB.*--format paddle"):
+        export_checkpoint(tiny_checkpoint, tmp_path / "export")
+    assert export_checkpoint(tiny_checkpoint, tmp_path / "export", format="paddle")
+
+
+def test_models_of_an_earlier_export_are_named(tiny_export, tiny_checkpoint, tmp_path, call, capsys):
+    shutil.copytree(tiny_export, tmp_path / "export")
+    call(tiny_checkpoint, "--format", "onnx", "--precision", "float32", "float16")
+    warned = [line for line in capsys.readouterr().err.splitlines() if "left from an earlier export" in line]
+    assert [line.split(": left")[0].rsplit("/", 1)[1] for line in warned] == ["int8.onnx", "float32.pdmodel"]
+
+
 def test_other_labels_and_missing_rows(tiny_checkpoint, call, data_dir):
     with pytest.raises(InputError, match="differs from the labels the checkpoint was trained with"):
         call(tiny_checkpoint, "--dataset_dir", data_dir())
     with pytest.raises(InputError, match="no such file"):
         call(tiny_checkpoint, "--dataset_dir", SAMPLE, "--dev_file", "dev2.txt")
+    empty = data_dir(label_txt=(SAMPLE / "label.txt").read_bytes(), dev_txt="没有标签的一行\n")
+    with pytest.raises(InputError, match="dev.txt: no labelled row in it"):
+        call(tiny_checkpoint, "--dataset_dir", empty)
 
 
-@pytest.mark.parametrize("flags", [["--max_f1_drop", "nan"], ["--precision", "int4"], ["--format", "torch"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max_f1_drop", "nan"], ["--precision", "int4"], ["--precision"], ["--format", "torch"],
+        ["--format", "paddle", "--precision", "float32", "int8"],
+    ],
+)  # fmt: skip
 def test_bad_flags(tiny_checkpoint, call, flags):
     with pytest.raises(SystemExit) as stopped:
         call(tiny_checkpoint, *flags)

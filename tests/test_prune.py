@@ -20,6 +20,7 @@ import predict
 import prune
 import train
 from deploy.predictor import infer
+from deploy.predictor.predictor import Predictor
 from metric import Decision
 from tests.conftest import ROOT, SAMPLE
 from utils import LabelTree, load_rows, run
@@ -148,7 +149,7 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
     assert modeling.load_checkpoint(tmp_path / "more").base_model.encoder.layers[0].self_attn.num_heads == 2
 
 
-def test_ernie_m_and_a_second_pruning(paddle, no_export, run_prune, tiny_checkpoint, tmp_path):
+def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample_rows, tmp_path):
     from paddlenlp.transformers import ErnieMConfig
 
     tree, tokenizer, _ = modeling.open_checkpoint(tiny_checkpoint)
@@ -162,7 +163,13 @@ def test_ernie_m_and_a_second_pruning(paddle, no_export, run_prune, tiny_checkpo
     run_prune("--params_dir", source, "--width_mult_list", "1/2", "--max_steps", "1")
     again = ("--params_dir", half, "--output_dir", tmp_path / "again", "--width_mult_list", "0.50")
     run_prune(*again, "--max_steps", "1")
-    layer = modeling.load_checkpoint(tmp_path / "again" / "width_mult_0.5").base_model.encoder.layers[0]
+    quarter = tmp_path / "again" / "width_mult_0.5"
+    for folder in (half, quarter):  # the graphs compute what the cut networks do
+        exported = Predictor(folder / "pruned_model")
+        ids = exported.tokenizer.encode(load_rows(sample_rows / "dev.txt", tree).texts)
+        assert exported.model.inputs == ["input_ids"]
+        np.testing.assert_allclose(exported.logits(ids), logits_of(folder, sample_rows), atol=1e-4)
+    layer = modeling.load_checkpoint(quarter).base_model.encoder.layers[0]
     assert (layer.self_attn.num_heads, layer.self_attn.head_dim) == (1, 8)
     assert layer.self_attn.q_proj.weight.shape == [32, 8] and layer.linear1.weight.shape == [32, 32]
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.predictor.predictor import BACKENDS, Predictor, find_gpu
+from deploy.predictor.predictor import BACKENDS, Predictor, find_gpu, has_bf16
 from metric import Scores, decide
 from modeling import add_decision_arguments, decision_from_arguments, require_same_labels, sigmoid
 from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
@@ -45,6 +45,7 @@ def parse_args():
     engine.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
     engine.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU")
     engine.add_argument("--use_quantize", action="store_true", help="the int8 model, on a CPU")
+    engine.add_argument("--use_bf16", action="store_true", help="with --backend paddle: bfloat16, on a CPU that has it")
     perf = parser.add_argument_group("measurement")
     perf.add_argument("--perf", action="store_true", help="measure scores and speed on labelled rows, predict nothing")
     perf.add_argument("--perf_dataset", choices=("dev", "test"), default="dev", help="the file of these rows")
@@ -54,6 +55,8 @@ def parse_args():
     check_arguments(parser, args)
     if args.num_threads is not None and args.num_threads < 1:
         parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
+    if args.device_id < 0:
+        parser.error(f"argument --device_id: must be at least 0, got {args.device_id}")
     if args.perf and args.dataset_dir is None:
         parser.error("argument --perf: needs a --dataset_dir with labelled rows")
     return args
@@ -69,6 +72,12 @@ def precision(args, device, logger):
         raise InputError("--use_quantize: the int8 model is an ONNX one. Leave --backend paddle out.")
     if args.use_fp16 and args.backend == "paddle":
         raise InputError("--use_fp16: the float16 model is an ONNX one. Leave --backend paddle out.")
+    if args.use_bf16 and args.backend == "onnx":
+        raise InputError("--use_bf16: ONNX Runtime does not compute so. Add --backend paddle, or use --use_quantize.")
+    if args.use_bf16 and (device == "gpu" or not has_bf16()):
+        logger.warning("--use_bf16: only on a CPU with AVX512-BF16 or AMX, where it is faster; using float32")
+    elif args.use_bf16:
+        return "bfloat16"
     if device == "gpu":
         return "float16" if args.use_fp16 else "float32"
     return "int8" if args.use_quantize else "float32"
@@ -99,7 +108,7 @@ def measure(args, predictor, decision, logger):
 def main():
     args = parse_args()
     logger = get_logger()
-    device = find_gpu(args.device, logger)
+    device = find_gpu(args.device, logger, args.backend)
     logger.info(">>> [InferBackend] Creating Engine ...")
     predictor = Predictor(
         args.model_path_prefix,

@@ -9,20 +9,21 @@ Needs onnxruntime and numpy (ERNIE-M: sentencepiece too); paddle only for the ba
 """
 
 import json
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from modeling import available_cores, open_checkpoint, prepare_runtime
-from utils import InputError, get_logger, length_sorted_batches, pad, require_file
+from modeling import available_cores, has_nvidia_driver, open_checkpoint, prepare_runtime
+from utils import InputError, get_logger, length_sorted_batches, pad, quiet, require_file
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
+INPUTS = {"input_ids", "token_type_ids"}
 
 
 def model_path(prefix, precision, suffix):
@@ -51,16 +52,25 @@ class OnnxModel:
         options.log_severity_level = 3  # errors
         # Batches run side by side instead, which costs half as much: a session's own threads wait for each other.
         options.intra_op_num_threads = 1
-        providers = ["CPUExecutionProvider"]
+        providers, hint = ["CPUExecutionProvider"], "Export it again."
         if device == "gpu":
             providers = [("CUDAExecutionProvider", {"device_id": device_id}), *providers]
+            hint = f"Export it again, or check --device_id {device_id} and the memory of this GPU."
+            with redirect_stdout(sys.stderr):  # it says what is missing where the predictions may go
+                onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            # without its fallback, which would go on with another GPU
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+            self.labels = json.loads(self.session.get_modelmeta().custom_metadata_map.get("labels", "null"))
         except Exception as error:  # the library raises types of its own for damaged files
             reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). Export it again.") from None
+            raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). {hint}") from None
+        if device == "gpu" and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise InputError(
+                "--device gpu: ONNX Runtime found no CUDA and cuDNN of the versions it needs (its own message, above, "
+                "names them). Install them, or pass --device cpu."
+            )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
-        self.labels = json.loads(self.session.get_modelmeta().custom_metadata_map.get("labels", "null"))
 
     def __call__(self, input_ids):
         feed = {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
@@ -68,11 +78,14 @@ class OnnxModel:
 
 
 class PaddleModel:
-    """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time."""
+    """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time.
+
+    bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
+    """
 
     labels = None  # not kept in these files
 
-    def __init__(self, path, device="cpu", device_id=0, threads=1):
+    def __init__(self, path, device="cpu", device_id=0, threads=1, bf16=False):
         if not path.exists():
             path = path.with_suffix(".json")  # newer versions of paddle write this form
         require_file(path, "Make it with export_model.py --format paddle.")
@@ -80,6 +93,7 @@ class PaddleModel:
         prepare_runtime(device)
         from paddle import inference
 
+        require_program(path)
         config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))
         config.disable_glog_info()
         if device == "gpu":
@@ -87,10 +101,13 @@ class PaddleModel:
         else:
             config.enable_mkldnn()
             config.set_cpu_math_library_num_threads(threads)
+            if bf16:
+                config.enable_mkldnn_bfloat16()
         try:
-            self.predictor = inference.create_predictor(config)
+            with quiet():
+                self.predictor = inference.create_predictor(config)
         except Exception as error:  # as above
-            reason = str(error).strip().splitlines()[-1]
+            reason = str(error).strip().splitlines()[-1].strip()
             raise InputError(
                 f"{path}: not a model that Paddle Inference can read ({reason}). Export it again."
             ) from None
@@ -104,9 +121,20 @@ class PaddleModel:
         return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
 
 
+def require_program(path):
+    """Raise InputError for a damaged program, with which Paddle Inference would end in a segmentation fault."""
+    from paddle.base.proto.framework_pb2 import ProgramDesc
+
+    try:
+        json.loads(path.read_bytes()) if path.suffix == ".json" else ProgramDesc.FromString(path.read_bytes())
+    except Exception as error:  # protobuf's own, or ValueError
+        raise InputError(f"{path}: not a model that Paddle Inference can read ({error}). Export it again.") from None
+
+
 class Predictor:
     """An exported model and what belongs to it: `tree` (LabelTree), `tokenizer`, `decision` (Decision).
 
+    precision: one of PRECISIONS, a file each; with the back end paddle "float32" or "bfloat16", both from one file
     Raises InputError for whatever is missing, damaged, or does not fit together.
     """
 
@@ -114,14 +142,20 @@ class Predictor:
         self, prefix, precision="float32", backend="onnx", device="cpu", device_id=0, threads=None,
         max_seq_length=None, batch_size=32,
     ):  # fmt: skip
-        self.path = model_path(prefix, precision, ".onnx" if backend == "onnx" else ".pdmodel")
+        if backend == "onnx":
+            self.path = model_path(prefix, precision, ".onnx")
+        else:
+            self.path = model_path(prefix, "float32", ".pdmodel")
         self.batch_size = batch_size
         cores = threads or available_cores()
         self.callers = cores if backend == "onnx" and device == "cpu" else 1  # batches that run side by side
         if backend == "onnx":
             self.model = OnnxModel(self.path, device, device_id)
         else:
-            self.model = PaddleModel(self.path, device, device_id, cores)
+            self.model = PaddleModel(self.path, device, device_id, cores, precision == "bfloat16")
+        if foreign := set(self.model.inputs) - INPUTS:
+            names = ", ".join(sorted(foreign))
+            raise InputError(f"{self.path}: not a model of export_model.py, since it reads {names}. Export it again.")
         self.tree, self.tokenizer, self.decision = open_checkpoint(self.path.parent, max_seq_length, exported=True)
         if self.model.labels not in (None, self.tree.labels):
             raise InputError(f"{self.path}: its labels are not those of label.txt beside it. Export the model again.")
@@ -145,23 +179,46 @@ class Predictor:
         return logits
 
 
-def find_gpu(device, logger=None):
-    """ "gpu" if it was asked for and ONNX Runtime can use one, else "cpu", with a warning that says what is missing."""
+def has_bf16(cpuinfo="/proc/cpuinfo"):
+    """Whether this processor multiplies in bfloat16 (AVX512-BF16 or AMX); others would only imitate it, slowly."""
+    try:
+        flags = Path(cpuinfo).read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def find_gpu(device, logger=None, backend="onnx"):
+    """ "gpu" if it was asked for and the back end can use one, else "cpu", with a warning that says what is missing."""
     if device == "cpu":
         return device
-    import onnxruntime
+    if not has_nvidia_driver():
+        hint = "this machine has no NVIDIA GPU"
+    elif backend == "paddle":
+        prepare_runtime(device)
+        import paddle
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and os.path.exists("/dev/nvidiactl"):
-        return "gpu"
-    both = []
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            both.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            pass
-    if len(both) == 2:
-        hint = f"{' and '.join(both)} hide each other: uninstall both, then install onnxruntime-gpu alone"
+        if paddle.is_compiled_with_cuda():
+            return device
+        hint = "this paddle is built for CPUs: install requirements-gpu.txt"
     else:
-        hint = "no NVIDIA GPU, or onnxruntime-gpu is not installed in place of onnxruntime"
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            return device
+        hint = missing_provider()
     (logger or get_logger()).warning(f"--device gpu: predicting on the CPU ({hint})")
     return "cpu"
+
+
+def missing_provider():
+    """Why ONNX Runtime knows no CUDA, and what to install."""
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            pass
+    if len(found) == 2:
+        return f"{' and '.join(found)} hide each other: uninstall both, then install onnxruntime-gpu alone"
+    return "onnxruntime-gpu is not installed in place of onnxruntime"

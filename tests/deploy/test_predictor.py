@@ -11,7 +11,7 @@ import pytest
 
 import predict
 from deploy.predictor import infer, predictor
-from deploy.predictor.predictor import Predictor, find_gpu, model_path
+from deploy.predictor.predictor import Predictor, find_gpu, has_bf16, model_path
 from metric import Scores, decide
 from modeling import load_checkpoint, open_checkpoint, predict_logits, sigmoid
 from utils import InputError, file_digest, load_rows
@@ -73,6 +73,35 @@ def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, monkeypatch
         assert len(shared) >= len(one["labels"])
         for label in shared:
             assert one["probabilities"][label] == pytest.approx(other["probabilities"][label], abs=1e-4)
+
+
+def test_bf16_is_near_and_prints_nothing(call, tiny_export, monkeypatch, capfd):
+    """On a processor without it Paddle imitates it or goes on in float32: what is asked for is tested all the same."""
+    monkeypatch.setattr(infer, "has_bf16", lambda: True)
+    call("--backend", "paddle", "--use_bf16", "--perf")
+    said = capfd.readouterr()
+    assert said.out == "" and "operators to bfloat16" not in said.err
+    half, full = (Predictor(tiny_export, precision, "paddle") for precision in ("bfloat16", "float32"))
+    assert half.path == full.path
+    ids = full.tokenizer.encode(["某公司宣布裁员", "球队主场获胜，股价随之上涨" * 4])
+    one, other = half.logits(ids), full.logits(ids)
+    np.testing.assert_allclose(one, other, atol=0.05 * np.abs(other).max())
+    assert np.array_equal(one, other) != has_bf16()
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        ("flags : fpu avx512f avx512_bf16", True),
+        ("flags : fpu amx_bf16", True),
+        ("flags : avx512f", False),
+        (None, False),
+    ],
+)
+def test_has_bf16(tmp_path, flags, answer):
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_bf16(tmp_path / "cpuinfo") == answer
 
 
 def test_logs_what_predict_logs(call, tiny_checkpoint, printed, monkeypatch):
@@ -174,6 +203,42 @@ def test_missing_half_of_a_paddle_model(export, call, name):
         call("--model_path_prefix", export / "float32", "--backend", "paddle")
 
 
+@pytest.mark.parametrize("name", ["float32.pdmodel", "float32.pdiparams"])
+@pytest.mark.parametrize("damage", ["garbage", "half"])
+def test_damaged_paddle_model(export, call, name, damage):
+    content = (export / name).read_bytes()
+    (export / name).write_bytes(content[: len(content) // 2] if damage == "half" else b"not a model" * 50)
+    with pytest.raises(InputError, match="not a model that Paddle Inference can read"):
+        call("--model_path_prefix", export / "float32", "--backend", "paddle")
+
+
+def edit_onnx(path, change):
+    import onnx
+
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def test_foreign_onnx(export, call):
+    """A sound model, but with another input, or labels in its metadata that are none."""
+
+    def rename(model):
+        old, model.graph.input[0].name = model.graph.input[0].name, "attention_mask"
+        for node in model.graph.node:
+            node.input[:] = ["attention_mask" if name == old else name for name in node.input]
+
+    def spoil(model):
+        model.metadata_props[0].value = "体育"
+
+    edit_onnx(export / "float32.onnx", rename)
+    with pytest.raises(InputError, match="not a model of export_model.py, since it reads attention_mask"):
+        call("--model_path_prefix", export / "float32")
+    edit_onnx(export / "int8.onnx", spoil)
+    with pytest.raises(InputError, match="int8.onnx: not a model that ONNX Runtime can read"):
+        call("--model_path_prefix", export / "float32", "--use_quantize")
+
+
 def test_labels_of_another_model(export, call):
     labels = (export / "label.txt").read_text(encoding="utf-8").splitlines()
     (export / "label.txt").write_text("\n".join(sorted(labels, reverse=True)), encoding="utf-8")
@@ -200,9 +265,14 @@ def test_precision_that_was_not_exported(export, call):
         call("--model_path_prefix", export / "float32", "--use_quantize")
 
 
-def test_switches_that_do_not_fit_are_told(call, printed):
+def test_switches_that_do_not_fit_are_told(call, printed, monkeypatch):
     call("--use_fp16", "--perf")
     assert any(line.startswith("--use_fp16: only on a GPU") for line in printed)
+    monkeypatch.setattr(infer, "has_bf16", lambda: False)
+    call("--use_bf16", "--perf", "--backend", "paddle")
+    assert any(line.startswith("--use_bf16: only on a CPU with AVX512-BF16") for line in printed)
+    with pytest.raises(InputError, match="Add --backend paddle"):
+        call("--use_bf16")
     for switch in ("--use_fp16", "--use_quantize"):
         with pytest.raises(InputError, match="Leave --backend paddle out"):
             call(switch, "--backend", "paddle")
@@ -210,31 +280,74 @@ def test_switches_that_do_not_fit_are_told(call, printed):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--num_threads", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--output_file", "a.xml"], ["--floor", "2"]],
-)
+    [
+        ["--num_threads", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--device_id", "-1"],
+        ["--output_file", "a.xml"], ["--floor", "2"],
+    ],
+)  # fmt: skip
 def test_bad_flags(call, flags):
     with pytest.raises(SystemExit) as stopped:
         call(*flags)
     assert stopped.value.code == 2
 
 
-def test_gpu_asked_for_and_absent(monkeypatch, printed):
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(driver, packages, providers) pretends that these are installed."""
     import onnxruntime
 
+    def pretend(driver, packages=(), providers=("CPUExecutionProvider",)):
+        def version(package):
+            if package not in packages:
+                raise predictor.PackageNotFoundError
+            return "1.0"
+
+        monkeypatch.setattr(predictor, "has_nvidia_driver", lambda: driver)
+        monkeypatch.setattr(predictor, "version", version)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+
+    return pretend
+
+
+def test_gpu_asked_for_and_absent(machine, printed):
     assert find_gpu("cpu") == "cpu" and printed == []
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(predictor, "version", lambda package: "1.0")
-    assert find_gpu("gpu") == "cpu"
-    assert "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both" in printed[0]
+    for driver, packages, message in (
+        (False, ["onnxruntime-gpu"], "this machine has no NVIDIA GPU"),
+        (True, ["onnxruntime"], "onnxruntime-gpu is not installed in place of onnxruntime"),
+        (True, ["onnxruntime", "onnxruntime-gpu"],
+         "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both, then install onnxruntime-gpu alone"),
+    ):  # fmt: skip
+        machine(driver, packages)
+        assert find_gpu("gpu") == "cpu"
+        assert printed.pop() == f"--device gpu: predicting on the CPU ({message})"
 
-    def only_one(package):
-        if package == "onnxruntime-gpu":
-            raise predictor.PackageNotFoundError
-        return "1.0"
 
-    monkeypatch.setattr(predictor, "version", only_one)
-    assert find_gpu("gpu") == "cpu"
-    assert "onnxruntime-gpu is not installed" in printed[1]
+@pytest.mark.parametrize("built_for_gpus", [False, True])
+def test_gpu_of_the_back_end_that_is_used(machine, monkeypatch, paddle, printed, built_for_gpus):
+    machine(True, providers=["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * (not built_for_gpus))
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: built_for_gpus)
+    assert find_gpu("gpu", backend="paddle") == ("gpu" if built_for_gpus else "cpu")
+    assert find_gpu("gpu") == ("cpu" if built_for_gpus else "gpu")
+    assert len(printed) == 1 and ("requirements-gpu.txt" in printed[0]) != built_for_gpus
+
+
+def test_gpu_session(tiny_export, monkeypatch, capfd):
+    """What a session on a GPU is asked for, and that one which fell back to the CPU is not taken for it."""
+    import onnxruntime
+
+    asked, session = [], onnxruntime.InferenceSession
+
+    def on_cpu(path, options, providers, enable_fallback):
+        asked.append((providers, enable_fallback))
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("libcudnn.so.9 is missing"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    with pytest.raises(InputError, match="found no CUDA and cuDNN of the versions it needs"):
+        Predictor(tiny_export, "float16", device="gpu", device_id=1)
+    assert asked == [([("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], 0)]
+    said = capfd.readouterr()
+    assert said.out == "" and "libcudnn.so.9 is missing" in said.err  # stdout may carry the predictions
 
 
 def test_other_length_than_trained_with(tiny_export, printed):
