@@ -60,6 +60,7 @@ from utils import (
     atomic_write,
     file_digest,
     load_rows,
+    report_rows,
     require_file,
     run,
 )
@@ -133,19 +134,8 @@ def read_data(args, logger):
     tree = LabelTree.read(directory / args.label_file)
     train = load_rows(directory / args.train_file, tree)
     dev = load_rows(directory / args.dev_file, tree, unlabelled="skip")
-    for name, rows in ((args.train_file, train), (args.dev_file, dev)):
-        if rows.blank or rows.unlabelled:
-            logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
-        open_rows = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
-        if open_rows:
-            logger.warning(
-                f"{name}: {len(open_rows)} rows have a label without its parent, first "
-                f"{rows.texts[open_rows[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
-            )
-        unseen = np.flatnonzero(~rows.multi_hot(len(tree)).any(0))
-        if len(unseen):
-            names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
-            logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names})")
+    report_rows(args.train_file, train, tree, logger)
+    report_rows(args.dev_file, dev, tree, logger)
     return tree, train, dev
 
 

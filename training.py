@@ -96,7 +96,7 @@ def start_encoder(model, source, logger):
 
 
 def write_run_files(save_dir, args, tree, train, dev):
-    """setting.txt in the familiar form, run.json for programs."""
+    """setting.txt in the familiar form, run.json for programs. train, dev: utils.Rows; dev may be None."""
     import paddle
     import paddlenlp
 
@@ -104,7 +104,7 @@ def write_run_files(save_dir, args, tree, train, dev):
         lines = [f"{name} : {value}" for name, value in sorted(vars(args).items())]
         file.write("\n".join(["----------- Configuration Arguments -----------", *lines, "-" * 48, ""]))
     versions = {"python": sys.version.split()[0], "paddle": paddle.__version__, "paddlenlp": paddlenlp.__version__}
-    sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts)}
+    sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts) if dev else 0}
     with atomic_write(save_dir / "run.json") as file:
         json.dump({"arguments": vars(args), "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
 
@@ -306,7 +306,9 @@ def stop_on_signals():
 
 
 def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, stop, scalars=None):
-    """Train on the batches of an epoch that `progress` has not counted yet; returns False if `stop` was filled.
+    """Train on those batches of an epoch, or of its beginning, that `progress` has not counted yet.
+
+    Returns False if `stop` was filled meanwhile.
 
     progress: counters epoch and batch (finished ones), step, loss_sum; stop: of `stop_on_signals`; scalars: a VisualDL
     writer
@@ -335,11 +337,11 @@ def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, stop, sca
     return True
 
 
-def leave(save_dir, trainer, progress, stop, logger):
+def leave(save_dir, trainer, progress, stop, logger, flag="--resume"):
     """End a run within an epoch, because this process or another was asked to."""
     if trainer.rank == 0:
         save_state(save_dir / STATE, trainer, progress)
-        logger.warning("Stopped by a signal; the state is saved, continue with --resume")
+        logger.warning(f"Stopped by a signal; the state is saved, continue with {flag}")
     sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
 
 

@@ -385,6 +385,22 @@ def load_reported(path, tree, logger):
     return rows
 
 
+def report_rows(name, rows, tree, logger):
+    """Warn about the lines of a file that were passed over, labels without their parent, and labels without a row."""
+    if rows.blank or rows.unlabelled:
+        logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+    open_rows = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
+    if open_rows:
+        logger.warning(
+            f"{name}: {len(open_rows)} rows have a label without its parent, first "
+            f"{rows.texts[open_rows[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
+        )
+    unseen = np.flatnonzero(~rows.multi_hot(len(tree)).any(0))
+    if len(unseen):
+        names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
+        logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names})")
+
+
 def read_rows(path, tree, problems, seen):
     """Yield the good rows of a labelled file, of any size, in order.
 

@@ -1,20 +1,16 @@
-"""What label retrieval is worth and how far it scales.
+"""How far label retrieval scales. (What it is worth: routes.py.)
 
-    python benchmarks/retrieval.py new_labels --dataset_dir data --model_name path/to/encoder --withheld 5
     python benchmarks/retrieval.py index --vectors 1000000
     python benchmarks/retrieval.py labels --params_path checkpoint/model_best --labels 100000
 
-new_labels   trains twice, with all rows and without those of some leaf labels, and measures recall of the withheld
-             labels, and of the others in both trainings. Rows with a withheld label leave the training of the second.
-index        builds an index of random clustered vectors, then searches it: seconds, queries per second, recall@10
-             against an exact search.
-labels       makes up many labels, indexes them with an encoder, and retrieves them by their own words.
+index    builds an index of random clustered vectors, then searches it: seconds, queries per second, recall@10 against
+         an exact search.
+labels   makes up many labels, indexes them with an encoder, and retrieves them by their own words.
 
-The last two take all cores; the machine should have nothing else to do.
+Both take all cores; the machine should have nothing else to do.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,21 +20,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from retrieval_based.encoder import Encoder, most_specific
+from retrieval_based.encoder import Encoder
 from retrieval_based.index import SemanticIndex, Vectors, labels_index, recalls
-from utils import HelpFormatter, LabelTree, load_rows, run, write_rows
+from utils import HelpFormatter, LabelTree, run
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description="Measure label retrieval.", formatter_class=HelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    new = commands.add_parser("new_labels", formatter_class=HelpFormatter)
-    new.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
-    new.add_argument("--model_name", required=True, help="a model directory")
-    new.add_argument("--withheld", type=int, default=20, help="leaf labels to withhold")
-    new.add_argument("--train_rows", type=int, help="rows to draw from the train file")
-    new.add_argument("--seed", type=int, default=0, help="of the draw of labels and rows")
-    new.add_argument("--flags", default="", help="further flags of train.py, in one string")
     index = commands.add_parser("index", formatter_class=HelpFormatter)
     index.add_argument("--vectors", type=int, default=100_000, help="how many")
     index.add_argument("--dimension", type=int, default=256, help="their length")
@@ -49,42 +38,6 @@ def parse_args():
     labels.add_argument("--params_path", default="./checkpoint/model_best", help="an encoder")
     labels.add_argument("--labels", type=int, default=100_000, help="how many")
     return parser.parse_args()
-
-
-def measure_new_labels(args):
-    tree = LabelTree.read(args.dataset_dir / "label.txt")
-    train, dev = (load_rows(args.dataset_dir / name, tree) for name in ("train.txt", "dev.txt"))
-    rng = np.random.default_rng(args.seed)
-    leaves = [i for i in range(len(tree)) if not tree.children[i]]
-    withheld = set(rng.permutation(leaves)[: args.withheld].tolist())
-    print("withheld:", ", ".join(tree.labels[i] for i in sorted(withheld)))
-    drawn = rng.permutation(len(train.texts))[: args.train_rows].tolist()
-    for name, left_out in (("all labels", set()), (f"without {args.withheld} labels", withheld)):
-        kept = [i for i in drawn if not left_out & set(train.labels[i])]
-        with tempfile.TemporaryDirectory() as work:
-            rows = [(train.texts[i], [tree.labels[label] for label in train.labels[i]]) for i in kept]
-            write_rows(Path(work) / "train.jsonl", rows)
-            # The dev rows of train.py, which choose the epoch, have none of the withheld labels.
-            rows = [
-                (text, [tree.labels[label] for label in labels])
-                for text, labels in zip(dev.texts, dev.labels)
-                if not withheld & set(labels)
-            ]
-            write_rows(Path(work) / "dev.jsonl", rows)
-            files = ["--train_set_file", f"{work}/train.jsonl", "--similar_text_pair_file", f"{work}/dev.jsonl"]
-            files += ["--corpus_file", str(args.dataset_dir / "label.txt"), "--model_name", args.model_name]
-            command = [sys.executable, "retrieval_based/train.py", *files, "--save_dir", work, *args.flags.split()]
-            subprocess.run(command, cwd=ROOT, check=True)
-            encoder = Encoder(Path(work) / "model_best")
-            encoder.load("cpu")
-            retrieved = labels_index(encoder, tree).retrieve(encoder.encode(dev.texts), 50)
-        ranked = [[label for label, _ in row] for row in retrieved]
-        for kind, wanted in (("withheld", withheld), ("other", set(range(len(tree))) - withheld)):
-            gold = [tuple(set(most_specific(tree, labels)) & wanted) for labels in dev.labels]
-            chosen = [i for i, labels in enumerate(gold) if labels]
-            found = recalls([ranked[i] for i in chosen], [gold[i] for i in chosen])
-            shown = "  ".join(f"{key} {100 * value:.2f}" for key, value in found.items())
-            print(f"trained on {name}, {len(kept)} rows; {kind} labels on {len(chosen)} dev rows: {shown}", flush=True)
 
 
 def clustered(rng, centres, n):
@@ -140,7 +93,7 @@ def measure_labels(args):
 
 def main():
     args = parse_args()
-    {"new_labels": measure_new_labels, "index": measure_index, "labels": measure_labels}[args.command](args)
+    {"index": measure_index, "labels": measure_labels}[args.command](args)
 
 
 if __name__ == "__main__":

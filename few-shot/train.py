@@ -10,18 +10,16 @@ Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the wo
         data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
         data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
 Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
-        output_dir/{metrics.jsonl, train.log, setting.txt}   what made it
-        output_dir/state.safetensors                         the last state, for --resume_from_checkpoint
-        output_dir/{test,data}_predictions.jsonl             --do_predict, one line per row
-        output_dir/export/                                   --do_export, for infer.py
+        output_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it
+        output_dir/state.safetensors                  the last state, for --resume_from_checkpoint
+        output_dir/{test,data}_predictions.jsonl      --do_predict, one line per row
+        output_dir/export/                            --do_export, for infer.py
 
 Two methods, see network.py: similarity (of a text to the labels' words), and prompt (a template with a mask).
 """
 
 import argparse
-import os
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -47,7 +45,18 @@ from modeling import (
 )
 from predict import count_texts, jsonl_row, label_texts, read_texts, warn_about
 from tokenizer import load_tokenizer
-from training import Trainer, open_log, save_progress, start_or_resume, train_batches
+from training import (
+    Trainer,
+    launched_processes,
+    leave,
+    open_log,
+    save_progress,
+    start_or_resume,
+    stop_on_signals,
+    train_batches,
+    train_epoch,
+    write_run_files,
+)
 from utils import (
     HelpFormatter,
     InputError,
@@ -58,10 +67,12 @@ from utils import (
     get_logger,
     load_reported,
     load_rows,
+    report_rows,
     run,
 )
 
 LOWEST_PROBABILITY, PREDICTED_TOGETHER = 0.01, 4096
+RESUME = "--resume_from_checkpoint"
 METRICS = ("macro_f1_score", "micro_f1_score")
 ACCEPTED = {
     "evaluation_strategy": "epoch, or every --eval_steps",
@@ -165,20 +176,14 @@ def fingerprint(args):
 
 
 def prepare(args, tree, train):
-    """(network in train mode, its TemplateTokenizer): new, or as the run left it that is to be resumed."""
-    from network import load_network, new_network
+    """(new network in train mode, its TemplateTokenizer)"""
+    from network import new_network
 
-    if args.resume_from_checkpoint:
-        _, tokenizer, _ = open_checkpoint(args.output_dir)
-        tokenizer = load_template(args.output_dir, tokenizer)
-        network = load_network(args.output_dir, tree, tokenizer)
-        network.train()
-    else:
-        source = model_directory(args.model_name_or_path)
-        prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
-        tokenizer = load_tokenizer(source, args.max_seq_length)
-        tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config_file(source)["vocab_size"])
-        network = new_network(source, tree, tokenizer, train.texts, args.freeze_dropout)
+    source = model_directory(args.model_name_or_path)
+    prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
+    tokenizer = load_tokenizer(source, args.max_seq_length)
+    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config_file(source)["vocab_size"])
+    network = new_network(source, tree, tokenizer, train.texts, args.freeze_dropout)
     for parameter in network.encoder.parameters():
         parameter.stop_gradient = args.freeze_plm
     return network, tokenizer
@@ -186,7 +191,6 @@ def prepare(args, tree, train):
 
 def train_network(args, paddle, tree, train, dev, decision, progress, arrays, logger):
     """Train, and leave the best model in output_dir. progress, arrays: of `start_or_resume`."""
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     output_dir = Path(args.output_dir)
@@ -206,27 +210,20 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
         logger.info(f"Resuming after {progress['step']} steps")
     metric = args.metric_for_best_model.removesuffix("_score")
     shown, patience = metric.replace("_", " "), args.early_stop_patience or sys.maxsize
-    since, started = trainer.step, time.perf_counter()
+    stop, evaluated = stop_on_signals(), progress["history"][-1]["step"] if progress["history"] else 0
 
-    with logging_redirect_tqdm([logger]), tqdm(total=total, initial=trainer.step, desc="train", disable=None) as bar:
-        while trainer.step < total and progress["stale"] < patience:
-            epoch, batch = divmod(trainer.step, per_epoch)
-            rows = train_batches(lengths, args.per_device_train_batch_size, args.seed, epoch + 1)[batch]
-            loss = trainer.train_step(ids, train.labels, rows, tokenizer.pad_id)
-            if not np.isfinite(loss):
-                raise InputError(f"the loss is {loss} at step {trainer.step}: lower --learning_rate")
-            progress |= {"step": trainer.step, "loss_sum": progress["loss_sum"] + loss}
-            bar.update()
-            if trainer.step % args.logging_steps == 0:
-                speed = (trainer.step - since) / (time.perf_counter() - started)
-                logger.info(
-                    f"global step {trainer.step}, epoch: {epoch + 1}, batch: {batch + 1}, loss: {loss:.5f}, "
-                    f"speed: {speed:.2f} step/s"
-                )
-                since, started = trainer.step, time.perf_counter()
-            if trainer.step % (args.eval_steps or per_epoch) and trainer.step < total:
+    with logging_redirect_tqdm([logger]):
+        while evaluated < total and progress["stale"] < patience:
+            batches = train_batches(lengths, args.per_device_train_batch_size, args.seed, progress["epoch"] + 1)
+            due = min(total, evaluated + (args.eval_steps or per_epoch))  # the step of the next evaluation
+            batches = batches[: progress["batch"] + due - trainer.step]
+            if not train_epoch(trainer, batches, ids, train, tokenizer.pad_id, progress, logger, stop):
+                leave(output_dir, trainer, progress, stop, logger, RESUME)
+            if progress["batch"] == per_epoch:
+                progress |= {"epoch": progress["epoch"] + 1, "batch": 0}
+            if trainer.step < due:
                 continue
-            entry, better = {"step": trainer.step, "train_loss_sum": progress["loss_sum"]}, True
+            entry, better = {"step": due, "train_loss": progress["loss_sum"] / (due - evaluated)}, True
             if dev:
                 scores = score(
                     network, tree, dev, dev_ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size
@@ -238,11 +235,12 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
                 logger.info(f"Current best {shown} score: {progress['best']:.5f}")
             progress |= {"loss_sum": 0.0, "stale": 0 if better else progress["stale"] + 1}
             progress["history"].append(entry)
+            evaluated = due
             if better:
                 save_words(output_dir, tree)
                 save_checkpoint(output_dir, network, tokenizer, tree, decision)
             save_progress(output_dir, trainer, progress)
-    if trainer.step < total:
+    if evaluated < total:
         logger.info("Early stop!")
     if dev:
         logger.info(f"Final best {shown} score: {progress['best']:.5f}")
@@ -297,35 +295,30 @@ def predict_rows(args, source, network, tokenizer, tree, decision, logger):
 def main():
     args = parse_args()
     logger, output_dir, data_dir = get_logger(), Path(args.output_dir), Path(args.data_dir)
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
+    if launched_processes()[1] > 1:
         raise InputError("few-shot/train.py runs in one process: a handful of rows is not worth sharing out.")
     to_predict = require_inputs(args, logger)
     directory = Path(args.resume_from_checkpoint or output_dir)  # of the model that is not trained now
     if args.do_train:
+        open_log(output_dir)
         decision = decision_from_arguments(args, Decision())
         require_model(args.model_name_or_path)
         if args.method == "prompt":
             parse_template(args.prompt)
         tree = LabelTree.read(data_dir / "label.txt")
         train = load_rows(data_dir / "train.txt", tree)
-        dev = load_reported(data_dir / "dev.txt", tree, logger) if (data_dir / "dev.txt").exists() else None
-        if not dev:
+        dev = load_rows(data_dir / "dev.txt", tree, "skip") if (data_dir / "dev.txt").exists() else None
+        report_rows("train.txt", train, tree, logger)
+        if dev:
+            report_rows("dev.txt", dev, tree, logger)
+        else:
             logger.warning("No dev.txt: the model of the last step is kept")
-        if train.blank:
-            logger.warning(f"train.txt: skipped {train.blank} blank lines")
-        if len(unseen := np.flatnonzero(~train.multi_hot(len(tree)).any(0))):
-            names = ", ".join([*(tree.labels[i] for i in unseen[:5]), *["..."] * (len(unseen) > 5)])
-            logger.warning(f"train.txt: no row for {len(unseen)} of {len(tree)} labels ({names})")
         if directory.resolve() != output_dir.resolve():
-            raise InputError("--resume_from_checkpoint with --do_train: give the --output_dir of the run to continue.")
-        progress = {"step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
-        flag = "--resume_from_checkpoint"
-        progress, arrays = start_or_resume(
-            progress, output_dir, args.resume_from_checkpoint, fingerprint(args), logger, flag
-        )
-        open_log(output_dir)
-        with atomic_write(output_dir / "setting.txt") as file:
-            file.writelines(f"{name} : {value}\n" for name, value in sorted(vars(args).items()))
+            raise InputError(f"{RESUME} with --do_train: give the --output_dir of the run to continue.")
+        progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
+        resume = args.resume_from_checkpoint
+        progress, arrays = start_or_resume(progress, output_dir, resume, fingerprint(args), logger, RESUME)
+        write_run_files(output_dir, args, tree, train, dev)
         paddle = set_device(args.device)
         train_network(args, paddle, tree, train, dev, decision, progress, arrays, logger)
         directory = output_dir

@@ -65,17 +65,18 @@ def read_retrieved(path, texts, tree):
         except ValueError:
             problems.add(path, number, "a line is: text<TAB>label<TAB>similarity")
             continue
-        if label not in tree.index:
+        if label and label not in tree.index:
             problems.add(path, number, f"unknown label {label!r}; the labels are in {path.with_name('label.txt')}")
             continue
         # A row's labels differ, so the same text with a label again is a second row with this text.
-        if text != before or any(known == tree.index[label] for known, _ in groups[-1]):
+        if text != before or not label or any(known == tree.index[label] for known, _ in groups[-1]):
             before = text
             groups.append([])
             if len(groups) > len(texts) or text != texts[len(groups) - 1]:
                 problems.raise_if_any()
                 raise InputError(f"{path}:{number}: {text[:20]!r} is not the row in its place; run recall.py again.")
-        groups[-1].append((tree.index[label], similarity))
+        if label:
+            groups[-1].append((tree.index[label], similarity))
     problems.raise_if_any()
     if len(groups) != len(texts):
         raise InputError(f"{path}: has {len(groups)} texts, the rows are {len(texts)}. Run recall.py again.")

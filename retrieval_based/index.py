@@ -240,6 +240,14 @@ def add_index_arguments(parser):
     )
 
 
+def index_or_labels(args, encoder):
+    """(index of --index_dir or None, the LabelTree to choose from); needs no network."""
+    if args.index_dir:
+        index = SemanticIndex.read(args.index_dir, encoder)
+        return index, index.tree
+    return None, LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+
+
 def labels_index(encoder, tree):
     """An index of the labels of a tree, in memory; takes as long as encoding them."""
     index = SemanticIndex(tree, Vectors(encoder.dimension), "labels", encoder.id, encoder.decision)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `
 from modeling import WINDOW, add_decision_arguments, decision_from_arguments, find_weights
 from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
 from retrieval_based.encoder import Encoder, add_model_arguments, check_minima, path_text
-from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, dense, labels_index
+from retrieval_based.index import FLAT, add_index_arguments, dense, index_or_labels, labels_index
 from utils import HelpFormatter, InputError, LabelTree, Problems, parse_rows, require_file, run
 
 
@@ -69,8 +69,7 @@ def main():
     if args.text_pair_file:
         print_cosines(encoder, args.text_pair_file, args.device)
         return
-    index = SemanticIndex.read(args.index_dir, encoder) if args.index_dir else None
-    tree = index.tree if index else LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    index, tree = index_or_labels(args, encoder)
     if args.dataset_dir and (path := Path(args.dataset_dir) / args.label_file).exists():
         if LabelTree.read(path).labels != tree.labels:
             way = "build_index.py --add brings the new labels in" if index else f"pass --corpus_file {path}"

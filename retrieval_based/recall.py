@@ -8,7 +8,7 @@ Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv,
 Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
         recall_result_dir/{label.txt, decision.json}   what evaluate.py scores them with
 
-TABs and line ends within a text are written as blanks.
+TABs and line ends within a text are written as blanks. A text that nothing is near has one line, without a label.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from modeling import WINDOW, write_settings
 from retrieval_based.encoder import Encoder, add_model_arguments, check_minima
-from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, labels_index
-from utils import HelpFormatter, LabelTree, atomic_write, get_logger, load_reported, require_writable, run
+from retrieval_based.index import FLAT, add_index_arguments, index_or_labels, labels_index
+from utils import HelpFormatter, atomic_write, get_logger, load_reported, require_writable, run
 
 
 def parse_args():
@@ -40,8 +40,7 @@ def main():
     args = parse_args()
     logger, directory = get_logger(), Path(args.recall_result_dir)
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
-    index = SemanticIndex.read(args.index_dir, encoder) if args.index_dir else None
-    tree = index.tree if index else LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    index, tree = index_or_labels(args, encoder)
     rows = load_reported(args.similar_text_pair_file, tree, logger)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / args.recall_result_file
@@ -55,8 +54,9 @@ def main():
         for start in range(0, len(rows.texts), WINDOW):
             texts = rows.texts[start : start + WINDOW]
             for text, found in zip(texts, index.retrieve(encoder.encode(texts, bar.update), args.recall_num)):
-                for label, similarity in found:
-                    file.write(f"{text.translate(FLAT)}\t{tree.labels[label]}\t{similarity:.6f}\n")
+                text = text.translate(FLAT)
+                lines = [f"{text}\t{tree.labels[label]}\t{similarity:.6f}\n" for label, similarity in found]
+                file.writelines(lines or [f"{text}\t\t0\n"])  # no row of the index is near, or none near has a label
     write_settings(directory, tree, encoder.tokenizer.max_seq_length, index.decision)
     logger.info(f"Retrieved from {len(index.entries)} {index.by} for {len(rows.texts)} texts, in {path}")
 

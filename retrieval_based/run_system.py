@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import Encoder, add_model_arguments, check_minima
-from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, labels_index
-from utils import HelpFormatter, LabelTree, Problems, get_logger, read_lines, run
+from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, index_or_labels, labels_index
+from utils import HelpFormatter, Problems, get_logger, read_lines, run
 
 
 def parse_args():
@@ -34,8 +34,7 @@ def main():
     args = parse_args()
     logger = get_logger()
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
-    index = SemanticIndex.read(args.index_dir, encoder) if args.index_dir else None
-    tree = index.tree if index else LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    index, tree = index_or_labels(args, encoder)
     encoder.load(args.device)
     index = index or labels_index(encoder, tree)
     logger.info(f"{len(index.entries)} {index.by} in the index; type a text and press Enter, Ctrl-D ends")

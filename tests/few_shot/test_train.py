@@ -1,7 +1,9 @@
 """few-shot/train.py and infer.py: from rows to predictions, resuming, and what can be wrong."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,12 @@ def run_script(monkeypatch):
     def call(name, *arguments):
         module = load_script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        module.main()
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            module.main()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     return call
 
@@ -74,33 +81,38 @@ def test_chain(folder, arguments, tmp_path, run_script, printed, prompt):
 
 def test_training_learns_its_rows(arguments, tmp_path, run_script):
     run_script("train", *arguments, "--do_train", "--num_train_epochs", 25)
-    losses = [entry["train_loss_sum"] for entry in lines(tmp_path / "out" / "metrics.jsonl")]
+    losses = [entry["train_loss"] for entry in lines(tmp_path / "out" / "metrics.jsonl")]
     assert len(losses) == 25 and losses[-1] < losses[0] / 3
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_script, monkeypatch):
-    out = tmp_path / "out"
-    run_script("train", *arguments, "--do_train", "--num_train_epochs", 3)
-    whole = read_weights(out / "state.safetensors")
-    shutil.rmtree(out)
+@pytest.mark.parametrize("stopped_at", [1, 3, 4])  # before the first evaluation, within an epoch, at an evaluation
+def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_script, monkeypatch, stopped_at):
+    """Evaluations after steps 2, 4 and 5, epochs of 2 steps: what is due at a stop must not be left out."""
     import training
 
+    out, flags = tmp_path / "out", ["--do_train", "--max_steps", 5, "--eval_steps", 2]
+    run_script("train", *arguments, *flags)
+    whole, history = read_weights(out / "state.safetensors"), lines(out / "metrics.jsonl")
+    assert [entry["step"] for entry in history] == [2, 4, 5]
+    shutil.rmtree(out)
     step = training.Trainer.train_step
 
-    def stop(trainer, *rows):
-        if trainer.step == 3:
-            raise KeyboardInterrupt
+    def ask_to_stop(trainer, *rows):
+        if trainer.step == stopped_at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return step(trainer, *rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "train_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_script("train", *arguments, "--do_train", "--num_train_epochs", 3)
-    with pytest.raises(InputError, match="num_train_epochs"):
-        run_script("train", *arguments, "--do_train", "--resume_from_checkpoint", out)
-    run_script("train", *arguments, "--do_train", "--num_train_epochs", 3, "--resume_from_checkpoint", out)
+        patch.setattr(training.Trainer, "train_step", ask_to_stop)
+        with pytest.raises(SystemExit) as end:
+            run_script("train", *arguments, *flags)
+        assert end.value.code == 128 + signal.SIGTERM
+    resume = [*flags, "--resume_from_checkpoint", out]
+    with pytest.raises(InputError, match="eval_steps: 2 then, 3 now"):
+        run_script("train", *arguments, *resume, "--eval_steps", 3)
+    run_script("train", *arguments, *resume)
     resumed = read_weights(out / "state.safetensors")
-    assert whole.keys() == resumed.keys()
+    assert whole.keys() == resumed.keys() and lines(out / "metrics.jsonl") == history
     for name in whole:
         np.testing.assert_array_equal(whole[name], resumed[name], name)
 

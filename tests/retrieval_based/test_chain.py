@@ -164,6 +164,13 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     # predicted: {体育, 足球} {体育, 足球} {体育, 足球, 财经, 股票} {财经, 股票}; gold has 篮球 in the second, 财经 in the last:
     # 8 right of 10 predicted and of 9 true ones
     assert (scores["micro_precision"], scores["micro_recall"]) == pytest.approx((8 / 10, 8 / 9))
+    # nothing is near the first two rows, which have one text: 5 right of 6 predicted and of 9 true ones
+    nothing = [("甲", "", 0)] * 2 + recalled[4:]
+    path.write_text("".join(f"{t}\t{label}\t{s}\n" for t, label, s in nothing), encoding="utf-8")
+    call(evaluate, monkeypatch, *flags, "--output_json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["recall@5"] == pytest.approx((0 + 0 + 1 + 0) / 4)
+    assert (scores["micro_precision"], scores["micro_recall"]) == pytest.approx((5 / 6, 5 / 9))
     for content, message in (
         ("甲\t体育##足球\n", "recall.txt:1: a line is: text<TAB>label<TAB>similarity"),
         ("甲\t体育,足球\t0.5\n", "unknown label '体育,足球'"),

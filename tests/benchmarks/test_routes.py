@@ -1,0 +1,52 @@
+"""benchmarks/routes.py: what it would run, and the recall of some labels; the runs themselves take hours."""
+
+import sys
+from argparse import Namespace
+
+import pytest
+
+from benchmarks import routes
+from utils import LabelTree
+
+TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经"])
+
+
+def test_epochs_fall_with_the_rows_while_steps_rise():
+    args = Namespace(effort=1.0)
+    passes = [routes.epochs(args, "fine-tuning", rows) for rows in (74, 150, 370, 1480, 10_708)]
+    assert passes == [30, 30, 17, 7, 2]
+    assert routes.epochs(Namespace(effort=0.01), "few-shot", 10_708) == 1
+
+
+def test_runs(monkeypatch):
+    monkeypatch.setattr(sys, "argv", "routes.py --dataset_dir d --model_name m --shots 2 all --draws 2".split())
+    args = routes.parse_args()
+    keys = routes.wanted_runs(args)
+    assert len(keys) == 3 * 3 and keys[0] == ("2", 0, "fine-tuning", 0) and ("all", 1, "few-shot", 0) not in keys
+    args.withheld = 2
+    assert routes.wanted_runs(args)[-1] == ("all", 0, "retrieval", 2)
+
+
+@pytest.mark.parametrize("flags, says", [("--shots 0", "numbers from 1"), ("--shots 2 --withheld 3", "--shots all")])
+def test_flags(monkeypatch, capsys, flags, says):
+    monkeypatch.setattr(sys, "argv", ["routes.py", *f"--dataset_dir d --model_name m {flags}".split()])
+    with pytest.raises(SystemExit):
+        routes.parse_args()
+    assert says in capsys.readouterr().err
+
+
+def test_withheld_labels_are_leaves_and_always_the_same():
+    assert routes.withheld_labels(TREE, 3) == {1, 2, 3} and routes.withheld_labels(TREE, 0) == set()
+    assert routes.withheld_labels(TREE, 2) == routes.withheld_labels(TREE, 2)
+
+
+def test_recall_of_some_labels(tmp_path):
+    (tmp_path / "test.txt").write_text("甲\t体育,体育##足球\n乙\t体育##足球,财经\n丙\t财经\n", encoding="utf-8")
+    result = tmp_path / "retrieval" / "recall" / "recall_result_file.txt"
+    result.parent.mkdir(parents=True)
+    found = "甲\t体育##足球\t0.9\n乙\t财经\t0.8\n乙\t体育##足球\t0.7\n丙\t体育##足球\t0.6\n"
+    result.write_text(found, encoding="utf-8")
+    # 体育##足球: first of 甲, second of 乙; 财经: first of 乙, missed for 丙
+    assert routes.recall_of(TREE, tmp_path, {1})["recall@1"] == 50
+    assert routes.recall_of(TREE, tmp_path, {1})["recall@5"] == 100
+    assert routes.recall_of(TREE, tmp_path, {3})["recall@5"] == 50
