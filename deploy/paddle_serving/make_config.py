@@ -2,10 +2,10 @@
 
     python deploy/paddle_serving/make_config.py --model_path export --output serving
 
-Reads   what export_model.py or prune.py left in model_path: <name>.pdmodel and <name>.pdiparams, and what is beside them
-Writes  output/config.yml                                          Paddle Serving's settings; made to be edited
-        output/serving_server/                                     the model, serving_server_conf.prototxt, labels, tokenizer
-        output/serving_client/serving_client_conf.prototxt         the same description, for clients of other kinds
+Reads   what export_model.py or prune.py left in model_path: <name>.pdmodel, <name>.pdiparams and what is beside them
+Writes  output/config.yml                                     Paddle Serving's settings; made to be edited
+        output/serving_server/                                the model, serving_server_conf.prototxt, labels, tokenizer
+        output/serving_client/serving_client_conf.prototxt    the same description, for clients of other kinds
 
 The names of inputs and outputs come from the model. The folder stands alone: the export is not needed any more.
 Needs paddle: run it in the environment of this repository, or in that of make_environment.sh.

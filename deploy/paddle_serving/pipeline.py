@@ -29,7 +29,7 @@ from paddle_serving_server.pipeline.error_catch import CustomExceptionCode  # no
 from paddle_serving_server.pipeline.pipeline_server import PipelineServicer  # noqa: E402
 from paddle_serving_server.pipeline.proto import pipeline_service_pb2, pipeline_service_pb2_grpc  # noqa: E402
 
-from deploy.paddle_serving.protocol import MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
+from deploy.paddle_serving.protocol import EXAMPLE, MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
 from metric import decide  # noqa: E402
 from modeling import sigmoid  # noqa: E402
 from utils import InputError, length_sorted_batches, pad  # noqa: E402
@@ -130,9 +130,12 @@ class HttpHandler(BaseHTTPRequestHandler):
             response.err_msg, status = f"{length} bytes; send at most {MAX_BYTES} in a request", 413
         else:
             try:
-                request = json_format.Parse(self.rfile.read(int(length)), pipeline_service_pb2.Request())
-            except (json_format.ParseError, ValueError, RecursionError) as error:
-                response.err_msg = f"the body is not a request in JSON: {error}"[:300]
+                body = json.loads(self.rfile.read(int(length)))
+                if not isinstance(body, dict):
+                    raise ValueError("it is no object")
+                request = json_format.ParseDict(body, pipeline_service_pb2.Request())
+            except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
+                response.err_msg = f"the body is not a request such as {EXAMPLE}: {error}"[:300]
             else:
                 response = self.server.inference(request, None)
                 status = {0: 200, BAD_REQUEST: 400, CustomExceptionCode.NO_SERVICE.value: 404}.get(response.err_no, 500)
@@ -143,7 +146,9 @@ class HttpHandler(BaseHTTPRequestHandler):
         self.answer(405 if self.path == ROUTE else 404, response)
 
     def answer(self, status, response):
-        body = json_format.MessageToDict(response, including_default_value_fields=True, preserving_proto_field_name=True)
+        body = json_format.MessageToDict(
+            response, including_default_value_fields=True, preserving_proto_field_name=True
+        )
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")

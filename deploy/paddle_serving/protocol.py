@@ -1,7 +1,7 @@
 """What Paddle Serving's clients and the service here agree on: the route, and JSON instead of printed arrays.
 
-A request has one key, `sentence`, with a JSON array of texts. An answer has two keys, each with a JSON array that has an
-entry for each text: `label`, the names of its labels, and `confidence`, their probabilities.
+A request has one key, `sentence`, with a JSON array of texts. An answer has two keys, each with a JSON array of one entry
+per text: `label`, the names of its labels, and `confidence`, their probabilities.
 """
 
 import json
@@ -23,7 +23,9 @@ def texts_of(keys, values):
     try:
         texts = json.loads(values[0])
     except (ValueError, RecursionError):
-        raise InputError("the value of 'sentence' is not JSON; write an array of texts, such as [\"国足今晚出战\"]") from None
+        raise InputError(
+            "the value of 'sentence' is not JSON; write an array of texts, such as [\"国足今晚出战\"]"
+        ) from None
     if not isinstance(texts, list) or not texts:
         raise InputError("the value of 'sentence' must be a JSON array with at least one text")
     if len(texts) > MAX_TEXTS:
@@ -44,5 +46,7 @@ def labels_of(keys, values, count):
         if len(rows) != count:
             raise ValueError("number of rows")
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError("the server's answer is not one of deploy/paddle_serving; is another one at this address?") from None
+        raise InputError(
+            "the server's answer is not one of deploy/paddle_serving; is another one at this address?"
+        ) from None
     return rows
