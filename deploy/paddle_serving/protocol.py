@@ -1,7 +1,7 @@
 """What Paddle Serving's clients and the service here agree on: the route, and JSON instead of printed arrays.
 
-A request has one key, `sentence`, with a JSON array of texts. An answer has two keys, each with a JSON array of one entry
-per text: `label`, the names of its labels, and `confidence`, their probabilities.
+A request has one key, `sentence`, with a JSON array of texts. An answer has two keys, each with a JSON array of one
+entry per text: `label`, the names of its labels, and `confidence`, their probabilities.
 """
 
 import json
