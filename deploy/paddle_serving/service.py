@@ -1,0 +1,90 @@
+"""Serve an exported model by Paddle Serving's Pipeline, over HTTP and gRPC.
+
+    bash deploy/paddle_serving/make_environment.sh
+    .venv-paddle-serving/bin/python deploy/paddle_serving/service.py --config serving/config.yml
+
+Reads   config.yml and serving_server/ beside it, as make_config.py leaves them
+Writes  PipelineServingLogs/ and ProcessInfo.json beside them
+
+    POST /seq_cls/prediction    {"key": ["sentence"], "value": ["[\\"text\\", ...]"]} -> labels by name; see protocol.py
+    gRPC, service seq_cls       the same key and value
+
+It listens on 127.0.0.1 unless --host says otherwise. SIGTERM and Ctrl-C end it once the requests it has taken are
+answered. Exit code 1: a process that holds a model has died, and service.py may be started anew.
+"""
+
+import argparse
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from deploy.paddle_serving.protocol import ROUTE, SERVICE
+from modeling import open_checkpoint, prepare_runtime
+from utils import HelpFormatter, InputError, get_logger, require_file, run
+
+MADE_BY = "make_config.py writes it, with all that belongs to it."
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description="Serve a model by Paddle Serving.", formatter_class=HelpFormatter)
+    parser.add_argument("--config", type=Path, default="serving/config.yml", help="what make_config.py has written")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines")
+    parser.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    return parser.parse_args()
+
+
+def read_config(path):
+    """Paddle Serving's settings as a dict, the model's folder found from that of the file. Raises InputError."""
+    import yaml
+
+    require_file(path, MADE_BY)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = config["op"][SERVICE]["local_service_conf"]
+        settings["model_config"] = str(path.parent / settings["model_config"])
+        if config["dag"]["is_thread_op"] or config["build_dag_each_worker"]:
+            raise InputError(f"{path}: is_thread_op and build_dag_each_worker must be false.")
+        if config["op"][SERVICE].get("batch_size", 1) > 1 and config["op"][SERVICE]["auto_batching_timeout"] < 1:
+            raise InputError(f"{path}: batch_size above 1 would wait for ever; set auto_batching_timeout to 1 or more.")
+        if min(config["http_port"], config["rpc_port"]) < 1024:
+            raise InputError(f"{path}: http_port and rpc_port must be 1024 or above.")
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise InputError(f"{path}: not the settings of a service ({reason}). {MADE_BY}") from None
+    require_file(Path(settings["model_config"]) / "serving_server_conf.prototxt", MADE_BY)
+    return config
+
+
+def main():
+    args = parse_args()
+    if importlib.util.find_spec("paddle_serving_server") is None:
+        raise InputError(
+            "Paddle Serving is not installed in this Python. Run: bash deploy/paddle_serving/make_environment.sh, "
+            "then .venv-paddle-serving/bin/python deploy/paddle_serving/service.py"
+        )
+    config = read_config(args.config)
+    folder = Path(config["op"][SERVICE]["local_service_conf"]["model_config"])
+    tree, tokenizer, decision = open_checkpoint(folder, args.max_seq_length, exported=True)
+    # The library writes to these folders as soon as it is imported, else to the current one.
+    os.environ["SERVING_LOG_PATH"] = os.environ["SERVING_HOME"] = str(args.config.parent.resolve())
+    prepare_runtime("cpu" if config["op"][SERVICE]["local_service_conf"].get("device_type", 0) == 0 else "gpu")
+    from deploy.paddle_serving import pipeline
+
+    logger = get_logger()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # in the processes that are started now: only this one is to end them
+    service = pipeline.Service(config, args.host, tree, tokenizer, decision)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    ready = f"Serving on http://{args.host}:{config['http_port']}{ROUTE} and gRPC {args.host}:{config['rpc_port']}"
+    died = service.run(lambda: logger.info(f"{ready}; {len(tree)} labels, {tokenizer.max_seq_length} tokens"))
+    if died:
+        logger.error(f"A process that holds the model has died: see {args.config.parent / 'PipelineServingLogs'}")
+    sys.stdout.flush()
+    os._exit(1 if died else 0)  # not by exit(): it would wait for threads that wait for the dead process
+
+
+if __name__ == "__main__":
+    run(main)
