@@ -36,6 +36,7 @@ from modeling import (
     write_settings,
 )
 from training import (
+    LOSSES,
     Trainer,
     join_processes,
     label_frequency_bias,
@@ -85,6 +86,7 @@ def parse_args():
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
     optim = parser.add_argument_group("optimization")
+    optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
     optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
     optim.add_argument("--learning_rate", type=float, default=3e-5, help="peak rate of the encoder")

@@ -171,6 +171,31 @@ def speed_up_bias_gradients(paddle, model):
             layer.forward = partial(forward, layer)
 
 
+def binary_cross_entropy(logits, targets):
+    """Mean over the labels, summed over the rows: float32 [N, L], [N, L] -> a number. Every label for itself."""
+    from paddle.nn.functional import binary_cross_entropy_with_logits
+
+    return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / targets.shape[1]
+
+
+def zlpr(logits, targets):
+    """log(1 + sum of e^s over a row's absent labels) + log(1 + sum of e^-s over its own), summed over the rows.
+
+    float32 [N, L], [N, L] -> a number. The labels of a row compete, its own ones against 0 from above and the others
+    from below, so that a logit above 0, a probability above 0.5, still means that the label applies. Su, Zhu, Murtadha,
+    Pan and Liu (2022), ZLPR: a novel loss for multi-label classification.
+    """
+    import paddle
+
+    wrong = logits * (1 - 2 * targets)  # how far each label is on the wrong side of 0
+    left_out = 1e9 * targets, 1e9 * (1 - targets)
+    sides = [paddle.concat([wrong - out, paddle.zeros_like(wrong[:, :1])], 1).logsumexp(1) for out in left_out]
+    return sum(sides).sum()
+
+
+LOSSES = {"bce": binary_cross_entropy, "zlpr": zlpr}
+
+
 class Trainer:
     """The model, its optimizer and how far they have come; `state()` is all that --resume needs."""
 
@@ -220,10 +245,7 @@ class Trainer:
             labels = paddle.to_tensor(labels, "float32")
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
                 logits = self.net(**inputs)
-            summed = paddle.nn.functional.binary_cross_entropy_with_logits(
-                logits.astype("float32"), labels, reduction="sum"
-            )
-            loss = summed * (self.world / (len(rows) * labels.shape[1]))
+            loss = LOSSES[args.loss](logits.astype("float32"), labels) * (self.world / len(rows))
             if self.world > 1 and i + 1 < args.gradient_accumulation_steps:
                 with self.net.no_sync():
                     self.scaler.scale(loss).backward()

@@ -202,7 +202,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
         logger.warning(f"train.txt: {cut} texts fill all of --max_seq_length, so their ends may be cut off")
     per_epoch = -(-len(ids) // args.per_device_train_batch_size)
     total = args.max_steps or args.num_train_epochs * per_epoch
-    settings = dict(head_learning_rate=args.ppt_learning_rate, amp=False, gradient_accumulation_steps=1)
+    settings = dict(loss="bce", head_learning_rate=args.ppt_learning_rate, amp=False, gradient_accumulation_steps=1)
     settings |= dict(lr_scheduler="linear", warmup=True, warmup_steps=int(args.warmup_ratio * total))
     trainer = Trainer(paddle, argparse.Namespace(**vars(args), **settings), network, total)
     if args.resume_from_checkpoint:

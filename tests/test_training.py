@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import NO_GRADIENT, SAMPLE
-from training import Trainer, label_frequency_bias, rate_schedule, train_batches
+from training import LOSSES, Trainer, label_frequency_bias, rate_schedule, train_batches
 from utils import length_sorted_batches
 
 
@@ -79,7 +79,7 @@ def make_trainer(paddle, **flags):
     model.train()
     defaults = dict(
         learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.0, max_grad_norm=0, amp=False, seed=3,
-        gradient_accumulation_steps=1, lr_scheduler="constant", warmup=False, warmup_steps=0,
+        gradient_accumulation_steps=1, lr_scheduler="constant", warmup=False, warmup_steps=0, loss="bce",
     )  # fmt: skip
     return Trainer(paddle, Namespace(**(defaults | flags)), model, total_steps=10)
 
@@ -108,8 +108,34 @@ def test_loss_is_the_mean_binary_cross_entropy(paddle):
     assert trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0) == pytest.approx(expected, rel=1e-5)
 
 
-def test_accumulation_over_uneven_parts_equals_one_large_batch(paddle):
-    whole, parts = make_trainer(paddle), make_trainer(paddle, gradient_accumulation_steps=3)
+def test_zlpr_by_hand_and_its_gradient(paddle):
+    logits = paddle.to_tensor([[2.0, -1.0, 0.5], [0.0, -3.0, 1.0]], stop_gradient=False)
+    targets = paddle.to_tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    loss = LOSSES["zlpr"](logits, targets)
+    first = np.log(1 + np.exp(-1)) + np.log(1 + np.exp(-2) + np.exp(-0.5))  # one absent label, two of its own
+    second = np.log(1 + 1 + np.exp(-3) + np.exp(1))  # no label of its own
+    assert float(loss) == pytest.approx(first + second, rel=1e-6)
+    loss.backward()
+    own, absent = 1 + np.exp(-2) + np.exp(-0.5), 2 + np.exp(-3) + np.exp(1)
+    np.testing.assert_allclose(
+        logits.grad.numpy(),
+        [
+            [-np.exp(-2) / own, np.exp(-1) / (1 + np.exp(-1)), -np.exp(-0.5) / own],
+            [1 / absent, np.exp(-3) / absent, np.exp(1) / absent],
+        ],
+        rtol=1e-5,
+    )
+
+
+def test_zlpr_of_large_logits_is_finite(paddle):
+    logits = paddle.to_tensor([[200.0, -200.0]])
+    assert float(LOSSES["zlpr"](logits, paddle.to_tensor([[0.0, 1.0]]))) == pytest.approx(400)
+    assert float(LOSSES["zlpr"](logits, paddle.to_tensor([[1.0, 0.0]]))) == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulation_over_uneven_parts_equals_one_large_batch(paddle, loss):
+    whole, parts = make_trainer(paddle, loss=loss), make_trainer(paddle, loss=loss, gradient_accumulation_steps=3)
     for trainer in (whole, parts):  # 4 rows in 3 parts: 2, 1 and 1
         for _ in range(3):
             trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
