@@ -27,6 +27,7 @@ from analysis.words import load_dictionary, load_jieba
 from utils import (
     HelpFormatter,
     InputError,
+    check_minima,
     get_logger,
     load_reported,
     require_row_format,
@@ -63,12 +64,9 @@ def parse_args():
     change.add_argument("--device", default="gpu", help="of the model: cpu, gpu, xpu or npu; without it: the CPU")
     change.add_argument("--seed", type=int, default=3, help="of the random choices")
     args = parser.parse_args()
-    if args.create_n < 1:
-        parser.error(f"argument --create_n: must be at least 1, got {args.create_n}")
+    check_minima(parser, args, create_n=1, seed=0)
     if not 0 < args.aug_percent <= 1:
         parser.error(f"argument --aug_percent: must be above 0 and at most 1, got {args.aug_percent}")
-    if args.seed < 0:
-        parser.error(f"argument --seed: must be at least 0, got {args.seed}")
     if args.aug_type == "mlm" and args.aug_strategy in ("substitute", "insert", "mix") and not args.mlm_model:
         parser.error("argument --mlm_model: needed for --aug_type mlm, a directory with a masked language model")
     return args

@@ -312,6 +312,11 @@ def test_unwritable_outputs_are_found_before_the_model_is_loaded(data, checkpoin
     assert (data / "dev.txt").read_bytes() == before
 
 
+def test_two_outputs_of_one_name(data, checkpoint, refused, tmp_path):
+    flags = ["--report", tmp_path / "out", "--output_json", tmp_path / "out"]
+    assert "--output_json and --report must have different names" in refused(data, checkpoint, *flags)
+
+
 @pytest.mark.parametrize("flag", ["--batch_size=0", "--max_seq_length=2", "--threshold=1.5", "--no_flag=1"])
 def test_bad_flags(data, checkpoint, refused, flag):
     assert flag.strip("-").partition("=")[0] in refused(data, checkpoint, flag)
