@@ -100,7 +100,9 @@ def checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
-    monkeypatch.setattr(modeling, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n))
+    monkeypatch.setattr(
+        modeling, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
+    )
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
