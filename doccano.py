@@ -309,7 +309,8 @@ def note(row):
     """What a JSON row holds besides text and labels, on one line."""
     others = ((key, value) for key, value in row.items() if key not in ("text", "labels"))
     others = ((key, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for key, v in others if v != {})
-    return "; ".join(f"{key}: {value}" for key, value in others)
+    joined = "; ".join(f"{key}: {value}" for key, value in others)
+    return joined.encode(errors="replace").decode()  # half of a surrogate pair can be read, but not written
 
 
 def main():
