@@ -149,7 +149,7 @@ def test_texts_that_cannot_be_masked():
 def masked_directory(paddle, tmp_path_factory):
     """A tiny masked language model with random weights, but for a bias that makes 5 tokens by far the likeliest.
 
-    As with ERNIE 3.0, it has some more outputs than vocab.txt has lines.
+    It has some more outputs than vocab.txt has lines, as published models can have.
     """
     from paddlenlp.transformers import ErnieForMaskedLM
 
