@@ -121,7 +121,7 @@ def _doccano(record, annotator, keep_empty):
         raise ValueError(f'no "text" (or "data") in this record, which has: {", ".join(record) or "nothing"}')
     if names is None:
         raise ValueError(f'no "label" in this record, which has: {", ".join(record)}. {WRONG_PROJECT}')
-    names = [names] if isinstance(names, str) else names
+    names = _several(names)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"labels must be names, not {json.dumps(names, ensure_ascii=False)[:40]}. {WRONG_PROJECT}")
     yield text, {CONTROL: names} if names or keep_empty else None, annotator, False
@@ -134,7 +134,7 @@ def _label_studio(record, _, keep_empty):
             found, chosen = True, {}
             for item in annotation["result"]:
                 if (kind := item.get("type")) in KINDS:
-                    chosen.setdefault(str(item["from_name"]), []).extend(item["value"][kind])
+                    chosen.setdefault(str(item["from_name"]), []).extend(_several(item["value"][kind]))
                 elif str(kind).endswith("labels"):
                     raise ValueError(f"labels on parts of the text ({kind}), where Choices or a Taxonomy is needed")
             person = annotation.get("completed_by")
@@ -147,10 +147,15 @@ def _label_studio(record, _, keep_empty):
 def _label_studio_min(record, _, keep_empty):
     value = record.get(CONTROL)  # by any other name, a choice alone could not be told from the task's own fields
     parts = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
-    labels = [label for part in parts for kind in KINDS for label in part.get(kind, ())]
+    labels = [label for part in parts for kind in KINDS for label in _several(part.get(kind, ()))]
     labels = [value] if isinstance(value, str) else labels
     annotated = record["annotation_id"] is not None  # skipped tasks are not in this form of export
     yield _text_of(record), {CONTROL: labels} if annotated else None, record.get("annotator"), False
+
+
+def _several(labels):
+    """What stands for labels as a list; a single name stands for itself, not for its characters."""
+    return [labels] if isinstance(labels, str) else labels
 
 
 def _text_of(data):

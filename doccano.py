@@ -41,6 +41,7 @@ from utils import (
     LabelTree,
     Problems,
     atomic_write,
+    check_minima,
     format_row,
     get_logger,
     read_lines,
@@ -85,8 +86,7 @@ def parse_args():
         parser.error("argument --splits: with --valid and --dirty, rows are not split: leave it out")
     if not 1 <= len(args.splits) <= 3 or min(args.splits) <= 0 or sum(args.splits) != 1:
         parser.error("argument --splits: one to three numbers above 0 that sum to 1, such as 0.8 0.2 or 0.8 0.1 0.1")
-    if args.seed < 0:
-        parser.error(f"argument --seed: must be at least 0, got {args.seed}")
+    check_minima(parser, args, seed=0)
     if not args.separator.strip():
         parser.error("argument --separator: must not be empty")
     if args.keep_empty and args.format == "txt":
@@ -309,7 +309,8 @@ def note(row):
     """What a JSON row holds besides text and labels, on one line."""
     others = ((key, value) for key, value in row.items() if key not in ("text", "labels"))
     others = ((key, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for key, v in others if v != {})
-    return "; ".join(f"{key}: {value}" for key, value in others)
+    joined = "; ".join(f"{key}: {value}" for key, value in others)
+    return joined.encode(errors="replace").decode()  # half of a surrogate pair can be read, but not written
 
 
 def main():

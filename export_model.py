@@ -180,7 +180,7 @@ def rows_to_check(args, tree, logger):
             trained = json.loads((Path(args.params_path) / "run.json").read_text(encoding="utf-8"))["arguments"]
             directory, name = trained["dataset_dir"], args.dev_file or trained["dev_file"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass
+            pass  # no run.json of train.py: the checkpoint was copied without it, or comes from prune.py
         if directory is None or not Path(directory, name).is_file():
             logger.warning("No dev rows to check on (--dataset_dir): comparing on the names of the labels, unscored")
             return tree.labels, None

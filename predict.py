@@ -45,10 +45,12 @@ from modeling import (
     sigmoid,
 )
 from utils import (
+    FLAT,
     HelpFormatter,
     InputError,
     Problems,
     atomic_write,
+    check_minima,
     file_digest,
     get_logger,
     levels_text,
@@ -62,7 +64,6 @@ from utils import (
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
 WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows
 LOGGED_ROWS = 12  # rows that are logged when there is an output file
-FLAT = str.maketrans("\t\n\r", "   ")
 
 
 def parse_args():
@@ -98,9 +99,7 @@ def add_result_arguments(parser):
 def check_arguments(parser, args):
     if args.dataset_dir is None and args.data_file != "-":
         parser.error("argument --dataset_dir: needed, unless the texts come from stdin (--data_file -)")
-    for name, lowest in (("batch_size", 1), ("max_seq_length", 3)):
-        if (value := getattr(args, name)) is not None and value < lowest:
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    check_minima(parser, args, batch_size=1, max_seq_length=3)
     if not 0 <= args.floor <= 1:
         parser.error(f"argument --floor: must be from 0 to 1, got {args.floor}")
     if args.output_file not in (None, "-") and Path(args.output_file).suffix not in FORMATS:

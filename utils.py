@@ -29,6 +29,7 @@ import numpy as np
 
 SHOWN = 20  # bad rows of a file that are shown in full before the rest is counted
 SEPARATOR, WORD_SEPARATOR = "##", "=="
+FLAT = str.maketrans("\t\r\n", "   ")  # for text.translate(): what would break a line of a result
 
 
 # ---- errors and logging ----------------------------------------------------------------------------------------------
@@ -107,6 +108,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
+def check_minima(parser, args, **minima):
+    """End with a usage error if an argument that was given is below its minimum."""
+    for name, lowest in minima.items():
+        if (value := getattr(args, name)) is not None and not value >= lowest:  # also catches nan
+            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+
+
 class Problems:
     """Collects what is wrong in a file, so that one run shows all of it."""
 
@@ -177,6 +185,15 @@ def require_writable(path, flag, inputs):
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}). Check {flag} and your rights.") from None
+
+
+def require_outputs(outputs, inputs):
+    """`require_writable` for every file of {flag: path}; no two flags may name the same one."""
+    flag_of = {}
+    for flag, path in outputs.items():
+        require_writable(path, flag, inputs)
+        if (other := flag_of.setdefault(path.resolve(), flag)) != flag:
+            raise InputError(f"{path}: {other} and {flag} must have different names.")
 
 
 def read_lines(path, problems):
@@ -465,7 +482,8 @@ def parse_jsonl(path, problems):
             text, names = row["text"], row.get("labels")
             if not isinstance(names, list | None) or not all(isinstance(name, str) for name in names or ()):
                 raise TypeError
-            text.encode()  # half of a surrogate pair could be read, but never written
+            for part in (text, *(names or ())):
+                part.encode()  # half of a surrogate pair could be read, but never written
         except (KeyError, TypeError, AttributeError):
             problems.add(path, line, 'a row is one object on one line: {"text": "...", "labels": ["...", ...]}')
         except (ValueError, RecursionError) as error:

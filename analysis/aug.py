@@ -10,8 +10,8 @@ Reads   train_path   rows with labels (.txt, .jsonl or .csv, see utils.py); blan
         mlm_model    a local masked language model: config.json, weights, vocab.txt, tokenizer_config.json
 Writes  aug_path     the new rows alone, with the labels of the rows they come from (.txt or .jsonl)
 
-Only training rows are for augmenting: files named dev or test are refused. The same seed gives the same file. Where synonyms
-and homonyms come from without a dictionary of one's own: see words.py.
+Only training rows are for augmenting: files named dev or test are refused. The same seed gives the same file. Where
+synonyms and homonyms come from without a dictionary of one's own: see words.py.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from analysis.words import load_dictionary, load_jieba
 from utils import (
     HelpFormatter,
     InputError,
+    check_minima,
     get_logger,
     load_reported,
     require_row_format,
@@ -63,12 +64,9 @@ def parse_args():
     change.add_argument("--device", default="gpu", help="of the model: cpu, gpu, xpu or npu; without it: the CPU")
     change.add_argument("--seed", type=int, default=3, help="of the random choices")
     args = parser.parse_args()
-    if args.create_n < 1:
-        parser.error(f"argument --create_n: must be at least 1, got {args.create_n}")
+    check_minima(parser, args, create_n=1, seed=0)
     if not 0 < args.aug_percent <= 1:
         parser.error(f"argument --aug_percent: must be above 0 and at most 1, got {args.aug_percent}")
-    if args.seed < 0:
-        parser.error(f"argument --seed: must be at least 0, got {args.seed}")
     if args.aug_type == "mlm" and args.aug_strategy in ("substitute", "insert", "mix") and not args.mlm_model:
         parser.error("argument --mlm_model: needed for --aug_type mlm, a directory with a masked language model")
     return args
@@ -174,8 +172,14 @@ class MaskedModel:
         self.model.set_state_dict({name: value.astype("float32") for name, value in found.items()})
         self.model.eval()
         self.mask = self.tokenizer.vocab["[MASK]"]
-        # Whole words and characters only: no special tokens, no rests of words, no punctuation.
-        self.tokens = [""] * len(self.tokenizer.vocab)
+        # Whole words and characters only: no special tokens, no rests of words, no punctuation. A model can have more
+        # outputs than its vocab.txt has lines.
+        self.tokens = [""] * self.model.config.vocab_size
+        if (last := max(self.tokenizer.vocab.values())) >= len(self.tokens):
+            raise InputError(
+                f"--mlm_model {directory}: vocab.txt has {last + 1} lines, but config.json a vocab_size of "
+                f"{len(self.tokens)}. Copy both from where the model came from."
+            )
         for token, index in self.tokenizer.vocab.items():
             self.tokens[index] = token if is_word(token) and not token.startswith(("##", "[")) else ""
         self.usable = np.array([bool(token) for token in self.tokens])
@@ -206,9 +210,12 @@ class MaskedModel:
 
 
 def mask_word(words, insert_it, rng):
-    """The text with one word masked, or with a gap of one or two tokens beside one; None if it has no word."""
+    """The text with one word masked, or with a gap of one or two tokens beside one.
+
+    None if it has no word, or spells out [MASK] itself, so that no one could tell which is the gap.
+    """
     eligible = [i for i, word in enumerate(words) if is_word(word)]
-    if not eligible or any("[MASK]" in word for word in words):
+    if not eligible or "[MASK]" in "".join(words):
         return None
     i = rng.choice(eligible)
     blank = " " * words[i].isascii()
@@ -258,8 +265,10 @@ def main():
     args = parse_args()
     logger, train_path, aug_path = get_logger(), Path(args.train_path), Path(args.aug_path)
     for flag, path in (("--train_path", train_path), ("--aug_path", aug_path)):
-        if path.stem.lower() in ("dev", "test", "label"):
-            raise InputError(f"{path}: {flag} is for training rows; augmented dev or test rows would measure nothing.")
+        if (kind := path.stem.lower()) in ("dev", "test"):
+            raise InputError(f"{path}: {flag} is for training rows; augmented {kind} rows would measure nothing.")
+        if kind == "label":
+            raise InputError(f"{path}: {flag} is for training rows; a file of this name holds the label tree.")
     texts, labels, *_ = load_reported(train_path, None, logger)
     require_row_format(aug_path, "--aug_path", zip(texts, labels))
     require_writable(aug_path, "--aug_path", [train_path])
@@ -272,6 +281,11 @@ def main():
 
     rng = random.Random(args.seed)
     new = augment(texts, args.aug_strategy, args.create_n, args.aug_percent, rng, dictionary, masked_model)
+    if not new:
+        raise InputError(
+            f"{train_path}: no row has a word that --aug_strategy {args.aug_strategy} can change. Give a --dictionary "
+            f"of words that are in these rows, or another strategy. {aug_path} was not written."
+        )
     write_rows(aug_path, [(text, labels[row]) for row, text in new])
     if missing := len(texts) * args.create_n - len(new):
         logger.warning(

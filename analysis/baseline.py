@@ -18,9 +18,18 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.evaluate import headline, load_reported, require_writable
+from analysis.evaluate import headline
 from metric import evaluate
-from utils import HelpFormatter, InputError, LabelTree, atomic_write, get_logger, run
+from utils import (
+    HelpFormatter,
+    InputError,
+    LabelTree,
+    atomic_write,
+    get_logger,
+    load_reported,
+    require_writable,
+    run,
+)
 
 
 def parse_args():

@@ -47,6 +47,12 @@ def read_cases(path, tree, logger):
     return cases
 
 
+def report_other_predictions(path, cases, predicted, logger):
+    """Warn of rows whose prediction in the file is another run's; predicted: tuples of class indices, one per case."""
+    if others := sum(case.prediction not in (None, now) for case, now in zip(cases, predicted)):
+        logger.warning(f"{path.name}: {others} predictions differ from this checkpoint's, whose are shown")
+
+
 def _read_columns(path, tree, problems, seen):
     columns = COLUMNS
     for number, line in read_lines(path, problems):

@@ -37,6 +37,7 @@ from utils import (
     InputError,
     LabelTree,
     atomic_write,
+    check_minima,
     get_logger,
     load_reported,
     require_row_format,
@@ -82,9 +83,7 @@ def parse_args():
     )
     result.add_argument("--clean_file", default="train_clean.txt", help="what --merge writes")
     args = parser.parse_args()
-    for name, lowest in (("batch_size", 1), ("max_seq_length", 3), ("dirty_num", 1), ("seed", 0)):
-        if (value := getattr(args, name)) is not None and value < lowest:
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    check_minima(parser, args, batch_size=1, max_seq_length=3, dirty_num=1, seed=0)
     return args
 
 

@@ -19,7 +19,6 @@ stand for its parent. See metric.Scores for what each number is.
 
 import argparse
 import json
-import os
 import sys
 from itertools import chain
 from pathlib import Path
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.cases import in_directory
 from analysis.report import Findings, write_report
 from metric import CRITERIA, Scores, decide, tuned_decision
 from modeling import (
@@ -40,9 +40,17 @@ from modeling import (
     set_device,
     write_settings,
 )
-from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, require_writable, run
-
-FLAT = str.maketrans("\t\r\n", "   ")  # what would break a row of the bad cases
+from utils import (
+    FLAT,
+    HelpFormatter,
+    InputError,
+    atomic_write,
+    check_minima,
+    get_logger,
+    load_reported,
+    require_outputs,
+    run,
+)
 
 
 def parse_args():
@@ -67,9 +75,7 @@ def parse_args():
     result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
     args = parser.parse_args()
-    for name, lowest in (("batch_size", 1), ("max_seq_length", 3)):
-        if (value := getattr(args, name)) is not None and value < lowest:
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    check_minima(parser, args, batch_size=1, max_seq_length=3)
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
     return args
@@ -171,15 +177,13 @@ def main():
         raise InputError("--baseline: needs the rows of a train file.")
     if args.tune_threshold and len(rows["dev"].texts) < 5:
         raise InputError(f"--tune_threshold: needs 5 dev rows or more, {dev_path} has {len(rows['dev'].texts)}.")
-    bare = not os.path.dirname(args.bad_case_file)
-    outputs = {"--bad_case_file": directory / args.bad_case_file if bare else Path(args.bad_case_file)}
+    outputs = {"--bad_case_file": in_directory(directory, args.bad_case_file)}
     for flag, name in (("--output_json", args.output_json), ("--report", args.report)):
         if name:
             outputs[flag] = Path(name)
     if args.tune_threshold:
         outputs["--params_path"] = Path(args.params_path) / DECISION
-    for flag, path in outputs.items():
-        require_writable(path, flag, inputs)
+    require_outputs(outputs, inputs)
 
     set_device(args.device)
     model = load_checkpoint(args.params_path)

@@ -164,7 +164,7 @@ def reliability_chart(findings):
 
 
 def support_chart(tree, scores):
-    """F1 of each label against its number of train rows; None without train rows."""
+    """F1 of each label against its number of train rows; None without train rows, or without a label in dev."""
     if "train" not in scores:
         return None
     points = []
@@ -174,6 +174,8 @@ def support_chart(tree, scores):
             points.append(
                 (max(train["support"], 1), dev["f1"], f"{label}: {train['support']} train rows, F1 {dev['f1']:.3f}")
             )
+    if not points:
+        return None
     points.sort()
     lowest, highest = int(np.log10(points[0][0])), int(np.log10(points[-1][0])) + 1
     ticks = [10**i for i in range(lowest, highest + 1)]

@@ -20,14 +20,23 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.cases import in_directory, read_cases
+from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from metric import decide
 from modeling import encode_features, load_checkpoint, open_checkpoint, require_same_labels, set_device, sigmoid
-from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, require_writable, run
+from utils import (
+    FLAT,
+    HelpFormatter,
+    InputError,
+    atomic_write,
+    check_minima,
+    get_logger,
+    load_reported,
+    require_outputs,
+    run,
+)
 
 CELLS = 20_000_000  # similarities held at a time: 80 MB
-FLAT = str.maketrans("\t\r\n", "   ")  # what would break a line of the result
 
 
 def parse_args():
@@ -48,9 +57,7 @@ def parse_args():
     result.add_argument("--interpret_result_file", default="sent_interpret.txt", help="a bare name: in dataset_dir")
     result.add_argument("--html_file", default="sent_interpret.html", help="a bare name: in dataset_dir")
     args = parser.parse_args()
-    for name, lowest in (("batch_size", 1), ("max_seq_length", 3), ("top_k", 1)):
-        if (value := getattr(args, name)) is not None and value < lowest:
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    check_minima(parser, args, batch_size=1, max_seq_length=3, top_k=1)
     return args
 
 
@@ -129,8 +136,7 @@ def main():
     require_same_labels(tree, inputs[0])
     names = {"--interpret_result_file": args.interpret_result_file, "--html_file": args.html_file}
     outputs = {flag: in_directory(directory, name) for flag, name in names.items()}
-    for flag, path in outputs.items():
-        require_writable(path, flag, inputs)
+    require_outputs(outputs, inputs)
     train, cases = load_reported(inputs[1], tree, logger), read_cases(inputs[2], tree, logger)
 
     set_device(args.device)
@@ -138,22 +144,20 @@ def main():
     train_features = encode_features(model, tokenizer, train.texts, args.batch_size, "train rows")
     features = encode_features(model, tokenizer, [case.text for case in cases], args.batch_size, "texts")
     probabilities, selected = predict(model, features, tree, decision)
+    predicted = [tuple(np.flatnonzero(row).tolist()) for row in selected]
+    report_other_predictions(inputs[2], cases, predicted, logger)
     rows, similarities = nearest(features, train_features, args.top_k)
-    shown, others = [], 0
+    shown = []
     with atomic_write(outputs["--interpret_result_file"]) as file:
         for i, case in enumerate(cases):
-            predicted = tuple(np.flatnonzero(selected[i]).tolist())
-            others += case.prediction not in (None, predicted)
             supports = [
                 (train.texts[j], train.labels[j], similarity) for j, similarity in zip(rows[i], similarities[i])
             ]
-            file.writelines(f"{line}\n" for line in result_lines(tree, case, predicted, supports))
-            shown.append(page_case(tree, case, predicted, probabilities[i], supports))
+            file.writelines(f"{line}\n" for line in result_lines(tree, case, predicted[i], supports))
+            shown.append(page_case(tree, case, predicted[i], probabilities[i], supports))
     facts = {"texts": inputs[2], "train_rows": inputs[1], "checkpoint": args.params_path}
     with atomic_write(outputs["--html_file"]) as file:
         file.write(render("neighbours.html", title="Nearest train rows", facts=facts, cases=shown))
-    if others:
-        logger.warning(f"{inputs[2].name}: {others} predictions differ from this checkpoint's, whose are shown")
     logger.info(f"Nearest train rows of {len(cases)} texts saved in {', '.join(map(str, outputs.values()))}")
 
 

@@ -24,20 +24,22 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.aug import CYCLE, augment, load_dictionary
+from analysis.aug import CYCLE, augment
 from analysis.cases import in_directory
 from analysis.sent_interpret import nearest
+from analysis.words import load_dictionary
 from modeling import encode_features, load_checkpoint, open_checkpoint, require_same_labels, set_device
 from predict import read_texts
 from utils import (
     HelpFormatter,
     InputError,
     Problems,
+    check_minima,
     get_logger,
     load_reported,
     require_file,
+    require_outputs,
     require_row_format,
-    require_writable,
     run,
     write_rows,
 )
@@ -74,10 +76,8 @@ def parse_args():
     result.add_argument("--sparse_file", default="sparse.txt", help="a bare name lies in dataset_dir; .txt or .jsonl")
     result.add_argument("--support_file", default="support.txt", help="a bare name lies in dataset_dir; .txt or .jsonl")
     args = parser.parse_args()
-    counts = ("batch_size", "rationale_num_sparse", "sparse_num", "rationale_num_support", "support_num")
-    for name, lowest in (*((name, 1) for name in counts), ("max_seq_length", 3), ("seed", 0)):
-        if (value := getattr(args, name)) is not None and value < lowest:
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    check_minima(parser, args, batch_size=1, rationale_num_sparse=1, sparse_num=1, rationale_num_support=1)
+    check_minima(parser, args, support_num=1, max_seq_length=3, seed=0)
     if not -1 <= args.support_threshold < 1:
         parser.error(f"argument --support_threshold: must be from -1 to below 1, got {args.support_threshold}")
     return args
@@ -130,11 +130,9 @@ def main():
         texts = read_candidates(inputs[3], tree, {*train.texts, *dev.texts}, logger)
         candidates = [(text, None) for text in texts]
     sparse_path, support_path = (in_directory(directory, name) for name in (args.sparse_file, args.support_file))
-    if sparse_path.resolve() == support_path.resolve():
-        raise InputError("--sparse_file and --support_file must have different names.")
-    for flag, path, rows in (("--sparse_file", sparse_path, dev_rows), ("--support_file", support_path, candidates)):
-        require_row_format(path, flag, rows)
-        require_writable(path, flag, inputs)
+    require_row_format(sparse_path, "--sparse_file", dev_rows)
+    require_row_format(support_path, "--support_file", candidates)
+    require_outputs({"--sparse_file": sparse_path, "--support_file": support_path}, inputs)
     if args.sparse_num > len(dev_rows):
         logger.warning(f"--sparse_num {args.sparse_num}: {args.dev_file} has {len(dev_rows)} rows, all are taken")
     dictionary = None
@@ -166,9 +164,14 @@ def main():
     if not args.annotate and args.aug_strategy != "duplicate":
         rng = random.Random(args.seed)
         new = augment([text for text, _ in support], args.aug_strategy, 1, AUG_PERCENT, rng, dictionary)
+        if not new:
+            raise InputError(
+                f"--aug_strategy {args.aug_strategy}: none of the {len(chosen)} chosen rows has a word that can be "
+                f"changed. Take another strategy, or another --dictionary. {support_path} was not written."
+            )
         if same := len(support) - len(new):
             logger.warning(f"{same} of the chosen rows have no word that can be changed; they are left out")
-        support = [(text, support[i][1]) for i, text in new]
+        chosen, support = [chosen[i] for i, _ in new], [(text, support[i][1]) for i, text in new]
     write_rows(support_path, support)
     logger.info(f"support data saved in {support_path}")
     logger.info(f"support average scores: {np.mean([similarity for _, similarity in chosen]):.4f}")

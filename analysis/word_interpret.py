@@ -31,12 +31,22 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.cases import in_directory, read_cases
+from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from analysis.words import load_jieba
 from metric import decide
 from modeling import load_checkpoint, open_checkpoint, predict_logits, require_same_labels, set_device, sigmoid
-from utils import HelpFormatter, InputError, atomic_write, get_logger, require_writable, run
+from utils import (
+    FLAT,
+    HelpFormatter,
+    InputError,
+    atomic_write,
+    check_minima,
+    get_logger,
+    label_faults,
+    require_outputs,
+    run,
+)
 
 SAMPLES = {"ig": 64, "grad": 64, "lime": 1000}
 NOISE = 0.1  # of grad, in standard deviations of the text's embeddings
@@ -70,10 +80,7 @@ def parse_args():
     result.add_argument("--interpret_result_file", default="word_interpret.jsonl", help="a bare name: in dataset_dir")
     result.add_argument("--html_file", default="word_interpret.html", help="a bare name: in dataset_dir")
     args = parser.parse_args()
-    lowest = {"batch_size": 1, "max_seq_length": 3, "samples": 1, "top_k": 1, "num_rows": 0, "seed": 0}
-    for name, least in lowest.items():
-        if (value := getattr(args, name)) is not None and value < least:
-            parser.error(f"argument --{name}: must be at least {least}, got {value}")
+    check_minima(parser, args, batch_size=1, max_seq_length=3, samples=1, top_k=1, num_rows=0, seed=0)
     args.samples = args.samples or SAMPLES[args.interpreter]
     return args
 
@@ -192,7 +199,7 @@ def explain(model, tokenizer, tree, case, predicted, labels, args, rng):
     for k, label in enumerate(labels):
         order = np.argsort(-scores[k], kind="stable")
         key_words = [case.text[slice(*words[i])] for i in order if scores[k, i] > 0]
-        key_words = [word for word in key_words if any(map(str.isalnum, word))][: args.top_k]  # not punctuation
+        key_words = [word for word in dict.fromkeys(key_words) if any(map(str.isalnum, word))]  # not punctuation
         explanations.append(
             {
                 "label": tree.labels[label],
@@ -200,7 +207,7 @@ def explain(model, tokenizer, tree, case, predicted, labels, args, rng):
                 "predicted": label in predicted,
                 "logit": round(float(logits[label]), 4),
                 **({} if baseline is None else {"baseline_logit": round(float(baseline[k]), 4)}),
-                "key_words": key_words,
+                "key_words": key_words[: args.top_k],
                 "words": [
                     {"word": case.text[start:end], "start": start, "end": end, "score": round(float(score), 4)}
                     for (start, end), score in zip(words[:read], scores[k])
@@ -246,14 +253,14 @@ def terminal_line(text, words):
 
 
 def print_row(row, colours):
-    print(f"text: {row['text']}")
+    print(f"text: {row['text'].translate(FLAT)}")
     print(f"label: {','.join(row['labels'] or [])}")
     print(f"predict label: {','.join(row['prediction'])}")
     for item in row["explanations"]:
         note = "" if item["predicted"] else ", not predicted"
         print(f"{item['label']} ({item['probability']:.4f}{note}): {' '.join(item['key_words'])}")
         if colours:
-            print(f"    {terminal_line(row['text'], item['words'])}")
+            print(f"    {terminal_line(row['text'], item['words']).translate(FLAT)}")
     print("-" * 20)
 
 
@@ -265,14 +272,13 @@ def main():
         raise InputError(f"--dataset_dir {directory}: no such directory.")
     source = in_directory(directory, args.interpret_input_file)
     require_same_labels(tree, directory / args.label_file)
-    for label in args.label or ():
-        if label not in tree.index:
-            raise InputError(f"--label {label}: not a label of this checkpoint; did you mean {tree.nearest(label)!r}?")
-    asked = [tree.index[label] for label in args.label or ()]
+    labels = list(dict.fromkeys(args.label or ()))
+    if faults := label_faults(labels, tree):
+        raise InputError(f"--label: {faults}")
+    asked = [tree.index[label] for label in labels]
     names = {"--interpret_result_file": args.interpret_result_file, "--html_file": args.html_file}
     outputs = {flag: in_directory(directory, name) for flag, name in names.items()}
-    for flag, path in outputs.items():
-        require_writable(path, flag, [source, directory / args.label_file])
+    require_outputs(outputs, [source, directory / args.label_file])
     cases = read_cases(source, tree, logger)
     cases = cases[: args.num_rows or None]
 
@@ -282,12 +288,12 @@ def main():
     model, rng = load_checkpoint(args.params_path), np.random.default_rng(args.seed)
     ids = tokenizer.encode([case.text for case in cases])
     probabilities = sigmoid(predict_logits(model, ids, tokenizer.pad_id, args.batch_size))
-    selected = decide(probabilities, tree, decision)
+    predicted = [tuple(np.flatnonzero(row).tolist()) for row in decide(probabilities, tree, decision)]
+    report_other_predictions(source, cases, predicted, logger)
     rows, colours = [], sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for i, case in enumerate(tqdm(cases, desc="texts", disable=None, leave=False)):
-        predicted = np.flatnonzero(selected[i]).tolist()
-        labels = labels_to_explain(case, predicted, probabilities[i], asked)
-        rows.append(explain(model, tokenizer, tree, case, predicted, labels, args, rng))
+        labels = labels_to_explain(case, predicted[i], probabilities[i], asked)
+        rows.append(explain(model, tokenizer, tree, case, predicted[i], labels, args, rng))
     for row in rows:
         print_row(row, colours)
     if args.interpreter == "ig" and (worst := max(map(incompleteness, rows))) > TOLERANCE:

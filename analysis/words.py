@@ -20,6 +20,7 @@ from utils import InputError, Problems, require_file
 FREQUENT = 20  # a replacement must be at least so frequent in jieba's word list
 SHARED_MEANING = 0.35  # cosine of two words' meanings from which they are synonyms
 VAGUE = 12  # a meaning that more words share tells nothing
+UNWRITABLE = re.compile("[\t\r\n\ud800-\udfff]")  # breaks a row; half of a surrogate pair, the whole file
 NOT_PLAIN = re.compile(r"(see |variant|old variant|surname|cl:|abbr|used in|also |pr\.|fig\.|lit\.|coll|idiom)")
 
 
@@ -42,15 +43,18 @@ def read_dictionary(path):
         raise InputError(f"{path}: must be an object, word -> list of words, not a {type(entries).__name__}.")
     problems = Problems()
     for word, others in entries.items():
-        if not isinstance(others, list) or not all(isinstance(other, str) and other.strip() for other in others):
-            problems.add(
-                path, None, f"{word!r} must have a list of words, not {json.dumps(others, ensure_ascii=False)[:60]}"
-            )
+        if not isinstance(others, list) or not all(map(is_usable, others)):
+            shown = json.dumps(others, ensure_ascii=False)[:60]
+            problems.add(path, None, f"{word!r} must have a list of words, without TABs or line ends, not {shown}")
     problems.raise_if_any()
     found = {word: [other for other in dict.fromkeys(others) if other != word] for word, others in entries.items()}
     if not any(found.values()):
         raise InputError(f"{path}: no word in it has another one.")
     return {word: others for word, others in found.items() if others}
+
+
+def is_usable(other):
+    return isinstance(other, str) and bool(other.strip()) and not UNWRITABLE.search(other)
 
 
 def cedict_entries():
@@ -105,4 +109,5 @@ def homonyms():
 
 
 def load_dictionary(aug_type, path):
+    """{word: list of other words}: the file's, if `path` is one, else of "synonym" or "homonym". Raises InputError."""
     return read_dictionary(path) if path else synonyms() if aug_type == "synonym" else homonyms()

@@ -172,6 +172,7 @@ def test_label_studio_json(export):
         task("乙", {"result": [answer(["财经##股票", "体育"], "choices")]}),
         task("丙", []),  # submitted without a choice: no label applies
         task("丁"),
+        task("庚", {"result": [answer("体育", "choices")]}),  # a name, not characters
         task(
             "戊",
             {"was_cancelled": True, "result": [answer([["体育"]])]},
@@ -184,6 +185,7 @@ def test_label_studio_json(export):
         ("乙", ["财经##股票", "体育"]),
         ("丙", []),
         ("丁", None),
+        ("庚", ["体育"]),
         ("戊", None),
         ("己", ["体育"]),
         ("己", ["财经"]),
@@ -217,6 +219,7 @@ def test_label_studio_json_min(export):
         small("丙", label=[{"taxonomy": [["体育"], ["体育", "足球"]]}]),
         small("丁"),
         small("戊", annotation_id=None, annotator=None),
+        small("己", label={"choices": "体育"}),
     ]
     expected = [
         ("甲", ["体育"]),
@@ -224,6 +227,7 @@ def test_label_studio_json_min(export):
         ("丙", ["体育", "体育##足球"]),
         ("丁", []),
         ("戊", None),
+        ("己", ["体育"]),
     ]
     assert labels_of(export(rows, "p.json")) == expected
     other_name = [small("甲", topic={"choices": ["体育", "财经"]}), small("乙", topic="体育")]

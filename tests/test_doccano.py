@@ -342,10 +342,12 @@ def test_texts_alone_and_what_else_a_row_says(convert, out, data_dir, tmp_path):
         {"text": "门将扑出点球", "label": []},
         {"text": "央行下调利率", "label": []},
     ]
-    (tmp_path / "dirty.jsonl").write_text('{"text": "甲", "labels": ["体育"], "suspect": "体育", "p": 0.97}\n', "utf-8")
+    (tmp_path / "dirty.jsonl").write_text(
+        '{"text": "甲", "labels": ["体育"], "suspect": "体育", "p": 0.97, "x": "\\ud800"}\n', "utf-8"
+    )
     flags = ("--label_file", folder / "label.txt", "--overwrite")
     assert convert(tmp_path / "dirty.jsonl", *flags, to="--annotate_file")[0] == 0
-    expected = {"text": "甲", "note": "suspect: 体育; p: 0.97", "label": ["体育"]}
+    expected = {"text": "甲", "note": "suspect: 体育; p: 0.97; x: ?", "label": ["体育"]}
     assert json.loads(out("doccano_import.jsonl")[0]) == expected
 
 

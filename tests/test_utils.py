@@ -1,5 +1,6 @@
 """utils.py: the label tree, rows in three formats with every fault a file can have, batches, writing, exit codes."""
 
+import argparse
 import errno
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from utils import (
     LabelTree,
     Problems,
     atomic_write,
+    check_minima,
     length_sorted_batches,
     levels_text,
     load_rows,
@@ -28,6 +31,7 @@ from utils import (
     parse_rows,
     read_rows,
     require_file,
+    require_outputs,
     require_row_format,
     write_rows,
 )
@@ -338,6 +342,7 @@ def test_jsonl_labels(tmp_path):
         ('{"a":' * 100_000, "not JSON"),
         ('{"text": "一", "n": ' + "1" * 5_000 + "}", "not JSON"),
         ('{"text": "半\\ud83d", "labels": ["体育"]}', "not JSON"),  # half of a pair could never be written
+        ('{"text": "一", "labels": ["半\\ud83d"]}', "not JSON"),
         ("[]", "one object on one line"),
         ("3", "one object on one line"),
         ('[{"text": "一", "labels": ["体育"]}]', "one object on one line"),
@@ -446,6 +451,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, failure):
 def test_atomic_write_where_nothing_can_be_written(tmp_path):
     with pytest.raises(OSError), atomic_write(tmp_path / "nowhere" / "a.txt"):
         pass
+
+
+def test_outputs_are_different_files(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    require_outputs({"--one": one, "--other": other}, [tmp_path / "rows"])
+    with pytest.raises(InputError, match="--one and --other must have different names"):
+        require_outputs({"--one": one, "--other": tmp_path / ".." / tmp_path.name / "one"}, [])
+    with pytest.raises(InputError, match="--other would overwrite"):
+        require_outputs({"--one": one, "--other": other}, [other])
+
+
+@pytest.mark.parametrize("value, wrong", [(2, False), (None, False), (1, True), (float("nan"), True)])
+def test_minima(capsys, value, wrong):
+    with pytest.raises(SystemExit) if wrong else nullcontext():
+        check_minima(argparse.ArgumentParser(), argparse.Namespace(a=9, b=value), a=9, b=2)
+    assert (f"argument --b: must be at least 2, got {value}" in capsys.readouterr().err) == wrong
 
 
 def test_require_file(tmp_path):

@@ -218,7 +218,7 @@ def missing_provider():
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            pass
+            pass  # what is not installed is not listed
     if len(found) == 2:
         return f"{' and '.join(found)} hide each other: uninstall both, then install onnxruntime-gpu alone"
     return "onnxruntime-gpu is not installed in place of onnxruntime"

@@ -1,5 +1,7 @@
 """Fixtures of the analysis scripts' tests; each test file has a fixture `call` of its own, which calls its main()."""
 
+import shutil
+
 import pytest
 
 from utils import run
@@ -16,3 +18,27 @@ def refused(call, capsys):
         return capsys.readouterr().err
 
     return refused
+
+
+@pytest.fixture
+def opened():
+    """opened(path of a page, width): a page of headless Chromium that shows it; `faults` are its errors and dialogs."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as engine:
+        try:
+            browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+
+        def opened(path, width):
+            page = browser.new_page(viewport={"width": width, "height": 800})
+            page.faults = []
+            page.on("pageerror", lambda error: page.faults.append(str(error)))
+            page.on("console", lambda message: page.faults.append(message.text))
+            page.on("dialog", lambda dialog: page.faults.append(dialog.message) or dialog.dismiss())
+            page.goto(path.as_uri())
+            return page
+
+        yield opened
+        browser.close()

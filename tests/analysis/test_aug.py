@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from analysis import aug
 from analysis.aug import CHANGES, CYCLE, MaskedModel, augment, cut, how_many, mask_word
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["公司", "，", "今天", "裁员", "100", "人"]
@@ -138,12 +140,17 @@ def test_masked_words(insert_it, toss, expected):
 
 
 def test_texts_that_cannot_be_masked():
-    assert mask_word(["12"], False, Choices()) is None and mask_word(["[MASK]", "人"], False, Choices()) is None
+    assert mask_word(["12"], False, Choices()) is None
+    for text in ("[MASK]人", "公司[MASK]裁员"):  # which jieba cuts in three
+        assert mask_word(cut(text), False, Choices()) is None
 
 
 @pytest.fixture(scope="module")
 def masked_directory(paddle, tmp_path_factory):
-    """A tiny masked language model with random weights, but for a bias that makes 5 tokens by far the likeliest."""
+    """A tiny masked language model with random weights, but for a bias that makes 5 tokens by far the likeliest.
+
+    It has some more outputs than vocab.txt has lines, as published models can have.
+    """
     from paddlenlp.transformers import ErnieForMaskedLM
 
     from modeling import read_config, write_weights
@@ -152,13 +159,16 @@ def masked_directory(paddle, tmp_path_factory):
     source, folder = ROOT / "data" / "tiny-ernie", tmp_path_factory.mktemp("mlm")
     tokenizer = load_tokenizer(source, 64)
     paddle.seed(0)
-    model = ErnieForMaskedLM(read_config(source))
-    bias = np.zeros(len(tokenizer.vocab), np.float32)
+    config = read_config(source)
+    config.vocab_size += 3
+    model = ErnieForMaskedLM(config)
+    bias = np.zeros(config.vocab_size, np.float32)
+    bias[-3:] = 300  # no token at all
     bias[[tokenizer.vocab[char] for char in "天地人上下"]] = 100
     bias[[tokenizer.vocab[token] for token in ("[SEP]", "[UNK]", "。")]] = 200  # never to be taken
     model.cls.predictions.decoder.bias.set_value(bias)
     tokenizer.save(folder)
-    (folder / "config.json").write_text((source / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     write_weights(folder, model)
     return folder
 
@@ -187,6 +197,19 @@ def test_models_that_cannot_fill_gaps(tiny_checkpoint, tmp_path, data_dir, refus
     assert "no such directory" in refused(*flags, "--mlm_model", tmp_path / "nowhere")
     assert "cls.predictions" in refused(*flags, "--device", "cpu", "--mlm_model", tiny_checkpoint)
     assert not (tmp_path / "aug.txt").exists()
+
+
+def test_a_vocabulary_that_is_larger_than_the_model(masked_directory, tmp_path):
+    folder = shutil.copytree(masked_directory, tmp_path / "mlm")
+    with open(folder / "vocab.txt", "a", encoding="utf-8") as file:
+        file.writelines(f"多{i}\n" for i in range(4))
+    with pytest.raises(InputError, match="vocab.txt has 1079 lines, but config.json a vocab_size of 1078"):
+        MaskedModel(folder, "cpu")
+
+
+def test_a_text_that_spells_out_the_mask_is_left_alone(masked_directory):
+    model = MaskedModel(masked_directory, "cpu")
+    assert augment(["公司[MASK]裁员"], "substitute", 2, 0.1, random.Random(0), masked_model=model) == []
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -218,7 +241,8 @@ def test_jsonl(data_dir, call):
     "flags, message",
     [
         (["--train_path", "{}/dev.txt"], "would measure nothing"),
-        (["--aug_path", "{}/dev.txt"], "would measure nothing"),
+        (["--aug_path", "{}/dev.txt"], "augmented dev rows would measure nothing"),
+        (["--aug_path", "{}/label.txt"], "holds the label tree"),
         (["--aug_path", "{}/train.txt"], "would overwrite"),
         (["--aug_path", "{}/aug.csv"], "not .csv"),
         (["--train_path", "{}/none.txt"], "no such file"),
@@ -237,6 +261,14 @@ def test_what_can_be_wrong(data_dir, refused, flags, message):
     message_shown = refused("--train_path", folder / "train.txt", "--aug_path", folder / "aug.txt", *flags)
     assert message in message_shown
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_no_word_that_can_be_changed(data_dir, tmp_path, refused):
+    folder, dictionary = data_dir(aug_txt="of an earlier run"), tmp_path / "same.json"
+    dictionary.write_text('{"没有": ["不存在"]}', encoding="utf-8")
+    flags = ["--train_path", folder / "train.txt", "--aug_path", folder / "aug.txt", "--dictionary", dictionary]
+    assert "no row has a word that --aug_strategy substitute can change" in refused(*flags)
+    assert (folder / "aug.txt").read_text(encoding="utf-8") == "of an earlier run"
 
 
 def test_all_bad_rows_at_once(data_dir, refused):

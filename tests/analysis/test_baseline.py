@@ -51,7 +51,8 @@ def test_scores_are_those_of_scikit_learn_alone():
 
 
 def test_labels_of_no_train_row_and_of_all():
-    train = rows_of(足球联赛开打=(0,), 篮球联赛开打=(0,), 股市上涨=(0, 2), 股市下跌=(0, 2))  # never 体育##足球, always 体育
+    # never 体育##足球, always 体育
+    train = rows_of(足球联赛开打=(0,), 篮球联赛开打=(0,), 股市上涨=(0, 2), 股市下跌=(0, 2))
     found = scores_without_warnings(train, rows_of(股市大涨=(0, 2), 足球队开打=(0, 1)))
     assert found["labels"]["体育"] == {"precision": 1, "recall": 1, "f1": 1, "support": 2}
     assert found["labels"]["体育##足球"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}

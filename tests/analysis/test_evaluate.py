@@ -100,7 +100,9 @@ def checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
-    monkeypatch.setattr(modeling, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n))
+    monkeypatch.setattr(
+        modeling, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
+    )
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
@@ -310,6 +312,11 @@ def test_unwritable_outputs_are_found_before_the_model_is_loaded(data, checkpoin
     before = (data / "dev.txt").read_bytes()
     assert "would overwrite" in refused(data, checkpoint, flag, data / "dev.txt")
     assert (data / "dev.txt").read_bytes() == before
+
+
+def test_two_outputs_of_one_name(data, checkpoint, refused, tmp_path):
+    flags = ["--report", tmp_path / "out", "--output_json", tmp_path / "out"]
+    assert "--output_json and --report must have different names" in refused(data, checkpoint, *flags)
 
 
 @pytest.mark.parametrize("flag", ["--batch_size=0", "--max_seq_length=2", "--threshold=1.5", "--no_flag=1"])

@@ -19,6 +19,7 @@ from analysis.report import (
     label_table,
     length_groups,
     reliability_chart,
+    render,
     support_chart,
     suspects,
     threshold_chart,
@@ -72,7 +73,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         while self.inside and self.inside.pop() != tag:
-            pass
+            pass  # a tag without an end, such as <meta>
 
     def handle_data(self, data):
         if not {"style", "script"} & {*self.inside}:
@@ -235,6 +236,47 @@ def test_html_in_texts_and_labels_is_shown_not_executed(tmp_path, hostile):
     for text in rows.texts:
         assert text in page.text
     assert [a["data-name"] for tag, a in page.tags if tag == "tr" and "data-name" in a] == tree.labels
+
+
+def test_no_label_has_a_dev_row(tmp_path):
+    rows = Rows(["一行"], [()], 0, 0)
+    scores, findings = found(probabilities=np.full((1, 5), 0.1, np.float32), rows=rows, windows=[slice(0, 1)])
+    scores["train"] = {"labels": {label: {"support": 7} for label in TREE.labels}}
+    page = write(tmp_path / "report.html", scores, findings, rows)
+    assert "No label has a dev row." in page.text and "were not read" not in page.text
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
+    tree, rows, probabilities = hostile
+    rows = rows._replace(texts=[rows.texts[0], "字" * 5000, "w" * 500])
+    scores, findings = found(probabilities=probabilities, rows=rows, tree=tree)
+    write(tmp_path / "report.html", scores, findings, rows, tree)
+    page = opened(tmp_path / "report.html", width)
+    assert page.evaluate("document.documentElement.scrollWidth") == width and page.locator("img").count() == 0
+    assert page.inner_text("#cases .text >> nth=0") == rows.texts[0]
+    assert max(page.evaluate("[...document.querySelectorAll('.text')].map(text => text.clientHeight)")) < 400
+    page.locator("[data-show]").first.click()  # right in the first row, and wrongly predicted in the others
+    assert page.inner_text("#case-count") == "2 of 3 rows" and page.locator("#cases .case:visible").count() == 2
+    page.fill("#f1-filter", "50")
+    assert page.inner_text("#label-count") == "2 of 3 labels"
+    page.locator("#label-table th", has_text="Missed").click()
+    assert page.locator("#label-table tbody tr").first.get_attribute("data-name") == "好"
+    assert page.faults == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_coloured_words_in_a_browser(tmp_path, opened, width):
+    text = "<img src=x onerror=alert(1)>" + "w" * 500 + "字" * 5000
+    item = {"label": "甲##子", "probability": 0.9, "predicted": True, "key_words": ["w" * 500]}
+    item["parts"] = [(text[:28], -0.5, -0.5), (text[28:528], 1.0, 1.0), (text[528:], None, None)]
+    row = {"text": text, "labels": None, "prediction": ["甲##子"], "explanations": [item]}
+    (tmp_path / "words.html").write_text(render("words.html", title="Words", facts={}, rows=[row]), encoding="utf-8")
+    page = opened(tmp_path / "words.html", width)
+    assert page.evaluate("document.documentElement.scrollWidth") == width and page.locator("img").count() == 0
+    words = page.locator("div.words")
+    assert words.inner_text() == text and words.bounding_box()["height"] < 400
+    assert page.locator("div.words .against").get_attribute("title") == "-0.500" and page.faults == []
 
 
 # ---- evaluate.py --report --------------------------------------------------------------------------------------------

@@ -118,6 +118,11 @@ def test_labels_are_predicted_from_the_features(tiny_checkpoint, data):
     assert np.array_equal(selected, decide(probabilities, tree, decision))
 
 
+def test_predictions_of_another_run_are_told_of(data, call, capsys):
+    call()  # the file says that nothing is predicted for any of its three texts
+    assert "bad_case.txt: 3 predictions differ from this checkpoint's" in capsys.readouterr().err
+
+
 def test_texts_without_labels_and_an_older_command(data, call):
     (data / "data.txt").write_text("一行\n二行\n", encoding="utf-8")
     call("--interpret_input_file", "data.txt", "--interpret_result_file", "near.txt", "--seed", "3")
@@ -131,6 +136,7 @@ def test_texts_without_labels_and_an_older_command(data, call):
         (["--interpret_input_file", "gone.txt"], "gone.txt: no such file"),
         (["--interpret_result_file", "train.txt"], "would overwrite"),
         (["--html_file", "bad_case.txt"], "would overwrite"),
+        (["--html_file", "sent_interpret.txt"], "--interpret_result_file and --html_file must have different names"),
         (["--train_file", "bad_case.txt"], "2 TABs"),
         (["--top_k", "0"], "--top_k: must be at least 1"),
         (["--dataset_dir", "nowhere"], "nowhere: no such directory"),

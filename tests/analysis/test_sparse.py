@@ -135,6 +135,20 @@ def test_unlabelled_rows_are_passed_over(data_dir, call, log):
     assert "dev.txt: skipped 1 blank and 1 unlabelled lines" in log.text
 
 
+def test_rows_that_cannot_be_changed(data_dir, call, refused, tmp_path, log):
+    folder, dictionary = data_dir(), tmp_path / "same.json"
+    flags = ["--sparse_num", 1, "--support_threshold", 0.2, "--dictionary", dictionary]
+    dictionary.write_text('{"小幅": ["稍微"]}', encoding="utf-8")
+    call(folder, *flags)  # 两市小幅收涨 and 球队老板公司上市 are near enough, 40 and 60 degrees away
+    assert read(folder / "support.txt") == ["两市稍微收涨\t财经,财经##股票"]
+    assert "1 of the chosen rows have no word that can be changed" in log.text
+    assert f"support average scores: {np.cos(np.radians(40)):.4f}" in log.text  # of what is written
+    dictionary.write_text('{"没有": ["不存在"]}', encoding="utf-8")
+    before = (folder / "support.txt").read_bytes()
+    assert "none of the 2 chosen rows has a word that can be changed" in refused(folder, *flags)
+    assert (folder / "support.txt").read_bytes() == before
+
+
 def test_no_candidate_is_near_enough(data_dir, refused):
     folder = data_dir()
     message = refused(folder, "--support_threshold", 0.9999, "--aug_strategy", "duplicate")

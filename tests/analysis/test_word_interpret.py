@@ -4,6 +4,7 @@ The hand-made model adds up what each token is worth: its scores are known exact
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -308,9 +309,25 @@ def test_same_seed_same_scores(data, call):
 
 
 def test_a_label_that_is_asked_for_and_number_of_rows(data, call):
-    call("--label", "体育赛事", "--num_rows", "2", "--samples", "8", "--interpret_result_file", "one.jsonl")
+    call("--label", "体育赛事", "体育赛事", "--num_rows", "2", "--samples", "8", "--interpret_result_file", "one.jsonl")
     rows = rows_of(data / "one.jsonl")
     assert [[item["label"] for item in row["explanations"]] for row in rows] == [["体育赛事"]] * 2
+
+
+def test_predictions_of_another_run_are_told_of(data, call, capsys):
+    call("--num_rows", "1", "--samples", "8")  # the file says that nothing is predicted
+    assert "bad_case.txt: 1 predictions differ from this checkpoint's" in capsys.readouterr().err
+
+
+def test_a_text_of_several_lines_and_a_word_said_twice(data, call, capsys, monkeypatch):
+    (data / "rows.jsonl").write_text('{"text": "球队\\n球队\\t球队球队"}\n', encoding="utf-8")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    call("--interpret_input_file", "rows.jsonl", "--samples", "8", "--label", "体育赛事", "--top_k", "2")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "text: 球队 球队 球队球队" and len(lines) == 6
+    assert re.sub("\033.*?m", "", lines[4]) == "    球队 球队 球队球队"
+    (row,) = rows_of(data / "word_interpret.jsonl")
+    assert row["text"] == "球队\n球队\t球队球队" and row["explanations"][0]["key_words"] in ([], ["球队"])
 
 
 def test_too_few_steps_are_warned_of(call, capsys):
@@ -321,9 +338,11 @@ def test_too_few_steps_are_warned_of(call, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--label", "体育塞事"], "not a label of this checkpoint; did you mean '体育赛事'?"),
+        (["--label", "体育塞事"], "--label: unknown label '体育塞事'; did you mean '体育赛事'?"),
+        (["--label", "体育赛事", "zzz"], "--label: unknown label 'zzz'; none is like it"),
         (["--interpret_input_file", "gone.txt"], "gone.txt: no such file"),
         (["--html_file", "bad_case.txt"], "would overwrite"),
+        (["--html_file", "word_interpret.jsonl"], "--interpret_result_file and --html_file must have different names"),
         (["--samples", "0"], "--samples: must be at least 1"),
         (["--interpreter", "shap"], "invalid choice: 'shap'"),
         (["--dataset_dir", "nowhere"], "nowhere: no such directory"),

@@ -54,6 +54,10 @@ def test_without_the_package(monkeypatch):
         ("[]", "not a list"),
         ('{"甲": "乙", "丙": [1], "丁": [" "]}', "3 problems"),
         ('{"甲": ["甲"], "乙": []}', "no word in it has another"),
+        (
+            '{"甲": ["乙\\t丙"], "丁": ["戊\\n"], "己": ["\\ud800"], "庚": ["辛"]}',
+            "3 problems(.|\\n)*'甲' must .* without TABs",
+        ),
         ("", "empty"),
     ],
 )
