@@ -61,13 +61,20 @@ def start(tmp_path):
 
 @pytest.fixture
 def predicted(trained, use, index, monkeypatch, tmp_path):
-    """predicted(*flags): the rows that predict.py writes for the index and data.txt."""
+    """predicted(threshold=0.3): the rows that predict.py writes for the index and data.txt, with flags of such names."""
 
-    def predicted(*flags):
-        output = tmp_path / "predictions.jsonl"
-        call(predict, monkeypatch, *use, "--index_dir", index, "--dataset_dir", trained[0], "--output_file", output,
-             *flags)  # fmt: skip
-        return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    def predicted(**settings):
+        flags = [
+            *use,
+            "--index_dir",
+            index,
+            "--dataset_dir",
+            trained[0],
+            "--output_file",
+            tmp_path / "predictions.jsonl",
+        ]
+        call(predict, monkeypatch, *flags, *(word for name, value in settings.items() for word in (f"--{name}", value)))
+        return [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").splitlines()]
 
     return predicted
 
@@ -95,10 +102,7 @@ def test_answers_are_those_of_predict(start, trained, use, export, index, predic
 
         assert same(ask(texts), predicted())
         settings = {"threshold": 0.999, "min_labels": 2, "floor": 0}
-        assert same(
-            ask(texts, **settings),
-            predicted(*(word for item in settings.items() for word in (f"--{item[0]}", item[1]))),
-        )
+        assert same(ask(texts, **settings), predicted(**settings))
         # the text that a label is encoded as lies exactly where the label does
         (row,) = ask("体育,足球", top_k=1, decoding="raw")
         assert row["labels"] == ["体育##足球"] and row["probabilities"]["体育##足球"] == pytest.approx(1, abs=1e-5)
