@@ -180,10 +180,17 @@ class Encoder:
 
     def load(self, device):
         """Load the network; an export runs on the CPU, without paddle."""
-        self.model = OnnxModel(self.onnx) if self.onnx else None
-        if not self.onnx:
+        if self.onnx:
+            self.model = OnnxModel(self.onnx)
+            return
+        try:
             set_device(device)
-            self.model = load_encoder(self.directory)
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"{self.directory}: a checkpoint, which needs the package {error.name}. Install requirements.txt, or "
+                "pass an export (retrieval_based/export_model.py), which does without."
+            ) from None
+        self.model = load_encoder(self.directory)
 
     def encode(self, texts, progress=None):
         """float32 [N, dimension], rows of length 1, in the order of the texts."""

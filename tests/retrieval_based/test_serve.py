@@ -219,6 +219,12 @@ def test_milvus_that_cannot_be_reached(export, index, monkeypatch, capsys):
     assert "pip install pymilvus" in fails(serve, monkeypatch, capsys, *flags)
 
 
+def test_a_checkpoint_where_paddle_is_missing(use, index, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "paddle", None)
+    error = fails(serve, monkeypatch, capsys, *use, "--port", 0, "--index_dir", index)
+    assert "needs the package paddle" in error and "export_model.py" in error
+
+
 @pytest.mark.parametrize(
     "flags",
     [[], ["--index_dir", "index", "--recall_num", "0"], ["--index_dir", "index", "--max_seq_length", "2"],
