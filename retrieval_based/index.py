@@ -18,6 +18,7 @@ Files of a saved index:
 """
 
 import json
+import logging
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -105,6 +106,7 @@ class MilvusVectors:
             from pymilvus import MilvusClient
         except ImportError:
             raise InputError("--milvus_uri: needs the package pymilvus: pip install pymilvus") from None
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs the traceback of whatever it raises
         self.uri, self.collection = uri, collection
         with self.reached():
             self.client = MilvusClient(uri, timeout=20)
