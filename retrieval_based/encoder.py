@@ -136,7 +136,8 @@ def load_encoder(directory):
     return model
 
 
-def add_model_arguments(parser):
+def add_model_arguments(parser, batch_size=True):
+    """The flags of the encoder; batch_size=False: without the one of that name."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--params_path",
@@ -144,7 +145,8 @@ def add_model_arguments(parser):
         help="directory that retrieval_based/train.py or retrieval_based/export_model.py wrote",
     )
     group.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
-    group.add_argument("--batch_size", type=int, default=32, help="texts per step")
+    if batch_size:
+        group.add_argument("--batch_size", type=int, default=32, help="texts per step")
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
 
 
@@ -178,10 +180,17 @@ class Encoder:
 
     def load(self, device):
         """Load the network; an export runs on the CPU, without paddle."""
-        self.model = OnnxModel(self.onnx) if self.onnx else None
-        if not self.onnx:
+        if self.onnx:
+            self.model = OnnxModel(self.onnx)
+            return
+        try:
             set_device(device)
-            self.model = load_encoder(self.directory)
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"{self.directory}: a checkpoint, which needs the package {error.name}. Install requirements.txt, or "
+                "pass an export (retrieval_based/export_model.py), which does without."
+            ) from None
+        self.model = load_encoder(self.directory)
 
     def encode(self, texts, progress=None):
         """float32 [N, dimension], rows of length 1, in the order of the texts."""

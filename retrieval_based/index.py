@@ -18,6 +18,8 @@ Files of a saved index:
 """
 
 import json
+import logging
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -39,8 +41,10 @@ class Vectors:
     """Vectors of length 1 in memory. m, ef: links per vector and breadth of a search in the HNSW graph."""
 
     def __init__(self, dimension, m=16, ef=128):
-        import faiss
-
+        try:
+            import faiss
+        except ImportError:
+            raise InputError("the index needs the package faiss: pip install faiss-cpu==1.15.0") from None
         faiss.omp_set_num_threads(available_cores())
         self.m, self.ef = m, ef
         self.index = faiss.IndexFlatIP(dimension)
@@ -102,16 +106,24 @@ class MilvusVectors:
             from pymilvus import MilvusClient
         except ImportError:
             raise InputError("--milvus_uri: needs the package pymilvus: pip install pymilvus") from None
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs the traceback of whatever it raises
         self.uri, self.collection = uri, collection
-        try:
+        with self.reached():
             self.client = MilvusClient(uri, timeout=20)
             if not self.client.has_collection(collection):
                 self.client.create_collection(
                     collection, dimension=dimension, metric_type="IP", auto_id=False, consistency_level="Strong"
                 )
-        except Exception as error:  # the client raises types of its own, and of its network library
-            raise InputError(f"--milvus_uri {uri}: {str(error).splitlines()[0]}. Is the server running?") from None
         self.count = 0
+
+    @contextmanager
+    def reached(self):
+        """Raise InputError for whatever the server, or the way to it, is to blame for."""
+        try:
+            yield
+        except Exception as error:  # the client raises types of its own, and of its network library
+            reason = str(error).splitlines()[0]
+            raise InputError(f"--milvus_uri {self.uri}: {reason}. Is the server running?") from None
 
     def __len__(self):
         return self.count
@@ -120,9 +132,10 @@ class MilvusVectors:
         for start in range(0, len(vectors), MILVUS_BATCH):
             part = vectors[start : start + MILVUS_BATCH].tolist()
             # upsert, so that what an interrupted run has left behind is replaced
-            self.client.upsert(
-                self.collection, [{"id": self.count + i, "vector": vector} for i, vector in enumerate(part)]
-            )
+            with self.reached():
+                self.client.upsert(
+                    self.collection, [{"id": self.count + i, "vector": vector} for i, vector in enumerate(part)]
+                )
             self.count += len(part)
 
     def search(self, queries, k):
@@ -130,7 +143,8 @@ class MilvusVectors:
         found = np.full((2, len(queries), k), -1.0)
         for start in range(0, len(queries), MILVUS_BATCH):
             part = queries[start : start + MILVUS_BATCH].tolist()
-            hits = self.client.search(self.collection, part, limit=k, filter=f"id < {self.count}")
+            with self.reached():
+                hits = self.client.search(self.collection, part, limit=k, filter=f"id < {self.count}")
             for row, hit in enumerate(hits, start=start):
                 for column, entry in enumerate(hit):
                     found[:, row, column] = entry["distance"], entry["id"]
@@ -202,8 +216,11 @@ class SemanticIndex:
             path.unlink(missing_ok=True)
 
     def has_changed(self):
-        """True if the index on disk is no longer the one that was read."""
-        return read_about(self.path.parent)["mark"] != self.mark
+        """True if the index on disk is no longer the one that was read, or cannot be read any more."""
+        try:
+            return read_about(self.path.parent)["mark"] != self.mark
+        except (InputError, OSError):
+            return True
 
     @classmethod
     def read(cls, directory, encoder):
@@ -225,8 +242,11 @@ class SemanticIndex:
         index = cls(tree, vectors, about["by"], about["encoder_id"], Decision.from_dict(about["decision"]))
         index.path, index.mark = Path(directory) / "index.json", mark
         require_file(path, "It belongs to the index; build the index again.")
-        with open(path, encoding="utf-8") as file:
-            index.entries = [tuple(tree.index[name] for name in json.loads(line)) for line in file]
+        try:
+            with open(path, encoding="utf-8") as file:
+                index.entries = [tuple(tree.index[name] for name in json.loads(line)) for line in file]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not the entries of an index ({error}). Build it again.") from None
         if not len(index.entries) == len(vectors) == about["entries"]:
             raise InputError(f"{directory}: {len(index.entries)} entries, {len(vectors)} vectors. Build it again.")
         return index

@@ -31,35 +31,49 @@ def find_precision(path, precision):
 
 
 class Model:
-    """A model that has answered once. Raises InputError for whatever is missing, damaged or does not fit together."""
+    """What is served: a function from texts to probabilities, which has answered once, and what belongs to it.
 
-    def __init__(self, path, precision, max_seq_length=None):
-        self.predictor = Predictor(path, find_precision(path, precision), max_seq_length=max_seq_length)
-        self.path, self.tree, self.decision = self.predictor.path, self.predictor.tree, self.predictor.decision
-        self.max_seq_length = self.predictor.tokenizer.max_seq_length
-        config = read_config_file(self.path.parent)
+    path: the file that /health names; config: config.json of the model's folder
+    score: token ids, list of n lists -> probabilities float32 [n, L]; called by several threads
+    has_changed: whether the files are no longer those that were read, asked all the time; None: never look
+    """
+
+    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None):
+        self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
+        self.score, self.has_changed = score, has_changed
+        self.max_seq_length = tokenizer.max_seq_length
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.probabilities(["第一句，a first text"], [self.max_seq_length])
 
     def encode(self, text, max_seq_length):
-        tokenizer = copy.copy(self.predictor.tokenizer)  # shares the vocabulary and what is remembered
+        tokenizer = copy.copy(self.tokenizer)  # shares the vocabulary and what is remembered
         tokenizer.max_seq_length = max_seq_length
         return tokenizer.encode([text])[0]
 
     def probabilities(self, texts, lengths):
         """float32 [n, L] of texts, each cut to its length in tokens."""
-        ids = [self.encode(text, length) for text, length in zip(texts, lengths)]
-        logits = self.predictor.model(pad(ids, self.predictor.tokenizer.pad_id))
-        if logits.shape[1] != len(self.tree):
-            raise InputError(f"{self.path}: {logits.shape[1]} outputs, but label.txt has {len(self.tree)} labels.")
-        if not np.isfinite(logits).all():
-            raise InputError(f"{self.path}: its outputs are not finite. Train with a lower learning rate and export.")
-        return sigmoid(logits)
+        return self.score([self.encode(text, length) for text, length in zip(texts, lengths)])
 
     def decide(self, probabilities, decision):
         """Class indices in ascending order, of one text's probabilities [L]."""
         return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
+
+
+def load_exported(path, precision, max_seq_length=None):
+    """The Model of an export. Raises InputError for whatever is missing, damaged or does not fit together."""
+    predictor = Predictor(path, find_precision(path, precision), max_seq_length=max_seq_length)
+    path, tree, tokenizer = predictor.path, predictor.tree, predictor.tokenizer
+
+    def score(ids):
+        logits = predictor.model(pad(ids, tokenizer.pad_id))
+        if logits.shape[1] != len(tree):
+            raise InputError(f"{path}: {logits.shape[1]} outputs, but label.txt has {len(tree)} labels.")
+        if not np.isfinite(logits).all():
+            raise InputError(f"{path}: its outputs are not finite. Train with a lower learning rate and export.")
+        return sigmoid(logits)
+
+    return Model(path, read_config_file(path.parent), tree, tokenizer, predictor.decision, score)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -122,7 +136,7 @@ def words_of(text):
 def pieces_of(model, text, most=MOST_PIECES):
     """(characters that the model reads, the (start, end) of at most `most` pieces to leave out in turn)."""
     head = text[: 8 * model.max_seq_length]  # few tokens are longer; spans() takes its time
-    read = max((end for _, end in model.predictor.tokenizer.spans(head)), default=0)
+    read = max((end for _, end in model.tokenizer.spans(head)), default=0)
     words = words_of(text[:read])
     size = max(1, -(-len(words) // most))  # neighbours go together where there are many
     groups = [words[i : i + size] for i in range(0, len(words), size)]

@@ -44,6 +44,14 @@ def parse_args():
     precisions = ("auto", "int8", "float32", "float16")
     model.add_argument("--precision", choices=precisions, default="auto", help="auto: int8 if it is there")
     model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    add_serving_arguments(parser)
+    args = parser.parse_args()
+    check_serving_arguments(parser, args)
+    return args
+
+
+def add_serving_arguments(parser):
+    """The flags of everything but the model."""
     address = parser.add_argument_group("address")
     address.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines")
     address.add_argument("--port", type=int, default=8189, help="0: any free one")
@@ -59,7 +67,9 @@ def parse_args():
     limits.add_argument("--max_texts", type=int, default=128, help="texts of a request")
     limits.add_argument("--max_chars", type=int, default=100_000, help="characters of a text")
     limits.add_argument("--max_bytes", type=int, default=1_000_000, help="bytes of a request")
-    args = parser.parse_args()
+
+
+def check_serving_arguments(parser, args):
     for name in ("num_threads", "batch_size", "queue_size", "max_texts", "max_chars", "max_bytes"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"argument --{name}: must be at least 1, got {value}")
@@ -69,7 +79,6 @@ def parse_args():
         parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
     if args.queue_size < max(2, args.max_texts):
         parser.error(f"argument --queue_size: must be at least 2, and hold the {args.max_texts} texts of --max_texts")
-    return args
 
 
 def read_api_key(path):
@@ -143,7 +152,7 @@ def make_app(service):
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.reload_in_background)
         yield
-        service.batcher.close()
+        service.stop()
 
     app = FastAPIOffline(
         title="Hierarchical text classification", version="1", lifespan=lifespan, redoc_url=None,
@@ -271,20 +280,30 @@ def make_app(service):
 
 def main():
     args = parse_args()
+
+    def load():
+        from deploy.simple_serving.model import load_exported
+
+        return load_exported(args.model_path, args.precision, args.max_seq_length)
+
+    serve(args, load)
+
+
+def serve(args, load):
+    """Answer requests until a signal ends it. args: see add_serving_arguments; load: see Service."""
     api_key = read_api_key(args.api_key_file)
     logger = get_logger()
     try:
         import fastapi_offline  # noqa: F401 (used by make_app, missed here)
         import uvicorn
 
-        from deploy.simple_serving.model import Model
         from deploy.simple_serving.protocol import Protocol, Server
         from deploy.simple_serving.service import Service
     except ModuleNotFoundError as error:
         hint = "pip install -r deploy/simple_serving/requirements.txt"
         raise InputError(f"The package {error.name} is not installed: {hint}") from None
     with listen(args.host, args.port) as sock:
-        service = Service(args, Model(args.model_path, args.precision, args.max_seq_length), api_key)
+        service = Service(args, load, api_key)
         Protocol.most_connections = most_connections()
         config = uvicorn.Config(
             make_app(service), http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,

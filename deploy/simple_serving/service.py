@@ -11,11 +11,13 @@ from starlette.requests import ClientDisconnect
 
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
-from deploy.simple_serving.model import Model, run
+from deploy.simple_serving.model import run
 from modeling import available_cores, decision_from_arguments
 from utils import InputError, get_logger
 
 BODY_SECONDS = 10  # for a body to arrive
+LOOK_SECONDS = 1  # between two looks at files that may change
+RETRY_SECONDS = 10  # the same after changed files turned out to be broken
 DISCARDED = 20  # a body this many times too large is read to its end, since most clients listen only then
 
 
@@ -25,10 +27,14 @@ def gone():
 
 
 class Service:
-    """The model in use, the batches, the figures, and what every request has to pass."""
+    """The model in use, the batches, the figures, and what every request has to pass.
 
-    def __init__(self, args, model, api_key):
-        self.args, self.model, self.api_key = args, model, api_key
+    load: called without arguments returns the Model to use; called again, anew.
+    """
+
+    def __init__(self, args, load, api_key):
+        self.args, self.load, self.api_key = args, load, api_key
+        self.model = load()
         self.draining, self.active, self.reloading = False, 0, asyncio.Lock()
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("http_requests", "Requests by path and status", ["path", "status"], registry=registry)
@@ -43,6 +49,12 @@ class Service:
     def start(self):
         threads = self.args.num_threads or available_cores()
         self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.batches.observe)
+        self.watching = asyncio.ensure_future(self.watch()) if self.model.has_changed else None
+
+    def stop(self):
+        self.batcher.close()
+        if self.watching:
+            self.watching.cancel()
 
     def check_key(self, request):
         if self.api_key and not hmac.compare_digest(request.headers.get("x-api-key", "").encode(), self.api_key):
@@ -110,7 +122,12 @@ class Service:
         try:
             await asyncio.wait((everything, client_gone), timeout=self.args.timeout, return_when="FIRST_COMPLETED")
             if everything.done():
-                return [future.result() for future in futures]  # or the error of the first that has one
+                try:
+                    return [future.result() for future in futures]  # or the error of the first that has one
+                except InputError as error:  # such as an index on a server that is down
+                    get_logger().error(f"No answer: {error}")
+                    how = "Ask again later; the server's log tells why."
+                    raise Refusal(503, "server", "the model cannot answer", how, {"Retry-After": "5"}) from None
             if client_gone.done():
                 raise gone()
             headers = {"Retry-After": str(max(1, int(self.args.timeout)))}
@@ -130,6 +147,18 @@ class Service:
                 raise Refusal(422, f"body.labels[{i}]", "unknown label", how)
         return labels and [model.tree.index[label] for label in labels]
 
+    async def watch(self):
+        """Reload whenever the files have changed; those that are broken are tried again after a while."""
+        pause = LOOK_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            pause = LOOK_SECONDS
+            if await asyncio.to_thread(self.model.has_changed):
+                try:
+                    await self.reload()
+                except Refusal:  # the log tells why
+                    pause = RETRY_SECONDS
+
     def reload_in_background(self):
         """Reload on a signal: nobody waits, the log tells the outcome."""
 
@@ -141,15 +170,15 @@ class Service:
 
     async def reload(self):
         """Load the model anew, while the old one goes on; it stays if the new one is broken: then raises Refusal."""
-        logger, args = get_logger(), self.args
+        logger = get_logger()
         async with self.reloading:
             try:
-                self.model = await asyncio.to_thread(Model, args.model_path, args.precision, args.max_seq_length)
+                self.model = await asyncio.to_thread(self.load)
             except Exception as error:  # whatever broken files can lead to
                 self.reloads.labels("failed").inc()
                 logger.error(f"Not reloaded, the model loaded before stays in service: {error}")
                 how = "Mend the files and reload again; the model loaded before stays in service."
-                raise Refusal(409, args.model_path, str(error), how) from None
+                raise Refusal(409, str(self.model.path), str(error), how) from None
         self.reloads.labels("done").inc()
         logger.info(f"Reloaded {self.model.path} ({len(self.model.tree)} labels)")
 

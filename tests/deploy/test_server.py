@@ -604,6 +604,20 @@ def test_a_fault_of_the_server_reaches_the_client(start, tiny_export):
     assert httpx.get(f"{one.url}/health").status_code == 200
 
 
+def test_what_the_model_needs_may_be_out_of_reach(start, tiny_export):
+    """As an index on another machine may; then the answer is to ask again, and the log says what is wrong."""
+    change = (
+        "from utils import InputError; "
+        "service.run = lambda items: (_ for _ in ()).throw(InputError('no way to the machine 10.0.0.7'))"
+    )
+    one = start("--model_path", tiny_export, change=change)
+    response = httpx.post(f"{one.url}/v1/classify", json={"texts": ["一", "二"]}, timeout=30)
+    assert response.status_code == 503 and response.headers["Retry-After"] == "5"
+    assert problem(response)["what"] == "the model cannot answer" and "10.0.0.7" not in response.text
+    assert one.stop() == 0
+    assert "no way to the machine 10.0.0.7" in one.log() and "Traceback" not in one.log()
+
+
 # ---- the key, and new models -----------------------------------------------------------------------------------------
 
 

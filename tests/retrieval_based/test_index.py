@@ -173,6 +173,9 @@ def test_milvus_behind_the_same_interface(monkeypatch, tmp_path):
     assert len(SemanticIndex.read(tmp_path, ENCODER).vectors) == 30
     milvus.drop()
     assert FakeMilvus.collections == {"somebody's": {1: 1}}
+    for use in (lambda: milvus.search(queries, 5), lambda: milvus.add(every)):  # a collection that is gone
+        with pytest.raises(InputError, match="http://up: 'labels_1'. Is the server running"):
+            use()
     with pytest.raises(InputError, match="http://down: connection refused"):
         MilvusVectors("http://down", "x", 4)
     monkeypatch.setitem(sys.modules, "pymilvus", None)
