@@ -381,7 +381,7 @@ def load_reported(path, tree, logger):
     """The labelled rows of a file (utils.Rows); what is passed over is reported."""
     rows = load_rows(path, tree, unlabelled="skip")
     if rows.blank or rows.unlabelled:
-        logger.warning(f"{path.name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+        logger.warning(f"{Path(path).name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
     return rows
 
 

@@ -18,6 +18,9 @@ Files of a saved index:
 """
 
 import json
+import logging
+import re
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,6 +35,7 @@ EXACT = 20_000  # entries up to which a search compares the query with every one
 RECALL_AT = (1, 5, 10, 20, 50)
 FLAT = str.maketrans("\t\r\n", "   ")  # what would break a line of a recall file
 MILVUS_BATCH = 1000  # vectors per request
+MILVUS_TIMEOUT = 20  # seconds for an answer
 DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 
 
@@ -92,26 +96,65 @@ class Vectors:
 
 
 class MilvusVectors:
-    """The same in a collection of a Milvus server, ids = positions. Needs pymilvus. Raises InputError without a server.
+    """The same in a collection of a Milvus server (http://host:19530), ids = positions. Needs pymilvus.
 
-    uri: http://host:19530, or a file name for Milvus Lite.
+    Everything here raises InputError if the server refuses, or does not answer within MILVUS_TIMEOUT seconds.
     """
 
-    def __init__(self, uri, collection, dimension):
+    def __init__(self, uri, collection, count=0):
+        """Connect; `create` makes the collection, `open` checks it."""
         try:
             from pymilvus import MilvusClient
         except ImportError:
-            raise InputError("--milvus_uri: needs the package pymilvus: pip install pymilvus") from None
-        self.uri, self.collection = uri, collection
+            raise InputError("Milvus: needs pymilvus: pip install -r retrieval_based/requirements-milvus.txt") from None
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs each error with a traceback
+        self.uri, self.collection, self.count = uri, collection, count
+        if not re.match(r"https?://[^/:]", uri):  # the client takes anything else for the name of a local file
+            raise InputError(f"Milvus at {uri}: not an address, which looks like http://127.0.0.1:19530")
+        with self.errors("Is it a Milvus server, and is it running?"):
+            self.client = MilvusClient(uri, timeout=MILVUS_TIMEOUT // 2)
+
+    @classmethod
+    def create(cls, uri, dimension):
+        """An empty collection with a name of its own."""
+        vectors = cls(uri, f"labels_{uuid4().hex}")
+        vectors.call(
+            "create_collection", dimension=dimension, metric_type="IP", auto_id=False, consistency_level="Strong"
+        )
+        return vectors
+
+    @classmethod
+    def open(cls, uri, collection, dimension, count):
+        """The collection of an index that has `count` vectors; more of them, left by a broken run, are not seen."""
+        vectors = cls(uri, collection, count)
+        if not vectors.call("has_collection"):
+            raise InputError(f"Milvus at {uri}: the collection {collection} is gone. Build the index again.")
+        fields = {field["name"]: field for field in vectors.call("describe_collection")["fields"]}
+        length = fields["vector"]["params"]["dim"]
+        present = vectors.call("query", filter=f"id < {count}", output_fields=["count(*)"])[0]["count(*)"]
+        if (length, present) != (dimension, count):
+            raise InputError(
+                f"Milvus at {uri}: the collection {collection} has {present} vectors of {length} numbers, the index "
+                f"{count} of {dimension}. Build it again."
+            )
+        return vectors
+
+    @contextmanager
+    def errors(self, advice):
         try:
-            self.client = MilvusClient(uri, timeout=20)
-            if not self.client.has_collection(collection):
-                self.client.create_collection(
-                    collection, dimension=dimension, metric_type="IP", auto_id=False, consistency_level="Strong"
-                )
+            yield
         except Exception as error:  # the client raises types of its own, and of its network library
-            raise InputError(f"--milvus_uri {uri}: {str(error).splitlines()[0]}. Is the server running?") from None
-        self.count = 0
+            reason = error.details() if hasattr(error, "details") else getattr(error, "message", str(error))
+            reason = (reason or type(error).__name__).splitlines()[0][:200]
+            raise InputError(f"Milvus at {self.uri}: {reason}. {advice}") from None
+
+    def call(self, method, *values, **options):
+        with self.errors(f"The collection is {self.collection}."):
+            return getattr(self.client, method)(self.collection, *values, timeout=MILVUS_TIMEOUT, **options)
+
+    @property
+    def address(self):
+        return {"uri": self.uri, "collection": self.collection}
 
     def __len__(self):
         return self.count
@@ -120,9 +163,7 @@ class MilvusVectors:
         for start in range(0, len(vectors), MILVUS_BATCH):
             part = vectors[start : start + MILVUS_BATCH].tolist()
             # upsert, so that what an interrupted run has left behind is replaced
-            self.client.upsert(
-                self.collection, [{"id": self.count + i, "vector": vector} for i, vector in enumerate(part)]
-            )
+            self.call("upsert", [{"id": self.count + i, "vector": vector} for i, vector in enumerate(part)])
             self.count += len(part)
 
     def search(self, queries, k):
@@ -130,14 +171,14 @@ class MilvusVectors:
         found = np.full((2, len(queries), k), -1.0)
         for start in range(0, len(queries), MILVUS_BATCH):
             part = queries[start : start + MILVUS_BATCH].tolist()
-            hits = self.client.search(self.collection, part, limit=k, filter=f"id < {self.count}")
+            hits = self.call("search", part, limit=k, filter=f"id < {self.count}")
             for row, hit in enumerate(hits, start=start):
                 for column, entry in enumerate(hit):
                     found[:, row, column] = entry["distance"], entry["id"]
         return found[0].astype(np.float32), found[1].astype(np.int64)
 
     def drop(self):
-        self.client.drop_collection(self.collection)
+        self.call("drop_collection")
 
 
 class SemanticIndex:
@@ -192,7 +233,7 @@ class SemanticIndex:
         about = {"by": self.by, "encoder_id": self.encoder_id, "entries": len(self.entries), "mark": mark}
         about["decision"] = self.decision.to_dict()
         if isinstance(self.vectors, MilvusVectors):
-            about["milvus"] = {"uri": self.vectors.uri, "collection": self.vectors.collection}
+            about["milvus"] = self.vectors.address
         else:
             self.vectors.write(directory / f"vectors-{mark}.faiss")
             about["hnsw"] = {"m": self.vectors.m, "ef": self.vectors.ef}
@@ -218,8 +259,7 @@ class SemanticIndex:
         tree = LabelTree.read(Path(directory) / f"label-{mark}.txt")
         path = Path(directory) / f"entries-{mark}.jsonl"
         if milvus := about.get("milvus"):
-            vectors = MilvusVectors(milvus["uri"], milvus["collection"], encoder.dimension)
-            vectors.count = about["entries"]
+            vectors = MilvusVectors.open(**milvus, dimension=encoder.dimension, count=about["entries"])
         else:
             vectors = Vectors.read(Path(directory) / f"vectors-{mark}.faiss", encoder.dimension, **about["hnsw"])
         index = cls(tree, vectors, about["by"], about["encoder_id"], Decision.from_dict(about["decision"]))
@@ -264,6 +304,23 @@ def add_texts(index, encoder, texts, labels):
         for start in range(0, len(texts), WINDOW):
             vectors = encoder.encode(texts[start : start + WINDOW], bar.update)
             index.add(vectors, labels[start : start + WINDOW])
+
+
+@contextmanager
+def writing(directory):
+    """Make the directory of an index, and be the only one to change that. Raises InputError if another process does.
+
+    The system lifts the lock when the process ends, however it ends; the empty file stays.
+    """
+    import fcntl  # not on Windows, where the other scripts run as well
+
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    with open(Path(directory) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{directory}: another build_index.py is at work on it; wait until it has ended.") from None
+        yield
 
 
 def index_files(directory):
