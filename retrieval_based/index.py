@@ -319,7 +319,7 @@ def writing(directory):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{directory}: another build_index.py is at work on it; wait until it has ended.") from None
+            raise InputError(f"{directory}: another build_index.py is writing it; wait until that ends.") from None
         yield
 
 
