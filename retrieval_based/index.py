@@ -145,7 +145,7 @@ class MilvusVectors:
             yield
         except Exception as error:  # the client raises types of its own, and of its network library
             reason = error.details() if hasattr(error, "details") else getattr(error, "message", str(error))
-            reason = (reason or type(error).__name__).splitlines()[0][:200]
+            reason = (reason or type(error).__name__).splitlines()[0][:200].rstrip(" .")
             raise InputError(f"Milvus at {self.uri}: {reason}. {advice}") from None
 
     def call(self, method, *values, **options):
