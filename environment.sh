@@ -11,9 +11,9 @@ if [ ! -x .venv/bin/python ]; then
 fi
 source .venv/bin/activate
 stamp=.venv/installed-$requirements
-if ! cat requirements*.txt deploy/*/requirements.txt | cmp -s - "$stamp"; then
+if ! cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt | cmp -s - "$stamp"; then
     echo "Installing $requirements into .venv (a few minutes the first time) ..."
     # --use-pep517: the pip that comes with Python 3.10 would build old packages in a way that fails
     python -m pip install --quiet --disable-pip-version-check --use-pep517 -r "$requirements"
-    cat requirements*.txt deploy/*/requirements.txt > "$stamp"
+    cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt > "$stamp"
 fi

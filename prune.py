@@ -43,7 +43,16 @@ from modeling import (
     set_device,
 )
 from training import launched_processes, rate_schedule, tqdm_bar, train_batches
-from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, require_writable, run
+from utils import (
+    HelpFormatter,
+    InputError,
+    atomic_write,
+    check_minima,
+    get_logger,
+    load_reported,
+    require_writable,
+    run,
+)
 
 GRAPH = "pruned_model"  # name of the static graphs
 RANKING_ROWS = 2000
@@ -122,14 +131,12 @@ def parse_args():
     result.add_argument("--save_steps", type=int, default=100, help="steps between evaluations; the last step has one")
     args = parser.parse_args()
     args.width_mult_list = args.width_mult_list or [Fraction(3, 4)]
-    for name, lowest in dict(
+    check_minima(
+        parser, args,
         per_device_train_batch_size=1, per_device_eval_batch_size=1, learning_rate=1e-12, num_train_epochs=1e-6,
         max_steps=-1, warmup_ratio=0, hard_label_weight=0, seed=0, logging_steps=1, save_steps=1,
         max_seq_length=3,
-    ).items():  # fmt: skip
-        value = getattr(args, name)
-        if value is not None and not lowest <= value < float("inf"):  # also catches nan
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+    )  # fmt: skip
     if args.warmup_ratio > 1:
         parser.error(f"argument --warmup_ratio: must be from 0 to 1, got {args.warmup_ratio}")
     return args

@@ -58,6 +58,7 @@ from utils import (
     InputError,
     LabelTree,
     atomic_write,
+    check_minima,
     file_digest,
     load_rows,
     report_rows,
@@ -117,12 +118,11 @@ def parse_args():
         help="choose the threshold(s) on the dev rows at the end, and store them with the model",
     )
     args = parser.parse_args()
-    for name, lowest in dict(
+    check_minima(
+        parser, args,
         max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
         warmup_steps=0, learning_rate=1e-12, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
-    ).items():  # fmt: skip
-        if not getattr(args, name) >= lowest:  # also catches nan
-            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    )  # fmt: skip
     return args
 
 

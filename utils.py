@@ -109,9 +109,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def check_minima(parser, args, **minima):
-    """End with a usage error if an argument that was given is below its minimum."""
+    """End with a usage error if an argument that was given is below its minimum, or infinite."""
     for name, lowest in minima.items():
-        if (value := getattr(args, name)) is not None and not value >= lowest:  # also catches nan
+        if (value := getattr(args, name)) is not None and not lowest <= value < float("inf"):  # also catches nan
             parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
 
 
@@ -398,7 +398,7 @@ def load_reported(path, tree, logger):
     """The labelled rows of a file (utils.Rows); what is passed over is reported."""
     rows = load_rows(path, tree, unlabelled="skip")
     if rows.blank or rows.unlabelled:
-        logger.warning(f"{path.name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+        logger.warning(f"{Path(path).name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
     return rows
 
 

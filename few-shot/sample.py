@@ -21,6 +21,7 @@ from utils import (
     HelpFormatter,
     InputError,
     LabelTree,
+    check_minima,
     get_logger,
     load_reported,
     require_row_format,
@@ -40,9 +41,7 @@ def parse_args():
     parser.add_argument("--output_file", required=True, help="the rows drawn; .txt or .jsonl")
     parser.add_argument("--rest_file", help="the other rows; .txt or .jsonl")
     args = parser.parse_args()
-    for name, lowest in (("shots", 1), ("seed", 0)):
-        if getattr(args, name) < lowest:
-            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    check_minima(parser, args, shots=1, seed=0)
     return args
 
 

@@ -63,6 +63,7 @@ from utils import (
     LabelTree,
     Problems,
     atomic_write,
+    check_minima,
     file_digest,
     get_logger,
     load_reported,
@@ -130,13 +131,12 @@ def parse_args():
         result.add_argument(f"--{name}", nargs="?", help=f"accepted and not needed: {instead}")
     add_decision_arguments(parser, None)
     args = parser.parse_args()
-    for name, lowest in dict(
+    check_minima(
+        parser, args,
         max_seq_length=3, learning_rate=1e-12, ppt_learning_rate=0, num_train_epochs=1, max_steps=1, weight_decay=0,
         per_device_train_batch_size=1, per_device_eval_batch_size=1, warmup_ratio=0, max_grad_norm=0, seed=0,
         eval_steps=1, early_stop_patience=1, logging_steps=1,
-    ).items():  # fmt: skip
-        if getattr(args, name) is not None and not getattr(args, name) >= lowest:  # also catches nan
-            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    )  # fmt: skip
     if args.warmup_ratio > 1:
         parser.error(f"argument --warmup_ratio: must be from 0 to 1, got {args.warmup_ratio}")
     if not (args.do_train or args.do_eval or args.do_predict or args.do_export):

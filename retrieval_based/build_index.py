@@ -16,20 +16,19 @@ open (run_system.py) notice the addition. To take labels away, build the index a
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import (
     Encoder,
     add_model_arguments,
-    check_minima,
     label_texts,
     labels_to_index,
     most_specific,
 )
-from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, add_texts, read_about
-from utils import HelpFormatter, InputError, LabelTree, get_logger, load_rows, run
+from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, add_texts, read_about, writing
+from utils import HelpFormatter, InputError, LabelTree, check_minima, get_logger, load_rows, run
 
 
 def parse_args():
@@ -64,10 +63,16 @@ def grown(args, index):
     return tree
 
 
-def main():
-    args = parse_args()
-    logger, by = get_logger(), "rows" if args.train_set_file else "labels"
-    encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
+def drop(address, logger):
+    """Take a collection that no index has (any more) out of Milvus, if that is possible."""
+    try:
+        MilvusVectors(**address).drop()
+    except InputError as error:
+        logger.warning(f"{error} The collection {address['collection']} belongs to no index, and may be there still.")
+
+
+def build(args, encoder, logger):
+    by = "rows" if args.train_set_file else "labels"
     about = read_about(args.index_dir) if args.add or (Path(args.index_dir) / "index.json").exists() else None
     index = None
     if args.add:
@@ -87,19 +92,31 @@ def main():
         labels = [i for i in labels_to_index(tree, encoder.inner_labels) if i not in present]
         texts, labels = label_texts(tree, labels), [(i,) for i in labels]
 
-    encoder.load(args.device)
-    logger.info("start build index..........")
-    if not args.add:
-        if args.milvus_uri:
-            vectors = MilvusVectors(args.milvus_uri, f"labels_{uuid4().hex}", encoder.dimension)
-        else:
-            vectors = Vectors(encoder.dimension, args.hnsw_m, args.hnsw_ef)
-        index = SemanticIndex(tree, vectors, by, encoder.id, encoder.decision)
-    add_texts(index, encoder, texts, labels)
-    index.save(args.index_dir)
+    with ExitStack() as undo:
+        if not args.add:
+            if args.milvus_uri:
+                vectors = MilvusVectors.create(args.milvus_uri, encoder.dimension)
+                undo.callback(drop, vectors.address, logger)
+            else:
+                vectors = Vectors(encoder.dimension, args.hnsw_m, args.hnsw_ef)
+            index = SemanticIndex(tree, vectors, by, encoder.id, encoder.decision)
+        encoder.load(args.device)
+        logger.info("start build index..........")
+        add_texts(index, encoder, texts, labels)
+        index.save(args.index_dir)
+        undo.pop_all()
     if about and about.get("milvus") and not args.add:  # the collection this index had so far, and no other
-        MilvusVectors(about["milvus"]["uri"], about["milvus"]["collection"], encoder.dimension).drop()
+        drop(about["milvus"], logger)
     logger.info(f"Added {len(texts)} {by}; Total index number:{len(index.entries)}, in {args.index_dir}")
+
+
+def main():
+    args = parse_args()
+    encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
+    if args.add:
+        read_about(args.index_dir)  # an index, or no directory is made
+    with writing(args.index_dir):
+        build(args, encoder, get_logger())
 
 
 if __name__ == "__main__":

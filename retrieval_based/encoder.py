@@ -150,13 +150,6 @@ def add_model_arguments(parser, batch_size=True):
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
 
 
-def check_minima(parser, args, **minima):
-    """End with a usage error if an argument that was given is below its minimum."""
-    for name, lowest in minima.items():
-        if (value := getattr(args, name)) is not None and not value >= lowest:  # also catches nan
-            parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
-
-
 class Encoder:
     """A checkpoint of train.py or an export of export_model.py, as a function from texts to vectors.
 

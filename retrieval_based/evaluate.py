@@ -21,14 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.evaluate import headline
 from metric import Scores, decide
 from modeling import add_decision_arguments, decision_from_arguments, read_decision
-from retrieval_based.encoder import check_minima, most_specific
-from retrieval_based.index import FLAT, dense, dense_windows, recalls
+from retrieval_based.encoder import most_specific
+from retrieval_based.index import dense, dense_windows, recalls
 from utils import (
+    FLAT,
     HelpFormatter,
     InputError,
     LabelTree,
     Problems,
     atomic_write,
+    check_minima,
     get_logger,
     load_reported,
     multi_hot,

@@ -19,6 +19,7 @@ Files of a saved index:
 
 import json
 import logging
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -32,8 +33,8 @@ from utils import InputError, LabelTree, atomic_write, require_file
 
 EXACT = 20_000  # entries up to which a search compares the query with every one
 RECALL_AT = (1, 5, 10, 20, 50)
-FLAT = str.maketrans("\t\r\n", "   ")  # what would break a line of a recall file
 MILVUS_BATCH = 1000  # vectors per request
+MILVUS_TIMEOUT = 20  # seconds for an answer
 DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 
 
@@ -96,34 +97,65 @@ class Vectors:
 
 
 class MilvusVectors:
-    """The same in a collection of a Milvus server, ids = positions. Needs pymilvus. Raises InputError without a server.
+    """The same in a collection of a Milvus server (http://host:19530), ids = positions. Needs pymilvus.
 
-    uri: http://host:19530, or a file name for Milvus Lite.
+    Everything here raises InputError if the server refuses, or does not answer within MILVUS_TIMEOUT seconds.
     """
 
-    def __init__(self, uri, collection, dimension):
+    def __init__(self, uri, collection, count=0):
+        """Connect; `create` makes the collection, `open` checks it."""
         try:
             from pymilvus import MilvusClient
         except ImportError:
-            raise InputError("--milvus_uri: needs the package pymilvus: pip install pymilvus") from None
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs the traceback of whatever it raises
-        self.uri, self.collection = uri, collection
-        with self.reached():
-            self.client = MilvusClient(uri, timeout=20)
-            if not self.client.has_collection(collection):
-                self.client.create_collection(
-                    collection, dimension=dimension, metric_type="IP", auto_id=False, consistency_level="Strong"
-                )
-        self.count = 0
+            raise InputError("Milvus: needs pymilvus: pip install -r retrieval_based/requirements-milvus.txt") from None
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs each error with a traceback
+        self.uri, self.collection, self.count = uri, collection, count
+        if not re.match(r"https?://[^/:]", uri):  # the client takes anything else for the name of a local file
+            raise InputError(f"Milvus at {uri}: not an address, which looks like http://127.0.0.1:19530")
+        with self.errors("Is it a Milvus server, and is it running?"):
+            self.client = MilvusClient(uri, timeout=MILVUS_TIMEOUT // 2)
+
+    @classmethod
+    def create(cls, uri, dimension):
+        """An empty collection with a name of its own."""
+        vectors = cls(uri, f"labels_{uuid4().hex}")
+        vectors.call(
+            "create_collection", dimension=dimension, metric_type="IP", auto_id=False, consistency_level="Strong"
+        )
+        return vectors
+
+    @classmethod
+    def open(cls, uri, collection, dimension, count):
+        """The collection of an index that has `count` vectors; more of them, left by a broken run, are not seen."""
+        vectors = cls(uri, collection, count)
+        if not vectors.call("has_collection"):
+            raise InputError(f"Milvus at {uri}: the collection {collection} is gone. Build the index again.")
+        fields = {field["name"]: field for field in vectors.call("describe_collection")["fields"]}
+        length = fields["vector"]["params"]["dim"]
+        present = vectors.call("query", filter=f"id < {count}", output_fields=["count(*)"])[0]["count(*)"]
+        if (length, present) != (dimension, count):
+            raise InputError(
+                f"Milvus at {uri}: the collection {collection} has {present} vectors of {length} numbers, the index "
+                f"{count} of {dimension}. Build it again."
+            )
+        return vectors
 
     @contextmanager
-    def reached(self):
-        """Raise InputError for whatever the server, or the way to it, is to blame for."""
+    def errors(self, advice):
         try:
             yield
         except Exception as error:  # the client raises types of its own, and of its network library
-            reason = str(error).splitlines()[0]
-            raise InputError(f"--milvus_uri {self.uri}: {reason}. Is the server running?") from None
+            reason = error.details() if hasattr(error, "details") else getattr(error, "message", str(error))
+            reason = (reason or type(error).__name__).splitlines()[0][:200].rstrip(" .")
+            raise InputError(f"Milvus at {self.uri}: {reason}. {advice}") from None
+
+    def call(self, method, *values, **options):
+        with self.errors(f"The collection is {self.collection}."):
+            return getattr(self.client, method)(self.collection, *values, timeout=MILVUS_TIMEOUT, **options)
+
+    @property
+    def address(self):
+        return {"uri": self.uri, "collection": self.collection}
 
     def __len__(self):
         return self.count
@@ -132,10 +164,7 @@ class MilvusVectors:
         for start in range(0, len(vectors), MILVUS_BATCH):
             part = vectors[start : start + MILVUS_BATCH].tolist()
             # upsert, so that what an interrupted run has left behind is replaced
-            with self.reached():
-                self.client.upsert(
-                    self.collection, [{"id": self.count + i, "vector": vector} for i, vector in enumerate(part)]
-                )
+            self.call("upsert", [{"id": self.count + i, "vector": vector} for i, vector in enumerate(part)])
             self.count += len(part)
 
     def search(self, queries, k):
@@ -143,15 +172,14 @@ class MilvusVectors:
         found = np.full((2, len(queries), k), -1.0)
         for start in range(0, len(queries), MILVUS_BATCH):
             part = queries[start : start + MILVUS_BATCH].tolist()
-            with self.reached():
-                hits = self.client.search(self.collection, part, limit=k, filter=f"id < {self.count}")
+            hits = self.call("search", part, limit=k, filter=f"id < {self.count}")
             for row, hit in enumerate(hits, start=start):
                 for column, entry in enumerate(hit):
                     found[:, row, column] = entry["distance"], entry["id"]
         return found[0].astype(np.float32), found[1].astype(np.int64)
 
     def drop(self):
-        self.client.drop_collection(self.collection)
+        self.call("drop_collection")
 
 
 class SemanticIndex:
@@ -206,7 +234,7 @@ class SemanticIndex:
         about = {"by": self.by, "encoder_id": self.encoder_id, "entries": len(self.entries), "mark": mark}
         about["decision"] = self.decision.to_dict()
         if isinstance(self.vectors, MilvusVectors):
-            about["milvus"] = {"uri": self.vectors.uri, "collection": self.vectors.collection}
+            about["milvus"] = self.vectors.address
         else:
             self.vectors.write(directory / f"vectors-{mark}.faiss")
             about["hnsw"] = {"m": self.vectors.m, "ef": self.vectors.ef}
@@ -235,8 +263,7 @@ class SemanticIndex:
         tree = LabelTree.read(Path(directory) / f"label-{mark}.txt")
         path = Path(directory) / f"entries-{mark}.jsonl"
         if milvus := about.get("milvus"):
-            vectors = MilvusVectors(milvus["uri"], milvus["collection"], encoder.dimension)
-            vectors.count = about["entries"]
+            vectors = MilvusVectors.open(**milvus, dimension=encoder.dimension, count=about["entries"])
         else:
             vectors = Vectors.read(Path(directory) / f"vectors-{mark}.faiss", encoder.dimension, **about["hnsw"])
         index = cls(tree, vectors, about["by"], about["encoder_id"], Decision.from_dict(about["decision"]))
@@ -284,6 +311,23 @@ def add_texts(index, encoder, texts, labels):
         for start in range(0, len(texts), WINDOW):
             vectors = encoder.encode(texts[start : start + WINDOW], bar.update)
             index.add(vectors, labels[start : start + WINDOW])
+
+
+@contextmanager
+def writing(directory):
+    """Make the directory of an index, and be the only one to change that. Raises InputError if another process does.
+
+    The system lifts the lock when the process ends, however it ends; the empty file stays.
+    """
+    import fcntl  # not on Windows, where the other scripts run as well
+
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    with open(Path(directory) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{directory}: another build_index.py is writing it; wait until that ends.") from None
+        yield
 
 
 def index_files(directory):

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from retrieval_based.encoder import Encoder, add_model_arguments, check_minima
-from retrieval_based.index import FLAT, SemanticIndex, add_index_arguments, index_or_labels, labels_index
-from utils import HelpFormatter, Problems, get_logger, read_lines, run
+from retrieval_based.encoder import Encoder, add_model_arguments
+from retrieval_based.index import SemanticIndex, add_index_arguments, index_or_labels, labels_index
+from utils import FLAT, HelpFormatter, Problems, check_minima, get_logger, read_lines, run
 
 
 def parse_args():

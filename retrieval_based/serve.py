@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `
 from deploy.simple_serving.model import Model
 from deploy.simple_serving.server import add_serving_arguments, check_serving_arguments, serve
 from modeling import read_config_file
-from retrieval_based.encoder import Encoder, add_model_arguments, check_minima
+from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import SemanticIndex, dense
-from utils import HelpFormatter, run
+from utils import HelpFormatter, check_minima, run
 
 
 def parse_args():

@@ -56,6 +56,7 @@ from utils import (
     HelpFormatter,
     InputError,
     LabelTree,
+    check_minima,
     file_digest,
     get_logger,
     load_reported,
@@ -102,12 +103,11 @@ def parse_args():
     result.add_argument("--log_steps", type=int, default=10, help="steps between progress lines")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
     args = parser.parse_args()
-    for name, lowest in dict(
+    check_minima(
+        parser, args,
         max_seq_length=3, output_emb_size=0, batch_size=1, scale=1e-12, learning_rate=1e-12, weight_decay=0, epochs=1,
         warmup_proportion=0, seed=0, recall_num=1, log_steps=1, margin=0,
-    ).items():  # fmt: skip
-        if not getattr(args, name) >= lowest:  # also catches nan
-            parser.error(f"argument --{name}: must be at least {lowest}, got {getattr(args, name)}")
+    )  # fmt: skip
     if not args.warmup_proportion < 1:
         parser.error(f"argument --warmup_proportion: must be below 1, got {args.warmup_proportion}")
     return args

@@ -4,6 +4,7 @@
     printed          the messages of the project's logger, as a list that grows
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
+    real_milvus      the address in the environment variable MILVUS_URI, of a Milvus server; skips where there is none
     tiny_export      the same, exported by export_model.py
 
 tiny_checkpoint belongs to the whole session: read from it, and change a copy
@@ -66,6 +67,14 @@ def printed():
     logger.handlers[:] = [collector]
     yield messages
     logger.handlers[:] = before
+
+
+@pytest.fixture
+def real_milvus():
+    """The address of a Milvus server; what a test makes there, it drops."""
+    if not os.environ.get("MILVUS_URI"):
+        pytest.skip("the environment variable MILVUS_URI names no Milvus server, as in http://127.0.0.1:19530")
+    return os.environ["MILVUS_URI"]
 
 
 @pytest.fixture(scope="session")

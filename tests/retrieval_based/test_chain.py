@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder
+from retrieval_based.index import writing
 from tests.conftest import ROOT
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
 
@@ -82,7 +83,8 @@ def test_masked_labels_of_a_batch():
 
 def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
     data, _ = trained
-    dev, result = data / "dev.txt", tmp_path / "recall"
+    dev, result = tmp_path / "dev.txt", tmp_path / "recall"
+    dev.write_text((data / "dev.txt").read_text("utf-8") + "\n\n", encoding="utf-8")
     call(recall, monkeypatch, *use, "--similar_text_pair_file", dev, "--recall_result_dir", result)
     lines = [line.split("\t") for line in (result / "recall_result_file.txt").read_text("utf-8").splitlines()]
     assert len(lines) == 11 * 3 and {len(line) for line in lines} == {3}  # three leaves, less than recall_num
@@ -174,6 +176,50 @@ def test_rows_as_index_and_more_of_them(trained, use, monkeypatch, tmp_path, pri
     lines = [line.split("\t") for line in (tmp_path / "recall_result_file.txt").read_text("utf-8").splitlines()]
     # every train row is in the index twice, so both neighbours are the row itself
     assert [line[1:] for line in lines[:2]] == [["体育##足球", "1.000000"], ["体育##篮球", "1.000000"]]
+
+
+def test_a_second_writer_is_refused_and_loses_nothing(trained, use, monkeypatch, tmp_path, capsys):
+    index, rows = tmp_path / "index", ["--train_set_file", trained[0] / "train.txt"]
+    call(build_index, monkeypatch, *use, "--index_dir", index, *rows)
+    before = {path.name: path.read_bytes() for path in index.iterdir()}
+    with writing(index):
+        for flags in (["--add"], []):
+            error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, *rows, *flags)
+            assert f"{index}: another build_index.py is writing it" in error
+    assert {path.name: path.read_bytes() for path in index.iterdir()} == before
+    fails(build_index, monkeypatch, capsys, *use, "--index_dir", tmp_path / "none", *rows, "--add")
+    assert not (tmp_path / "none").exists()
+
+
+def test_with_milvus_as_without(trained, use, real_milvus, monkeypatch, tmp_path, capsys, printed):
+    """Build, recall, add, recall, build again: the same labels, and of the collections only the own one is dropped."""
+    from pymilvus import MilvusClient
+
+    client, rows, results = MilvusClient(real_milvus), ["--train_set_file", trained[0] / "train.txt"], {}
+    before = set(client.list_collections())
+    for kind in ("embedded", "milvus"):
+        index, place = tmp_path / kind, ["--milvus_uri", real_milvus] * (kind == "milvus")
+        call(build_index, monkeypatch, *use, "--index_dir", index, *rows, *place)
+        first = set(client.list_collections()) - before
+        call(build_index, monkeypatch, *use, "--index_dir", index, *rows, "--add")
+        assert printed[-1].startswith("Added 10 rows; Total index number:20")
+        call(recall, monkeypatch, *use, "--index_dir", index, "--similar_text_pair_file", trained[0] / "train.txt",
+             "--recall_num", 2, "--recall_result_dir", tmp_path)  # fmt: skip
+        results[kind] = (tmp_path / "recall_result_file.txt").read_text("utf-8")
+        call(build_index, monkeypatch, *use, "--index_dir", index, *place)
+    try:
+        assert results["milvus"] == results["embedded"]
+        second = set(client.list_collections()) - before
+        assert len(first) == len(second) == 1 and first != second and before <= set(client.list_collections())
+        call(build_index, monkeypatch, *use, "--index_dir", index)  # embedded from now on
+        assert set(client.list_collections()) == before
+        monkeypatch.setattr(Encoder, "load", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(build_index, monkeypatch, *use, "--index_dir", index, *place)
+        assert set(client.list_collections()) == before  # nor does a build that fails leave one
+    finally:
+        for name in set(client.list_collections()) - before:
+            client.drop_collection(name)
 
 
 def test_predictions_are_written_as_by_the_main_route(trained, use, monkeypatch, tmp_path, capsys):

@@ -1,7 +1,11 @@
 """The index alone, without a model: searching, growing, voting, saving, and what can be wrong with its files."""
 
 import json
+import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -10,7 +14,8 @@ import pytest
 from metric import Decision
 from retrieval_based import index as module
 from retrieval_based.encoder import label_texts, labels_to_index, most_specific
-from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, dense, dense_windows, recalls
+from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, dense, dense_windows, recalls, writing
+from tests.conftest import ROOT
 from utils import InputError, LabelTree
 
 TREE = LabelTree(["组织", "组织##罢工", "组织##裁员", "财经"])
@@ -127,57 +132,153 @@ def test_an_index_of_another_encoder_is_refused(tmp_path):
 class FakeMilvus:
     """What of a Milvus client is used here, in memory; shared by all clients like a server."""
 
-    collections = {}
+    collections, alive = {}, True
 
     def __init__(self, uri, timeout):
-        if uri == "http://down":
-            raise RuntimeError("connection refused")
+        self.answer(timeout)
 
-    def has_collection(self, name):
+    def answer(self, timeout):
+        assert timeout <= module.MILVUS_TIMEOUT
+        if not self.alive:
+            raise RuntimeError("connection refused\nand a second line")
+
+    def has_collection(self, name, timeout):
+        self.answer(timeout)
         return name in self.collections
 
-    def create_collection(self, name, dimension, metric_type, auto_id, consistency_level):
+    def create_collection(self, name, timeout, dimension, metric_type, auto_id, consistency_level):
+        self.answer(timeout)
         assert (metric_type, auto_id, consistency_level) == ("IP", False, "Strong")
-        self.collections[name] = {}
+        self.collections[name] = {"dim": dimension, "rows": {}}
 
-    def upsert(self, name, rows):
-        self.collections[name] |= {row["id"]: np.array(row["vector"]) for row in rows}
+    def describe_collection(self, name, timeout):
+        return {"fields": [{"name": "id"}, {"name": "vector", "params": {"dim": self.collections[name]["dim"]}}]}
 
-    def search(self, name, queries, limit, filter):
-        below = int(filter.removeprefix("id < "))
-        stored = {i: v for i, v in self.collections[name].items() if i < below}
+    def query(self, name, timeout, filter, output_fields):
+        return [{"count(*)": len(self.below(name, filter))}]
+
+    def below(self, name, filter):
+        limit = int(filter.removeprefix("id < "))
+        return {i: vector for i, vector in self.collections[name]["rows"].items() if i < limit}
+
+    def upsert(self, name, rows, timeout):
+        self.answer(timeout)
+        self.collections[name]["rows"] |= {row["id"]: np.array(row["vector"]) for row in rows}
+
+    def search(self, name, queries, timeout, limit, filter):
+        self.answer(timeout)
+        stored = self.below(name, filter)
         scored = [sorted(((float(v @ query), i) for i, v in stored.items()), reverse=True) for query in queries]
         return [[{"id": i, "distance": s} for s, i in row[:limit]] for row in scored]
 
-    def drop_collection(self, name):
+    def drop_collection(self, name, timeout):
+        self.answer(timeout)
         del self.collections[name]
 
 
-def test_milvus_behind_the_same_interface(monkeypatch, tmp_path):
+@pytest.fixture
+def fake_milvus(monkeypatch):
+    """An address, behind which a FakeMilvus has one collection of somebody else."""
     package = ModuleType("pymilvus")
     package.MilvusClient = FakeMilvus
     monkeypatch.setitem(sys.modules, "pymilvus", package)
-    monkeypatch.setattr(module, "MILVUS_BATCH", 7)
     monkeypatch.setattr(FakeMilvus, "collections", {"somebody's": {1: 1}})
+    return "http://fake:19530"
+
+
+@pytest.mark.parametrize("server", ["fake", "real"])
+def test_milvus_behind_the_same_interface(server, request, monkeypatch, tmp_path):
+    uri = request.getfixturevalue(f"{server}_milvus")
+    monkeypatch.setattr(module, "MILVUS_BATCH", 7)
     every, queries = unit(30), unit(10, seed=1)
-    milvus, embedded = MilvusVectors("http://up", "labels_1", 4), Vectors(4)
-    for vectors in (milvus, embedded):
-        vectors.add(every[:20])
-        vectors.add(every[20:])
-    for a, b in zip(milvus.search(queries, 5), embedded.search(queries, 5)):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    index = SemanticIndex(TREE, milvus, "labels", "abc", Decision())
-    index.entries = [(1,)] * 30
-    index.save(tmp_path)
-    assert json.loads((tmp_path / "index.json").read_text())["milvus"] == {"uri": "http://up", "collection": "labels_1"}
-    assert len(SemanticIndex.read(tmp_path, ENCODER).vectors) == 30
+    milvus, embedded = MilvusVectors.create(uri, 4), Vectors(4)
+    try:
+        for vectors in (milvus, embedded):
+            vectors.add(every[:20])
+            vectors.add(every[20:])
+        for k in (5, 50):
+            for a, b in zip(milvus.search(queries, k), embedded.search(queries, k)):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+        index = SemanticIndex(TREE, milvus, "labels", "abc", Decision())
+        index.entries = [(1,)] * 30
+        index.save(tmp_path)
+        assert json.loads((tmp_path / "index.json").read_text())["milvus"] == milvus.address
+        assert len(SemanticIndex.read(tmp_path, ENCODER).vectors) == 30
+        # what a broken --add has left behind is not seen, and replaced by the next one
+        milvus.add(-every)
+        again = SemanticIndex.read(tmp_path, ENCODER).vectors
+        assert again.search(-every[:1], 1)[0][0, 0] < 0.999
+        again.add(every[:5])
+        assert again.search(every[:1], 2)[1].tolist() in ([[0, 30]], [[30, 0]])
+        with pytest.raises(InputError, match="has 30 vectors of 4 numbers, the index 30 of 8"):
+            SemanticIndex.read(tmp_path, SimpleNamespace(id="abc", dimension=8, directory="x"))
+        with pytest.raises(InputError, match="has 60 vectors of 4 numbers, the index 99 of 4"):
+            MilvusVectors.open(**milvus.address, dimension=4, count=99)
+    finally:
+        milvus.drop()
+    with pytest.raises(InputError, match=f"the collection {milvus.collection} is gone. Build the index again"):
+        SemanticIndex.read(tmp_path, ENCODER)
+    with pytest.raises(InputError, match=milvus.collection):
+        milvus.search(queries, 5)
+
+
+def test_milvus_collections_of_others_stay(fake_milvus):
+    milvus = MilvusVectors.create(fake_milvus, 4)
+    assert len(FakeMilvus.collections) == 2
     milvus.drop()
     assert FakeMilvus.collections == {"somebody's": {1: 1}}
-    for use in (lambda: milvus.search(queries, 5), lambda: milvus.add(every)):  # a collection that is gone
-        with pytest.raises(InputError, match="http://up: 'labels_1'. Is the server running"):
-            use()
-    with pytest.raises(InputError, match="http://down: connection refused"):
-        MilvusVectors("http://down", "x", 4)
+
+
+def test_milvus_that_stops_answering_is_told(fake_milvus, monkeypatch):
+    milvus = MilvusVectors.create(fake_milvus, 4)
+    monkeypatch.setattr(FakeMilvus, "alive", False)
+    for attempt in (lambda: milvus.add(unit(3)), milvus.drop, lambda: MilvusVectors(fake_milvus, "x")):
+        with pytest.raises(InputError, match="^Milvus at http://fake:19530: connection refused. "):
+            attempt()
+
+
+@pytest.mark.parametrize("uri", ["127.0.0.1:19530", "localhost", "http://", "milvus.db"])
+def test_what_is_no_address(fake_milvus, uri):
+    with pytest.raises(InputError, match=f"Milvus at {uri}: not an address"):
+        MilvusVectors(uri, "x")
+
+
+def test_without_the_package_milvus_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(InputError, match="pip install pymilvus"):
-        MilvusVectors("http://up", "x", 4)
+    with pytest.raises(InputError, match="pip install -r retrieval_based/requirements-milvus.txt"):
+        MilvusVectors("http://up", "x")
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_nothing_or_something_else_on_the_port(listens):
+    """The real client, which must give up soon."""
+    pytest.importorskip("pymilvus", reason="needs pymilvus, see retrieval_based/requirements-milvus.txt")
+    handler = type("Quiet", (BaseHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        if listens:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        else:
+            server.socket.close()
+        start = time.monotonic()
+        with pytest.raises(InputError, match="Is it a Milvus server, and is it running"):
+            MilvusVectors(f"http://127.0.0.1:{server.server_port}", "x")
+        assert time.monotonic() - start < 30
+        if listens:
+            server.shutdown()
+
+
+def test_one_writer_at_a_time_and_none_after_its_death(tmp_path):
+    code = "import sys, time; from retrieval_based.index import writing\n"
+    code += "with writing(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
+    path = tmp_path / "index"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match=f"{path}: another build_index.py is writing it"):
+            with writing(path):
+                pass
+    finally:
+        process.kill()
+        process.communicate()
+    with writing(path):
+        pass
