@@ -317,17 +317,16 @@ def add_texts(index, encoder, texts, labels):
 def writing(directory):
     """Make the directory of an index, and be the only one to change that. Raises InputError if another process does.
 
-    The system lifts the lock when the process ends, however it ends; the empty file stays.
+    The system lifts the lock when the process ends, however it ends.
     """
-    import fcntl  # not on Windows, where the other scripts run as well
+    from filelock import FileLock, Timeout
 
     Path(directory).mkdir(parents=True, exist_ok=True)
-    with open(Path(directory) / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{directory}: another build_index.py is writing it; wait until that ends.") from None
-        yield
+    try:
+        with FileLock(Path(directory) / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"{directory}: another build_index.py is writing it; wait until that ends.") from None
 
 
 def index_files(directory):
