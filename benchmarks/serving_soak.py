@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.serving_load import begin_load, end_load, figures, http_server, processes, start
 from deploy.predictor.predictor import Predictor
+from deploy.simple_serving.model import find_precision
 from utils import HelpFormatter, atomic_write, load_rows, run
 
 ALLOWED = {200, 429, 503}
@@ -158,7 +159,9 @@ def targets(results):
 
 def main():
     args = parse_args()
-    texts = load_rows(args.dataset_dir / "dev.txt", Predictor(args.model_path).tree).texts
+    texts = load_rows(
+        args.dataset_dir / "dev.txt", Predictor(args.model_path, find_precision(args.model_path, args.precision)).tree
+    ).texts
     order = np.random.default_rng(0).permutation(len(texts)).tolist()
 
     def text_of(number):  # one text, one request: what is mixed up shows. Digits stand apart, because the tokenizer
