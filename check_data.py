@@ -21,7 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import SHOWN, HelpFormatter, InputError, LabelTree, Problems, atomic_write, read_rows, require_file, run
+from utils import (
+    SHOWN,
+    HelpFormatter,
+    InputError,
+    LabelTree,
+    Problems,
+    atomic_write,
+    check_minima,
+    read_rows,
+    require_file,
+    run,
+)
 
 CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is worth a thought
 RAREST = 10
@@ -38,8 +49,7 @@ def parse_args():
     parser.add_argument("--model_name", help="local model directory, to count tokens; without it: characters + 2")
     parser.add_argument("--output_json", help="write the report to this file as well")
     args = parser.parse_args()
-    if args.max_seq_length < 3:
-        parser.error(f"argument --max_seq_length: must be at least 3, got {args.max_seq_length}")
+    check_minima(parser, args, max_seq_length=3)
     return args
 
 

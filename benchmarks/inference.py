@@ -31,7 +31,17 @@ from benchmarks.main_job import BUSY, timed
 from deploy.predictor.predictor import OnnxModel, Predictor
 from metric import evaluate
 from modeling import available_cores, read_config_file
-from utils import HelpFormatter, LabelTree, atomic_write, length_sorted_batches, load_rows, multi_hot, pad, run
+from utils import (
+    HelpFormatter,
+    LabelTree,
+    atomic_write,
+    check_minima,
+    length_sorted_batches,
+    load_rows,
+    multi_hot,
+    pad,
+    run,
+)
 
 BATCH_SIZE = 32
 
@@ -45,8 +55,7 @@ def parse_args():
     parser.add_argument("--repetitions", type=int, default=3, help="of every command")
     parser.add_argument("--output_json", help="write all figures to this file")
     args = parser.parse_args()
-    if args.repetitions < 1:
-        parser.error(f"argument --repetitions: must be at least 1, got {args.repetitions}")
+    check_minima(parser, args, repetitions=1)
     return args
 
 

@@ -25,9 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.serving_load import begin_load, end_load, figures, http_server, processes, start
-from deploy.predictor.predictor import Predictor
-from deploy.simple_serving.model import find_precision
-from utils import HelpFormatter, atomic_write, load_rows, run
+from utils import HelpFormatter, LabelTree, atomic_write, load_rows, run
 
 ALLOWED = {200, 429, 503}
 CLIENTS, SOAK_CLIENTS = 32, 1000  # connections; the queue of the server holds 512 texts
@@ -159,9 +157,7 @@ def targets(results):
 
 def main():
     args = parse_args()
-    texts = load_rows(
-        args.dataset_dir / "dev.txt", Predictor(args.model_path, find_precision(args.model_path, args.precision)).tree
-    ).texts
+    texts = load_rows(args.dataset_dir / "dev.txt", LabelTree.read(Path(args.model_path) / "label.txt")).texts
     order = np.random.default_rng(0).permutation(len(texts)).tolist()
 
     def text_of(number):  # one text, one request: what is mixed up shows. Digits stand apart, because the tokenizer

@@ -20,7 +20,7 @@ from template import load_template
 from deploy.predictor.predictor import Predictor, find_gpu, model_path
 from modeling import add_decision_arguments, decision_from_arguments
 from predict import add_result_arguments, check_arguments, predict_file
-from utils import HelpFormatter, InputError, get_logger, run
+from utils import HelpFormatter, InputError, check_minima, get_logger, run
 
 
 def parse_args():
@@ -41,8 +41,7 @@ def parse_args():
     add_result_arguments(parser)
     args = parser.parse_args()
     check_arguments(parser, args)
-    if args.num_threads is not None and args.num_threads < 1:
-        parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
+    check_minima(parser, args, num_threads=1)
     args.label_file = "label.txt"  # if it is there, it must have the model's labels
     return args
 

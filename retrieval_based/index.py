@@ -11,7 +11,7 @@ Vectors are kept by `Vectors` in this process (faiss: every entry compared up to
 by `MilvusVectors` in a Milvus server. Both add at any time, and both are searched by inner product.
 
 Files of a saved index:
-    index.json          what it is: by, encoder_id, dimension, entries, decision, Milvus address; replaced last
+    index.json          what it is: by, encoder_id, entries, mark, decision, HNSW or Milvus settings; replaced last
     label-*.txt         the labels in class-index order
     entries-*.jsonl     one line per vector: the list of its labels
     vectors-*.faiss     the vectors, unless Milvus has them

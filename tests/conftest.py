@@ -4,6 +4,7 @@
     printed          the messages of the project's logger, as a list that grows
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
+    chromium         a headless browser; skips where there is none
     real_milvus      the address in the environment variable MILVUS_URI, of a Milvus server; skips where there is none
     tiny_export      the same, exported by export_model.py
 
@@ -13,6 +14,7 @@ tiny_checkpoint belongs to the whole session: read from it, and change a copy
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,20 @@ def printed():
     logger.handlers[:] = [collector]
     yield messages
     logger.handlers[:] = before
+
+
+@pytest.fixture
+def chromium():
+    """A headless Chromium, as a browser of Playwright; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as engine:
+        try:
+            browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.paddle_serving.protocol import HTTP_PORT, RPC_PORT, SERVICE
 from deploy.predictor.predictor import Predictor, model_path
 from modeling import add_decision_arguments, available_cores, decision_from_arguments, write_settings
-from utils import HelpFormatter, InputError, get_logger, require_file, run
+from utils import HelpFormatter, InputError, check_minima, get_logger, require_file, run
 
 PARTS = ("config.yml", "serving_server", "serving_client")
 CONFIG = """\
@@ -67,8 +67,7 @@ def parse_args():
             parser.error(f"argument --{name}: must be from 1024 to 65535, got {getattr(args, name)}")
     if args.rpc_port == args.http_port:
         parser.error("argument --http_port: must differ from --rpc_port")
-    if args.num_threads is not None and args.num_threads < 1:
-        parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
+    check_minima(parser, args, num_threads=1)
     return args
 
 

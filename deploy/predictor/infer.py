@@ -20,7 +20,7 @@ from deploy.predictor.predictor import BACKENDS, Predictor, find_gpu, has_bf16
 from metric import Scores, decide
 from modeling import add_decision_arguments, decision_from_arguments, require_same_labels, sigmoid
 from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
-from utils import HelpFormatter, InputError, get_logger, load_reported, run
+from utils import HelpFormatter, InputError, check_minima, get_logger, load_reported, run
 
 
 def parse_args():
@@ -53,10 +53,7 @@ def parse_args():
     add_result_arguments(parser)
     args = parser.parse_args()
     check_arguments(parser, args)
-    if args.num_threads is not None and args.num_threads < 1:
-        parser.error(f"argument --num_threads: must be at least 1, got {args.num_threads}")
-    if args.device_id < 0:
-        parser.error(f"argument --device_id: must be at least 0, got {args.device_id}")
+    check_minima(parser, args, num_threads=1, device_id=0)
     if args.perf and args.dataset_dir is None:
         parser.error("argument --perf: needs a --dataset_dir with labelled rows")
     return args

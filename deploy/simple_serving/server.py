@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils import HelpFormatter, InputError, get_logger, require_file, run
+from utils import HelpFormatter, InputError, check_minima, get_logger, require_file, run
 
 PAGE = Path(__file__).with_name("page.html")
 KEY_VARIABLE = "SERVING_API_KEY"
@@ -70,9 +70,7 @@ def add_serving_arguments(parser):
 
 
 def check_serving_arguments(parser, args):
-    for name in ("num_threads", "batch_size", "queue_size", "max_texts", "max_chars", "max_bytes"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            parser.error(f"argument --{name}: must be at least 1, got {value}")
+    check_minima(parser, args, num_threads=1, batch_size=1, queue_size=1, max_texts=1, max_chars=1, max_bytes=1)
     if not 0 <= args.port <= 65_535:
         parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
     if not 0 < args.timeout < 3600:

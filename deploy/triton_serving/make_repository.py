@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.predictor.predictor import PRECISIONS, Predictor, model_path
 from deploy.simple_serving.model import find_precision
 from modeling import add_decision_arguments, decision_from_arguments, write_settings
-from utils import HelpFormatter, InputError, get_logger, run
+from utils import HelpFormatter, InputError, check_minima, get_logger, run
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = Path(__file__).resolve().with_name("steps")
@@ -58,8 +58,7 @@ def parse_args():
     )
     add_decision_arguments(parser, None)
     args = parser.parse_args()
-    if args.instances < 1:
-        parser.error(f"argument --instances: must be at least 1, got {args.instances}")
+    check_minima(parser, args, instances=1)
     return args
 
 

@@ -1,7 +1,5 @@
 """Fixtures of the analysis scripts' tests; each test file has a fixture `call` of its own, which calls its main()."""
 
-import shutil
-
 import pytest
 
 from utils import run
@@ -21,24 +19,16 @@ def refused(call, capsys):
 
 
 @pytest.fixture
-def opened():
-    """opened(path of a page, width): a page of headless Chromium that shows it; `faults` are its errors and dialogs."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as engine:
-        try:
-            browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+def opened(chromium):
+    """opened(path of a page, width): a page of Chromium that shows it; its `faults` are its errors and dialogs."""
 
-        def opened(path, width):
-            page = browser.new_page(viewport={"width": width, "height": 800})
-            page.faults = []
-            page.on("pageerror", lambda error: page.faults.append(str(error)))
-            page.on("console", lambda message: page.faults.append(message.text))
-            page.on("dialog", lambda dialog: page.faults.append(dialog.message) or dialog.dismiss())
-            page.goto(path.as_uri())
-            return page
+    def opened(path, width):
+        page = chromium.new_page(viewport={"width": width, "height": 800})
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda message: page.faults.append(message.text))
+        page.on("dialog", lambda dialog: page.faults.append(dialog.message) or dialog.dismiss())
+        page.goto(path.as_uri())
+        return page
 
-        yield opened
-        browser.close()
+    return opened

@@ -935,35 +935,27 @@ def test_client_without_a_server(monkeypatch):
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_page_in_a_browser(shared, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as engine:
-        try:
-            browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
-        for width, language, title in (
-            (1280, "zh-CN", "层次文本分类"),
-            (390, "en", "Hierarchical text classification"),
-        ):
-            page, faults = browser.new_page(viewport={"width": width, "height": 800}, locale=language), []
-            page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
-            page.on("console", lambda message, faults=faults: message.type == "error" and faults.append(message.text))
-            page.goto(shared.url)
-            assert page.inner_text("h1") == title
-            page.fill("#text", "国足今晚<img src=x onerror=alert(1)>😀出战")
-            page.click("#send")
-            page.wait_for_selector("#words span[style]", timeout=30_000)
-            assert page.inner_text("#words") == "国足今晚<img src=x onerror=alert(1)>😀出战"
-            assert page.locator(".node.predicted").count() > 0 and page.locator("#tree img, #words img").count() == 0
-            page.locator(".node:not(.chosen)").last.click()
-            assert page.locator(".node.chosen").count() == 1
-            page.wait_for_selector("#words span[style]", timeout=30_000)
-            assert page.locator(".node.chosen .name").inner_text() in page.inner_text("#chosen")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.fill("#text", "长" * 1500)
-            page.click("#send")
-            page.locator("#error", has_text="1500").wait_for()
-            assert len(faults) == 1 and "413" in faults[0]  # the browser's own line about the refused request
-        browser.close()
+def test_page_in_a_browser(shared, chromium):
+    for width, language, title in (
+        (1280, "zh-CN", "层次文本分类"),
+        (390, "en", "Hierarchical text classification"),
+    ):
+        page, faults = chromium.new_page(viewport={"width": width, "height": 800}, locale=language), []
+        page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
+        page.on("console", lambda message, faults=faults: message.type == "error" and faults.append(message.text))
+        page.goto(shared.url)
+        assert page.inner_text("h1") == title
+        page.fill("#text", "国足今晚<img src=x onerror=alert(1)>😀出战")
+        page.click("#send")
+        page.wait_for_selector("#words span[style]", timeout=30_000)
+        assert page.inner_text("#words") == "国足今晚<img src=x onerror=alert(1)>😀出战"
+        assert page.locator(".node.predicted").count() > 0 and page.locator("#tree img, #words img").count() == 0
+        page.locator(".node:not(.chosen)").last.click()
+        assert page.locator(".node.chosen").count() == 1
+        page.wait_for_selector("#words span[style]", timeout=30_000)
+        assert page.locator(".node.chosen .name").inner_text() in page.inner_text("#chosen")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.fill("#text", "长" * 1500)
+        page.click("#send")
+        page.locator("#error", has_text="1500").wait_for()
+        assert len(faults) == 1 and "413" in faults[0]  # the browser's own line about the refused request
