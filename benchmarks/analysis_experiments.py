@@ -1,21 +1,24 @@
 """What the tools of analysis/ are worth: planted label errors found, and scores after mending or adding training rows.
 
     python benchmarks/analysis_experiments.py dirty --dataset_dir data --model_name path/to/encoder
-    python benchmarks/analysis_experiments.py dirty --dataset_dir data --model_name path/to/encoder --retrain
+    python benchmarks/analysis_experiments.py dirty --dataset_dir data --model_name path/to/encoder --clean 100 150
     python benchmarks/analysis_experiments.py aug --dataset_dir data --model_name path/to/encoder
     python benchmarks/analysis_experiments.py sparse --dataset_dir data --model_name path/to/encoder --rows 700
     python benchmarks/analysis_experiments.py annotate --dataset_dir data --model_name path/to/encoder --rows 700
 
 Reads   dataset_dir/{train.txt, dev.txt, label.txt}
-Writes  work_dir/EXPERIMENT-SEED/   the rows, checkpoints and logs of every run
-        work_dir/results.jsonl      one line per figure: experiment, seed, what, scores
+Writes  work_dir/ROWS-SEED/       the rows, checkpoints and logs of every run
+        work_dir/results.jsonl    one line per figure: rows, seed, what, scores in percent
 
-Each seed draws its own training rows, and trains from its own seed; dev is the whole dev file, in percent.
-    dirty     a tenth of the rows get a wrong label; do the strategies find them? --retrain: scores with right labels
-              everywhere, with the wrong ones, and with the first 50, 100 and 150 suspects put right
-    aug       the rows alone, and with two copies of each by every strategy
-    sparse    the rows alone, and with 100 supporting rows of sparse.py as they are, or changed by every strategy
-    annotate  the rows alone, and with 50 or 100 rows from the rest of train, chosen by sparse.py or at random
+Each seed draws its own training rows, and trains from its own seed. --dev_rows rows of dev.txt choose the epoch; the
+scores are those of all of dev.txt, which is also what sparse.py looks at. All trainings take about the same number of
+steps: with more rows there are fewer epochs. A run whose line is in results.jsonl is not made again.
+    baseline  the rows alone; the experiments below share it
+    dirty     a tenth of the rows get a wrong label; do the strategies find them? --clean: scores with the wrong labels,
+              and with so many suspects of the default strategy put right
+    aug       the rows, and two copies of each by every strategy
+    sparse    the rows, and 100 supporting rows of sparse.py as they are, or changed by every strategy
+    annotate  the rows, and so many (--support) rows from the rest of train, chosen by sparse.py or at random
 """
 
 import argparse
@@ -32,23 +35,26 @@ sys.path.insert(0, str(ROOT))
 from analysis.aug import CYCLE
 from analysis.dirty import STRATEGIES
 from modeling import open_checkpoint
-from utils import HelpFormatter, LabelTree, load_rows, run, write_rows
+from utils import HelpFormatter, InputError, LabelTree, load_rows, run, write_rows
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description="Experiments with analysis/.", formatter_class=HelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS, help="what to measure")
-    parser.add_argument("--dataset_dir", required=True, help="directory with train.txt, dev.txt and label.txt")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
     parser.add_argument("--model_name", required=True, help="encoder to fine-tune")
-    parser.add_argument("--work_dir", default="output/experiments", help="where everything is written")
+    parser.add_argument("--work_dir", type=Path, default="output/experiments", help="where everything is written")
     parser.add_argument("--rows", type=int, default=2000, help="training rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run each")
-    parser.add_argument("--epochs", type=int, default=15, help="of every training")
-    parser.add_argument("--batch_size", type=int, default=32, help="of every training")
-    parser.add_argument("--learning_rate", type=float, default=3e-4, help="of every training")
+    parser.add_argument("--epochs", type=int, default=8, help="over the rows alone")
+    parser.add_argument("--batch_size", type=int, default=8, help="of every training")
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of every training")
     parser.add_argument("--max_seq_length", type=int, default=128, help="of every training")
+    parser.add_argument("--dev_rows", type=int, default=200, help="to choose the epoch by")
     parser.add_argument("--error", choices=("anywhere", "sibling", "missing", "extra"), default="anywhere", help=ERRORS)
-    parser.add_argument("--retrain", action="store_true", help="dirty: train again with suspects put right")
+    parser.add_argument("--clean", type=int, nargs="+", default=[], help="dirty: suspects to put right, then train")
+    parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
+    parser.add_argument("--support", type=int, nargs="+", default=[50], help="annotate: rows to add")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
     return parser.parse_args()
 
@@ -57,51 +63,69 @@ ERRORS = "dirty: a leaf becomes another one, of any branch or a sibling if there
 
 
 class Bench:
-    """One seed of one experiment: its folder, its rows, and how to train and score on them."""
+    """One draw of training rows: its folder, its rows, and how to train and score on them."""
 
     def __init__(self, args, seed):
         self.args, self.seed = args, seed
-        self.rng = random.Random(seed)
-        self.folder = Path(args.work_dir) / f"{args.experiment}-{seed}"
+        self.folder, self.record = args.work_dir / f"{args.rows}-{seed}", args.work_dir / "results.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
-        source = Path(args.dataset_dir)
-        self.tree = LabelTree.read(source / "label.txt")
+        self.tree = LabelTree.read(args.dataset_dir / "label.txt")
         for name in ("dev.txt", "label.txt"):
-            (self.folder / name).write_bytes((source / name).read_bytes())
-        rows = load_rows(source / "train.txt", self.tree)
+            (self.folder / name).write_bytes((args.dataset_dir / name).read_bytes())
+        dev = load_rows(self.folder / "dev.txt", self.tree, unlabelled="skip")
+        chosen = random.Random(0).sample(list(zip(dev.texts, dev.labels)), min(args.dev_rows, len(dev.texts)))
+        self.write("dev_epoch.txt", chosen)
+        rows = load_rows(args.dataset_dir / "train.txt", self.tree, unlabelled="skip")
         rows = list(zip(rows.texts, rows.labels))
-        self.rng.shuffle(rows)
+        random.Random(seed).shuffle(rows)
         self.rows, self.others = rows[: args.rows], rows[args.rows :]
+        self.write("train.txt", self.rows)
 
     def write(self, name, rows):
         write_rows(self.folder / name, [(text, [self.tree.labels[i] for i in labels]) for text, labels in rows])
 
     def script(self, script, *flags):
-        command = [sys.executable, str(ROOT / script), *map(str, flags)]
-        with open(self.folder / "log.txt", "ab") as log:
-            subprocess.run(command, stdout=log, stderr=log, check=True)
+        log = self.folder / "log.txt"
+        with open(log, "ab") as file:
+            if subprocess.run([sys.executable, ROOT / script, *map(str, flags)], stdout=file, stderr=file).returncode:
+                raise InputError(f"{script} failed; {log} tells why.")
 
-    def train(self, what, train_file):
+    def train(self, what, train_file="train.txt"):
         """Train on a file of the folder, score on dev; returns the checkpoint's path."""
         args, checkpoint, scores = self.args, self.folder / f"checkpoint-{what}", self.folder / f"{what}.json"
-        common = ["--dataset_dir", self.folder, "--train_file", train_file, "--device", args.device]
-        hyper = ["--epochs", args.epochs, "--batch_size", args.batch_size, "--learning_rate", args.learning_rate]
-        hyper += ["--max_seq_length", args.max_seq_length, "--seed", self.seed, "--lr_scheduler", "linear"]
-        model = ["--model_name", args.model_name, "--save_dir", checkpoint]
-        self.script("train.py", *common, *hyper, *model)
-        common[common.index(train_file)] = ""  # dev alone
-        evaluate = ["--params_path", checkpoint, "--output_json", scores]
+        if self.known(what):
+            return checkpoint
+        with open(self.folder / train_file, "rb") as file:
+            passes = max(1, round(args.epochs * args.rows / sum(1 for _ in file)))
+        common = ["--dataset_dir", self.folder, "--device", args.device]
+        hyper = ["--epochs", passes, "--batch_size", args.batch_size, "--learning_rate", args.learning_rate]
+        hyper += ["--max_seq_length", args.max_seq_length, "--seed", self.seed, "--warmup_steps", 50]
+        files = ["--train_file", train_file, "--dev_file", "dev_epoch.txt", "--model_name", args.model_name]
+        self.script("train.py", *common, *hyper, *files, "--save_dir", checkpoint, "--logging_steps", 50)
+        evaluate = ["--params_path", checkpoint, "--output_json", scores, "--train_file", ""]  # dev alone
         self.script("analysis/evaluate.py", *common, *evaluate)
         result = json.loads(scores.read_text(encoding="utf-8"))["dev"]
         self.report(what, micro_f1=100 * result["micro_f1"], macro_f1=100 * result["macro_f1"])
         return checkpoint
 
+    def known(self, what):
+        return (self.args.rows, self.seed, what) in read_results(self.record)
+
     def report(self, what, **scores):
-        line = {"experiment": self.args.experiment, "seed": self.seed, "what": what, **scores}
-        with open(Path(self.args.work_dir) / "results.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
-        print(f"{self.args.experiment} seed {self.seed} {what}: {shown}", flush=True)
+        scores = {name: round(float(value), 2) for name, value in scores.items()}
+        line = json.dumps({"rows": self.args.rows, "seed": self.seed, "what": what, **scores})
+        with open(self.record, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+def read_results(path):
+    """{(rows, seed, what): scores} of results.jsonl."""
+    results = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        entry = json.loads(line)
+        results[entry.pop("rows"), entry.pop("seed"), entry.pop("what")] = entry
+    return results
 
 
 # ---- planted label errors --------------------------------------------------------------------------------------------
@@ -121,28 +145,28 @@ def wrong_labels(tree, labels, error, rng):
 
 
 def dirty(bench):
-    args, tree, rng = bench.args, bench.tree, bench.rng
+    args, tree, rng = bench.args, bench.tree, random.Random(bench.seed)
     wrong = np.zeros(len(bench.rows), bool)
     wrong[rng.sample(range(len(wrong)), len(wrong) // 10)] = True
     planted = [
         (text, wrong_labels(tree, labels, args.error, rng) if is_wrong else labels)
         for (text, labels), is_wrong in zip(bench.rows, wrong)
     ]
-    bench.write("train.txt", planted)
-    checkpoint = bench.train("wrong", "train.txt")
-    orders = suspicious_orders(args, checkpoint, bench.folder / "train.txt")
-    for name, order in orders.items():
-        found = wrong[order]
-        precision = {f"precision@{k}": 100 * found[:k].mean() for k in (50, 100, 150)}
-        bench.report(name, **precision, **{f"recall@{wrong.sum()}": 100 * found[: wrong.sum()].sum() / wrong.sum()})
-    if args.retrain:
-        bench.write("right.txt", bench.rows)
-        bench.train("right", "right.txt")
-        for k in (50, 100, 150):
-            checked = set(orders["out_of_fold"][:k].tolist())
-            mended = [bench.rows[i] if i in checked else row for i, row in enumerate(planted)]
-            bench.write(f"mended-{k}.txt", mended)
-            bench.train(f"mended-{k}", f"mended-{k}.txt")
+    name = f"wrong-{args.error}"
+    bench.write(f"{name}.txt", planted)
+    checkpoint = bench.train(name, f"{name}.txt")
+    orders = suspicious_orders(args, checkpoint, bench.folder / f"{name}.txt")
+    for strategy, order in orders.items():
+        found, what = wrong[order], f"{name}, {strategy}"
+        if not bench.known(what):
+            precision = {f"precision@{k}": 100 * found[:k].mean() for k in (50, 100, 150)}
+            bench.report(what, **precision, **{f"recall@{wrong.sum()}": 100 * found[: wrong.sum()].mean()})
+    for k in args.clean:
+        checked = set(orders["out_of_fold"][:k].tolist())
+        bench.write(f"{name}-clean-{k}.txt", [bench.rows[i] if i in checked else row for i, row in enumerate(planted)])
+        bench.train(f"{name}-clean-{k}", f"{name}-clean-{k}.txt")
+    if args.clean:
+        bench.train("baseline")
 
 
 def suspicious_orders(args, checkpoint, path):
@@ -175,38 +199,36 @@ def join(bench, name, *files):
 
 
 def aug(bench):
-    bench.write("train.txt", bench.rows)
-    bench.train("baseline", "train.txt")
-    for strategy in ("mix", *CYCLE):
+    bench.train("baseline")
+    for strategy in bench.args.strategies or ("mix", *CYCLE):
+        what = f"aug-{strategy}"
         files = ["--train_path", bench.folder / "train.txt", "--aug_path", bench.folder / f"{strategy}.txt"]
         bench.script("analysis/aug.py", *files, "--aug_strategy", strategy, "--seed", bench.seed)
-        join(bench, f"train_{strategy}.txt", "train.txt", f"{strategy}.txt")
-        bench.train(strategy, f"train_{strategy}.txt")
+        join(bench, f"train-{what}.txt", "train.txt", f"{strategy}.txt")
+        bench.train(what, f"train-{what}.txt")
 
 
 def sparse(bench):
-    bench.write("train.txt", bench.rows)
-    checkpoint = bench.train("baseline", "train.txt")
-    for strategy in ("duplicate", *CYCLE):
+    checkpoint = bench.train("baseline")
+    for strategy in bench.args.strategies or ("duplicate", *CYCLE):
+        what = f"sparse-{strategy}"
         choose(bench, checkpoint, 100, "--aug_strategy", strategy, "--seed", bench.seed)
-        join(bench, f"train_{strategy}.txt", "train.txt", "support.txt")
-        bench.train(strategy, f"train_{strategy}.txt")
+        join(bench, f"train-{what}.txt", "train.txt", "support.txt")
+        bench.train(what, f"train-{what}.txt")
 
 
 def annotate(bench):
-    bench.write("train.txt", bench.rows)
-    checkpoint = bench.train("baseline", "train.txt")
+    checkpoint, gold = bench.train("baseline"), dict(bench.others)
     write_rows(bench.folder / "data.txt", [(text, None) for text, _ in bench.others])
-    gold = dict(bench.others)
-    for k in (50, 100):
+    for k in bench.args.support:
         choose(bench, checkpoint, k, "--annotate")
         chosen = (bench.folder / "support.txt").read_text(encoding="utf-8").splitlines()
-        for name, rows in (
-            ("sparse", [(text, gold[text]) for text in chosen]),
-            ("random", bench.rng.sample(bench.others, len(chosen))),
+        for what, rows in (
+            (f"annotate-{k}", [(text, gold[text]) for text in chosen]),
+            (f"random-{k}", random.Random(bench.seed).sample(bench.others, len(chosen))),
         ):
-            bench.write(f"train_{name}_{k}.txt", bench.rows + rows)
-            bench.train(f"{name}-{k}", f"train_{name}_{k}.txt")
+            bench.write(f"train-{what}.txt", bench.rows + rows)
+            bench.train(what, f"train-{what}.txt")
 
 
 def choose(bench, checkpoint, support_num, *flags):
@@ -217,24 +239,22 @@ def choose(bench, checkpoint, support_num, *flags):
 EXPERIMENTS = {function.__name__: function for function in (dirty, aug, sparse, annotate)}
 
 
-def summary(path):
-    """Print mean and range over the seeds of everything in results.jsonl."""
+def summary(results):
+    """Print mean and range over the seeds of everything measured."""
     groups = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        result = json.loads(line)
-        key = result.pop("experiment"), result.pop("what")
-        groups.setdefault(key, {})[result.pop("seed")] = result
-    for (experiment, what), by_seed in groups.items():
-        columns = {name: [result[name] for result in by_seed.values()] for name in next(iter(by_seed.values()))}
+    for (rows, seed, what), scores in results.items():
+        groups.setdefault((rows, what), {})[seed] = scores
+    for (rows, what), by_seed in groups.items():
+        columns = {name: [scores[name] for scores in by_seed.values()] for name in next(iter(by_seed.values()))}
         shown = [f"{name} {np.mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" for name, v in columns.items()]
-        print(f"{experiment} {what}, {len(by_seed)} seeds: {', '.join(shown)}")
+        print(f"{rows} rows, {what}, {len(by_seed)} seeds: {', '.join(shown)}")
 
 
 def main():
     args = parse_args()
     for seed in args.seeds:
         EXPERIMENTS[args.experiment](Bench(args, seed))
-    summary(Path(args.work_dir) / "results.jsonl")
+    summary(read_results(args.work_dir / "results.jsonl"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""benchmarks/analysis_experiments.py: planted errors, and runs that are made once; the trainings themselves take hours."""
+
+import random
+import sys
+
+import pytest
+
+from benchmarks import analysis_experiments as experiments
+from utils import InputError, LabelTree
+
+TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经", "财经##股票", "财经##基金"])
+FOOTBALL = (0, 1)
+
+
+@pytest.mark.parametrize(
+    "error, possible",
+    [
+        ("anywhere", {(0, 2), (3, 4), (3, 5)}),
+        ("sibling", {(0, 2)}),
+        ("missing", {(0, 2), (3, 4), (3, 5)}),  # the only leaf becomes another one
+        ("extra", {(0, 1, 2), (0, 1, 3, 4), (0, 1, 3, 5)}),
+    ],
+)
+def test_wrong_labels(error, possible):
+    rng = random.Random(0)
+    made = {experiments.wrong_labels(TREE, FOOTBALL, error, rng) for _ in range(100)}
+    assert made == possible
+
+
+def test_a_missing_label_takes_its_ancestors_along():
+    made = {experiments.wrong_labels(TREE, (0, 1, 3, 4), "missing", random.Random(seed)) for seed in range(20)}
+    assert made == {(0, 1), (3, 4)}
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A bench over eight rows, of which four are drawn; its scripts do nothing but note how they were called."""
+    labels = [label for label in TREE.labels if "##" in label] * 2
+    rows = "".join(f"第{i}行\t{label.split('##')[0]},{label}\n" for i, label in enumerate(labels))
+    (tmp_path / "train.txt").write_text(rows, encoding="utf-8")
+    (tmp_path / "dev.txt").write_text(rows, encoding="utf-8")
+    (tmp_path / "label.txt").write_text("\n".join(TREE.labels) + "\n", encoding="utf-8")
+    flags = f"annotate --dataset_dir {tmp_path} --model_name none --work_dir {tmp_path / 'work'} --rows 4 --dev_rows 3"
+    monkeypatch.setattr(sys, "argv", ["analysis_experiments.py", *flags.split()])
+    bench = experiments.Bench(experiments.parse_args(), 1)
+    bench.calls = []
+
+    def script(name, *flags):
+        bench.calls.append((name, *map(str, flags)))
+        if name == "analysis/evaluate.py":
+            path = flags[flags.index("--output_json") + 1]
+            path.write_text('{"dev": {"micro_f1": 0.5, "macro_f1": 0.25}}', encoding="utf-8")
+
+    monkeypatch.setattr(bench, "script", script)
+    return bench
+
+
+def test_rows_of_a_draw(bench):
+    files = {path.name: path.read_text(encoding="utf-8").splitlines() for path in bench.folder.glob("*.txt")}
+    assert len(files["train.txt"]) == 4 and len(files["dev.txt"]) == 8 and len(files["dev_epoch.txt"]) == 3
+    assert {text for text, _ in bench.rows}.isdisjoint(text for text, _ in bench.others)
+
+
+def test_a_known_run_is_not_made_again_and_steps_stay_the_same(bench):
+    bench.write("twice.txt", bench.rows * 2)
+    bench.train("baseline")
+    bench.train("twice", "twice.txt")
+    bench.train("baseline")
+    passes = [call[call.index("--epochs") + 1] for call in bench.calls if call[0] == "train.py"]
+    assert passes == ["8", "4"]
+    scores = {"micro_f1": 50, "macro_f1": 25}
+    assert experiments.read_results(bench.record) == {(4, 1, "baseline"): scores, (4, 1, "twice"): scores}
+
+
+def test_summary(capsys):
+    scores = {(4, 1, "baseline"): {"micro_f1": 50.0}, (4, 2, "baseline"): {"micro_f1": 60.0}}
+    experiments.summary(scores)
+    assert capsys.readouterr().out == "4 rows, baseline, 2 seeds: micro_f1 55.00 (50.00 to 60.00)\n"
+
+
+def test_a_script_that_fails_is_named(tmp_path, bench, monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"train.py failed; .*log.txt tells why"):
+        bench.script("train.py", "--dataset_dir", tmp_path / "nowhere")
