@@ -253,8 +253,9 @@ def convert(args, logger):
     commas = {label for _, labels in rows for label in labels if "," in label}
     if commas and args.format == "txt":
         raise InputError(f"{min(commas)!r}: a label with a comma can't stand in a .txt row. Add --format jsonl.")
-    files = {returned: rows} if returned else data_files(rows, not_annotated, tree, args, logger) if rows else {}
-    contents = {}
+    contents, files = {}, {}
+    if rows:
+        files = {returned: rows} if returned else data_files(rows, not_annotated, tree, args, logger)
     for name, some in files.items():
         name = f"{name}.{args.format}"
         contents[name] = f"{len(some)} examples", "".join(format_row(name, *row) for row in some)

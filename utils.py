@@ -29,7 +29,8 @@ import numpy as np
 
 SHOWN = 20  # bad rows of a file that are shown in full before the rest is counted
 SEPARATOR, WORD_SEPARATOR = "##", "=="
-FLAT = str.maketrans("\t\r\n", "   ")  # for text.translate(): what would break a line of a result
+# For text.translate(): what would break a line of a result, or give a terminal orders (escape sequences).
+FLAT = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 # ---- errors and logging ----------------------------------------------------------------------------------------------

@@ -247,6 +247,7 @@ def terminal_line(text, words):
     green, red = (194, 78, 34), (224, 210, 167)  # of the 256 terminal colours, from weak to strong
     line = ""
     for part, _, weight in coloured(text, words):
+        part = part.translate(FLAT)
         strength = min(int(abs(weight or 0) * 4), 3)
         line += f"\033[30;48;5;{(green if weight > 0 else red)[strength - 1]}m{part}\033[0m" if strength else part
     return line
@@ -258,9 +259,9 @@ def print_row(row, colours):
     print(f"predict label: {','.join(row['prediction'])}")
     for item in row["explanations"]:
         note = "" if item["predicted"] else ", not predicted"
-        print(f"{item['label']} ({item['probability']:.4f}{note}): {' '.join(item['key_words'])}")
+        print(f"{item['label']} ({item['probability']:.4f}{note}): {' '.join(item['key_words']).translate(FLAT)}")
         if colours:
-            print(f"    {terminal_line(row['text'], item['words']).translate(FLAT)}")
+            print(f"    {terminal_line(row['text'], item['words'])}")
     print("-" * 20)
 
 

@@ -269,6 +269,11 @@ def test_only_disagreements(convert, out):
     assert code == 0 and out() == ["conflicts.jsonl", "label.txt"]
 
 
+def test_only_disagreements_among_rows_that_came_back(convert, out):
+    code, log = convert([row("甲", "A"), row("甲", "B")], "--valid")
+    assert code == 0 and out() == ["conflicts.jsonl"] and "valid.txt lacks them" in log
+
+
 def test_nothing_annotated(convert, out):
     code, log = convert([row("甲"), row("乙")])
     assert code == 2 and "no text with labels is left" in log and out() == []

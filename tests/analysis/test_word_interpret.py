@@ -246,6 +246,11 @@ def test_colours():
     assert coloured("文", []) == [("文", None, None)]
 
 
+def test_a_text_gives_a_terminal_no_orders():
+    words = [{"word": "\033[31m裁员\x9b", "start": 0, "end": 8, "score": 1.0}]
+    assert terminal_line("\033[31m裁员\x9b\r", words) == "\033[30;48;5;34m [31m裁员 \033[0m "
+
+
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
