@@ -28,19 +28,13 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
 from deploy.predictor.predictor import PRECISIONS, Predictor, model_path
 from metric import Scores, decide
-from modeling import (
-    find_weights,
-    load_checkpoint,
-    open_checkpoint,
-    predict_logits,
-    read_config_file,
-    require_same_labels,
-    set_device,
-    sigmoid,
-)
+from modeling import predict_logits, read_config_file, sigmoid
+from runtime import set_device
 from utils import HelpFormatter, InputError, atomic_write, get_logger, load_reported, quiet, run
+from weights import find_weights
 
 CHECKED_ROWS = 2000  # of the dev file, evenly spread
 SETTINGS = ("config.json", "label.txt", "decision.json")

@@ -32,18 +32,16 @@ from pathlib import Path
 
 import numpy as np
 
-from metric import decide
-from modeling import (
+from checkpoints import (
     add_decision_arguments,
     decision_from_arguments,
-    find_weights,
     load_checkpoint,
     open_checkpoint,
-    predict_logits,
     require_same_labels,
-    set_device,
-    sigmoid,
 )
+from metric import decide
+from modeling import predict_logits, sigmoid
+from runtime import set_device
 from utils import (
     FLAT,
     HelpFormatter,
@@ -60,6 +58,7 @@ from utils import (
     require_file,
     run,
 )
+from weights import find_weights
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
 WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows

@@ -29,19 +29,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from checkpoints import load_checkpoint, open_checkpoint, require_same_labels, save_checkpoint
 from dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
 from export_model import export_checkpoint
-from modeling import (
-    find_weights,
-    load_checkpoint,
-    model_inputs,
-    open_checkpoint,
-    read_config_file,
-    require_same_labels,
-    save_checkpoint,
-    score,
-    set_device,
-)
+from modeling import model_inputs, read_config_file, score
+from runtime import set_device
 from training import launched_processes, rate_schedule, tqdm_bar, train_batches
 from utils import (
     HelpFormatter,
@@ -53,6 +45,7 @@ from utils import (
     require_writable,
     run,
 )
+from weights import find_weights
 
 GRAPH = "pruned_model"  # name of the static graphs
 RANKING_ROWS = 2000

@@ -18,23 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from metric import CRITERIA, Decision, Scores, tuned_decision
-from modeling import (
-    MODEL_NAMES,
+from checkpoints import (
     add_decision_arguments,
-    build_model,
     decision_from_arguments,
-    find_weights,
-    load_weights,
-    predict_logits,
-    require_model,
     require_same_labels,
     save_checkpoint,
-    score,
-    set_device,
-    sigmoid,
     write_settings,
 )
+from metric import CRITERIA, Decision, Scores, tuned_decision
+from modeling import MODEL_NAMES, build_model, predict_logits, require_model, score, sigmoid
+from runtime import set_device
 from training import (
     LOSSES,
     Trainer,
@@ -65,6 +58,7 @@ from utils import (
     require_file,
     run,
 )
+from weights import find_weights, load_weights
 
 SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
 

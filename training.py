@@ -13,17 +13,10 @@ from functools import partial
 
 import numpy as np
 
-from modeling import (
-    PICKLED_WEIGHTS,
-    WEIGHTS,
-    find_weights,
-    load_weights,
-    model_directory,
-    model_inputs,
-    read_config,
-)
+from modeling import model_directory, model_inputs, read_config
 from tokenizer import load_tokenizer
 from utils import InputError, atomic_write, get_logger, multi_hot
+from weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights
 
 STATE = "state.safetensors"
 

@@ -139,8 +139,10 @@ class MaskedModel:
     """A local masked language model that fills gaps in texts."""
 
     def __init__(self, directory, device):
-        from modeling import find_weights, read_config_file, read_weights, set_device
+        from modeling import read_config_file
+        from runtime import set_device
         from tokenizer import load_tokenizer
+        from weights import find_weights, read_weights
 
         if not Path(directory).is_dir():
             raise InputError(f"--mlm_model {directory}: no such directory.")

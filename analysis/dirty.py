@@ -31,7 +31,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
-from modeling import encode_features, load_checkpoint, open_checkpoint, require_same_labels, set_device, sigmoid
+from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
+from modeling import encode_features, sigmoid
+from runtime import set_device
 from utils import (
     HelpFormatter,
     InputError,

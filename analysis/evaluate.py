@@ -28,18 +28,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
 from analysis.report import Findings, write_report
-from metric import CRITERIA, Scores, decide, tuned_decision
-from modeling import (
+from checkpoints import (
     DECISION,
     add_decision_arguments,
     decision_from_arguments,
     load_checkpoint,
     open_checkpoint,
-    probability_windows,
     require_same_labels,
-    set_device,
     write_settings,
 )
+from metric import CRITERIA, Scores, decide, tuned_decision
+from modeling import probability_windows
+from runtime import set_device
 from utils import (
     FLAT,
     HelpFormatter,

@@ -28,8 +28,10 @@ from analysis.aug import CYCLE, augment
 from analysis.cases import in_directory
 from analysis.sent_interpret import nearest
 from analysis.words import load_dictionary
-from modeling import encode_features, load_checkpoint, open_checkpoint, require_same_labels, set_device
+from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
+from modeling import encode_features
 from predict import read_texts
+from runtime import set_device
 from utils import (
     HelpFormatter,
     InputError,

@@ -34,8 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from analysis.words import load_jieba
+from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
 from metric import decide
-from modeling import load_checkpoint, open_checkpoint, predict_logits, require_same_labels, set_device, sigmoid
+from modeling import predict_logits, sigmoid
+from runtime import set_device
 from utils import (
     FLAT,
     HelpFormatter,

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from analysis.aug import CYCLE
 from analysis.dirty import STRATEGIES
-from modeling import open_checkpoint
+from checkpoints import open_checkpoint
 from utils import HelpFormatter, InputError, LabelTree, load_rows, run, write_rows
 
 

@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.main_job import BUSY, timed
 from deploy.predictor.predictor import OnnxModel, Predictor
 from metric import evaluate
-from modeling import available_cores, read_config_file
+from modeling import read_config_file
+from runtime import available_cores
 from utils import (
     HelpFormatter,
     LabelTree,

@@ -33,7 +33,7 @@ WHOLE, WITHOUT, CPU = "whole command", "without start-up", "CPU, without start-u
 MEASURES = {WHOLE: ("seconds", True), WITHOUT: ("seconds", False), CPU: ("cpu_seconds", False)}  # does start-up count?
 BUSY = 0.3  # load average above which the machine is not idle
 TUNING = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "FLAGS_")
-IMPORTS = "import train, predict, modeling as m; m.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
+IMPORTS = "import train, predict, runtime; runtime.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
 
 
 def parse_args():

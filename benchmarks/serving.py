@@ -31,7 +31,7 @@ from benchmarks.main_job import BUSY
 from benchmarks.serving_load import begin_load, cpu_seconds, end_load, figures, http_server, triton
 from deploy.predictor.predictor import Predictor
 from deploy.simple_serving.model import find_precision
-from modeling import available_cores
+from runtime import available_cores
 from utils import HelpFormatter, atomic_write, length_sorted_batches, load_rows, pad, run
 
 BATCH_SIZE = 32  # of the bare session

@@ -18,7 +18,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from modeling import available_cores
+from runtime import available_cores
 from utils import InputError
 
 # ---- servers ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from template import save_words
 
 from deploy.predictor.predictor import Predictor
 from export_model import SETTINGS, compare, export_onnx, export_static, show
-from modeling import find_weights, predict_logits
+from modeling import predict_logits
+from weights import find_weights
 
 
 def export_network(paddle, network, tokenizer, tree, decision, directory, target, kind, batch_size, logger):

@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import load_template
 
+from checkpoints import add_decision_arguments, decision_from_arguments
 from deploy.predictor.predictor import Predictor, find_gpu, model_path
-from modeling import add_decision_arguments, decision_from_arguments
 from predict import add_result_arguments, check_arguments, predict_file
 from utils import HelpFormatter, InputError, check_minima, get_logger, run
 

@@ -11,15 +11,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from modeling import (
-    build_model,
-    find_weights,
-    load_weights,
-    model_inputs,
-    read_config,
-    read_weights,
-)
+from modeling import build_model, model_inputs, read_config
 from utils import InputError, length_sorted_batches
+from weights import find_weights, load_weights, read_weights
 
 SCALE = 16.0
 SMALLEST = 1e-9  # probability, so that its logarithm stays finite

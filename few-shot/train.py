@@ -28,22 +28,17 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
-from metric import Decision, Scores
-from modeling import (
-    MODEL_NAMES,
+from checkpoints import (
     add_decision_arguments,
     decision_from_arguments,
-    model_directory,
     open_checkpoint,
-    predict_logits,
-    read_config_file,
-    require_model,
     require_same_labels,
     save_checkpoint,
-    score,
-    set_device,
 )
+from metric import Decision, Scores
+from modeling import MODEL_NAMES, model_directory, predict_logits, read_config_file, require_model, score
 from predict import count_texts, jsonl_row, label_texts, read_texts, warn_about
+from runtime import set_device
 from tokenizer import load_tokenizer
 from training import (
     Trainer,

@@ -4,7 +4,7 @@ A vector is the mean of the encoder's outputs for all tokens, through dropout an
 output_emb_size 0), divided by its length, so that the inner product of two is their cosine. A label is encoded as its
 path with commas: `财经##股票` as `财经,股票`.
 
-A checkpoint is one of the main route's (see modeling.py) with three more entries in config.json:
+A checkpoint is one of the main route's (see checkpoints.py) with three more entries in config.json:
     output_emb_size   units of the linear layer, 0: there is none
     inner_labels      whether labels that have children are indexed: true if train rows ended at one
     encoder_id        digest of the parameters; an index knows by it which encoder made its vectors
@@ -16,19 +16,12 @@ from types import MethodType
 
 import numpy as np
 
+from checkpoints import open_checkpoint
 from deploy.predictor.predictor import OnnxModel
-from modeling import (
-    build_model,
-    find_weights,
-    load_weights,
-    model_inputs,
-    open_checkpoint,
-    predict_logits,
-    read_config,
-    read_config_file,
-    set_device,
-)
+from modeling import build_model, model_inputs, predict_logits, read_config, read_config_file
+from runtime import set_device
 from utils import SEPARATOR, InputError, length_sorted_batches, pad
+from weights import find_weights, load_weights
 
 EXPORTED = "inference.get_pooled_embedding"
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.evaluate import headline
+from checkpoints import add_decision_arguments, decision_from_arguments, read_decision
 from metric import Scores, decide
-from modeling import add_decision_arguments, decision_from_arguments, read_decision
 from retrieval_based.encoder import most_specific
 from retrieval_based.index import dense, dense_windows, recalls
 from utils import (

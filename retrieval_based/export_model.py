@@ -22,8 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first: `export_model` is the one of the main route
 from export_model import SETTINGS, export_onnx, export_static
-from modeling import set_device
 from retrieval_based.encoder import EXPORTED, Encoder, graph_of
+from runtime import set_device
 from utils import HelpFormatter, InputError, get_logger, run
 
 

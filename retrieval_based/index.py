@@ -27,8 +27,9 @@ from uuid import uuid4
 import numpy as np
 
 from metric import Decision
-from modeling import WINDOW, available_cores
+from modeling import WINDOW
 from retrieval_based.encoder import label_texts, labels_to_index
+from runtime import available_cores
 from utils import InputError, LabelTree, atomic_write, require_file
 
 EXACT = 20_000  # entries up to which a search compares the query with every one

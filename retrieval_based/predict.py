@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `predict` is the one of the main route
-from modeling import WINDOW, add_decision_arguments, decision_from_arguments, find_weights
+from checkpoints import add_decision_arguments, decision_from_arguments
+from modeling import WINDOW
 from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
 from retrieval_based.encoder import Encoder, add_model_arguments, path_text
 from retrieval_based.index import add_index_arguments, dense, index_or_labels, labels_index
 from utils import FLAT, HelpFormatter, InputError, LabelTree, Problems, check_minima, parse_rows, require_file, run
+from weights import find_weights
 
 
 def parse_args():

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from modeling import WINDOW, write_settings
+from checkpoints import write_settings
+from modeling import WINDOW
 from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import add_index_arguments, index_or_labels, labels_index
 from utils import FLAT, HelpFormatter, atomic_write, check_minima, get_logger, load_reported, require_writable, run

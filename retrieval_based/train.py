@@ -24,18 +24,12 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `train` is the one of the main route
+from checkpoints import save_checkpoint
 from metric import Decision, tuned_decision
-from modeling import (
-    MODEL_NAMES,
-    load_weights,
-    model_inputs,
-    predict_logits,
-    require_model,
-    save_checkpoint,
-    set_device,
-)
+from modeling import MODEL_NAMES, model_inputs, predict_logits, require_model
 from retrieval_based.encoder import build_encoder, center, label_texts, labels_to_index, most_specific, parameter_digest
 from retrieval_based.index import RECALL_AT, SemanticIndex, Vectors, dense, dense_windows, recalls
+from runtime import set_device
 from training import (
     Trainer,
     join_processes,
@@ -64,6 +58,7 @@ from utils import (
     require_file,
     run,
 )
+from weights import load_weights
 
 CENTERED_ON = 512  # train texts
 

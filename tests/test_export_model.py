@@ -9,11 +9,13 @@ import onnx
 import pytest
 
 import export_model
+from checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
 from deploy.predictor.predictor import Predictor
 from export_model import export_checkpoint, warn_about
 from metric import Decision
-from modeling import find_weights, load_checkpoint, open_checkpoint, predict_logits, save_checkpoint, sigmoid
+from modeling import predict_logits, sigmoid
 from utils import InputError, LabelTree, file_digest, load_rows, run
+from weights import find_weights
 
 from tests.conftest import SAMPLE  # isort: skip
 

@@ -21,10 +21,12 @@ DATA = ROOT / "data"
 sys.path.insert(0, str(ROOT))
 
 import predict  # noqa: E402
+from checkpoints import load_checkpoint, write_settings  # noqa: E402
 from metric import Decision, decide  # noqa: E402
-from modeling import WEIGHTS, load_checkpoint, model_inputs, write_settings  # noqa: E402
+from modeling import model_inputs  # noqa: E402
 from tokenizer import load_tokenizer  # noqa: E402
 from utils import LabelTree, Problems, run  # noqa: E402
+from weights import WEIGHTS  # noqa: E402
 
 TREE = LabelTree.read(DATA / "label.txt")
 TEXTS = (DATA / "data.txt").read_text(encoding="utf-8").splitlines()[:20]

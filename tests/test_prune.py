@@ -15,10 +15,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import checkpoints
 import modeling
 import predict
 import prune
 import train
+import weights
 from deploy.predictor import infer
 from deploy.predictor.predictor import Predictor
 from metric import Decision
@@ -74,9 +76,9 @@ def fails(run_prune, capsys, *flags):
 
 
 def logits_of(folder, rows_dir):
-    tree, tokenizer, _ = modeling.open_checkpoint(folder)
+    tree, tokenizer, _ = checkpoints.open_checkpoint(folder)
     ids = tokenizer.encode(load_rows(rows_dir / "dev.txt", tree).texts)
-    return modeling.predict_logits(modeling.load_checkpoint(folder), ids, tokenizer.pad_id, 8)
+    return modeling.predict_logits(checkpoints.load_checkpoint(folder), ids, tokenizer.pad_id, 8)
 
 
 # ---- the whole chain -------------------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
     result = json.loads((tmp_path / "prune" / "prune.json").read_text(encoding="utf-8"))
     full, *pruned = result["table"]
     assert (full["width"], full["speed_up"], full["parameters"]) == (1, 1, 456351)
-    wide = modeling.read_weights(tiny_checkpoint / "model.safetensors")
+    wide = weights.read_weights(tiny_checkpoint / "model.safetensors")
     for row, heads, neurons in zip(pruned, (3, 2), (192, 128)):
         folder = tmp_path / "prune" / f"width_mult_{row['width']}"
         assert {path.name for path in folder.iterdir()} >= CHECKPOINT | GRAPHS
@@ -113,7 +115,7 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
         assert (f"{row['micro_f1']:.5f}", f"{row['macro_f1']:.5f}") == (micro, macro)
         assert f"Best result of width_mult {row['width']}: {row['macro_f1']:.4f}" in log
         # the saved network is the slice of the trained one, and has what it was scored with
-        narrow, student = modeling.read_weights(folder / "model.safetensors"), students[0].state_dict()
+        narrow, student = weights.read_weights(folder / "model.safetensors"), students[0].state_dict()
         assert narrow["ernie.encoder.layers.1.self_attn.v_proj.weight"].shape == (128, 32 * heads)
         assert narrow["ernie.encoder.layers.1.linear2.weight"].shape == (neurons, 128)
         for name, value in narrow.items():
@@ -121,13 +123,13 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
             np.testing.assert_array_equal(value, block, err_msg=name)
         assert sum(value.size for value in narrow.values()) == row["parameters"] < sum(v.size for v in wide.values())
         assert row["megabytes"] == (folder / "model.safetensors").stat().st_size / 1e6
-        tree, length, decision = modeling.read_settings(folder)
+        tree, length, decision = checkpoints.read_settings(folder)
         assert (tree.labels, length, decision) == (LabelTree.read(SAMPLE / "label.txt").labels, 64, Decision())
         # the graph computes what the checkpoint does
         logits = logits_of(folder, sample_rows)
         onnxruntime = pytest.importorskip("onnxruntime")
         session = onnxruntime.InferenceSession(folder / "pruned_model.onnx", providers=["CPUExecutionProvider"])
-        tokenizer = modeling.open_checkpoint(folder)[1]
+        tokenizer = checkpoints.open_checkpoint(folder)[1]
         texts = load_rows(sample_rows / "dev.txt", tree).texts[:4]
         for i, ids in enumerate(tokenizer.encode(texts)):
             inputs = {"input_ids": np.array([ids]), "token_type_ids": np.zeros((1, len(ids)), np.int64)}
@@ -146,20 +148,20 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
     assert said[0] == said[1] and len(said[0]) == 60 and any(said[0])
     more = ("--model_name", half, "--save_dir", tmp_path / "more", "--epochs", 1, "--batch_size", 32, "--device", "cpu")
     call(monkeypatch, train, "--dataset_dir", sample_rows, *more)
-    assert modeling.load_checkpoint(tmp_path / "more").base_model.encoder.layers[0].self_attn.num_heads == 2
+    assert checkpoints.load_checkpoint(tmp_path / "more").base_model.encoder.layers[0].self_attn.num_heads == 2
 
 
 def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample_rows, tmp_path):
     from paddlenlp.transformers import ErnieMConfig
 
-    tree, tokenizer, _ = modeling.open_checkpoint(tiny_checkpoint)
+    tree, tokenizer, _ = checkpoints.open_checkpoint(tiny_checkpoint)
     config = ErnieMConfig(
         num_hidden_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=1075, max_position_embeddings=130,
         num_labels=len(tree),
     )  # fmt: skip
     source, half = tmp_path / "m", tmp_path / "prune" / "width_mult_0.5"
     source.mkdir()
-    modeling.save_checkpoint(source, modeling.build_model(config), tokenizer, tree, Decision())
+    checkpoints.save_checkpoint(source, modeling.build_model(config), tokenizer, tree, Decision())
     run_prune("--params_dir", source, "--width_mult_list", "1/2", "--max_steps", "1")
     again = ("--params_dir", half, "--output_dir", tmp_path / "again", "--width_mult_list", "0.50")
     run_prune(*again, "--max_steps", "1")
@@ -169,7 +171,7 @@ def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample
         ids = exported.tokenizer.encode(load_rows(sample_rows / "dev.txt", tree).texts)
         assert exported.model.inputs == ["input_ids"]
         np.testing.assert_allclose(exported.logits(ids), logits_of(folder, sample_rows), atol=1e-4)
-    layer = modeling.load_checkpoint(quarter).base_model.encoder.layers[0]
+    layer = checkpoints.load_checkpoint(quarter).base_model.encoder.layers[0]
     assert (layer.self_attn.num_heads, layer.self_attn.head_dim) == (1, 8)
     assert layer.self_attn.q_proj.weight.shape == [32, 8] and layer.linear1.weight.shape == [32, 32]
 
@@ -212,7 +214,7 @@ def scripted(monkeypatch, no_export):
 
 
 def saved(tmp_path, ratio):
-    return modeling.read_weights(tmp_path / "prune" / f"width_mult_{ratio}" / "model.safetensors")["classifier.weight"]
+    return weights.read_weights(tmp_path / "prune" / f"width_mult_{ratio}" / "model.safetensors")["classifier.weight"]
 
 
 def test_each_width_keeps_its_best_by_macro_f1(run_prune, scripted, tmp_path, capsys):

@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from checkpoints import add_decision_arguments, decision_from_arguments, write_settings
 from deploy.paddle_serving.protocol import HTTP_PORT, RPC_PORT, SERVICE
 from deploy.predictor.predictor import Predictor, model_path
-from modeling import add_decision_arguments, available_cores, decision_from_arguments, write_settings
+from runtime import available_cores
 from utils import HelpFormatter, InputError, check_minima, get_logger, require_file, run
 
 PARTS = ("config.yml", "serving_server", "serving_client")

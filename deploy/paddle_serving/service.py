@@ -21,8 +21,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from checkpoints import open_checkpoint
 from deploy.paddle_serving.protocol import ROUTE, SERVICE
-from modeling import open_checkpoint, prepare_runtime
+from runtime import prepare_runtime
 from utils import HelpFormatter, InputError, get_logger, require_file, run
 
 MADE_BY = "make_config.py writes it, with all that belongs to it."

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from checkpoints import add_decision_arguments, decision_from_arguments, require_same_labels
 from deploy.predictor.predictor import BACKENDS, Predictor, find_gpu, has_bf16
 from metric import Scores, decide
-from modeling import add_decision_arguments, decision_from_arguments, require_same_labels, sigmoid
+from modeling import sigmoid
 from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
 from utils import HelpFormatter, InputError, check_minima, get_logger, load_reported, run
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from modeling import available_cores, has_nvidia_driver, open_checkpoint, prepare_runtime
+from checkpoints import open_checkpoint
+from runtime import available_cores, has_nvidia_driver, prepare_runtime
 from utils import InputError, get_logger, length_sorted_batches, pad, quiet, require_file
 
 PRECISIONS = ("float32", "float16", "int8")

@@ -9,10 +9,11 @@ import anyio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect
 
+from checkpoints import decision_from_arguments
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
 from deploy.simple_serving.model import run
-from modeling import available_cores, decision_from_arguments
+from runtime import available_cores
 from utils import InputError, get_logger
 
 BODY_SECONDS = 10  # for a body to arrive

@@ -22,15 +22,15 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from checkpoints import add_decision_arguments, decision_from_arguments, write_settings
 from deploy.predictor.predictor import PRECISIONS, Predictor, model_path
 from deploy.simple_serving.model import find_precision
-from modeling import add_decision_arguments, decision_from_arguments, write_settings
 from utils import HelpFormatter, InputError, check_minima, get_logger, run
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = Path(__file__).resolve().with_name("steps")
 MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
-MODULES = ("modeling.py", "metric.py", "tokenizer.py", "utils.py")  # what the Python steps import
+MODULES = ("checkpoints.py", "modeling.py", "weights.py", "metric.py", "tokenizer.py", "utils.py")  # steps import them
 MAX_BATCH_SIZE = 64
 EQUAL_LENGTHS = 16  # the onnxruntime back end joins only requests of one length: texts are padded to a multiple of this
 

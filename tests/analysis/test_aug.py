@@ -153,8 +153,9 @@ def masked_directory(paddle, tmp_path_factory):
     """
     from paddlenlp.transformers import ErnieForMaskedLM
 
-    from modeling import read_config, write_weights
+    from modeling import read_config
     from tokenizer import load_tokenizer
+    from weights import write_weights
 
     source, folder = ROOT / "data" / "tiny-ernie", tmp_path_factory.mktemp("mlm")
     tokenizer = load_tokenizer(source, 64)

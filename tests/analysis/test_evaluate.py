@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import checkpoints
 import modeling
 from analysis import evaluate
+from checkpoints import read_settings, write_settings
 from metric import Decision
-from modeling import read_settings, write_settings
 from utils import LabelTree, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +102,7 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
     monkeypatch.setattr(
-        modeling, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
+        checkpoints, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
     )
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     folder = tmp_path / "checkpoint"
@@ -368,7 +369,8 @@ def run_as_script(monkeypatch, checkpoint, sample, output, *flags):
 
 
 def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, monkeypatch, printed):
-    from modeling import load_checkpoint, score
+    from checkpoints import load_checkpoint
+    from modeling import score
     from tokenizer import load_tokenizer
     from utils import load_rows
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import checkpoints
 import modeling
 from analysis import evaluate
 from analysis.report import (
@@ -25,8 +26,8 @@ from analysis.report import (
     threshold_chart,
     write_report,
 )
+from checkpoints import write_settings
 from metric import Decision, Scores, decide
-from modeling import write_settings
 from utils import LabelTree, Rows
 
 TREE = LabelTree(["甲", "甲##子", "甲##丑", "乙", "乙##子"])
@@ -292,7 +293,7 @@ def call(tmp_path, monkeypatch, data_dir):
     tokenizer = SimpleNamespace(pad_id=0, encode=list, **vars(TOKENIZER))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
-    monkeypatch.setattr(modeling, "load_tokenizer", lambda *_: tokenizer)
+    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     monkeypatch.setattr(modeling, "WINDOW", 2)
     folder = tmp_path / "checkpoint"

@@ -11,7 +11,8 @@ import pytest
 
 from analysis import sparse
 from analysis.sparse import choose_support, read_candidates
-from modeling import Decision, write_settings
+from checkpoints import write_settings
+from metric import Decision
 from utils import InputError, LabelTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse, "set_device", lambda device: None)
     monkeypatch.setattr(sparse, "load_checkpoint", lambda directory: None)
     monkeypatch.setattr(sparse, "encode_features", encode_features)
-    monkeypatch.setattr("modeling.load_tokenizer", lambda directory, length: None)
+    monkeypatch.setattr("checkpoints.load_tokenizer", lambda directory, length: None)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"-")

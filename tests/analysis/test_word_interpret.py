@@ -26,7 +26,8 @@ from analysis.word_interpret import (
     terminal_line,
     word_spans,
 )
-from modeling import load_checkpoint, open_checkpoint, predict_logits, sigmoid
+from checkpoints import load_checkpoint, open_checkpoint
+from modeling import predict_logits, sigmoid
 from utils import LabelTree, load_rows, run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling import read_weights
 from tests.few_shot.conftest import load_script
 from utils import InputError
+from weights import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = "体育\n体育##足球==踢球\n体育##篮球\n财经\n财经##股票\n"

@@ -13,8 +13,9 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from checkpoints import read_settings
 from metric import decide
-from modeling import read_settings, sigmoid
+from modeling import sigmoid
 
 
 class TritonPythonModel:

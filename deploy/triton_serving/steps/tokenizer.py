@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from modeling import open_checkpoint
+from checkpoints import open_checkpoint
 from utils import pad
 
 

@@ -1,0 +1,186 @@
+"""weights.py: parameter files that are safe to read, and parameters that fit a model or are refused."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from checkpoints import load_checkpoint
+from modeling import predict_logits
+from tests.test_modeling import TEXTS, tiny_model
+from tokenizer import load_tokenizer
+from utils import InputError
+from weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights, read_weights, write_weights
+
+
+def state_of(model):
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def save_pickle(path, value):
+    path.write_bytes(pickle.dumps(value, protocol=4))
+    return path
+
+
+# ---- parameter files -------------------------------------------------------------------------------------------------
+
+
+def test_write_and_read_weights(paddle, tmp_path):
+    model = tiny_model(paddle)
+    write_weights(tmp_path, model)
+    for name in (WEIGHTS, PICKLED_WEIGHTS):
+        assert same(read_weights(tmp_path / name), state_of(model)), name
+    assert sorted(os.listdir(tmp_path)) == sorted([WEIGHTS, PICKLED_WEIGHTS])
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_paddle_saved_is_read(paddle, tmp_path, protocol):
+    model = tiny_model(paddle)
+    paddle.save(model.state_dict(), str(tmp_path / "m.pdparams"), protocol=protocol)
+    assert same(read_weights(tmp_path / "m.pdparams"), state_of(model))
+
+
+def test_what_was_written_is_read_by_paddle(paddle, tmp_path):
+    model = tiny_model(paddle)
+    write_weights(tmp_path, model)
+    loaded = paddle.load(str(tmp_path / PICKLED_WEIGHTS), return_numpy=True)
+    assert same(loaded, state_of(model))
+
+
+def test_bfloat16_is_not_taken_for_integers(paddle, tmp_path):
+    values = paddle.to_tensor([1.0, -2.5, 0.15625])
+    paddle.save({"a": values.astype("bfloat16")}, str(tmp_path / "m.pdparams"))
+    read = read_weights(tmp_path / "m.pdparams")["a"]
+    assert read.dtype == np.float32 and read.tolist() == [1.0, -2.5, 0.15625]
+
+
+class Payload:
+    """Unpickled freely, it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("nested", [lambda bomb: bomb, lambda bomb: {"weight": bomb}, lambda bomb: {"a": [(bomb,)]}])
+@pytest.mark.parametrize("how", ["system", "eval", "exec", "getattr"])
+def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, how, nested):
+    marker = tmp_path / "marker"
+    bomb = {
+        "system": Payload(os.system, f"echo x > {marker}"),
+        "eval": Payload(eval, f"open({str(marker)!r}, 'w')"),
+        "exec": Payload(exec, f"open({str(marker)!r}, 'w')"),
+        "getattr": Payload(getattr, np.ndarray, "tofile"),
+    }[how]
+    path = save_pickle(tmp_path / "m.pdparams", nested(bomb))
+    with pytest.raises(InputError, match="m.pdparams: not a usable parameter file.*which is code"):
+        read_weights(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["m.pdparams", "m.safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", "权重\n".encode(), b"{}", b"\0" * 64, b"\xff" * 64, b"\x80\x04", b"\x80\x04\x8e" + b"\xff" * 8],
+)
+def test_foreign_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: not a usable parameter file"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, PICKLED_WEIGHTS])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+def test_truncated_files(tiny_checkpoint, tmp_path, name, share):
+    content = (tiny_checkpoint / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InputError, match=f"{name}: not a usable parameter file.*cut short"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "value", [[1, 2], {"a": {"b": np.ones(2)}}, {"a": [1.0]}, {"a": "text"}, {"a": np.array([{}, None])}, 3, None]
+)
+def test_other_pickles(tmp_path, value):
+    with pytest.raises(InputError, match="not a usable parameter file"):
+        read_weights(save_pickle(tmp_path / "m.pdparams", value))
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_weights(tmp_path / WEIGHTS)
+    (tmp_path / WEIGHTS).touch()
+    with pytest.raises(InputError, match="empty"):
+        read_weights(tmp_path / WEIGHTS)
+
+
+def test_find_weights_prefers_what_can_hold_no_code(tmp_path):
+    assert find_weights(tmp_path) is None
+    (tmp_path / PICKLED_WEIGHTS).touch()
+    assert find_weights(tmp_path).name == PICKLED_WEIGHTS
+    (tmp_path / WEIGHTS).touch()
+    assert find_weights(tmp_path).name == WEIGHTS
+
+
+# ---- parameters into models ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rename", [str, lambda name: name.removeprefix("ernie.")], ids=["prefix", "no prefix"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_load_weights(paddle, tmp_path, rename, dtype):
+    source, target = tiny_model(paddle, seed=1), tiny_model(paddle, seed=2)
+    wanted = {name: value.astype(dtype) for name, value in state_of(source).items()}
+    load_weights(target, save_pickle(tmp_path / "m.pdparams", {rename(name): value for name, value in wanted.items()}))
+    assert same(state_of(target), {name: value.astype("float32") for name, value in wanted.items()})
+
+
+@pytest.mark.parametrize("gone", ["ernie.embeddings.layer_norm.weight", "ernie.pooler.dense.bias", "classifier.bias"])
+def test_a_missing_parameter_is_an_error(paddle, tmp_path, gone):
+    state = state_of(tiny_model(paddle))
+    del state[gone]
+    with pytest.raises(InputError, match=f"m.pdparams: does not fit this model: {gone} is missing"):
+        load_weights(tiny_model(paddle), save_pickle(tmp_path / "m.pdparams", state))
+
+
+def test_a_different_shape_is_an_error_and_changes_nothing(paddle, tmp_path):
+    model = tiny_model(paddle)
+    before = state_of(model)
+    for other in (tiny_model(paddle, 4), tiny_model(paddle, hidden_size=32), tiny_model(paddle, vocab_size=60)):
+        with pytest.raises(InputError, match=r"has the shape \[.*this model needs \["):
+            load_weights(model, save_pickle(tmp_path / "m.pdparams", state_of(other)))
+    with pytest.raises(InputError, match="and .* more"):
+        load_weights(model, save_pickle(tmp_path / "m.pdparams", {"a": np.ones(1)}))
+    assert same(state_of(model), before)
+
+
+def test_encoder_only(paddle, tmp_path):
+    source, target = tiny_model(paddle, n_labels=7, seed=1), tiny_model(paddle, seed=2)
+    state, before = state_of(source), state_of(target)
+    state["cls.predictions.decoder_bias"] = np.ones(50, np.float32)  # a head that only pre-training has
+    load_weights(target, save_pickle(tmp_path / "m.pdparams", state), encoder_only=True)
+    for name, value in state_of(target).items():
+        assert np.array_equal(value, before[name] if name.startswith("classifier") else state[name]), name
+
+    without_pooler = {name: state[name] for name in state if name.startswith("ernie.") and "pooler" not in name}
+    load_weights(tiny_model(paddle), save_pickle(tmp_path / "m.pdparams", without_pooler), encoder_only=True)
+    del without_pooler["ernie.embeddings.word_embeddings.weight"]
+    with pytest.raises(InputError, match="word_embeddings.weight is missing"):
+        load_weights(tiny_model(paddle), save_pickle(tmp_path / "m.pdparams", without_pooler), encoder_only=True)
+
+
+def test_the_library_loads_a_checkpoint(tiny_checkpoint):
+    from paddlenlp.transformers import AutoModelForSequenceClassification
+
+    ids = load_tokenizer(tiny_checkpoint, 64).encode(TEXTS)
+    own = load_checkpoint(tiny_checkpoint)
+    theirs = AutoModelForSequenceClassification.from_pretrained(str(tiny_checkpoint))
+    theirs.eval()
+    assert same(state_of(own), state_of(theirs))
+    assert np.array_equal(predict_logits(own, ids, 0, 4), predict_logits(theirs, ids, 0, 4))

@@ -1,0 +1,104 @@
+"""Parameter files: safe to read, whoever wrote them, and never half fitting a model.
+
+model.safetensors is what is read; model_state.pdparams, the library's older form, holds the same numbers. Nothing is
+ever unpickled freely: a .pdparams is read through an unpickler that knows arrays and plain containers.
+"""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from utils import InputError, atomic_write, require_file
+
+WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "model_state.pdparams"
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays and plain containers, and refuses everything else: nothing in the file is run."""
+
+    KNOWN = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("collections", "OrderedDict"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self.KNOWN:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is code, not numbers")
+        return super().find_class(module, name)
+
+
+def read_weights(path):
+    """Parameter name -> numpy array, from a .safetensors or .pdparams file. Raises InputError for anything foreign."""
+    path = Path(path)
+    require_file(path, "It holds the parameters of a model.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            state = load_file(path)
+        else:
+            with open(path, "rb") as file:
+                state = _ArrayUnpickler(file).load()
+            state.pop("StructuredToParameterName@@", None)
+        if not all(isinstance(value, np.ndarray) and value.dtype.kind in "fiub" for value in state.values()):
+            raise ValueError("not a dict of arrays of numbers")
+        # numpy has no bfloat16: paddle writes its bits as uint16, which are the upper half of a float32
+        return {
+            name: (value.astype(np.uint32) << 16).view(np.float32) if value.dtype == np.uint16 else value
+            for name, value in state.items()
+        }
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile file can make the readers raise anything
+        raise InputError(
+            f"{path}: not a usable parameter file ({error}). It may be cut short, or was not written by paddle; "
+            "copy it again, or train anew."
+        ) from None
+
+
+def write_weights(directory, model):
+    """model.safetensors, and the same numbers as model_state.pdparams for tools that expect the older name."""
+    from safetensors.numpy import save
+
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    with atomic_write(Path(directory) / WEIGHTS, "wb") as file:
+        file.write(save(state, {"format": "np"}))
+    with atomic_write(Path(directory) / PICKLED_WEIGHTS, "wb") as file:
+        pickle.dump(state, file, protocol=4)
+
+
+def find_weights(directory):
+    """The parameter file of a model directory, safetensors before .pdparams; None if it has neither."""
+    return next((p for name in (WEIGHTS, PICKLED_WEIGHTS) if (p := Path(directory) / name).exists()), None)
+
+
+def load_weights(model, path, encoder_only=False):
+    """Copy a file's parameters into `model`, by name, with or without the encoder's prefix.
+
+    encoder_only: the file is a pre-trained encoder: heads it brings are ignored, and ours need not be in it.
+    Raises InputError for a parameter that is missing or whose shape differs: never a silent random start.
+    """
+    state, wanted, prefix = read_weights(path), model.state_dict(), model.base_model_prefix + "."
+    if encoder_only:
+        wanted = {name: value for name, value in wanted.items() if name.startswith(prefix)}
+    found, faults = {}, []
+    for name in wanted:
+        value = state.get(name, state.get(name.removeprefix(prefix)))
+        if value is None:
+            if not (encoder_only and "pooler" in name):  # encoders without one exist; it then starts at random
+                faults.append(f"{name} is missing")
+        elif list(value.shape) != list(wanted[name].shape):
+            faults.append(f"{name} has the shape {list(value.shape)}, this model needs {list(wanted[name].shape)}")
+        else:
+            found[name] = value
+    if faults:
+        more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
+        raise InputError(f"{path}: does not fit this model: {'; '.join(faults[:5])}{more}.")
+    model.set_state_dict({name: value.astype("float32") for name, value in found.items()})
