@@ -16,7 +16,6 @@ in the times of both servers, not in those of the bare session. CPU is that of t
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -28,11 +27,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.main_job import BUSY
-from benchmarks.serving_load import begin_load, cpu_seconds, end_load, figures, http_server, triton
+from benchmarks.serving_load import begin_load, cpu_seconds, end_load, figures, http_server, report, triton
 from deploy.predictor.predictor import Predictor
 from deploy.simple_serving.model import find_precision
 from runtime import available_cores
-from utils import HelpFormatter, atomic_write, length_sorted_batches, load_rows, pad, run
+from utils import HelpFormatter, length_sorted_batches, load_rows, pad, run
 
 BATCH_SIZE = 32  # of the bare session
 WARM_UP = 2  # seconds
@@ -180,13 +179,8 @@ def main():
     print(
         f"\nbare session, batches of {BATCH_SIZE}: {bare['texts_per_second']:.1f} texts/s, {bare['cpu_ms']:.2f} CPU ms"
     )
-    print(f"{predictor.path.name}, {available_cores()} cores, one text in a request\n")
-    print("| | measured | wanted |\n| --- | --- | --- |")
-    for row in targets(results):
-        print(f"| {' | '.join(map(str, row))} |")
-    if args.output_json:
-        with atomic_write(args.output_json) as file:
-            json.dump(results, file, indent=1)
+    print(f"{predictor.path.name}, {available_cores()} cores, one text in a request")
+    report(targets(results), results, args.output_json)
 
 
 if __name__ == "__main__":

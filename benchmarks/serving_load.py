@@ -3,6 +3,7 @@
 Locust is the client (pip install locust==2.47.0); import it, as begin_load does, only when no threads are at work.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from runtime import available_cores
-from utils import InputError
+from utils import InputError, atomic_write
 
 # ---- servers ---------------------------------------------------------------------------------------------------------
 
@@ -163,3 +164,13 @@ def figures(answers, elapsed):
         "requests_per_second": len(good) / elapsed, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
         "failed": {name: number for name, number in failed.items() if number},
     }  # fmt: skip
+
+
+def report(targets, results, output_json):
+    """Print the rows (what, measured, wanted) as a table, and write all results if there is a file for them."""
+    print("\n| | measured | wanted |\n| --- | --- | --- |")
+    for row in targets:
+        print(f"| {' | '.join(map(str, row))} |")
+    if output_json:
+        with atomic_write(output_json) as file:
+            json.dump(results, file, indent=1)

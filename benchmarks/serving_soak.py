@@ -14,7 +14,6 @@ killed (kill -9) and started anew, as systemd would do it: each request must end
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -24,8 +23,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.serving_load import begin_load, end_load, figures, http_server, processes, start
-from utils import HelpFormatter, LabelTree, atomic_write, load_rows, run
+from benchmarks.serving_load import begin_load, end_load, figures, http_server, processes, report, start
+from utils import HelpFormatter, LabelTree, load_rows, run
 
 ALLOWED = {200, 429, 503}
 CLIENTS, SOAK_CLIENTS = 32, 1000  # connections; the queue of the server holds 512 texts
@@ -172,12 +171,7 @@ def main():
         print(f"one client: p95 {usual['p95_ms']:.1f} ms; {CLIENTS} clients: {rate:.1f} requests/s", flush=True)
         results["soak"] = soak(server, text_of, rate, args.soak_minutes, usual)
         results["kill"] = kill_and_restart(server, text_of, args.seconds)
-    print("\n| | measured | wanted |\n| --- | --- | --- |")
-    for row in targets(results):
-        print(f"| {' | '.join(map(str, row))} |")
-    if args.output_json:
-        with atomic_write(args.output_json) as file:
-            json.dump(results, file, indent=1)
+    report(targets(results), results, args.output_json)
 
 
 if __name__ == "__main__":

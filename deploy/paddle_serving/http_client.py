@@ -15,7 +15,8 @@ import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.paddle_serving.client import parse_args, print_labels
+from deploy import client_texts
+from deploy.paddle_serving.client import print_labels
 from deploy.paddle_serving.protocol import HTTP_PORT, ROUTE
 from utils import HelpFormatter, InputError, run
 
@@ -45,7 +46,8 @@ def connect(url, timeout):
 
 def main():
     parser = argparse.ArgumentParser(description="Ask Paddle Serving by HTTP.", formatter_class=HelpFormatter)
-    args = parse_args(parser, f"http://127.0.0.1:{HTTP_PORT}")
+    client_texts.add_arguments(parser, f"http://127.0.0.1:{HTTP_PORT}", "the service")
+    args = client_texts.parse_args(parser)
     print_labels(args, connect(args.url, args.timeout))
 
 

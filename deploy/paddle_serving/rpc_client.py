@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.paddle_serving.client import parse_args, print_labels
+from deploy import client_texts
+from deploy.paddle_serving.client import print_labels
 from deploy.paddle_serving.protocol import RPC_PORT, SERVICE
 from utils import HelpFormatter, InputError, run
 
@@ -60,7 +61,8 @@ def connect(url, timeout):
 
 def main():
     parser = argparse.ArgumentParser(description="Ask Paddle Serving by gRPC.", formatter_class=HelpFormatter)
-    args = parse_args(parser, f"127.0.0.1:{RPC_PORT}")
+    client_texts.add_arguments(parser, f"127.0.0.1:{RPC_PORT}", "the service")
+    args = client_texts.parse_args(parser)
     print_labels(args, connect(args.url, args.timeout))
 
 

@@ -15,24 +15,16 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils import HelpFormatter, InputError, Problems, parse_rows, require_file, run
+from deploy import client_texts
+from utils import HelpFormatter, InputError, run
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description="Ask a Triton server by gRPC.", formatter_class=HelpFormatter)
-    parser.add_argument("--texts", nargs="+", help="the texts to label; left out: those of a file")
-    parser.add_argument("--dataset_dir", help="directory of data_file; needed, unless that is - or --texts is given")
-    parser.add_argument("--data_file", default="data.txt", help="in dataset_dir; .jsonl, .csv or else lines; -: stdin")
-    parser.add_argument("--url", default="localhost:8001", help="address of the server's gRPC port")
+    client_texts.add_arguments(parser, "localhost:8001", "the server's gRPC port")
     parser.add_argument("--model_name", default="seqcls", help="the ensemble of make_repository.py")
     parser.add_argument("--model_version", default="1", help="its version")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for an answer")
-    args = parser.parse_args()
-    if args.texts is None and args.dataset_dir is None and args.data_file != "-":
-        parser.error("what to label: give --texts, --dataset_dir, or --data_file - for standard input")
-    if not args.timeout > 0:
-        parser.error(f"argument --timeout: must be above 0, got {args.timeout}")
-    return args
+    return client_texts.parse_args(parser)
 
 
 class Client:
@@ -74,20 +66,9 @@ class Client:
                 yield [(i, name.decode("utf-8"), p) for i, name, p in zip(*row) if i >= 0]
 
 
-def read_file(args):
-    """The texts of the data file in order, "" for a blank row; labels after a TAB are left out."""
-    path, problems = args.data_file, Problems()
-    if path != "-":
-        path = Path(args.dataset_dir) / path
-        require_file(path, "It holds one text per line.")
-    texts = [text or "" for _, text, _ in parse_rows(path, problems)]
-    problems.raise_if_any()
-    return texts
-
-
 def main():
     args = parse_args()
-    texts = args.texts or read_file(args)
+    texts = client_texts.read_texts(args)
     client = Client(args.url, args.model_name, args.model_version, args.timeout)
     for text, labels in zip(texts, client.classify(texts)):
         print("text:", text)

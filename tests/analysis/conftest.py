@@ -1,7 +1,11 @@
 """Fixtures of the analysis scripts' tests; each test file has a fixture `call` of its own, which calls its main()."""
 
+import logging
+
 import pytest
 
+from checkpoints import write_settings
+from metric import Decision
 from utils import run
 
 
@@ -32,3 +36,32 @@ def opened(chromium):
         return page
 
     return opened
+
+
+@pytest.fixture
+def log_of(monkeypatch, caplog):
+    """log_of(script): what the script logs, as caplog."""
+
+    def log_of(script):
+        logger = logging.getLogger("hierarchical")
+        caplog.set_level(logging.INFO, logger.name)
+        monkeypatch.setattr(logger, "propagate", True)
+        monkeypatch.setattr(script, "get_logger", lambda: logger)
+        return caplog
+
+    return log_of
+
+
+@pytest.fixture
+def like_a_checkpoint(tmp_path):
+    """like_a_checkpoint(tree): a folder that passes for a checkpoint as long as nobody reads its weights."""
+
+    def like_a_checkpoint(tree):
+        folder = tmp_path / "checkpoint"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"-")
+        (folder / "config.json").write_text('{"model_type": "ernie", "max_position_embeddings": 256}')
+        write_settings(folder, tree, 128, Decision())
+        return folder
+
+    return like_a_checkpoint

@@ -1,7 +1,6 @@
 """analysis/aug.py: every change by hand, the masked model, files, and what can be wrong."""
 
 import json
-import logging
 import random
 import shutil
 import subprocess
@@ -37,11 +36,8 @@ class Choices:
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "hierarchical")
-    monkeypatch.setattr(logging.getLogger("hierarchical"), "propagate", True)
-    monkeypatch.setattr(aug, "get_logger", lambda: logging.getLogger("hierarchical"))
-    return caplog
+def log(log_of):
+    return log_of(aug)
 
 
 @pytest.fixture

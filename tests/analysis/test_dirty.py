@@ -1,7 +1,6 @@
 """analysis/dirty.py: heads against scikit-learn, planted errors, the words of a suspicion, merging, what can be wrong."""
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -35,10 +34,8 @@ def planted_rows():
 
 
 @pytest.fixture(autouse=True)
-def seen_by_caplog(monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "hierarchical")
-    monkeypatch.setattr(logging.getLogger("hierarchical"), "propagate", True)
-    monkeypatch.setattr(dirty, "get_logger", lambda: logging.getLogger("hierarchical"))
+def seen_by_caplog(log_of):
+    log_of(dirty)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def data(data_dir):
 
 
 @pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
+def checkpoint(like_a_checkpoint, monkeypatch):
     """A folder that passes for a checkpoint of TREE, and a model that gives the sets in PREDICTED."""
 
     def predict_logits(model, texts, pad_id, batch_size, progress):
@@ -105,12 +105,7 @@ def checkpoint(tmp_path, monkeypatch):
         checkpoints, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
     )
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"-")
-    (folder / "config.json").write_text('{"model_type": "ernie", "max_position_embeddings": 256}')
-    write_settings(folder, TREE, 128, Decision())
-    return folder
+    return like_a_checkpoint(TREE)
 
 
 @pytest.fixture

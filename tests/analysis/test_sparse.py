@@ -11,8 +11,6 @@ import pytest
 
 from analysis import sparse
 from analysis.sparse import choose_support, read_candidates
-from checkpoints import write_settings
-from metric import Decision
 from utils import InputError, LabelTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,15 +31,12 @@ DEGREES = {
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "hierarchical")
-    monkeypatch.setattr(logging.getLogger("hierarchical"), "propagate", True)
-    monkeypatch.setattr(sparse, "get_logger", lambda: logging.getLogger("hierarchical"))
-    return caplog
+def log(log_of):
+    return log_of(sparse)
 
 
 @pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
+def checkpoint(like_a_checkpoint, monkeypatch):
     """A folder that passes for a checkpoint of TREE, and a model whose features are those of DEGREES."""
 
     def encode_features(model, tokenizer, texts, batch_size, name):
@@ -52,12 +47,7 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse, "load_checkpoint", lambda directory: None)
     monkeypatch.setattr(sparse, "encode_features", encode_features)
     monkeypatch.setattr("checkpoints.load_tokenizer", lambda directory, length: None)
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"-")
-    (folder / "config.json").write_text('{"model_type": "ernie", "max_position_embeddings": 256}')
-    write_settings(folder, TREE, 128, Decision())
-    return folder
+    return like_a_checkpoint(TREE)
 
 
 @pytest.fixture

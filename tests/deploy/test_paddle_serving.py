@@ -28,9 +28,9 @@ from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, ROUTE, labels_o
 from deploy.predictor.predictor import Predictor
 from metric import Decision, decide
 from modeling import sigmoid
-from utils import InputError, load_rows
+from utils import InputError
 
-from tests.conftest import ROOT, SAMPLE  # isort: skip
+from tests.conftest import ROOT  # isort: skip
 
 HERE = "deploy/paddle_serving"
 # Reads one JSON value of `sentence` a line, asks for all of them side by side, and prints the answers in that order.
@@ -76,20 +76,6 @@ def make(monkeypatch, tiny_export, tmp_path):
         return tmp_path / "serving"
 
     return make
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny_export):
-    return Predictor(tiny_export, "float32")
-
-
-@pytest.fixture(scope="module")
-def texts(predictor):
-    """150 texts of different lengths, and blank ones at 3 and 70."""
-    texts = load_rows(SAMPLE / "dev.txt", predictor.tree).texts[:150]
-    texts[5] *= 40
-    texts[3], texts[70] = "", " \u3000\t"
-    return texts
 
 
 def answers(predictor, texts, decision=None):

@@ -20,9 +20,9 @@ from deploy.predictor.predictor import Predictor
 from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
 from metric import decide
 from modeling import sigmoid
-from utils import InputError, file_digest, load_rows
+from utils import InputError, file_digest
 
-from tests.conftest import ROOT, SAMPLE  # isort: skip
+from tests.conftest import ROOT  # isort: skip
 
 MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
 
@@ -38,20 +38,6 @@ def make(monkeypatch, tiny_export, tmp_path):
         return tmp_path / "models"
 
     return make
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny_export):
-    return Predictor(tiny_export, "float32")
-
-
-@pytest.fixture(scope="module")
-def texts(predictor):
-    """150 texts of different lengths, and blank ones at 3 and 70."""
-    texts = load_rows(SAMPLE / "dev.txt", predictor.tree).texts[:150]
-    texts[5] *= 40
-    texts[3], texts[70] = "", " \u3000\t"
-    return texts
 
 
 @pytest.fixture(scope="module")
