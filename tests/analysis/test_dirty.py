@@ -96,7 +96,8 @@ def test_equal_texts_do_not_vouch_for_each_other():
     for seed in range(3):
         scores, likely = out_of_fold(train, train.multi_hot(len(TREE)), Namespace(seed=seed))
         assert (likely[-3:, 3] < 0.5).all()
-        assert np.array_equal(likely[-3:], likely[[-1] * 3])
+        # of one fold, but for the last bits: a BLAS may multiply the rows of a block in different ways
+        np.testing.assert_allclose(likely[-3:], likely[[-1] * 3], rtol=1e-5)
 
 
 def test_too_few_different_texts(data_dir, refused):
