@@ -92,6 +92,15 @@ def export_static(paddle, model, pad_id, prefix):
     return prefix.with_suffix(".pdmodel" if old_form else ".json")
 
 
+def require_onnx_size(params_path, instead):
+    """Raise InputError when a checkpoint's parameters do not fit into an ONNX file; `instead`: the flags to give."""
+    if (size := find_weights(params_path).stat().st_size) > ONNX_BYTES:
+        raise InputError(
+            f"{params_path}: its parameters take {size / 1e9:.1f} GB, and an ONNX file ends at 2.1. Export it with "
+            f"{instead}."
+        )
+
+
 def export_onnx(program, path, labels):
     """Convert a static graph to ONNX, with named axes, and weights where quantizers look for them.
 
@@ -246,11 +255,8 @@ def export_checkpoint(params_path, output_path, name="float32", format="both", p
     made in a directory of its own first, so that a failure leaves an earlier export as it was.
     """
     params_path, output_path = Path(params_path), Path(output_path)
-    if format != "paddle" and (size := find_weights(params_path).stat().st_size) > ONNX_BYTES:
-        raise InputError(
-            f"{params_path}: its parameters take {size / 1e9:.1f} GB, and an ONNX file ends at 2.1. Export it with "
-            "export_model.py --format paddle."
-        )
+    if format != "paddle":
+        require_onnx_size(params_path, "--format paddle")
     paddle = set_device("cpu")  # the graph is the same everywhere
     tree, tokenizer, _ = open_checkpoint(params_path)
     model = load_checkpoint(params_path)

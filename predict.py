@@ -95,9 +95,9 @@ def add_result_arguments(parser):
     result.add_argument("--quiet", action="store_true", help="with an output_file, log none of the rows")
 
 
-def check_arguments(parser, args):
+def check_arguments(parser, args, directory="--dataset_dir"):
     if args.dataset_dir is None and args.data_file != "-":
-        parser.error("argument --dataset_dir: needed, unless the texts come from stdin (--data_file -)")
+        parser.error(f"argument {directory}: needed, unless the texts come from stdin (--data_file -)")
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if not 0 <= args.floor <= 1:
         parser.error(f"argument --floor: must be from 0 to 1, got {args.floor}")

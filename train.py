@@ -37,6 +37,7 @@ from training import (
     leave,
     open_log,
     open_model,
+    require_other_directory,
     save_progress,
     start_encoder,
     start_or_resume,
@@ -231,6 +232,7 @@ def main():
     args = parse_args()
     rank, world = launched_processes()
     save_dir = Path(args.save_dir)
+    require_other_directory(save_dir, args.model_name)
     logger = open_log(save_dir, rank)
     decision = decision_from_arguments(args)
     if args.warmup_steps and not args.warmup:
@@ -267,9 +269,8 @@ def main():
             from visualdl import LogWriter
 
             scalars = LogWriter(args.log_dir)
-    stop = stop_on_signals()
     name = args.select_by.replace("_", " ")
-    with logging_redirect_tqdm([logger]):
+    with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress["epoch"] < args.epochs and not (args.early_stop and progress["stale"] >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress["epoch"] + 1)
             if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars):
@@ -297,6 +298,8 @@ def main():
                 for key in SELECTABLE if scalars else ():
                     scalars.add_scalar(f"dev/{key}", scores[key], entry["epoch"])
                 logger.info(f"Current best {name} score: {progress['best']:.5f}")
+        if trainer.any_process(stop):  # during the last evaluation
+            leave(save_dir, trainer, progress, stop, logger)
     if progress["epoch"] < args.epochs:
         logger.info("Early stop!")
     if rank == 0:

@@ -9,14 +9,16 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from modeling import model_directory, model_inputs, read_config
 from tokenizer import load_tokenizer
 from utils import InputError, atomic_write, get_logger, multi_hot
-from weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights
+from weights import find_weights, load_weights, refuse_foreign_weights
 
 STATE = "state.safetensors"
 
@@ -27,6 +29,12 @@ STATE = "state.safetensors"
 def launched_processes():
     """(number of this process, their count), as paddle.distributed.launch says; (0, 1) without it. Needs no paddle."""
     return int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+
+
+def require_other_directory(save_dir, model_name, flag="--save_dir"):
+    """Raise InputError where a run would write its model over the encoder that it starts from."""
+    if Path(save_dir).resolve() == Path(model_name).resolve():
+        raise InputError(f"{flag} {save_dir}: the encoder lies there and would be overwritten. Give another directory.")
 
 
 def open_log(save_dir, rank=0):
@@ -77,14 +85,8 @@ def start_encoder(model, source, logger):
     """Give `model` the encoder weights of a model directory; without any it keeps its random ones, with a warning."""
     if weights := find_weights(source):
         load_weights(model, weights, encoder_only=True)
-    elif foreign := [
-        path.name for path in source.iterdir() if path.suffix in (".bin", ".pt", ".safetensors", ".pdparams")
-    ]:
-        raise InputError(
-            f"{source}: weights in a form that is not read here ({', '.join(sorted(foreign))}). Needed is one file of "
-            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
-        )
     else:
+        refuse_foreign_weights(source)
         logger.warning(f"{source} holds no weights: training from scratch")
 
 
@@ -199,7 +201,7 @@ class Trainer:
             speed_up_bias_gradients(paddle, model)
         self.net = paddle.DataParallel(model) if self.world > 1 else model
         self.factor = rate_schedule(args, total_steps)
-        inside = f"{model.base_model_prefix}."
+        inside = getattr(model, "pretrained", f"{model.base_model_prefix}.")  # how names of the encoder begin
         head = [p for name, p in model.named_parameters() if not name.startswith(inside)]
         encoder = [p for name, p in model.named_parameters() if name.startswith(inside)]
         decayed = {p.name for name, p in model.named_parameters() if "bias" not in name and "norm" not in name}
@@ -285,6 +287,7 @@ class Trainer:
 # ---- epochs, and the end of them -------------------------------------------------------------------------------------
 
 
+@contextmanager
 def stop_on_signals():
     """A list, to which SIGTERM and SIGINT add their number, for a loop to look at; asked twice, they stop at once."""
     stop = []
@@ -293,9 +296,12 @@ def stop_on_signals():
         stop.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
-    return stop
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def train_epoch(trainer, batches, ids, rows, pad_id, progress, logger, stop, scalars=None):

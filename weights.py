@@ -79,6 +79,16 @@ def find_weights(directory):
     return next((p for name in (WEIGHTS, PICKLED_WEIGHTS) if (p := Path(directory) / name).exists()), None)
 
 
+def refuse_foreign_weights(directory):
+    """Raise InputError when a directory without our parameter files has another framework's, or renamed ones."""
+    suffixes = (".bin", ".pt", ".safetensors", ".pdparams")
+    if foreign := sorted(path.name for path in Path(directory).iterdir() if path.suffix in suffixes):
+        raise InputError(
+            f"{directory}: weights in a form that is not read here ({', '.join(foreign)}). Needed is one file of "
+            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
+        )
+
+
 def load_weights(model, path, encoder_only=False):
     """Copy a file's parameters into `model`, by name, with or without the encoder's prefix.
 

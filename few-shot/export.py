@@ -5,12 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from template import save_words
+from template import VERBALIZER
 
 from deploy.predictor.predictor import Predictor
 from export_model import SETTINGS, compare, export_onnx, export_static, show
 from modeling import predict_logits
 from weights import find_weights
+
+MODEL_FILES = ("model.onnx", "model.pdmodel", "model.json", "model.pdiparams", "model.pdiparams.info")
 
 
 def export_network(paddle, network, tokenizer, tree, decision, directory, target, kind, batch_size, logger):
@@ -25,12 +27,13 @@ def export_network(paddle, network, tokenizer, tree, decision, directory, target
         program = export_static(paddle, network, tokenizer.pad_id, work / "model")
         if kind != "paddle":
             export_onnx(program, work / "model.onnx", tree.labels)
-        for path in list(work.iterdir()):
-            if kind != "onnx" or path.suffix == ".onnx":
-                os.replace(path, target / path.name)
+        made = [path for path in work.iterdir() if kind != "onnx" or path.suffix == ".onnx"]
+        for path in made:
+            os.replace(path, target / path.name)
+    for name in set(MODEL_FILES) - {path.name for path in made}:  # of another training: infer.py might take them
+        (target / name).unlink(missing_ok=True)
     tokenizer.save(target)
-    save_words(target, tree)
-    for name in SETTINGS:
+    for name in (*SETTINGS, VERBALIZER):
         shutil.copyfile(directory / name, target / name)
 
     def checkpoint(ids, progress=None):
@@ -42,4 +45,4 @@ def export_network(paddle, network, tokenizer, tree, decision, directory, target
         predictor = Predictor(target / "model", backend=backend, batch_size=batch_size)
         models[made[backend][0]] = (predictor.logits, [target / name for name in made[backend]])
     show(compare(models, tree, tokenizer.encode(tree.words), None, decision), logger)
-    logger.info(f"Exported to {target}; compared on the labels' words")
+    logger.info(f"Exported to {target}; compared on the labels' names")

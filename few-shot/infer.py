@@ -40,7 +40,7 @@ def parse_args():
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
     args = parser.parse_args()
-    check_arguments(parser, args)
+    check_arguments(parser, args, "--data_dir")
     check_minima(parser, args, num_threads=1)
     args.label_file = "label.txt"  # if it is there, it must have the model's labels
     return args

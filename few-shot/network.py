@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 
 from modeling import build_model, model_inputs, read_config
 from utils import InputError, length_sorted_batches
-from weights import find_weights, load_weights, read_weights
+from weights import find_weights, load_weights, read_weights, refuse_foreign_weights
 
 SCALE = 16.0
 SMALLEST = 1e-9  # probability, so that its logarithm stays finite
@@ -41,6 +41,7 @@ class Network(paddle.nn.Layer):
         encoder, size = model.base_model, config.hidden_size
         encoder.pooler = paddle.nn.Identity()  # not used
         setattr(self, self.base_model_prefix, encoder)
+        self.pretrained = (f"{self.base_model_prefix}.", "transform")  # how names of what is pre-trained begin
         if config.mlm_transform:
             self.transform, self.transform_norm = paddle.nn.Linear(size, size), paddle.nn.LayerNorm(size)
         n_soft = len(tokenizer.soft_words)
@@ -107,6 +108,7 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
     """
     config, weights = network_config(source, tree, tokenizer, freeze_dropout), find_weights(source)
     if weights is None:
+        refuse_foreign_weights(source)
         raise InputError(f"{source}: no weights in it. A few rows need a pre-trained encoder; train.py can do without.")
     state = read_weights(weights)
     config.mlm_transform = tokenizer.method == "prompt" and all(name in state for name in TRANSFORM)

@@ -5,7 +5,7 @@
 
 {'text': 'text_a'}      the text of the row, cut where the whole would be too long; exactly once
 {'hard': '...'}         fixed words; words outside braces are fixed too
-{'mask'}                the mask, whose place is what the label is read from
+{'mask'}                the mask, whose place is what the label is read from; of several the mean
 {'soft'}                a trainable vector; {'soft': 'words'} one for each token of the words, which it starts as;
                         {'soft': None, 'length': 3} three of them
 {'sep'}                 the separator token
@@ -37,15 +37,23 @@ class Part(NamedTuple):
 def parse_template(prompt):
     """A --prompt -> list[Part], with one text and at least one mask. Raises InputError, which quotes the faulty part.
 
-    Parts are read as Python literals, never evaluated.
+    Parts are read as Python literals, never evaluated. Blanks between parts are left out.
     """
-    if not prompt:
-        prompt = DEFAULT_PROMPT
+    prompt = (prompt or "").strip() or DEFAULT_PROMPT
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            "--prompt: not UTF-8. Save the script that it stands in as UTF-8, or set a UTF-8 locale."
+        ) from None
+    if "[MASK]" in prompt:
+        raise InputError(f"--prompt {prompt}: the mask is written {{'mask'}}, not [MASK].")
     parts = []
     for braces, words in re.findall(r"(\{[^{}]*\})|([^{}]+|[{}])", prompt):
         if words in ("{", "}"):
             raise InputError(f"--prompt {prompt}: a brace {words} without its partner.")
-        parts.append(_parse_part(prompt, braces) if braces else Part("hard", words))
+        if braces or words.strip():
+            parts.append(_parse_part(prompt, braces) if braces else Part("hard", words))
     kinds = [part.kind for part in parts]
     if kinds.count("text") > 1:
         raise InputError(f"--prompt {prompt}: {{'text': 'text_a'}} may stand in it once.")
@@ -65,12 +73,14 @@ def _parse_part(prompt, braces):
     attributes = dict(attributes)
     length = attributes.pop("length", 1) if kind == "soft" and not value else 1
     if attributes:
-        raise InputError(f"--prompt {prompt}: {braces} has an attribute that is not known: {', '.join(attributes)}.")
+        raise InputError(
+            f"--prompt {prompt}: {braces} has an attribute that is not known: {', '.join(map(str, attributes))}."
+        )
     if not isinstance(length, int) or not 1 <= length <= 100:
         raise InputError(f"--prompt {prompt}: the length in {braces} must be from 1 to 100.")
     if kind == "text" and value != "text_a":
         raise InputError(f"--prompt {prompt}: a row has one text, which is written {TEXT_ONLY}.")
-    if kind == "hard" and not (isinstance(value, str) and value):
+    if kind == "hard" and not (isinstance(value, str) and value.strip()):
         raise InputError(f"--prompt {prompt}: {braces} needs its words: {{'hard': 'words'}}.")
     if kind == "soft" and not isinstance(value, str | None):
         raise InputError(f"--prompt {prompt}: {braces} starts as words or as nothing: {{'soft': 'words'}}.")
@@ -91,6 +101,8 @@ class TemplateTokenizer:
         self.method, self.prompt, self.pad_id = method, prompt, tokenizer.pad_id
         self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab
         self.mask_id, self._unknown = tokenizer.vocab.get("[MASK]"), tokenizer.unk_id
+        if not isinstance(vocab_size, int):
+            raise InputError(f"{tokenizer.directory}: no vocab_size in config.json; copy the encoder again.")
         self._plain = copy.copy(tokenizer)
         self.soft_words = []
         parts = parse_template(prompt) if method == "prompt" else [Part("text")]

@@ -9,6 +9,7 @@ Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the wo
         data_dir/train.txt    a few rows per label (few-shot/sample.py draws them from many)
         data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
         data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
+        (rows may also be .jsonl or .csv, see utils.py; flags give the files other names)
 Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
         output_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it
         output_dir/state.safetensors                  the last state, for --resume_from_checkpoint
@@ -23,8 +24,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
@@ -35,6 +34,7 @@ from checkpoints import (
     require_same_labels,
     save_checkpoint,
 )
+from export_model import require_onnx_size
 from metric import Decision, Scores
 from modeling import MODEL_NAMES, model_directory, predict_logits, read_config_file, require_model, score
 from predict import count_texts, jsonl_row, label_texts, read_texts, warn_about
@@ -45,6 +45,7 @@ from training import (
     launched_processes,
     leave,
     open_log,
+    require_other_directory,
     save_progress,
     start_or_resume,
     stop_on_signals,
@@ -63,6 +64,9 @@ from utils import (
     get_logger,
     load_reported,
     load_rows,
+    multi_hot,
+    parse_rows,
+    read_rows,
     report_rows,
     run,
 )
@@ -89,7 +93,11 @@ def parse_args():
     steps.add_argument("--do_predict", action="store_true", help="score test.txt, or label data.txt, row by row")
     steps.add_argument("--do_export", action="store_true", help="write output_dir/export for infer.py")
     data = parser.add_argument_group("data and model")
-    data.add_argument("--data_dir", default="./data", help="directory of train, dev, test, data and label .txt")
+    data.add_argument("--data_dir", default="./data", help="directory of the files below, and of data.txt")
+    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    data.add_argument("--label_file", default="label.txt", help="name inside data_dir")
     data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
     data.add_argument("--method", choices=METHODS, help="left out: prompt if there is a --prompt, else similarity")
     data.add_argument("--prompt", help="template, such as 这句话描述的事件是 (see the README)")
@@ -147,27 +155,43 @@ def require_inputs(args, logger):
     directory = Path(args.data_dir)
     if not directory.is_dir():
         raise InputError(f"--data_dir {directory}: no such directory.")
-    if args.do_eval and not (directory / "dev.txt").exists():
-        raise InputError(f"--do_eval: there is no {directory / 'dev.txt'}. Leave --do_eval out, or give it some rows.")
+    if args.do_eval and not (dev := directory / args.dev_file).exists():
+        raise InputError(f"--do_eval: there is no {dev}. Leave --do_eval out, or give it some rows.")
     if not args.do_predict:
         return None
-    for name in ("test.txt", "data.txt"):
+    for name in (args.test_file, "data.txt"):
         if (directory / name).exists():
             return directory / name
-    logger.warning(f"--do_predict: neither test.txt nor data.txt in {directory}, so there is nothing to predict")
+    fault = f"--do_predict: neither {args.test_file} nor data.txt in {directory}, so there is nothing to predict"
+    if not (args.do_train or args.do_eval or args.do_export):
+        raise InputError(f"{fault}.")
+    logger.warning(fault)
     return None
+
+
+def read_to_predict(args, source, tree, logger):
+    """(texts, labels of each or None, or None for all of data.txt) of a file; blank rows stay, as ""."""
+    problems, seen = Problems(), Counter()
+    if source.name != args.test_file:
+        count_texts(source, tree, seen)
+        warn_about(seen, source, logger)
+        return list(read_texts(source, tree, problems, Counter())), None
+    load_reported(source, tree, logger)  # refuses what is wrong
+    labels = {row.line: row.labels for row in read_rows(source, tree, problems, seen)}
+    rows = list(parse_rows(source, problems))
+    return [text or "" for _, text, _ in rows], [labels.get(line) for line, _, _ in rows]
 
 
 def fingerprint(args):
     """What a resumed run must share with the one it continues."""
-    names = (
-        "method prompt model_name_or_path max_seq_length learning_rate ppt_learning_rate num_train_epochs max_steps "
-        "per_device_train_batch_size warmup_ratio weight_decay max_grad_norm freeze_plm freeze_dropout seed eval_steps "
-        "metric_for_best_model threshold decoding"
+    free = (
+        "do_train do_eval do_predict do_export data_dir test_file output_dir device export_type logging_steps "
+        "per_device_eval_batch_size early_stop_patience resume_from_checkpoint"
     ).split()
-    paths = [Path(args.data_dir) / name for name in ("label.txt", "train.txt", "dev.txt")]
+    paths = [Path(args.data_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     data = [file_digest(path)[:16] if path.exists() else None for path in paths]
-    return {name: getattr(args, name) for name in names} | {"data": data}
+    same = {name: value for name, value in vars(args).items() if name not in (*free, *ACCEPTED)}
+    return same | {"data": data}
 
 
 def prepare(args, tree, train):
@@ -177,10 +201,11 @@ def prepare(args, tree, train):
     source = model_directory(args.model_name_or_path)
     prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
     tokenizer = load_tokenizer(source, args.max_seq_length)
-    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config_file(source)["vocab_size"])
+    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config_file(source).get("vocab_size"))
     network = new_network(source, tree, tokenizer, train.texts, args.freeze_dropout)
-    for parameter in network.encoder.parameters():
-        parameter.stop_gradient = args.freeze_plm
+    if args.freeze_plm:
+        for name, parameter in network.named_parameters():
+            parameter.stop_gradient = parameter.stop_gradient or name.startswith(network.pretrained)
     return network, tokenizer
 
 
@@ -194,7 +219,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts) if dev else None
     lengths = [len(row) for row in ids]
     if cut := sum(length == args.max_seq_length for length in lengths):
-        logger.warning(f"train.txt: {cut} texts fill all of --max_seq_length, so their ends may be cut off")
+        logger.warning(f"{args.train_file}: {cut} texts fill all of --max_seq_length, so their ends may be cut off")
     per_epoch = -(-len(ids) // args.per_device_train_batch_size)
     total = args.max_steps or args.num_train_epochs * per_epoch
     settings = dict(loss="bce", head_learning_rate=args.ppt_learning_rate, amp=False, gradient_accumulation_steps=1)
@@ -205,9 +230,9 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
         logger.info(f"Resuming after {progress['step']} steps")
     metric = args.metric_for_best_model.removesuffix("_score")
     shown, patience = metric.replace("_", " "), args.early_stop_patience or sys.maxsize
-    stop, evaluated = stop_on_signals(), progress["history"][-1]["step"] if progress["history"] else 0
+    evaluated = progress["history"][-1]["step"] if progress["history"] else 0
 
-    with logging_redirect_tqdm([logger]):
+    with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while evaluated < total and progress["stale"] < patience:
             batches = train_batches(lengths, args.per_device_train_batch_size, args.seed, progress["epoch"] + 1)
             due = min(total, evaluated + (args.eval_steps or per_epoch))  # the step of the next evaluation
@@ -235,6 +260,8 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
                 save_words(output_dir, tree)
                 save_checkpoint(output_dir, network, tokenizer, tree, decision)
             save_progress(output_dir, trainer, progress)
+        if stop:  # during the last evaluation
+            leave(output_dir, trainer, progress, stop, logger, RESUME)
     if evaluated < total:
         logger.info("Early stop!")
     if dev:
@@ -251,18 +278,10 @@ def log_scores(logger, scores):
         logger.warning("F1 is 0: no label is likely enough yet. Train longer, raise the rates, or lower --threshold.")
 
 
-def predict_rows(args, source, network, tokenizer, tree, decision, logger):
-    """Label every row of `source` into output_dir, one JSON line each; scores if the rows have labels."""
+def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, logger):
+    """Label every text of `source` into output_dir, one JSON line each; scores of the rows that have labels in gold."""
     from tqdm import tqdm
 
-    if source.stem == "test":
-        rows = load_reported(source, tree, logger)
-        texts, gold = rows.texts, rows.multi_hot(len(tree))
-    else:
-        seen, problems = Counter(), Problems()
-        count_texts(source, tree, seen)
-        texts, gold = list(read_texts(source, tree, problems, Counter())), None
-        warn_about(seen, source, logger)
     path, scores = Path(args.output_dir) / f"{source.stem}_predictions.jsonl", Scores(tree)
 
     def compute_logits(ids):
@@ -272,13 +291,12 @@ def predict_rows(args, source, network, tokenizer, tree, decision, logger):
         for start in range(0, len(texts), PREDICTED_TOGETHER):
             part = label_texts(texts[start : start + PREDICTED_TOGETHER], compute_logits, tokenizer, tree, decision)
             file.writelines(jsonl_row(tree, *row, LOWEST_PROBABILITY) for row in part)
-            if gold is not None:
-                predicted = np.zeros((len(part), len(tree)), bool)
-                for row, (_, labels, _) in zip(predicted, part):
-                    row[labels] = True
-                scores.update(predicted, gold[start : start + len(part)])
+            if gold:
+                pairs = zip(part, gold[start : start + PREDICTED_TOGETHER])
+                pairs = [(labels, known) for (_, labels, _), known in pairs if known is not None]
+                scores.update(*(multi_hot(labels, len(tree)) for labels in zip(*pairs)))
             bar.update(len(part))
-    if gold is not None:
+    if gold:
         result = scores.result()
         logger.info(
             f"{source.name}: micro f1 score: {result['micro_f1']:.5f}, macro f1 score: {result['macro_f1']:.5f}, "
@@ -292,52 +310,58 @@ def main():
     logger, output_dir, data_dir = get_logger(), Path(args.output_dir), Path(args.data_dir)
     if launched_processes()[1] > 1:
         raise InputError("few-shot/train.py runs in one process: a handful of rows is not worth sharing out.")
-    to_predict = require_inputs(args, logger)
+    source = require_inputs(args, logger)
     directory = Path(args.resume_from_checkpoint or output_dir)  # of the model that is not trained now
     if args.do_train:
+        if directory.resolve() != output_dir.resolve():
+            raise InputError(f"{RESUME} with --do_train: give the --output_dir of the run to continue.")
+        require_other_directory(output_dir, args.model_name_or_path, "--output_dir")
         open_log(output_dir)
-        decision = decision_from_arguments(args, Decision())
         require_model(args.model_name_or_path)
         if args.method == "prompt":
             parse_template(args.prompt)
-        tree = LabelTree.read(data_dir / "label.txt")
-        train = load_rows(data_dir / "train.txt", tree)
-        dev = load_rows(data_dir / "dev.txt", tree, "skip") if (data_dir / "dev.txt").exists() else None
-        report_rows("train.txt", train, tree, logger)
-        if dev:
-            report_rows("dev.txt", dev, tree, logger)
+        tree = LabelTree.read(data_dir / args.label_file)
+    else:
+        if not directory.is_dir():
+            raise InputError(f"{directory}: no such directory. Train first, with --do_train.")
+        tree = open_checkpoint(directory)[0]
+        require_same_labels(tree, data_dir / args.label_file)
+    texts, gold = read_to_predict(args, source, tree, logger) if source else (None, None)
+    if args.do_train:
+        decision = decision_from_arguments(args, Decision())
+        train, dev = load_rows(data_dir / args.train_file, tree), None
+        report_rows(args.train_file, train, tree, logger)
+        if (data_dir / args.dev_file).exists():
+            dev = load_rows(data_dir / args.dev_file, tree, "skip")
+            report_rows(args.dev_file, dev, tree, logger)
         else:
-            logger.warning("No dev.txt: the model of the last step is kept")
-        if directory.resolve() != output_dir.resolve():
-            raise InputError(f"{RESUME} with --do_train: give the --output_dir of the run to continue.")
+            logger.warning(f"No {args.dev_file}: the model of the last step is kept")
         progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
         resume = args.resume_from_checkpoint
         progress, arrays = start_or_resume(progress, output_dir, resume, fingerprint(args), logger, RESUME)
         write_run_files(output_dir, args, tree, train, dev)
         paddle = set_device(args.device)
         train_network(args, paddle, tree, train, dev, decision, progress, arrays, logger)
-        directory = output_dir
-    if not (args.do_eval or to_predict or args.do_export):
+    if not (args.do_eval or source or args.do_export):
         return
-    if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory. Train first, with --do_train.")
     tree, tokenizer, stored = open_checkpoint(directory)
-    require_same_labels(tree, data_dir / "label.txt")
     decision, tokenizer = decision_from_arguments(args, stored), load_template(directory, tokenizer)
+    if args.do_export and args.export_type != "paddle":
+        require_onnx_size(directory, "--export_type paddle")
     output_dir.mkdir(parents=True, exist_ok=True)
     paddle = set_device(args.device)
     from network import load_network
 
     network = load_network(directory, tree, tokenizer)
     if args.do_eval:
-        dev = load_reported(data_dir / "dev.txt", tree, logger)
+        dev = load_reported(data_dir / args.dev_file, tree, logger)
         ids = tokenizer.encode(dev.texts)
         log_scores(
             logger,
             score(network, tree, dev, ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size).result(),
         )
-    if to_predict:
-        predict_rows(args, to_predict, network, tokenizer, tree, decision, logger)
+    if source:
+        predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, logger)
     if args.do_export:
         from export import export_network
 

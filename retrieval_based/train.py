@@ -37,6 +37,7 @@ from training import (
     leave,
     open_log,
     open_model,
+    require_other_directory,
     save_progress,
     start_encoder,
     start_or_resume,
@@ -209,6 +210,7 @@ def main():
     rank, world = launched_processes()
     args.gradient_accumulation_steps, args.logging_steps = 1, args.log_steps  # as the main route calls them
     save_dir = Path(args.save_dir)
+    require_other_directory(save_dir / "model_best", args.model_name, "--save_dir: its model_best")
     logger = open_log(save_dir, rank)
     require_model(args.model_name)
     if args.init_from_ckpt:
@@ -242,9 +244,8 @@ def main():
     if args.resume:
         trainer.restore(arrays, progress["step"])
         logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
-    stop = stop_on_signals()
 
-    with logging_redirect_tqdm([logger]):
+    with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress["epoch"] < args.epochs:
             batches = train_batches(lengths, args.batch_size * world, args.seed, progress["epoch"] + 1)
             if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop):
@@ -253,6 +254,8 @@ def main():
             progress |= {"epoch": progress["epoch"] + 1, "batch": 0, "loss_sum": 0.0}
             if rank == 0:
                 finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, progress, mean_loss)
+        if trainer.any_process(stop):  # during the last evaluation
+            leave(save_dir, trainer, progress, stop, logger)
     if rank == 0:
         logger.info(f"Best recall@1: {100 * progress['best']:.3f}; the model is in {save_dir / 'model_best'}")
 
