@@ -116,11 +116,13 @@ def load_checkpoint(directory):
 # ---- decision settings on the command line ---------------------------------------------------------------------------
 
 
-def add_decision_arguments(parser, default):
-    """The flags that turn probabilities into label sets; returns their group. default: a Decision, or None for "as
-    stored with the checkpoint"."""
+def add_decision_arguments(parser, default, otherwise="as stored in the checkpoint"):
+    """The flags that turn probabilities into label sets; returns their group.
+
+    default: a Decision, or None where the checkpoint decides; `otherwise` says so in the help.
+    """
     group = parser.add_argument_group("decision")
-    stored = "" if default else " (default: as stored in the checkpoint)"
+    stored = "" if default else f" (default: {otherwise})"
     shown = default.to_dict() if default else dict.fromkeys(Decision().to_dict())
     group.add_argument(
         "--threshold", type=float, default=shown["threshold"], help=f"a label needs a probability above this{stored}"

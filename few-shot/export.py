@@ -42,7 +42,7 @@ def export_network(paddle, network, tokenizer, tree, decision, directory, target
     models = {"checkpoint": (checkpoint, [find_weights(directory)])}
     made = {"onnx": ["model.onnx"], "paddle": [program.name, "model.pdiparams"]}
     for backend in made if kind == "both" else [kind]:
-        predictor = Predictor(target / "model", backend=backend, batch_size=batch_size)
+        predictor = Predictor(target / "model", backend=backend, batch_size=batch_size, template=True)
         models[made[backend][0]] = (predictor.logits, [target / name for name in made[backend]])
     show(compare(models, tree, tokenizer.encode(tree.words), None, decision), logger)
     logger.info(f"Exported to {target}; compared on the labels' names")

@@ -63,6 +63,7 @@ def main():
         threads=args.num_threads,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
+        template=True,
     )
     tokenizer = load_template(predictor.path.parent, predictor.tokenizer)
     decision = decision_from_arguments(args, predictor.decision)

@@ -132,7 +132,7 @@ def parse_args():
     result.add_argument("--resume_from_checkpoint", help="with --do_train: output_dir, to continue; else: its model")
     for name, instead in ACCEPTED.items():
         result.add_argument(f"--{name}", nargs="?", help=f"accepted and not needed: {instead}")
-    add_decision_arguments(parser, None)
+    add_decision_arguments(parser, None, "as stored in the checkpoint; in training as in train.py")
     args = parser.parse_args()
     check_minima(
         parser, args,

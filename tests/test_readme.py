@@ -28,6 +28,7 @@ IN_ENGLISH = {
     "与训练时相同": "as in training",
     "全部核": "all cores",
     "检查点中保存的值": "as stored in the checkpoint",
+    "检查点中保存的值；训练时与 train.py 相同": "as stored in the checkpoint; in training as in train.py",
     "有预热则 linear，否则 constant": "linear with warm-up, else constant",
 }
 

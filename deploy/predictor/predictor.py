@@ -132,16 +132,23 @@ def require_program(path):
         raise InputError(f"{path}: not a model that Paddle Inference can read ({error}). Export it again.") from None
 
 
+def reads_template(directory):
+    """Whether a model directory is one of few-shot/train.py --method prompt."""
+    path = Path(directory) / "template_config.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["method"] == "prompt"
+
+
 class Predictor:
     """An exported model and what belongs to it: `tree` (LabelTree), `tokenizer`, `decision` (Decision).
 
     precision: one of PRECISIONS, a file each; with the back end paddle "float32" or "bfloat16", both from one file
+    template: the caller puts the texts into the template of few-shot/train.py --method prompt
     Raises InputError for whatever is missing, damaged, or does not fit together.
     """
 
     def __init__(
         self, prefix, precision="float32", backend="onnx", device="cpu", device_id=0, threads=None,
-        max_seq_length=None, batch_size=32,
+        max_seq_length=None, batch_size=32, template=False,
     ):  # fmt: skip
         if backend == "onnx":
             self.path = model_path(prefix, precision, ".onnx")
@@ -157,6 +164,8 @@ class Predictor:
         if foreign := set(self.model.inputs) - INPUTS:
             names = ", ".join(sorted(foreign))
             raise InputError(f"{self.path}: not a model of export_model.py, since it reads {names}. Export it again.")
+        if not template and reads_template(self.path.parent):
+            raise InputError(f"{self.path}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
         self.tree, self.tokenizer, self.decision = open_checkpoint(self.path.parent, max_seq_length, exported=True)
         if self.model.labels not in (None, self.tree.labels):
             raise InputError(f"{self.path}: its labels are not those of label.txt beside it. Export the model again.")

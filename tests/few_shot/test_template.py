@@ -22,8 +22,10 @@ TEXT, MASK = Part("text"), Part("mask")
         ("{'mask'}{'sep'}{'text':'text_a'}", [MASK, Part("sep"), TEXT]),
         ("{'soft'}{'soft': '事件'}{'text': 'text_a'}", [Part("soft"), Part("soft", "事件"), TEXT, MASK]),
         ("{'soft': None, 'length': 3}{'mask': None}", [TEXT, Part("soft", None, 3), MASK]),
+        (" {'text': 'text_a'} {'sep'} {'mask'} ", [TEXT, Part("sep"), MASK]),
         (None, [Part("soft"), TEXT, MASK]),
         ("", [Part("soft"), TEXT, MASK]),
+        (" ", [Part("soft"), TEXT, MASK]),
     ],
 )
 def test_parts(prompt, parts):
@@ -46,6 +48,9 @@ def test_parts(prompt, parts):
         ("{'text': 'text_b'}", "a row has one text"),
         ("{'text': 'text_a'}{'text': 'text_a'}", "may stand in it once"),
         ("{'hard'}", "needs its words"),
+        ("{'hard': ' '}", "needs its words"),
+        ("{'mask': None, 3: 4}", "not known: 3"),
+        ("这是[MASK]新闻", "the mask is written {'mask'}"),
         ("{'soft': 3}", "starts as words"),
         ("{'mask': 'x'}", "takes no value"),
     ],
@@ -54,6 +59,11 @@ def test_faulty_parts_are_quoted(prompt, says):
     with pytest.raises(InputError) as error:
         parse_template(prompt)
     assert says in str(error.value) and prompt in str(error.value)
+
+
+def test_a_prompt_that_is_not_utf8():
+    with pytest.raises(InputError, match="--prompt: not UTF-8"):
+        parse_template("这是".encode("gbk").decode("utf-8", "surrogateescape"))
 
 
 @pytest.fixture

@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from deploy.predictor.predictor import Predictor
+from modeling import sigmoid
 from tests.few_shot.conftest import load_script
 from utils import InputError
 from weights import read_weights
@@ -24,12 +28,7 @@ def run_script(monkeypatch):
     def call(name, *arguments):
         module = load_script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            module.main()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        module.main()
 
     return call
 
@@ -62,6 +61,7 @@ def test_chain(folder, arguments, tmp_path, run_script, printed, prompt):
     scores = [message for message in printed if message.startswith("eval loss: ")]
     assert len(scores) == 3 and scores[-1] in scores[:2], "--do_eval scores one of the two models of training"
     assert json.loads((out / "verbalizer_config.json").read_text(encoding="utf-8"))["体育##足球"] == "踢球"
+    assert (out / "verbalizer_config.json").read_bytes() == (out / "export" / "verbalizer_config.json").read_bytes()
     assert (out / "label.txt").read_text(encoding="utf-8") == LABELS.replace("==踢球", "")
 
     rows = lines(out / "test_predictions.jsonl")
@@ -77,6 +77,35 @@ def test_chain(folder, arguments, tmp_path, run_script, printed, prompt):
                 pair = [part["probabilities"].get(label, 0.01) for part in (row, exported)]
                 assert pair[0] == pytest.approx(pair[1], abs=1e-4)
         (out / "export" / "model.onnx").unlink(missing_ok=True)
+
+
+def test_an_export_leaves_no_older_model(folder, arguments, tmp_path, run_script):
+    export = tmp_path / "out" / "export"
+    run_script("train", *arguments, "--do_train", "--max_steps", 1, "--do_export", "--export_type", "onnx")
+    assert {path.suffix for path in export.glob("model.*")} == {".onnx"}
+    run_script("train", *arguments, "--do_export", "--export_type", "paddle")
+    made = {path.suffix for path in export.glob("model.*")}
+    assert ".onnx" not in made and made >= {".pdiparams"} and made & {".pdmodel", ".json"}
+    run_script("train", *arguments, "--do_export", "--export_type", "onnx")
+    assert {path.suffix for path in export.glob("model.*")} == {".onnx"}
+
+
+@pytest.mark.parametrize("prompt", [None, "这是"])
+def test_the_predictor_reads_exports_without_a_template(folder, arguments, tmp_path, run_script, prompt):
+    flags = [*arguments, "--export_type", "onnx", *(["--prompt", prompt] if prompt else [])]
+    run_script("train", *flags, "--do_train", "--max_steps", 1, "--do_predict", "--do_export")
+    if prompt:
+        with pytest.raises(InputError, match="reads its texts in a template. Use few-shot/infer.py"):
+            Predictor(tmp_path / "out" / "export" / "model")
+        return
+    predictor, rows = (
+        Predictor(tmp_path / "out" / "export" / "model"),
+        lines(tmp_path / "out" / "data_predictions.jsonl"),
+    )
+    probabilities = sigmoid(predictor.logits(predictor.tokenizer.encode([row["text"] for row in rows])))
+    for row, found in zip(rows, probabilities, strict=True):
+        for label, probability in row["probabilities"].items():
+            assert found[predictor.tree.index[label]] == pytest.approx(probability, abs=1e-4)
 
 
 def test_training_learns_its_rows(arguments, tmp_path, run_script):
@@ -108,8 +137,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_scr
             run_script("train", *arguments, *flags)
         assert end.value.code == 128 + signal.SIGTERM
     resume = [*flags, "--resume_from_checkpoint", out]
-    with pytest.raises(InputError, match="eval_steps: 2 then, 3 now"):
-        run_script("train", *arguments, *resume, "--eval_steps", 3)
+    for flag, then in (("--eval_steps", "2"), ("--top_k", "None")):
+        with pytest.raises(InputError, match=f"{flag[2:]}: {then} then, 3 now"):
+            run_script("train", *arguments, *resume, flag, 3)
     run_script("train", *arguments, *resume)
     resumed = read_weights(out / "state.safetensors")
     assert whole.keys() == resumed.keys() and lines(out / "metrics.jsonl") == history
@@ -118,13 +148,72 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_scr
 
 
 def test_a_frozen_encoder_stays_as_it_was(arguments, tiny_checkpoint, tmp_path, run_script):
-    run_script("train", *arguments, "--do_train", "--freeze_plm", "--prompt", "{'soft'}这是")
-    before, after = (
-        read_weights(tiny_checkpoint / "model.safetensors"),
-        read_weights(tmp_path / "out" / "model.safetensors"),
-    )
+    """With the transform of its masked language model, which is pre-trained as well."""
+    from network import TRANSFORM
+
+    encoder, rng = shutil.copytree(tiny_checkpoint, tmp_path / "encoder"), np.random.default_rng(0)
+    before, theirs = read_weights(encoder / "model.safetensors"), "cls.predictions."
+    width = len(before["ernie.pooler.dense.bias"])
+    shapes = {"transform.weight": (width, width), "transform.bias": width}
+    shapes |= {"layer_norm.weight": width, "layer_norm.bias": width}
+    before |= {theirs + name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(before, encoder / "model.safetensors")
+    flags = ["--model_name_or_path", encoder, "--do_train", "--freeze_plm", "--prompt", "{'soft'}这是"]
+    run_script("train", *arguments, *flags)
+    after = read_weights(tmp_path / "out" / "model.safetensors")
+    before = {TRANSFORM.get(name, name): value for name, value in before.items()}
     shared = before.keys() & after.keys()
-    assert len(shared) > 20 and all((before[name] == after[name]).all() for name in shared)
+    assert len(shared) > 20 and shared >= {"transform.weight", "transform_norm.bias"}
+    assert all((before[name] == after[name]).all() for name in shared)
+
+
+def test_the_best_model_is_kept(arguments, tmp_path, run_script, printed, monkeypatch):
+    """A score that falls with each evaluation: the model of the first one stays."""
+    given, module = iter([0.9, 0.5]), load_script("train")
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), "--do_train"])
+    score = module.score
+
+    def falling(*arguments):
+        result = score(*arguments).result() | {"macro_f1": next(given)}
+        return SimpleNamespace(result=lambda: result)
+
+    saved, save = [], module.save_checkpoint
+    monkeypatch.setattr(module, "score", falling)
+    monkeypatch.setattr(module, "save_checkpoint", lambda *rest: saved.append(save(*rest)))
+    module.main()
+    assert len(saved) == 1 and "Final best macro f1 score: 0.90000" in printed
+    history = lines(tmp_path / "out" / "metrics.jsonl")
+    assert [entry["macro_f1"] for entry in history] == [0.9, 0.5]
+    printed.clear()
+    run_script("train", *arguments, "--do_eval")  # scores what was saved, the first model
+    (found,) = [message for message in printed if message.startswith("eval loss: ")]
+    assert found.startswith(f"eval loss: {history[0]['loss']:.5f}, ") and history[0]["loss"] != history[1]["loss"]
+
+
+def test_the_encoder_is_not_overwritten(arguments, tiny_checkpoint, run_script):
+    before = (tiny_checkpoint / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="--output_dir .*: the encoder lies there and would be overwritten"):
+        run_script("train", *arguments, "--output_dir", tiny_checkpoint, "--do_train")
+    assert (tiny_checkpoint / "model.safetensors").read_bytes() == before
+
+
+def test_a_signal_during_the_last_evaluation_ends_the_run(arguments, tmp_path, monkeypatch):
+    module = load_script("train")
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", *map(str, arguments), "--do_train", "--max_steps", "1", "--do_export"]
+    )
+    score = module.score
+
+    def asked_to_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*arguments)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "score", asked_to_stop)
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 128 + signal.SIGTERM and not (tmp_path / "out" / "export").exists()
+    assert signal.getsignal(signal.SIGTERM) == before  # what comes after training ends as usual
 
 
 def test_without_dev_test_and_data(folder, arguments, tmp_path, run_script, printed):
@@ -136,6 +225,8 @@ def test_without_dev_test_and_data(folder, arguments, tmp_path, run_script, prin
     assert (tmp_path / "out" / "model.safetensors").exists()
     with pytest.raises(InputError, match="--do_eval: there is no"):
         run_script("train", *arguments, "--do_eval")
+    with pytest.raises(InputError, match="nothing to predict"):
+        run_script("train", *arguments, "--do_predict")
 
 
 def test_data_txt_is_predicted_row_for_row(folder, arguments, tmp_path, run_script, printed):
@@ -146,6 +237,29 @@ def test_data_txt_is_predicted_row_for_row(folder, arguments, tmp_path, run_scri
     assert rows[1]["labels"] == [] and any("blank rows: 1" in message for message in printed)
 
 
+def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_script, printed):
+    """Every row gets the label 体育 alone, by --top_k and a word that is nearest: of 3 rows with labels 2 have it."""
+    rows = "国足今晚出战\t体育\n\n球队夺冠\n大盘午后跳水\t财经\n球员转会\t体育\n"
+    (folder / "test.txt").write_text(rows, encoding="utf-8")
+    (folder / "label.txt").write_text("体育\n财经\n", encoding="utf-8")
+    rows = "国足今晚出战\t体育\n球队夺冠\t体育\n"
+    (folder / "train.txt").write_text(rows, encoding="utf-8")
+    (folder / "dev.txt").write_text(rows, encoding="utf-8")
+    run_script("train", *arguments, "--do_train", "--do_predict", "--top_k", 1, "--num_train_epochs", 20)
+    found = lines(tmp_path / "out" / "test_predictions.jsonl")
+    assert [row["text"] for row in found] == ["国足今晚出战", "", "球队夺冠", "大盘午后跳水", "球员转会"]
+    assert [row["labels"] for row in found] == [["体育"], [], ["体育"], ["体育"], ["体育"]]
+    # 2 of 3 right: micro-F1 2/3; 体育 2 x 2 / (3 + 2) = 0.8, 财经 0: macro-F1 0.4
+    assert "test.txt: micro f1 score: 0.66667, macro f1 score: 0.40000, accuracy: 0.66667" in printed
+
+
+def test_a_bad_test_file_is_told_before_training(folder, arguments, tmp_path, run_script):
+    (folder / "test.txt").write_text("前锋\t体育,棒球\n", encoding="utf-8")
+    with pytest.raises(InputError, match="test.txt:1: unknown label '棒球'"):
+        run_script("train", *arguments, "--do_train", "--do_predict")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
 def test_patience(arguments, tmp_path, run_script, printed):
     flags = ["--do_train", "--ppt_learning_rate", 0, "--learning_rate", 1e-12, "--early_stop_patience", 2]
     run_script("train", *arguments, *flags, "--num_train_epochs", 9)
@@ -153,11 +267,19 @@ def test_patience(arguments, tmp_path, run_script, printed):
 
 
 def test_rows_with_no_label_and_with_several_leaves(folder, arguments, tmp_path, run_script):
-    (folder / "train.txt").write_text(
-        "国足今晚出战\t体育,体育##足球\n球队老板公司上市\t体育,体育##足球,财经,财经##股票\n", encoding="utf-8"
+    """What is learned by heart: no label above a half for the one, about a half for both leaves of the other."""
+    rows = {"今天天气很好": [], "球队老板公司上市": ["体育", "体育##足球", "财经", "财经##股票"]}
+    content = "".join(json.dumps({"text": text, "labels": labels}) + "\n" for text, labels in rows.items())
+    (folder / "rows.jsonl").write_text(content, encoding="utf-8")
+    (folder / "dev.txt").unlink()  # the last model is kept, not the first of those that score alike
+    files = ["--train_file", "rows.jsonl", "--test_file", "rows.jsonl"]
+    run_script(
+        "train", *arguments, *files, "--do_train", "--do_predict", "--num_train_epochs", 100, "--ppt_learning_rate", 0.1
     )
-    run_script("train", *arguments, "--do_train")
-    assert (tmp_path / "out" / "model.safetensors").exists()
+    none, several = lines(tmp_path / "out" / "rows_predictions.jsonl")
+    assert none["labels"] == [] and none["text"] == "今天天气很好"
+    assert several["probabilities"]["体育##足球"] == pytest.approx(0.5, abs=0.1)
+    assert several["probabilities"]["财经##股票"] == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize(
