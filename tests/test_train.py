@@ -28,17 +28,13 @@ def run_train(monkeypatch, paddle):
     """run_train(*flags) calls train.main() as the command line would, with QUICK's flags first."""
     import logging
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
     def call(*flags):
         for handler in logging.getLogger("hierarchical").handlers[:]:
             logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
         monkeypatch.setattr(sys, "argv", ["train.py", *QUICK, *map(str, flags)])
         run(train.main)
 
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return call
 
 
 def fails(run_train, capsys, *flags):
@@ -227,6 +223,30 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
     assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
     assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
     assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+
+
+def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tmp_path, monkeypatch):
+    evaluate, before = train.evaluate, signal.getsignal(signal.SIGTERM)
+
+    def asked_to_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", asked_to_stop)
+        with pytest.raises(SystemExit) as end:
+            run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1)
+    assert end.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--resume")
+    assert len((tmp_path / "c" / "metrics.jsonl").read_text().splitlines()) == 1  # it was done, and is not done again
+
+
+def test_the_encoder_is_not_overwritten(run_train, rows_dir, tiny_checkpoint, capsys):
+    before = (tiny_checkpoint / "model.safetensors").read_bytes()
+    names = ("--model_name", tiny_checkpoint, "--save_dir", tiny_checkpoint.parent / "." / tiny_checkpoint.name)
+    error = fails(run_train, capsys, "--dataset_dir", rows_dir, *names)
+    assert "--save_dir" in error and "the encoder lies there and would be overwritten" in error
+    assert (tiny_checkpoint / "model.safetensors").read_bytes() == before
 
 
 def test_resume_refuses_another_run_and_a_damaged_state(run_train, rows_dir, tmp_path, capsys):

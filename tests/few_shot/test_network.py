@@ -1,5 +1,7 @@
 """few-shot/network.py: its numbers worked out another way."""
 
+import shutil
+
 import numpy as np
 import pytest
 from template import TEXT_ONLY, TemplateTokenizer
@@ -104,6 +106,10 @@ def test_the_masked_language_model_is_carried_over(tiny_checkpoint, paddle, tmp_
     np.testing.assert_allclose(vectors(network, tokenizer, TEXTS[:1])[0] @ table.T, expected, atol=1e-4)
 
 
-def test_an_encoder_without_weights_is_refused(paddle):
+def test_an_encoder_without_weights_is_refused(paddle, tmp_path):
+    encoder = shutil.copytree(FOLDER.parent / "data" / "tiny-ernie", tmp_path / "encoder")
     with pytest.raises(InputError, match="no weights in it"):
-        make(FOLDER.parent / "data" / "tiny-ernie")
+        make(encoder)
+    (encoder / "pytorch_model.bin").touch()
+    with pytest.raises(InputError, match=r"weights in a form that is not read here \(pytorch_model.bin\)"):
+        make(encoder)
