@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import (
     Encoder,
     add_model_arguments,
-    label_texts,
     labels_to_index,
     most_specific,
+    texts_of_labels,
 )
 from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, add_texts, read_about, writing
 from utils import HelpFormatter, InputError, LabelTree, check_minima, get_logger, load_rows, run
@@ -90,7 +90,7 @@ def build(args, encoder, logger):
     else:
         present = {label for entry in index.entries for label in entry} if index else set()
         labels = [i for i in labels_to_index(tree, encoder.inner_labels) if i not in present]
-        texts, labels = label_texts(tree, labels), [(i,) for i in labels]
+        texts, labels = texts_of_labels(tree, labels), [(i,) for i in labels]
 
     with ExitStack() as undo:
         if not args.add:

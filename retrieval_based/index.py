@@ -28,7 +28,7 @@ import numpy as np
 
 from metric import Decision
 from modeling import WINDOW
-from retrieval_based.encoder import label_texts, labels_to_index
+from retrieval_based.encoder import labels_to_index, texts_of_labels
 from runtime import available_cores
 from utils import InputError, LabelTree, atomic_write, require_file
 
@@ -302,7 +302,7 @@ def labels_index(encoder, tree):
     """An index of the labels of a tree, in memory; takes as long as encoding them."""
     index = SemanticIndex(tree, Vectors(encoder.dimension), "labels", encoder.id, encoder.decision)
     labels = labels_to_index(tree, encoder.inner_labels)
-    add_texts(index, encoder, label_texts(tree, labels), [(label,) for label in labels])
+    add_texts(index, encoder, texts_of_labels(tree, labels), [(label,) for label in labels])
     return index
 
 

@@ -27,7 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `
 from checkpoints import save_checkpoint
 from metric import Decision, tuned_decision
 from modeling import MODEL_NAMES, model_inputs, predict_logits, require_model
-from retrieval_based.encoder import build_encoder, center, label_texts, labels_to_index, most_specific, parameter_digest
+from retrieval_based.encoder import (
+    build_encoder,
+    center,
+    labels_to_index,
+    most_specific,
+    parameter_digest,
+    texts_of_labels,
+)
 from retrieval_based.index import RECALL_AT, SemanticIndex, Vectors, dense, dense_windows, recalls
 from runtime import set_device
 from training import (
@@ -232,7 +239,7 @@ def main():
     inner_labels = any(tree.children[label] for row in specific for label in row)
     model, tokenizer = prepare_model(args, train, inner_labels, logger)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
-    label_ids = tokenizer.encode(label_texts(tree, range(len(tree))))
+    label_ids = tokenizer.encode(texts_of_labels(tree, range(len(tree))))
     pairs = [(row, label) for row, labels in enumerate(specific) for label in labels]
     lengths = [len(train_ids[row]) for row, _ in pairs]
     total_steps = args.epochs * -(-len(pairs) // (args.batch_size * world))

@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
+from deploy.predictor.predictor import run_batches
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder
 from retrieval_based.index import writing
 from tests.conftest import ROOT
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
+from utils import InputError
 
 
 def test_training_leaves_a_checkpoint_and_its_history(trained):
@@ -252,6 +256,60 @@ def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use
     np.testing.assert_allclose(*vectors, atol=1e-5)
     call(predict, monkeypatch, "--params_path", out, "--index_dir", index, "--dataset_dir", trained[0])
     assert "is an export already" in fails(export_model, monkeypatch, capsys, "--params_path", out)
+
+
+def with_other_id(source, target):
+    """A copy of a model directory, whose config.json names another encoder."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"encoder_id": "0" * 64}))
+    return target
+
+
+def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monkeypatch, tmp_path, capsys):
+    best, out = trained[1] / "model_best", tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in best.iterdir()}
+    error = fails(export_model, monkeypatch, capsys, "--params_path", best, "--output_path", best)
+    assert f"{best}: holds a checkpoint" in error
+    assert {path.name: path.read_bytes() for path in best.iterdir()} == before
+    call(export_model, monkeypatch, "--params_path", best, "--output_path", out)
+    Encoder(best).load("cpu")
+    Encoder(out).load("cpu")
+    name = "inference.get_pooled_embedding.onnx"
+    with pytest.raises(InputError, match=f"{name}: is not the encoder that config.json .* Export again"):
+        Encoder(with_other_id(out, tmp_path / "stale")).load("cpu")
+    with pytest.raises(InputError, match="model.safetensors: is not the encoder that config.json .* --resume"):
+        Encoder(with_other_id(best, tmp_path / "torn")).load("cpu")
+    model = onnx.load(out / name)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "encoder_id"]
+    model.metadata_props.remove(entry)
+    onnx.save(model, out / name)
+    with pytest.raises(InputError, match="exported by an earlier version"):
+        Encoder(out).load("cpu")
+
+
+def test_a_directory_that_does_not_say_how_long_vectors_are(trained, tmp_path):
+    copy = with_other_id(trained[1] / "model_best", tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text()) | {"output_emb_size": 0}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert Encoder(copy).dimension == config.pop("hidden_size") == 128
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="config.json: output_emb_size and hidden_size do not say"):
+        Encoder(copy)
+
+
+def test_batches_of_an_export_run_side_by_side_and_must_be_finite():
+    both = threading.Barrier(2, timeout=60)  # lets nobody through alone
+
+    def compute(input_ids):
+        both.wait()
+        return input_ids.sum(1, keepdims=True).astype(np.float32)
+
+    done, ids = [], [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
+    assert run_batches(compute, ids, 0, 1, 2, 2, done.append).tolist() == [[6], [4], [11], [34]] and done == [2, 2]
+    assert run_batches(compute, [], 0, 3, 2, 2).shape == (0, 3)
+    with pytest.raises(InputError, match="not finite"):
+        run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)
 
 
 def test_what_users_get_wrong(trained, use, tiny_checkpoint, monkeypatch, tmp_path, capsys):

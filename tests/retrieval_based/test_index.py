@@ -13,7 +13,7 @@ import pytest
 
 from metric import Decision
 from retrieval_based import index as module
-from retrieval_based.encoder import label_texts, labels_to_index, most_specific
+from retrieval_based.encoder import labels_to_index, most_specific, texts_of_labels
 from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, dense, dense_windows, recalls, writing
 from tests.conftest import ROOT
 from utils import InputError, LabelTree
@@ -34,7 +34,7 @@ def labels_of_four():
 
 
 def test_what_is_encoded_and_indexed():
-    assert label_texts(TREE, [1, 3]) == ["组织,罢工", "财经"]
+    assert texts_of_labels(TREE, [1, 3]) == ["组织,罢工", "财经"]
     assert most_specific(TREE, (0, 1, 3)) == (1, 3) and most_specific(TREE, (0,)) == (0,)
     assert labels_to_index(TREE, False) == [1, 2, 3] and labels_to_index(TREE, True) == [0, 1, 2, 3]
 
