@@ -18,6 +18,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import (
@@ -27,7 +28,15 @@ from retrieval_based.encoder import (
     most_specific,
     texts_of_labels,
 )
-from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, add_texts, read_about, writing
+from retrieval_based.index import (
+    MilvusVectors,
+    SemanticIndex,
+    Vectors,
+    add_texts,
+    read_about,
+    require_same_thresholds,
+    writing,
+)
 from utils import HelpFormatter, InputError, LabelTree, check_minima, get_logger, load_rows, run
 
 
@@ -60,7 +69,23 @@ def grown(args, index):
             f"{args.corpus_file}: lacks {len(gone)} labels of the index ({', '.join(gone[:5])}). --add needs the old "
             "labels and the new ones in one file; to take labels away, build the index without --add."
         )
+    require_same_thresholds(index.decision, index.tree, tree)
     return tree
+
+
+def described(args, logger):
+    """index.json of the index in index_dir, None if there is none; a broken one is put aside, unless it is needed."""
+    path = Path(args.index_dir) / "index.json"
+    if not args.add and not path.exists():
+        return None
+    try:
+        return read_about(args.index_dir)
+    except InputError as error:
+        if args.add:
+            raise
+        aside = path.with_name(f"index.json.{uuid4().hex[:8]}")
+        path.rename(aside)
+        logger.warning(f"{error} That is done now; the broken file is kept as {aside.name}.")
 
 
 def drop(address, logger):
@@ -73,8 +98,7 @@ def drop(address, logger):
 
 def build(args, encoder, logger):
     by = "rows" if args.train_set_file else "labels"
-    about = read_about(args.index_dir) if args.add or (Path(args.index_dir) / "index.json").exists() else None
-    index = None
+    about, index = described(args, logger), None
     if args.add:
         index = SemanticIndex.read(args.index_dir, encoder)
         if index.by != by:
@@ -84,6 +108,8 @@ def build(args, encoder, logger):
         index.move_to(tree)
     else:
         tree = LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+        if by == "labels":
+            require_same_thresholds(encoder.decision, encoder.tree, tree)
     if by == "rows":
         rows = load_rows(args.train_set_file, tree)
         texts, labels = rows.texts, [most_specific(tree, row) for row in rows.labels]

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from deploy.predictor.predictor import run_batches
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder
-from retrieval_based.index import writing
+from retrieval_based.index import SemanticIndex, writing
 from tests.conftest import ROOT
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
 from utils import InputError
@@ -193,6 +193,37 @@ def test_a_second_writer_is_refused_and_loses_nothing(trained, use, monkeypatch,
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
     fails(build_index, monkeypatch, capsys, *use, "--index_dir", tmp_path / "none", *rows, "--add")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_broken_index_is_built_again(trained, use, monkeypatch, tmp_path, capsys, printed):
+    index = tmp_path / "index"
+    call(build_index, monkeypatch, *use, "--index_dir", index)
+    for content in (b'{"entries": 3', b""):
+        (index / "index.json").write_bytes(content)
+        error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--add")
+        assert f"{index / 'index.json'}: " in error
+        assert (index / "index.json").read_bytes() == content  # --add needs it, and leaves it
+        call(build_index, monkeypatch, *use, "--index_dir", index)
+        assert len(SemanticIndex.read(index, Encoder(use[1])).entries) == 3
+        (kept,) = [path for path in index.glob("index.json.*") if path.read_bytes() == content]
+        assert any(f"the broken file is kept as {kept.name}" in message for message in printed)
+
+
+def test_thresholds_of_other_labels(trained, use, monkeypatch, tmp_path, capsys):
+    """A decision.json with a threshold per label goes with the labels of the training alone, or with rows."""
+    best, corpus, index = tmp_path / "best", tmp_path / "label.txt", tmp_path / "index"
+    shutil.copytree(trained[1] / "model_best", best)
+    decision = json.loads((best / "decision.json").read_text()) | {"threshold": [0.5] * 5}
+    (best / "decision.json").write_text(json.dumps(decision))
+    corpus.write_text(f"{LABELS}财经##基金\n", encoding="utf-8")
+    flags = ["--params_path", best, "--device", "cpu", "--index_dir", index]
+    message = "decision.json of the encoder has one threshold per label"
+    assert message in fails(build_index, monkeypatch, capsys, *flags, "--corpus_file", corpus)
+    assert message in fails(recall, monkeypatch, capsys, *flags[:4], "--corpus_file", corpus,
+                            "--similar_text_pair_file", trained[0] / "dev.txt", "--recall_result_dir", tmp_path)  # fmt: skip
+    call(build_index, monkeypatch, *flags)
+    assert message in fails(build_index, monkeypatch, capsys, *flags, "--corpus_file", corpus, "--add")
+    call(build_index, monkeypatch, *flags, "--corpus_file", corpus, "--train_set_file", trained[0] / "train.txt")
 
 
 def test_with_milvus_as_without(trained, use, real_milvus, monkeypatch, tmp_path, capsys, printed):
