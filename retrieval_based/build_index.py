@@ -11,7 +11,8 @@ Reads   params_path      the encoder, and its labels where there is no corpus_fi
 Writes  index_dir        see index.py; recall.py, predict.py and run_system.py read it
 
 A new label needs no training: it is found by its name, and in an index of rows by its rows. Scripts that have the index
-open (run_system.py) notice the addition. To take labels away, build the index again.
+open (run_system.py) notice the addition. --add takes nothing away and compares no rows: a row that is added again votes
+twice, and a leaf that has got children stays indexed beside them. For that, build the index again.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from retrieval_based.encoder import (
     texts_of_labels,
 )
 from retrieval_based.index import (
+    HNSW_EF,
+    HNSW_M,
     MilvusVectors,
     SemanticIndex,
     Vectors,
@@ -43,19 +46,30 @@ from utils import HelpFormatter, InputError, LabelTree, check_minima, get_logger
 def parse_args():
     parser = argparse.ArgumentParser(description="Build an index for retrieval.", formatter_class=HelpFormatter)
     parser.add_argument("--index_dir", required=True, help="directory of the index")
-    parser.add_argument("--add", action="store_true", help="add what the index in index_dir does not have yet")
+    parser.add_argument(
+        "--add", action="store_true", help="add to the index in index_dir: the labels it lacks, or all rows given"
+    )
     data = parser.add_argument_group("data")
     data.add_argument("--corpus_file", help="labels, one path per line; left out: as in training, or as in the index")
     data.add_argument("--train_set_file", help="index these labelled rows instead of the labels; .txt, .jsonl or .csv")
     add_model_arguments(parser)
     vectors = parser.add_argument_group("vectors")
     vectors.add_argument("--milvus_uri", help="keep the vectors in this Milvus server, as in http://127.0.0.1:19530")
-    vectors.add_argument("--hnsw_m", type=int, default=16, help="links per vector, from 20,000 vectors on")
-    vectors.add_argument("--hnsw_ef", type=int, default=128, help="breadth of a search; more: slower, finds more")
+    vectors.add_argument("--hnsw_m", type=int, help=f"links per vector, above 20,000 vectors (default: {HNSW_M})")
+    vectors.add_argument(
+        "--hnsw_ef",
+        type=int,
+        help=f"breadth of a search; more: slower, finds more; with --add: from now on (default: {HNSW_EF})",
+    )
     args = parser.parse_args()
     check_minima(parser, args, batch_size=1, max_seq_length=3, hnsw_m=2, hnsw_ef=1)
     if args.add and args.milvus_uri:
         parser.error("argument --milvus_uri: the index in index_dir knows where its vectors are; leave it out")
+    for flag in ("hnsw_m", "hnsw_ef"):
+        if getattr(args, flag) and args.milvus_uri:
+            parser.error(f"argument --{flag}: of an index in this process; Milvus searches in its own way")
+    if args.add and args.hnsw_m:
+        parser.error("argument --hnsw_m: the links there are stay as they are; build the index again without --add")
     return args
 
 
@@ -104,6 +118,10 @@ def build(args, encoder, logger):
         if index.by != by:
             advice = "give the new rows as --train_set_file" if by == "labels" else "leave --train_set_file out"
             raise InputError(f"{args.index_dir}: an index of {index.by}; {advice}.")
+        if args.hnsw_ef and isinstance(index.vectors, MilvusVectors):
+            raise InputError(f"--hnsw_ef: the vectors of {args.index_dir} are in Milvus; leave it out.")
+        if args.hnsw_ef:
+            index.vectors.ef = args.hnsw_ef
         tree = grown(args, index)
         index.move_to(tree)
     else:
@@ -124,7 +142,7 @@ def build(args, encoder, logger):
                 vectors = MilvusVectors.create(args.milvus_uri, encoder.dimension)
                 undo.callback(drop, vectors.address, logger)
             else:
-                vectors = Vectors(encoder.dimension, args.hnsw_m, args.hnsw_ef)
+                vectors = Vectors(encoder.dimension, args.hnsw_m or HNSW_M, args.hnsw_ef or HNSW_EF)
             index = SemanticIndex(tree, vectors, by, encoder.id, encoder.decision)
         encoder.load(args.device)
         logger.info("start build index..........")

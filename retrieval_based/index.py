@@ -33,6 +33,7 @@ from runtime import available_cores
 from utils import InputError, LabelTree, atomic_write, require_file
 
 EXACT = 20_000  # entries up to which a search compares the query with every one
+HNSW_M, HNSW_EF = 16, 128  # links per vector and breadth of a search, where nothing else is asked for
 BUILD_EF = 80  # breadth of the search for a new vector's links; at 40 a million had recall@10 0.83, now 0.996
 RECALL_AT = (1, 5, 10, 20, 50)
 MILVUS_BATCH = 1000  # vectors per request
@@ -46,7 +47,7 @@ DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 class Vectors:
     """Vectors of length 1 in memory. m, ef: links per vector and breadth of a search in the HNSW graph."""
 
-    def __init__(self, dimension, m=16, ef=128):
+    def __init__(self, dimension, m=HNSW_M, ef=HNSW_EF):
         try:
             import faiss
         except ImportError:

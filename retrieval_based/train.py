@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `train` is the one of the main route
 from checkpoints import save_checkpoint
-from metric import Decision, tuned_decision
+from metric import Decision, tune_threshold
 from modeling import MODEL_NAMES, model_inputs, predict_logits, require_model
 from retrieval_based.encoder import (
     build_encoder,
@@ -167,6 +167,12 @@ def read_data(args, logger):
     trained = {label for row in train.labels for label in most_specific(tree, row)}
     if len(trained) < 2:
         raise InputError(f"{args.train_set_file}: all rows have the same label; there is nothing to tell apart.")
+    indexed = labels_to_index(tree, any(tree.children[label] for label in trained))
+    if lost := sum(not set(most_specific(tree, row)) <= set(indexed) for row in dev.labels):
+        logger.warning(
+            f"{args.similar_text_pair_file}: {lost} rows end at a label that has children, and can't be found in full: "
+            "such labels are retrieved only if train rows end at one"
+        )
     unseen = [label for label in range(len(tree)) if not tree.children[label] and label not in trained]
     if unseen:
         names = ", ".join([tree.labels[i] for i in unseen[:5]] + ["..."] * (len(unseen) > 5))
@@ -209,7 +215,7 @@ def tuned_similarity(tree, dev, retrieved):
     chosen = range(0, len(dev.texts), every)
     gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
     similarities = dense([retrieved[i] for i in chosen], len(tree))
-    return tuned_decision(similarities, gold, tree, Decision(decoding="closure"), "global")[0]
+    return Decision(threshold=tune_threshold(similarities, gold, tree, "closure"), decoding="closure")
 
 
 def main():

@@ -101,6 +101,29 @@ def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
     assert any(line.startswith("Micro avg in dev dataset") for line in printed)
 
 
+def test_results_replace_no_other_files(trained, use, monkeypatch, tmp_path, capsys):
+    """A recall into a data folder leaves its label.txt and decision.json; no result takes a file's place that is read."""
+    data = shutil.copytree(trained[0], tmp_path / "data")
+    (data / "label.txt").write_text(LABELS.replace("体育##足球", "体育##足球==球"), encoding="utf-8")
+    (data / "decision.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    dev = ["--similar_text_pair_file", data / "dev.txt", "--corpus_file", data / "label.txt"]
+    call(recall, monkeypatch, *use, *dev, "--recall_result_dir", data, "--recall_result_file", "found.txt")
+    added = {path.name for path in data.iterdir()} - before.keys()
+    assert added == {"found.txt", "found.txt.settings"}
+    flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", data / "found.txt"]
+    call(evaluate, monkeypatch, *flags)
+    settings = data / "found.txt.settings"
+    for place, name in ((data, "label.txt"), (data, "dev.txt"), (use[1], "decision.json"), (use[1], "label.txt")):
+        there = ["--recall_result_dir", place, "--recall_result_file", name]
+        assert "--recall_result_file would overwrite" in fails(recall, monkeypatch, capsys, *use, *dev, *there)
+    for name in (settings / "label.txt", settings / "decision.json", data / "found.txt", data / "dev.txt"):
+        assert "--output_json would overwrite" in fails(evaluate, monkeypatch, capsys, *flags, "--output_json", name)
+    (settings / "label.txt").unlink()
+    assert "run recall.py again" in fails(evaluate, monkeypatch, capsys, *flags)
+    assert {path.name: path.read_bytes() for path in data.iterdir() if path.name in before} == before
+
+
 def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     """Four rows, one file of recalled labels written by hand; no model anywhere."""
     data = data_dir(dev_txt="甲\t体育##足球\n甲\t体育##篮球\n乙\t体育##足球,财经##股票\n丙\t财经\n")
@@ -108,7 +131,10 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     recalled += [("乙", "财经##股票", 0.8), ("乙", "体育##足球", 0.7), ("丙", "财经##股票", 0.6)]
     path = data / "recall.txt"
     path.write_text("".join(f"{t}\t{label}\t{s}\n" for t, label, s in recalled), encoding="utf-8")
-    (data / "decision.json").write_text('{"max_seq_length": 8, "threshold": 0.5, "decoding": "closure"}')
+    settings = data / "recall.txt.settings"
+    settings.mkdir()
+    (settings / "decision.json").write_text('{"max_seq_length": 8, "threshold": 0.5, "decoding": "closure"}')
+    shutil.copy(data / "label.txt", settings)
     flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", path]
     call(evaluate, monkeypatch, *flags, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -125,6 +151,8 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     assert (scores["micro_precision"], scores["micro_recall"]) == pytest.approx((5 / 6, 5 / 9))
     for content, message in (
         ("甲\t体育##足球\n", "recall.txt:1: a line is: text<TAB>label<TAB>similarity"),
+        ("甲\t体育##足球\t0.5\n甲\t财经\tnan\n", "recall.txt:2: a line is: text<TAB>label<TAB>similarity, a number"),
+        ("甲\t体育##足球\tinf\n", "recall.txt:1: a line is: text<TAB>label<TAB>similarity, a number"),
         ("甲\t体育,足球\t0.5\n", "unknown label '体育,足球'"),
         ("甲\t体育##足球\t0.5\n乙\t体育##足球\t0.5\n", "recall.txt:2: '乙' is not the row in its place"),
         ("甲\t体育##足球\t0.5\n", "has 1 texts, the rows are 4"),
@@ -150,6 +178,28 @@ def test_a_new_label_reaches_a_running_system(trained, use, monkeypatch, tmp_pat
     corpus.write_text("体育\n", encoding="utf-8")
     error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
     assert "lacks 5 labels of the index" in error
+
+
+def test_rows_vote_in_a_running_system_as_in_recall(trained, use, monkeypatch, tmp_path, capsys):
+    """recall_num rows vote whatever top_k; what nothing is near has a line, too; a broken line is told at once."""
+    data, index = trained[0], tmp_path / "index"
+    call(build_index, monkeypatch, *use, "--index_dir", index, "--train_set_file", data / "train.txt")
+    capsys.readouterr()
+    told = []
+
+    def typed():
+        yield "国足今晚出战第0期\n".encode()
+        yield "国足".encode("gb18030")
+        told.append("line 2: byte 1 is not UTF-8" in capsys.readouterr().err)
+        monkeypatch.setattr(SemanticIndex, "retrieve", lambda *_: [[]])
+        yield "无\t关".encode()
+
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Buffer(typed())}))
+    shown = []
+    monkeypatch.setattr(run_system, "print", lambda text, flush: shown.append(text), raising=False)
+    error = fails(run_system, monkeypatch, capsys, *use, "--index_dir", index, "--recall_num", 1, "--top_k", 3)
+    assert shown == ["国足今晚出战第0期\t体育##足球\t1.0000", "无 关\t\t0"]
+    assert told == [True] and "-:2: byte 1 is not UTF-8" in error
 
 
 class Buffer:
@@ -193,6 +243,20 @@ def test_a_second_writer_is_refused_and_loses_nothing(trained, use, monkeypatch,
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
     fails(build_index, monkeypatch, capsys, *use, "--index_dir", tmp_path / "none", *rows, "--add")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_of_the_search_can_be_changed(trained, use, monkeypatch, tmp_path, capsys):
+    flags = [*use, "--index_dir", tmp_path / "index"]
+    call(build_index, monkeypatch, *flags, "--hnsw_m", 8)
+    before = json.loads((tmp_path / "index" / "index.json").read_text())
+    call(build_index, monkeypatch, *flags, "--add", "--hnsw_ef", 300)
+    after = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert (before["hnsw"], after["hnsw"]) == ({"m": 8, "ef": 128}, {"m": 8, "ef": 300})
+    assert before["entries"] == after["entries"] == 3
+    assert "argument --hnsw_m: " in fails(build_index, monkeypatch, capsys, *flags, "--add", "--hnsw_m", 8)
+    for flag in ("--hnsw_m", "--hnsw_ef"):
+        milvus = ["--milvus_uri", "http://127.0.0.1:1", flag, 8]
+        assert f"argument {flag}: " in fails(build_index, monkeypatch, capsys, *flags, *milvus)
 
 
 def test_a_broken_index_is_built_again(trained, use, monkeypatch, tmp_path, capsys, printed):
@@ -272,6 +336,37 @@ def test_predictions_are_written_as_by_the_main_route(trained, use, monkeypatch,
     text, label, cosine = lines[0].split("\t")
     assert (text, label) == ("国足今晚出战第0期", "体育") and -1 <= float(cosine) <= 1
     assert len(lines) == 3 * 2 + 3 * 1 + 3 * 2 + 2 + 1  # a line for every pair
+    (tmp_path / "pairs.csv").write_text('text,label\n文,"a\nb\x1b"\n', encoding="utf-8")
+    call(predict, monkeypatch, *use, "--text_pair_file", tmp_path / "pairs.csv")
+    assert capsys.readouterr().out.startswith("文\ta b \t")
+    (tmp_path / "pairs.txt").write_text("\n \n")
+    error = fails(predict, monkeypatch, capsys, *use, "--text_pair_file", tmp_path / "pairs.txt")
+    assert "pairs.txt: only blank lines in it" in error
+
+
+def test_an_unfinished_prediction_goes_on_with_the_same_settings_alone(trained, use, monkeypatch, tmp_path, capsys):
+    index, output = tmp_path / "index", tmp_path / "predictions.jsonl"
+    call(build_index, monkeypatch, *use, "--index_dir", index)
+    (tmp_path / "data.txt").write_text("".join(f"国足第{i}期\n" for i in range(70)), encoding="utf-8")
+    flags = [*use, "--index_dir", index, "--dataset_dir", tmp_path, "--output_file", output, "--batch_size", 1]
+    call(predict, monkeypatch, *flags, "--recall_num", 1)
+    whole = output.read_bytes()
+
+    def broken(*arguments):
+        windows.append(arguments)
+        if len(windows) == 2:
+            raise OSError(5, "the disk is gone")
+        return retrieve(*arguments)
+
+    retrieve, windows = SemanticIndex.retrieve, []
+    output.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(SemanticIndex, "retrieve", broken)
+        assert "the disk is gone" in fails(predict, patched, capsys, *flags, "--recall_num", 1)
+    error = fails(predict, monkeypatch, capsys, *flags, "--recall_num", 2, "--resume")
+    assert "these have changed: recall_num." in error
+    call(predict, monkeypatch, *flags, "--recall_num", 1, "--resume")
+    assert output.read_bytes() == whole
 
 
 def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use, monkeypatch, tmp_path, capsys):
