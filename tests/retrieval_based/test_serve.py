@@ -123,6 +123,30 @@ def test_answers_are_those_of_predict(start, trained, use, export, index, predic
     assert ("LOADED set()" in one.log()) == (kind == "export") and "Traceback" not in one.log()
 
 
+def test_checkpoints_take_turns_during_a_reload_too(use, export, index, monkeypatch):
+    """Every model that one server loads computes under the same lock, if it is a checkpoint."""
+    turns, locks = [], []
+
+    class Turn:
+        def __enter__(self):
+            turns.append("taken")
+
+        def __exit__(self, *_):
+            turns.append("given")
+
+    def load_twice(args, load):
+        for _ in range(2):
+            load().score([[1, 2]])
+
+    monkeypatch.setattr(serve, "Lock", lambda: locks.append(Turn()) or locks[-1])
+    monkeypatch.setattr(serve, "serve", load_twice)
+    call(serve, monkeypatch, *use, "--index_dir", index)
+    assert len(locks) == 1 and turns == ["taken", "given"] * 4  # a model also answers once when it is loaded
+    turns.clear()
+    call(serve, monkeypatch, "--params_path", export, "--index_dir", index)
+    assert turns == []
+
+
 def test_rows_vote(start, trained, use, export, monkeypatch, tmp_path):
     rows = ["--train_set_file", trained[0] / "train.txt"]
     call(build_index, monkeypatch, *use, "--index_dir", tmp_path / "rows", *rows)
