@@ -17,7 +17,7 @@ from deploy.predictor.predictor import run_batches
 from modeling import model_inputs
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder, center, project
-from retrieval_based.index import SemanticIndex, writing
+from retrieval_based.index import MilvusVectors, SemanticIndex, writing
 from tests.conftest import ROOT
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
 from utils import InputError
@@ -334,6 +334,11 @@ def test_what_of_the_search_can_be_changed(trained, use, monkeypatch, tmp_path, 
     for flag in ("--hnsw_m", "--hnsw_ef"):
         milvus = ["--milvus_uri", "http://127.0.0.1:1", flag, 8]
         assert f"argument {flag}: " in fails(build_index, monkeypatch, capsys, *flags, *milvus)
+    index = SemanticIndex.read(tmp_path / "index", Encoder(use[1]))
+    index.vectors = MilvusVectors.__new__(MilvusVectors)
+    monkeypatch.setattr(SemanticIndex, "read", lambda *_: index)
+    error = fails(build_index, monkeypatch, capsys, *flags, "--add", "--hnsw_ef", 8)
+    assert "--hnsw_ef: the vectors of" in error and "are in Milvus" in error
 
 
 def test_a_broken_index_is_built_again(trained, use, monkeypatch, tmp_path, capsys, printed):
@@ -475,6 +480,10 @@ def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monke
     error = fails(export_model, monkeypatch, capsys, "--params_path", best, "--output_path", best)
     assert f"{best}: holds a checkpoint" in error
     assert {path.name: path.read_bytes() for path in best.iterdir()} == before
+    with monkeypatch.context() as patched:
+        patched.setattr("export_model.ONNX_BYTES", 1000)
+        error = fails(export_model, patched, capsys, "--params_path", best, "--output_path", out)
+        assert "an ONNX file ends at 2.1. Export it with a smaller encoder" in error and not out.exists()
     call(export_model, monkeypatch, "--params_path", best, "--output_path", out)
     Encoder(best).load("cpu")
     Encoder(out).load("cpu")
