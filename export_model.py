@@ -101,7 +101,7 @@ def require_onnx_size(params_path, instead):
         )
 
 
-def export_onnx(program, path, labels):
+def export_onnx(program, path, labels, **metadata):
     """Convert a static graph to ONNX, with named axes, and weights where quantizers look for them.
 
     paddle2onnx is told to leave its optimisation out: for that it would install packages. It writes every weight as a
@@ -131,18 +131,18 @@ def export_onnx(program, path, labels):
         for axis, name in zip(tensor.type.tensor_type.shape.dim, ("batch", "length")):
             if not axis.HasField("dim_value"):
                 axis.dim_param = name
-    save_onnx(model, path, labels)
+    save_onnx(model, path, labels, **metadata)
 
 
-def save_onnx(model, path, labels):
-    """Check and write a model, with the labels in its metadata."""
+def save_onnx(model, path, labels, **metadata):
+    """Check and write a model, with the labels and further texts in its metadata."""
     import onnx
 
     used = {node.domain for node in model.graph.node} | {""}
     domains = [domain for domain in model.opset_import if domain.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(domains)
-    onnx.helper.set_model_props(model, {"labels": json.dumps(labels, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, {"labels": json.dumps(labels, ensure_ascii=False), **metadata})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 

@@ -303,11 +303,12 @@ def rows_to_keep(part, record, settings, size):
 # ---- main ------------------------------------------------------------------------------------------------------------
 
 
-def predict_file(args, tree, tokenizer, decision, model_file, load_model):
+def predict_file(args, tree, tokenizer, decision, model_file, load_model, further=None):
     """Predict what the arguments name and write it where they say.
 
     model_file: the file whose contents decide whether an unfinished run may be continued. load_model: called once
-    everything else is found to be in order; gives a function from lists of token ids to logits [n, L].
+    everything else is found to be in order; gives a function from lists of token ids to logits [n, L]. further: a dict
+    of more settings that the rows depend on.
     """
     rank, world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
     logger = get_logger()
@@ -328,7 +329,7 @@ def predict_file(args, tree, tokenizer, decision, model_file, load_model):
         logger.info(f"{path} is complete; remove it to predict again")
         return
     settings = {"max_seq_length": tokenizer.max_seq_length, "batch_size": args.batch_size, "floor": args.floor}
-    settings |= {"rows": [start, stop], **decision.to_dict()}
+    settings |= {"rows": [start, stop], **decision.to_dict(), **(further or {})}
     if isinstance(path, Path):
         settings |= {
             "data": None if stream else file_digest(data),

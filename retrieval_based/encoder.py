@@ -14,13 +14,11 @@ import hashlib
 from pathlib import Path
 from types import MethodType
 
-import numpy as np
-
 from checkpoints import open_checkpoint
-from deploy.predictor.predictor import OnnxModel
+from deploy.predictor.predictor import OnnxModel, run_batches
 from modeling import build_model, model_inputs, predict_logits, read_config, read_config_file
-from runtime import set_device
-from utils import SEPARATOR, InputError, length_sorted_batches, pad
+from runtime import available_cores, set_device
+from utils import SEPARATOR, InputError, length_sorted_batches
 from weights import find_weights, load_weights
 
 EXPORTED = "inference.get_pooled_embedding"
@@ -105,7 +103,7 @@ def path_text(label):
     return label.replace(SEPARATOR, ",")
 
 
-def label_texts(tree, indices):
+def texts_of_labels(tree, indices):
     """What it reads for the labels of the given class indices: list[str]."""
     return [path_text(tree.labels[i]) for i in indices]
 
@@ -162,12 +160,21 @@ class Encoder:
                 "retrieval_based/train.py wrote."
             )
         self.id, self.inner_labels = config["encoder_id"], bool(config.get("inner_labels"))
-        self.dimension = config.get("output_emb_size") or config["hidden_size"]
+        self.dimension = config.get("output_emb_size") or config.get("hidden_size")
+        if not isinstance(self.dimension, int) or self.dimension < 1:
+            raise InputError(
+                f"{self.directory / 'config.json'}: output_emb_size and hidden_size do not say how long a vector is. "
+                "Copy the file again from where train.py wrote it."
+            )
 
     def load(self, device):
-        """Load the network; an export runs on the CPU, without paddle."""
+        """Load the network; an export runs on the CPU, without paddle.
+
+        Raises InputError if it is not the one that config.json names: an index would take its vectors for the other's.
+        """
         if self.onnx:
             self.model = OnnxModel(self.onnx)
+            self.require_own_id(self.onnx, self.model.metadata.get("encoder_id"))
             return
         try:
             set_device(device)
@@ -177,6 +184,19 @@ class Encoder:
                 "pass an export (retrieval_based/export_model.py), which does without."
             ) from None
         self.model = load_encoder(self.directory)
+        self.require_own_id(find_weights(self.directory), parameter_digest(self.model))
+
+    def require_own_id(self, path, found):
+        if found == self.id:
+            return
+        if self.onnx and found is None:
+            raise InputError(f"{path}: was exported by an earlier version, without its encoder's id. Export it again.")
+        advice = (
+            "Export again; or remove this file, if train.py has written into this directory since."
+            if self.onnx
+            else "Was a training stopped while it saved? Continue it with --resume, or copy the whole directory again."
+        )
+        raise InputError(f"{path}: is not the encoder that config.json beside it belongs to. {advice}")
 
     def encode(self, texts, progress=None):
         """float32 [N, dimension], rows of length 1, in the order of the texts."""
@@ -186,9 +206,5 @@ class Encoder:
         """The same for tokenised texts; `progress` gets the rows of each batch done."""
         if not self.onnx:
             return predict_logits(self.model, ids, self.tokenizer.pad_id, self.batch_size, progress)
-        vectors = np.zeros((len(ids), self.dimension), np.float32)
-        for batch in length_sorted_batches([len(row) for row in ids], self.batch_size):
-            vectors[batch] = self.model(pad([ids[i] for i in batch], self.tokenizer.pad_id))
-            if progress:
-                progress(len(batch))
-        return vectors
+        width, callers = self.dimension, available_cores()
+        return run_batches(self.model, ids, self.tokenizer.pad_id, width, self.batch_size, callers, progress)

@@ -5,7 +5,7 @@
 
 Reads   similar_text_pair    the labelled rows that were retrieved for
         recall_result_file   text<TAB>label<TAB>similarity, from recall.py
-        beside it            label.txt and decision.json
+        beside it            recall_result_file.settings/{label.txt, decision.json}
 Writes  output_json          all scores as fractions, if asked for
 
 recall@k counts a row's most specific labels. For F1, the labels whose similarity is above the threshold are the
@@ -14,6 +14,7 @@ prediction; prediction and row are both completed with the ancestors of their la
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from checkpoints import add_decision_arguments, decision_from_arguments, read_de
 from metric import Scores, decide
 from retrieval_based.encoder import most_specific
 from retrieval_based.index import dense, dense_windows, recalls
+from retrieval_based.recall import settings_directory
 from utils import (
     FLAT,
     HelpFormatter,
@@ -64,11 +66,13 @@ def read_retrieved(path, texts, tree):
         try:
             label, similarity = rest
             similarity = float(similarity)
+            if not math.isfinite(similarity):
+                raise ValueError
         except ValueError:
-            problems.add(path, number, "a line is: text<TAB>label<TAB>similarity")
+            problems.add(path, number, "a line is: text<TAB>label<TAB>similarity, a number")
             continue
         if label and label not in tree.index:
-            problems.add(path, number, f"unknown label {label!r}; the labels are in {path.with_name('label.txt')}")
+            problems.add(path, number, f"unknown label {label!r}; the labels are in {settings_directory(path)}")
             continue
         # A row's labels differ, so the same text with a label again is a second row with this text.
         if text != before or not label or any(known == tree.index[label] for known, _ in groups[-1]):
@@ -89,11 +93,14 @@ def main():
     args = parse_args()
     logger, path = get_logger(), Path(args.recall_result_file)
     require_file(path, "Make it with retrieval_based/recall.py.")
-    tree = LabelTree.read(path.with_name("label.txt"))
-    decision = decision_from_arguments(args, read_decision(path.parent, tree)[1])
+    settings, hint = settings_directory(path), "recall.py writes it with the result; run recall.py again."
+    require_file(settings / "label.txt", hint)
+    tree = LabelTree.read(settings / "label.txt")
+    decision = decision_from_arguments(args, read_decision(settings, tree, hint)[1])
     rows = load_reported(args.similar_text_pair, tree, logger)
     if args.output_json:
-        require_writable(Path(args.output_json), "--output_json", [path, Path(args.similar_text_pair)])
+        sources = [path, Path(args.similar_text_pair), *settings.iterdir()]
+        require_writable(Path(args.output_json), "--output_json", sources)
     retrieved = [found[: args.recall_num] for found in read_retrieved(path, rows.texts, tree)]
 
     labelled = [i for i, labels in enumerate(rows.labels) if labels]

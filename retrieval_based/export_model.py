@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first: `export_model` is the one of the main route
-from export_model import SETTINGS, export_onnx, export_static
+from export_model import SETTINGS, export_onnx, export_static, require_onnx_size
 from retrieval_based.encoder import EXPORTED, Encoder, graph_of
 from runtime import set_device
 from utils import HelpFormatter, InputError, get_logger, run
+from weights import find_weights
 
 
 def parse_args():
@@ -40,13 +41,16 @@ def main():
     encoder = Encoder(source)
     if encoder.onnx:
         raise InputError(f"{source}: is an export already; pass the model_best/ it was made from.")
+    if find_weights(target):
+        raise InputError(f"{target}: holds a checkpoint, whose files would be overwritten. Pass another --output_path.")
+    require_onnx_size(source, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is")
     encoder.load("cpu")  # the graph is the same everywhere
     paddle = set_device("cpu")
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target) as work:
         work = Path(work)
         program = export_static(paddle, graph_of(encoder.model), encoder.tokenizer.pad_id, work / "float32")
-        export_onnx(program, work / "float32.onnx", encoder.tree.labels)
+        export_onnx(program, work / "float32.onnx", encoder.tree.labels, encoder_id=encoder.id)
         for path in list(work.iterdir()):
             os.replace(path, target / path.name.replace("float32", EXPORTED))
     encoder.tokenizer.save(target)

@@ -28,22 +28,26 @@ import numpy as np
 
 from metric import Decision
 from modeling import WINDOW
-from retrieval_based.encoder import label_texts, labels_to_index
+from retrieval_based.encoder import labels_to_index, texts_of_labels
 from runtime import available_cores
 from utils import InputError, LabelTree, atomic_write, require_file
 
 EXACT = 20_000  # entries up to which a search compares the query with every one
+HNSW_M, HNSW_EF = 16, 128  # links per vector and breadth of a search, where nothing else is asked for
 BUILD_EF = 80  # breadth of the search for a new vector's links; at 40 a million had recall@10 0.83, now 0.996
 RECALL_AT = (1, 5, 10, 20, 50)
 MILVUS_BATCH = 1000  # vectors per request
 MILVUS_TIMEOUT = 20  # seconds for an answer
+# What `save` and its unfinished writes are called; anything else in the directory belongs to the user.
+OWN_FILE = re.compile(r"(entries-M\.jsonl|label-M\.txt|vectors-M\.faiss)(\.\d+\.tmp)?".replace("M", r"\d+-[0-9a-f]{8}"))
+KEPT = {"milvus": {"uri": str, "collection": str}, "hnsw": {"m": int, "ef": int}}  # in index.json, about the vectors
 DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 
 
 class Vectors:
     """Vectors of length 1 in memory. m, ef: links per vector and breadth of a search in the HNSW graph."""
 
-    def __init__(self, dimension, m=16, ef=128):
+    def __init__(self, dimension, m=HNSW_M, ef=HNSW_EF):
         try:
             import faiss
         except ImportError:
@@ -256,7 +260,18 @@ class SemanticIndex:
     @classmethod
     def read(cls, directory, encoder):
         """The index of a directory. Raises InputError if it is none, or if another encoder made its vectors."""
-        about = read_about(directory)
+        while True:
+            about = read_about(directory)
+            try:
+                return cls.read_files(directory, about, encoder)
+            except (InputError, OSError):
+                # build_index.py takes old files away when it has put new ones beside them: then those are read
+                if read_about(directory)["mark"] == about["mark"]:
+                    raise
+
+    @classmethod
+    def read_files(cls, directory, about, encoder):
+        """The index that index.json describes, whose contents are `about`."""
         if about["encoder_id"] != encoder.id:
             raise InputError(
                 f"{directory}: its vectors were made by another encoder than that of {encoder.directory}. Build the "
@@ -264,12 +279,15 @@ class SemanticIndex:
             )
         mark = about["mark"]
         tree = LabelTree.read(Path(directory) / f"label-{mark}.txt")
-        path = Path(directory) / f"entries-{mark}.jsonl"
+        decision, path = Decision.from_dict(about["decision"]), Path(directory) / f"entries-{mark}.jsonl"
+        if isinstance(decision.threshold, list) and len(decision.threshold) != len(tree):
+            count = f"{len(decision.threshold)} thresholds for {len(tree)} labels"
+            raise InputError(f"{Path(directory) / 'index.json'}: {count}. Build it again.")
         if milvus := about.get("milvus"):
             vectors = MilvusVectors.open(**milvus, dimension=encoder.dimension, count=about["entries"])
         else:
             vectors = Vectors.read(Path(directory) / f"vectors-{mark}.faiss", encoder.dimension, **about["hnsw"])
-        index = cls(tree, vectors, about["by"], about["encoder_id"], Decision.from_dict(about["decision"]))
+        index = cls(tree, vectors, about["by"], about["encoder_id"], decision)
         index.path, index.mark = Path(directory) / "index.json", mark
         require_file(path, "It belongs to the index; build the index again.")
         try:
@@ -295,14 +313,25 @@ def index_or_labels(args, encoder):
     if args.index_dir:
         index = SemanticIndex.read(args.index_dir, encoder)
         return index, index.tree
-    return None, LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    tree = LabelTree.read(args.corpus_file) if args.corpus_file else encoder.tree
+    require_same_thresholds(encoder.decision, encoder.tree, tree)
+    return None, tree
+
+
+def require_same_thresholds(decision, known, tree):
+    """Raise InputError if a Decision has a threshold for each label of the LabelTree `known`, and `tree` is another."""
+    if isinstance(decision.threshold, list) and tree.labels != known.labels:
+        raise InputError(
+            "decision.json of the encoder has one threshold per label, and these labels are others than it was tuned "
+            'for. Write a single number there, as in "threshold": 0.5, and build indexes of it again.'
+        )
 
 
 def labels_index(encoder, tree):
     """An index of the labels of a tree, in memory; takes as long as encoding them."""
     index = SemanticIndex(tree, Vectors(encoder.dimension), "labels", encoder.id, encoder.decision)
     labels = labels_to_index(tree, encoder.inner_labels)
-    add_texts(index, encoder, label_texts(tree, labels), [(label,) for label in labels])
+    add_texts(index, encoder, texts_of_labels(tree, labels), [(label,) for label in labels])
     return index
 
 
@@ -322,7 +351,10 @@ def writing(directory):
 
     The system lifts the lock when the process ends, however it ends.
     """
-    from filelock import FileLock, Timeout
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError:
+        raise InputError("building an index needs the package filelock: pip install filelock") from None
 
     Path(directory).mkdir(parents=True, exist_ok=True)
     try:
@@ -334,7 +366,7 @@ def writing(directory):
 
 def index_files(directory):
     """The files of the index in a directory, but for index.json."""
-    return [path for kind in ("entries", "label", "vectors") for path in Path(directory).glob(f"{kind}-*-*.*")]
+    return [path for path in Path(directory).iterdir() if OWN_FILE.fullmatch(path.name)]
 
 
 def read_about(directory):
@@ -346,8 +378,11 @@ def read_about(directory):
         Decision.from_dict(about["decision"])
         if about["by"] not in ("labels", "rows") or not isinstance(about["mark"], str) or "/" in about["mark"]:
             raise ValueError("unknown entries")
+        where = "milvus" if "milvus" in about else "hnsw"
+        if {name: type(value) for name, value in about[where].items()} != KEPT[where]:
+            raise ValueError(f"{where} is {about[where]}")
         return about | {"encoder_id": about["encoder_id"], "entries": int(about["entries"])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the description of an index ({error}). Build it again.") from None
 
 

@@ -56,13 +56,15 @@ def print_cosines(encoder, path, device):
             problems.add(path, line, "a row is: text<TAB>label")
         pairs += [(text.strip(), name) for name in names or ()]
     problems.raise_if_any()
+    if not pairs:
+        raise InputError(f"{path}: only blank lines in it. A row is: text<TAB>label")
     encoder.load(device)
     for start in range(0, len(pairs), WINDOW):
         window = pairs[start : start + WINDOW]
         texts = encoder.encode([text for text, _ in window])
         labels = encoder.encode([path_text(name) for _, name in window])
         for (text, name), cosine in zip(window, (texts * labels).sum(1)):
-            print(f"{text.translate(FLAT)}\t{name}\t{cosine:.6f}")
+            print(f"{text.translate(FLAT)}\t{name.translate(FLAT)}\t{cosine:.6f}")
 
 
 def main():
@@ -90,7 +92,8 @@ def main():
         return compute_logits
 
     model_file = encoder.onnx or find_weights(args.params_path)
-    predict_file(args, tree, encoder.tokenizer, decision, index.path if index else model_file, load_model)
+    model_file, further = index.path if index else model_file, {"recall_num": args.recall_num}
+    predict_file(args, tree, encoder.tokenizer, decision, model_file, load_model, further)
 
 
 if __name__ == "__main__":

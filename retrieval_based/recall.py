@@ -6,7 +6,7 @@
 Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see utils.py)
         params_path, and index_dir or corpus_file
 Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
-        recall_result_dir/{label.txt, decision.json}   what evaluate.py scores them with
+        recall_result_dir/recall_result_file.settings/{label.txt, decision.json}   what evaluate.py scores them with
 
 TABs and line ends within a text are written as blanks. A text that nothing is near has one line, without a label.
 """
@@ -37,6 +37,11 @@ def parse_args():
     return args
 
 
+def settings_directory(path):
+    """Where the labels and the decision settings of a result file lie: in a directory named after it."""
+    return Path(f"{path}.settings")
+
+
 def main():
     args = parse_args()
     logger, directory = get_logger(), Path(args.recall_result_dir)
@@ -45,7 +50,12 @@ def main():
     rows = load_reported(args.similar_text_pair_file, tree, logger)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / args.recall_result_file
-    require_writable(path, "--recall_result_file", [Path(args.similar_text_pair_file)])
+    sources = [Path(file) for file in (args.similar_text_pair_file, args.corpus_file) if file]
+    for folder in filter(None, (args.params_path, args.index_dir)):
+        sources += Path(folder).iterdir()
+    require_writable(path, "--recall_result_file", sources)
+    settings = settings_directory(path)
+    settings.mkdir(exist_ok=True)
 
     encoder.load(args.device)
     from tqdm import tqdm
@@ -58,7 +68,7 @@ def main():
                 text = text.translate(FLAT)
                 lines = [f"{text}\t{tree.labels[label]}\t{similarity:.6f}\n" for label, similarity in found]
                 file.writelines(lines or [f"{text}\t\t0\n"])  # no row of the index is near, or none near has a label
-    write_settings(directory, tree, encoder.tokenizer.max_seq_length, index.decision)
+    write_settings(settings, tree, encoder.tokenizer.max_seq_length, index.decision)
     logger.info(f"Retrieved from {len(index.entries)} {index.by} for {len(rows.texts)} texts, in {path}")
 
 

@@ -4,7 +4,8 @@
     echo "某公司宣布裁员" | python retrieval_based/run_system.py --top_k 3
 
 Reads   texts from standard input, one per line; params_path, and index_dir or corpus_file
-Writes  text<TAB>label<TAB>similarity to standard output, top_k lines per text, the nearest label first
+Writes  text<TAB>label<TAB>similarity to standard output, up to top_k lines per text, the nearest label
+        first; one without a label for a text that nothing is near
 
 It goes on with what build_index.py --add brings into the index meanwhile.
 """
@@ -30,6 +31,14 @@ def parse_args():
     return args
 
 
+class ToldAtOnce(Problems):
+    """Logs each problem as it comes: whoever types must not wait for the end to hear of it."""
+
+    def add(self, path, line, message):
+        super().add(path, line, message)
+        get_logger().error(f"line {line}: {message}")
+
+
 def main():
     args = parse_args()
     logger = get_logger()
@@ -38,16 +47,18 @@ def main():
     encoder.load(args.device)
     index = index or labels_index(encoder, tree)
     logger.info(f"{len(index.entries)} {index.by} in the index; type a text and press Enter, Ctrl-D ends")
-    problems = Problems()
+    problems = ToldAtOnce()
     for _, text in read_lines("-", problems):
         if not text.strip():
             continue
         if args.index_dir and index.has_changed():
             index = SemanticIndex.read(args.index_dir, encoder)
             logger.info(f"The index has changed: {len(index.entries)} {index.by}")
-        k = max(args.top_k, args.recall_num) if index.by == "rows" else args.top_k
-        for label, similarity in index.retrieve(encoder.encode([text.strip()]), k)[0][: args.top_k]:
-            print(f"{text.strip().translate(FLAT)}\t{index.tree.labels[label]}\t{similarity:.4f}", flush=True)
+        k, text = args.recall_num if index.by == "rows" else args.top_k, text.strip()
+        found = index.retrieve(encoder.encode([text]), k)[0][: args.top_k]
+        lines = [f"{index.tree.labels[label]}\t{similarity:.4f}" for label, similarity in found]
+        for line in lines or ["\t0"]:
+            print(f"{text.translate(FLAT)}\t{line}", flush=True)
     problems.raise_if_any()
 
 

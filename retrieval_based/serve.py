@@ -37,13 +37,16 @@ def parse_args():
     return args
 
 
-def load_retrieval(args):
-    """The Model whose probabilities are the similarities of texts and labels. Raises InputError for bad files."""
+def load_retrieval(args, turn):
+    """The Model whose probabilities are the similarities of texts and labels. Raises InputError for bad files.
+
+    turn: the lock under which checkpoints compute; all that are loaded need the same one.
+    """
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
     index = SemanticIndex.read(args.index_dir, encoder)
     encoder.load(args.device)
     # ONNX Runtime takes calls side by side; paddle does not promise to, and uses all cores for one
-    turn = nullcontext() if encoder.onnx else Lock()
+    turn = nullcontext() if encoder.onnx else turn
 
     def score(ids):
         with turn:
@@ -56,7 +59,8 @@ def load_retrieval(args):
 
 def main():
     args = parse_args()
-    serve(args, lambda: load_retrieval(args))
+    turn = Lock()  # during a reload two checkpoints answer
+    serve(args, lambda: load_retrieval(args, turn))
 
 
 if __name__ == "__main__":

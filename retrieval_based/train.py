@@ -25,9 +25,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `train` is the one of the main route
 from checkpoints import save_checkpoint
-from metric import Decision, tuned_decision
+from metric import Decision, tune_threshold
 from modeling import MODEL_NAMES, model_inputs, predict_logits, require_model
-from retrieval_based.encoder import build_encoder, center, label_texts, labels_to_index, most_specific, parameter_digest
+from retrieval_based.encoder import (
+    build_encoder,
+    center,
+    labels_to_index,
+    most_specific,
+    parameter_digest,
+    texts_of_labels,
+)
 from retrieval_based.index import RECALL_AT, SemanticIndex, Vectors, dense, dense_windows, recalls
 from runtime import set_device
 from training import (
@@ -160,6 +167,12 @@ def read_data(args, logger):
     trained = {label for row in train.labels for label in most_specific(tree, row)}
     if len(trained) < 2:
         raise InputError(f"{args.train_set_file}: all rows have the same label; there is nothing to tell apart.")
+    indexed = labels_to_index(tree, any(tree.children[label] for label in trained))
+    if lost := sum(not set(most_specific(tree, row)) <= set(indexed) for row in dev.labels):
+        logger.warning(
+            f"{args.similar_text_pair_file}: {lost} rows end at a label that has children, and can't be found in full: "
+            "such labels are retrieved only if train rows end at one"
+        )
     unseen = [label for label in range(len(tree)) if not tree.children[label] and label not in trained]
     if unseen:
         names = ", ".join([tree.labels[i] for i in unseen[:5]] + ["..."] * (len(unseen) > 5))
@@ -202,7 +215,7 @@ def tuned_similarity(tree, dev, retrieved):
     chosen = range(0, len(dev.texts), every)
     gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
     similarities = dense([retrieved[i] for i in chosen], len(tree))
-    return tuned_decision(similarities, gold, tree, Decision(decoding="closure"), "global")[0]
+    return Decision(threshold=tune_threshold(similarities, gold, tree, "closure"), decoding="closure")
 
 
 def main():
@@ -232,7 +245,7 @@ def main():
     inner_labels = any(tree.children[label] for row in specific for label in row)
     model, tokenizer = prepare_model(args, train, inner_labels, logger)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
-    label_ids = tokenizer.encode(label_texts(tree, range(len(tree))))
+    label_ids = tokenizer.encode(texts_of_labels(tree, range(len(tree))))
     pairs = [(row, label) for row, labels in enumerate(specific) for label in labels]
     lengths = [len(train_ids[row]) for row, _ in pairs]
     total_steps = args.epochs * -(-len(pairs) // (args.batch_size * world))

@@ -62,7 +62,8 @@ class OnnxModel:
         try:
             # without its fallback, which would go on with another GPU
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-            self.labels = json.loads(self.session.get_modelmeta().custom_metadata_map.get("labels", "null"))
+            self.metadata = self.session.get_modelmeta().custom_metadata_map
+            self.labels = json.loads(self.metadata.get("labels", "null"))
         except Exception as error:  # the library raises types of its own for damaged files
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). {hint}") from None
@@ -172,21 +173,39 @@ class Predictor:
 
     def logits(self, ids, progress=None):
         """float32 logits [N, L] of tokenised texts, in the order given; `progress` gets the rows of each batch done."""
-        logits = np.zeros((len(ids), len(self.tree)), np.float32)
 
-        def run(batch):
-            result = self.model(pad([ids[i] for i in batch], self.tokenizer.pad_id))
+        def compute(input_ids):
+            result = self.model(input_ids)
             if result.shape[1] != len(self.tree):
                 raise InputError(f"{self.path}: {result.shape[1]} outputs, but label.txt has {len(self.tree)} labels.")
-            logits[batch] = result
-            return len(batch)
+            return result
 
-        batches = length_sorted_batches([len(row) for row in ids], self.batch_size)
-        with ThreadPoolExecutor(self.callers) as pool:
-            for done in pool.map(run, batches):
-                if progress:
-                    progress(done)
-        return logits
+        pad_id, width = self.tokenizer.pad_id, len(self.tree)
+        return run_batches(compute, ids, pad_id, width, self.batch_size, self.callers, progress)
+
+
+def run_batches(compute, ids, pad_id, width, batch_size, callers, progress=None):
+    """What `compute` gives for tokenised texts, float32 [N, width], in the order given.
+
+    compute: int64 token ids [n, T], padded -> float32 [n, width]; `callers` threads call it, each with batches of its
+    own. progress: called with the rows of each batch done. Raises InputError for numbers that are not finite.
+    """
+    outputs = np.zeros((len(ids), width), np.float32)
+
+    def run(batch):
+        outputs[batch] = compute(pad([ids[i] for i in batch], pad_id))
+        if not np.isfinite(outputs[batch]).all():
+            raise InputError(
+                "the model's outputs are not finite: its training diverged (use a lower learning rate), or float16 "
+                "is too narrow for it (export it as float32)"
+            )
+        return len(batch)
+
+    with ThreadPoolExecutor(callers) as pool:
+        for done in pool.map(run, length_sorted_batches([len(row) for row in ids], batch_size)):
+            if progress:
+                progress(done)
+    return outputs
 
 
 def has_bf16(cpuinfo="/proc/cpuinfo"):

@@ -42,17 +42,22 @@ def train_flags(data, save, *more):
 
 @pytest.fixture(scope="session")
 def trained(paddle, tmp_path_factory):
-    """(data folder, save_dir) of a training of two epochs, the last rows of which have several labels or an inner one."""
+    """(data folder, save_dir) of a training of four epochs, whose best recall@1 is the best there can be, 9.5 / 11.
+
+    The texts have one length, or those of a label would make up whole batches, and share no character with the labels:
+    an untrained encoder finds 0.27. The last train row has two labels; the last dev row has the text of the first one
+    and another label.
+    """
     data, save = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
-    rows = [("国足今晚出战", "体育,体育##足球"), ("联赛第三轮", "体育##篮球"), ("两市收涨", "财经,财经##股票")]
+    rows = [("前锋梅开二度", "体育,体育##足球"), ("三分绝杀对手", "体育##篮球"), ("沪指午后跳水", "财经,财经##股票")]
     rows = [(f"{rows[i % 3][0]}第{i}期", rows[i % 3][1]) for i in range(9)] + [("球队上市", "体育##足球,财经##股票")]
     text = "".join(f"{text}\t{labels}\n" for text, labels in rows)
     (data / "train.txt").write_text(text, encoding="utf-8")
-    (data / "dev.txt").write_text(text + rows[0][0] + "\t体育##篮球\n", encoding="utf-8")  # a text again, other label
+    (data / "dev.txt").write_text(text + rows[0][0] + "\t体育##篮球\n", encoding="utf-8")
     (data / "data.txt").write_text("门将扑出点球\n\n央行下调利率\n", encoding="utf-8")
     (data / "label.txt").write_text(LABELS, encoding="utf-8")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        call(train, monkeypatch, *train_flags(data, save, "--epochs", 2))
+        call(train, monkeypatch, *train_flags(data, save, "--epochs", 4))
     for handler in logging.getLogger("hierarchical").handlers[:]:
         logging.getLogger("hierarchical").removeHandler(handler)
     return data, save

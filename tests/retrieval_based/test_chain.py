@@ -4,23 +4,31 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from math import exp, log
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
+from deploy.predictor.predictor import run_batches
+from modeling import model_inputs
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
-from retrieval_based.encoder import Encoder
-from retrieval_based.index import writing
+from retrieval_based.encoder import Encoder, center, project
+from retrieval_based.index import MilvusVectors, SemanticIndex, writing
 from tests.conftest import ROOT
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
+from utils import InputError
 
 
 def test_training_leaves_a_checkpoint_and_its_history(trained):
     _, save = trained
     history = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
-    assert [entry["epoch"] for entry in history] == [1, 2] and history[0]["step"] == 3  # 11 pairs, 4 a step
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4] and history[0]["step"] == 3  # 11 pairs, 4 a step
     assert all(0 <= entry["recall@1"] <= entry["recall@5"] == 1 for entry in history)  # three leaves in all
+    assert max(entry["recall@1"] for entry in history) > 0.6  # by chance: 0.33
     log = (save / "train.log").read_text(encoding="utf-8")
     assert "global step 1, epoch: 1, batch: 1, loss: " in log and "recall@1=" in log and "evaluating" in log
     encoder = Encoder(save / "model_best")
@@ -31,7 +39,7 @@ def test_training_leaves_a_checkpoint_and_its_history(trained):
 def test_vectors_have_length_1_and_do_not_depend_on_batch_mates(trained):
     encoder = Encoder(trained[1] / "model_best", batch_size=2)
     encoder.load("cpu")
-    together, alone = encoder.encode(["国足", "两市收涨第三期", "联赛"]), encoder.encode(["国足"])
+    together, alone = encoder.encode(["国足", "沪指午后跳水", "联赛"]), encoder.encode(["国足"])
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(together[0], alone[0], atol=1e-6)
 
@@ -62,14 +70,14 @@ def test_resume_repeats_the_uninterrupted_run(trained, monkeypatch, tmp_path, ca
     finish = train.finish_epoch
     monkeypatch.setattr(train, "finish_epoch", stop)
     with pytest.raises(Stop):
-        call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 2))
+        call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 4))
     monkeypatch.setattr(train, "finish_epoch", finish)
-    call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 2, "--resume"))
+    call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 4, "--resume"))
     left, right = load_file(tmp_path / "state.safetensors"), load_file(whole / "state.safetensors")
     for name in left:
         if "k_proj.bias" not in name:  # its gradient is rounding noise, see conftest.NO_GRADIENT
             np.testing.assert_allclose(left[name], right[name], atol=1e-5, err_msg=name)
-    error = fails(train, monkeypatch, capsys, *train_flags(data, tmp_path, "--epochs", 2, "--resume", "--margin", 0.1))
+    error = fails(train, monkeypatch, capsys, *train_flags(data, tmp_path, "--epochs", 4, "--resume", "--margin", 0.1))
     assert "margin: 0.2 then, 0.1 now" in error
 
 
@@ -81,6 +89,77 @@ def test_masked_labels_of_a_batch():
     assert shift.tolist() == [[0, -0.25, 0], [-1e4, -1e4, -0.25], [-1e4, -0.25, -1e4]]
 
 
+def test_a_step_by_hand(paddle):
+    """Pairs (row 0, label 1), (row 1, label 2), (row 1, label 3); the vectors are given, and then learnt a little."""
+    vectors = np.zeros((14, 2), np.float32)
+    vectors[[1, 2, 11, 12, 13]] = [(1, 0), (0.6, 0.8), (0.8, 0.6), (0, 1), (1, 0)]
+    table = paddle.to_tensor(vectors, stop_gradient=False)
+    trainer = train.PairTrainer.__new__(train.PairTrainer)
+    trainer.paddle, trainer.step, trainer.world, trainer.rank, trainer.factor = paddle, 0, 1, 0, lambda step: 1.0
+    trainer.args = SimpleNamespace(seed=1, learning_rate=0.01, scale=5, margin=0.2)
+    trainer.net = lambda input_ids, attention_mask: table[input_ids[:, 0]]
+    trainer.optimizer = paddle.optimizer.SGD(0.01, parameters=[table])
+    trainer.pairs, trainer.closures = [(0, 1), (1, 2), (1, 3)], [{0, 1}, {2, 3}]
+    trainer.label_ids = [[10], [11], [12], [13]]
+    # cosines of row 0 with labels 1, 2, 3: 0.8, 0, 1; of row 1: 0.96, 0.8, 0.6. The own one loses 0.2, all are
+    # multiplied by 5, and for row 1 its labels 2 and 3 do not compete with each other.
+    losses = [log(exp(3) + exp(0) + exp(5)) - 3, log(exp(4.8) + exp(3)) - 3, log(exp(4.8) + exp(2)) - 2]
+    assert np.mean(losses) == pytest.approx(2.31495, abs=1e-5)
+    step = [[[1], [2]], None, np.arange(3), 0]
+    assert trainer.train_step(*step) == pytest.approx(2.31495, abs=1e-4)
+    assert trainer.step == 1 and trainer.train_step(*step) < 2.31  # the update goes the right way
+
+
+def test_centring_makes_the_mean_zero(trained):
+    encoder = Encoder(trained[1] / "model_best")
+    encoder.load("cpu")
+    model, ids = encoder.model, encoder.tokenizer.encode(["前锋梅开二度", "三分", "沪指午后跳水第九期", "国足", "央行"])
+
+    def mean():
+        model.eval()
+        alone = [project(model, **model_inputs([row], encoder.tokenizer.pad_id)).numpy() for row in ids]
+        return np.concatenate(alone).mean(0)
+
+    model.classifier.bias.set_value(model.classifier.bias + 1)
+    assert np.abs(mean()).max() > 0.1
+    center(model, ids, encoder.tokenizer.pad_id, 2)
+    assert model.training
+    np.testing.assert_allclose(mean(), 0, atol=1e-5)
+
+
+def test_rows_that_end_at_an_inner_label(trained, monkeypatch, tmp_path, printed):
+    """Trained with one, inner labels are indexed and found; without, dev rows that end there are counted."""
+    data, index = shutil.copytree(trained[0], tmp_path / "data"), tmp_path / "index"
+    with open(data / "dev.txt", "a", encoding="utf-8") as file:
+        file.write("本届奥运会闭幕\t体育\n")
+    call(train, monkeypatch, *train_flags(data, tmp_path / "leaves", "--epochs", 1))
+    assert any("dev.txt: 1 rows end at a label that has children" in message for message in printed)
+    printed.clear()
+    with open(data / "train.txt", "a", encoding="utf-8") as file:
+        file.write("本届奥运会闭幕\t体育\n")
+    call(train, monkeypatch, *train_flags(data, tmp_path / "inner", "--epochs", 1))
+    assert not any("rows end at a label" in message for message in printed)
+    (leaves, inner) = (json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("leaves", "inner"))
+    assert (leaves["recall@50"], inner["recall@50"]) == (pytest.approx(11 / 12), 1)
+    encoder = Encoder(tmp_path / "inner" / "model_best")
+    assert encoder.inner_labels and not Encoder(tmp_path / "leaves" / "model_best").inner_labels
+    call(build_index, monkeypatch, "--params_path", encoder.directory, "--device", "cpu", "--index_dir", index)
+    assert SemanticIndex.read(index, encoder).entries == [(0,), (1,), (2,), (3,), (4,)]
+
+
+def test_two_processes_train_one_encoder(trained, tmp_path):
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    command += ["--log_dir", tmp_path / "log", "retrieval_based/train.py"]
+    command += train_flags(trained[0], tmp_path / "run", "--epochs", 4, "--batch_size", 2)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [entry["step"] for entry in history] == [3, 6, 9, 12]  # 11 pairs, 2 for each of two processes
+    assert max(entry["recall@1"] for entry in history) > 0.6
+    assert (tmp_path / "run" / "train.log").read_text("utf-8").count("evaluating") == 4  # one writer
+    Encoder(tmp_path / "run" / "model_best").load("cpu")
+
+
 def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
     data, _ = trained
     dev, result = tmp_path / "dev.txt", tmp_path / "recall"
@@ -89,12 +168,37 @@ def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
     lines = [line.split("\t") for line in (result / "recall_result_file.txt").read_text("utf-8").splitlines()]
     assert len(lines) == 11 * 3 and {len(line) for line in lines} == {3}  # three leaves, less than recall_num
     assert {line[1] for line in lines} == {"体育##足球", "体育##篮球", "财经##股票"}
-    assert [lines[i][0] for i in (0, 32)] == ["国足今晚出战第0期"] * 2  # the same text twice is two queries
+    assert [lines[i][0] for i in (0, 32)] == ["前锋梅开二度第0期"] * 2  # the same text twice is two queries
     flags = ["--similar_text_pair", dev, "--recall_result_file", result / "recall_result_file.txt"]
     call(evaluate, monkeypatch, *flags, "--threshold", 0, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["recall@5"] == 1 and 0 <= scores["recall@1"] < 1 and scores["n_rows"] == 11
+    assert scores["recall@5"] == 1 and scores["n_rows"] == 11
+    history = [json.loads(line) for line in (trained[1] / "metrics.jsonl").read_text().splitlines()]
+    assert scores["recall@1"] == pytest.approx(max(entry["recall@1"] for entry in history))  # model_best is the best
     assert any(line.startswith("Micro avg in dev dataset") for line in printed)
+
+
+def test_results_replace_no_other_files(trained, use, monkeypatch, tmp_path, capsys):
+    """A recall into a data folder leaves its label.txt and decision.json; no result takes a file's place that is read."""
+    data = shutil.copytree(trained[0], tmp_path / "data")
+    (data / "label.txt").write_text(LABELS.replace("体育##足球", "体育##足球==球"), encoding="utf-8")
+    (data / "decision.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    dev = ["--similar_text_pair_file", data / "dev.txt", "--corpus_file", data / "label.txt"]
+    call(recall, monkeypatch, *use, *dev, "--recall_result_dir", data, "--recall_result_file", "found.txt")
+    added = {path.name for path in data.iterdir()} - before.keys()
+    assert added == {"found.txt", "found.txt.settings"}
+    flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", data / "found.txt"]
+    call(evaluate, monkeypatch, *flags)
+    settings = data / "found.txt.settings"
+    for place, name in ((data, "label.txt"), (data, "dev.txt"), (use[1], "decision.json"), (use[1], "label.txt")):
+        there = ["--recall_result_dir", place, "--recall_result_file", name]
+        assert "--recall_result_file would overwrite" in fails(recall, monkeypatch, capsys, *use, *dev, *there)
+    for name in (settings / "label.txt", settings / "decision.json", data / "found.txt", data / "dev.txt"):
+        assert "--output_json would overwrite" in fails(evaluate, monkeypatch, capsys, *flags, "--output_json", name)
+    (settings / "label.txt").unlink()
+    assert "run recall.py again" in fails(evaluate, monkeypatch, capsys, *flags)
+    assert {path.name: path.read_bytes() for path in data.iterdir() if path.name in before} == before
 
 
 def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
@@ -104,7 +208,10 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     recalled += [("乙", "财经##股票", 0.8), ("乙", "体育##足球", 0.7), ("丙", "财经##股票", 0.6)]
     path = data / "recall.txt"
     path.write_text("".join(f"{t}\t{label}\t{s}\n" for t, label, s in recalled), encoding="utf-8")
-    (data / "decision.json").write_text('{"max_seq_length": 8, "threshold": 0.5, "decoding": "closure"}')
+    settings = data / "recall.txt.settings"
+    settings.mkdir()
+    (settings / "decision.json").write_text('{"max_seq_length": 8, "threshold": 0.5, "decoding": "closure"}')
+    shutil.copy(data / "label.txt", settings)
     flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", path]
     call(evaluate, monkeypatch, *flags, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -121,6 +228,8 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     assert (scores["micro_precision"], scores["micro_recall"]) == pytest.approx((5 / 6, 5 / 9))
     for content, message in (
         ("甲\t体育##足球\n", "recall.txt:1: a line is: text<TAB>label<TAB>similarity"),
+        ("甲\t体育##足球\t0.5\n甲\t财经\tnan\n", "recall.txt:2: a line is: text<TAB>label<TAB>similarity, a number"),
+        ("甲\t体育##足球\tinf\n", "recall.txt:1: a line is: text<TAB>label<TAB>similarity, a number"),
         ("甲\t体育,足球\t0.5\n", "unknown label '体育,足球'"),
         ("甲\t体育##足球\t0.5\n乙\t体育##足球\t0.5\n", "recall.txt:2: '乙' is not the row in its place"),
         ("甲\t体育##足球\t0.5\n", "has 1 texts, the rows are 4"),
@@ -146,6 +255,28 @@ def test_a_new_label_reaches_a_running_system(trained, use, monkeypatch, tmp_pat
     corpus.write_text("体育\n", encoding="utf-8")
     error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
     assert "lacks 5 labels of the index" in error
+
+
+def test_rows_vote_in_a_running_system_as_in_recall(trained, use, monkeypatch, tmp_path, capsys):
+    """recall_num rows vote whatever top_k; what nothing is near has a line, too; a broken line is told at once."""
+    data, index = trained[0], tmp_path / "index"
+    call(build_index, monkeypatch, *use, "--index_dir", index, "--train_set_file", data / "train.txt")
+    capsys.readouterr()
+    told = []
+
+    def typed():
+        yield "前锋梅开二度第0期\n".encode()
+        yield "国足".encode("gb18030")
+        told.append("line 2: byte 1 is not UTF-8" in capsys.readouterr().err)
+        monkeypatch.setattr(SemanticIndex, "retrieve", lambda *_: [[]])
+        yield "无\t关".encode()
+
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Buffer(typed())}))
+    shown = []
+    monkeypatch.setattr(run_system, "print", lambda text, flush: shown.append(text), raising=False)
+    error = fails(run_system, monkeypatch, capsys, *use, "--index_dir", index, "--recall_num", 1, "--top_k", 3)
+    assert shown == ["前锋梅开二度第0期\t体育##足球\t1.0000", "无 关\t\t0"]
+    assert told == [True] and "-:2: byte 1 is not UTF-8" in error
 
 
 class Buffer:
@@ -189,6 +320,56 @@ def test_a_second_writer_is_refused_and_loses_nothing(trained, use, monkeypatch,
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
     fails(build_index, monkeypatch, capsys, *use, "--index_dir", tmp_path / "none", *rows, "--add")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_of_the_search_can_be_changed(trained, use, monkeypatch, tmp_path, capsys):
+    flags = [*use, "--index_dir", tmp_path / "index"]
+    call(build_index, monkeypatch, *flags, "--hnsw_m", 8)
+    before = json.loads((tmp_path / "index" / "index.json").read_text())
+    call(build_index, monkeypatch, *flags, "--add", "--hnsw_ef", 300)
+    after = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert (before["hnsw"], after["hnsw"]) == ({"m": 8, "ef": 128}, {"m": 8, "ef": 300})
+    assert before["entries"] == after["entries"] == 3
+    assert "argument --hnsw_m: " in fails(build_index, monkeypatch, capsys, *flags, "--add", "--hnsw_m", 8)
+    for flag in ("--hnsw_m", "--hnsw_ef"):
+        milvus = ["--milvus_uri", "http://127.0.0.1:1", flag, 8]
+        assert f"argument {flag}: " in fails(build_index, monkeypatch, capsys, *flags, *milvus)
+    index = SemanticIndex.read(tmp_path / "index", Encoder(use[1]))
+    index.vectors = MilvusVectors.__new__(MilvusVectors)
+    monkeypatch.setattr(SemanticIndex, "read", lambda *_: index)
+    error = fails(build_index, monkeypatch, capsys, *flags, "--add", "--hnsw_ef", 8)
+    assert "--hnsw_ef: the vectors of" in error and "are in Milvus" in error
+
+
+def test_a_broken_index_is_built_again(trained, use, monkeypatch, tmp_path, capsys, printed):
+    index = tmp_path / "index"
+    call(build_index, monkeypatch, *use, "--index_dir", index)
+    for content in (b'{"entries": 3', b""):
+        (index / "index.json").write_bytes(content)
+        error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--add")
+        assert f"{index / 'index.json'}: " in error
+        assert (index / "index.json").read_bytes() == content  # --add needs it, and leaves it
+        call(build_index, monkeypatch, *use, "--index_dir", index)
+        assert len(SemanticIndex.read(index, Encoder(use[1])).entries) == 3
+        (kept,) = [path for path in index.glob("index.json.*") if path.read_bytes() == content]
+        assert any(f"the broken file is kept as {kept.name}" in message for message in printed)
+
+
+def test_thresholds_of_other_labels(trained, use, monkeypatch, tmp_path, capsys):
+    """A decision.json with a threshold per label goes with the labels of the training alone, or with rows."""
+    best, corpus, index = tmp_path / "best", tmp_path / "label.txt", tmp_path / "index"
+    shutil.copytree(trained[1] / "model_best", best)
+    decision = json.loads((best / "decision.json").read_text()) | {"threshold": [0.5] * 5}
+    (best / "decision.json").write_text(json.dumps(decision))
+    corpus.write_text(f"{LABELS}财经##基金\n", encoding="utf-8")
+    flags = ["--params_path", best, "--device", "cpu", "--index_dir", index]
+    message = "decision.json of the encoder has one threshold per label"
+    assert message in fails(build_index, monkeypatch, capsys, *flags, "--corpus_file", corpus)
+    assert message in fails(recall, monkeypatch, capsys, *flags[:4], "--corpus_file", corpus,
+                            "--similar_text_pair_file", trained[0] / "dev.txt", "--recall_result_dir", tmp_path)  # fmt: skip
+    call(build_index, monkeypatch, *flags)
+    assert message in fails(build_index, monkeypatch, capsys, *flags, "--corpus_file", corpus, "--add")
+    call(build_index, monkeypatch, *flags, "--corpus_file", corpus, "--train_set_file", trained[0] / "train.txt")
 
 
 def test_with_milvus_as_without(trained, use, real_milvus, monkeypatch, tmp_path, capsys, printed):
@@ -235,8 +416,39 @@ def test_predictions_are_written_as_by_the_main_route(trained, use, monkeypatch,
     call(predict, monkeypatch, *use, "--text_pair_file", data / "dev.txt")
     lines = capsys.readouterr().out.splitlines()
     text, label, cosine = lines[0].split("\t")
-    assert (text, label) == ("国足今晚出战第0期", "体育") and -1 <= float(cosine) <= 1
+    assert (text, label) == ("前锋梅开二度第0期", "体育") and -1 <= float(cosine) <= 1
     assert len(lines) == 3 * 2 + 3 * 1 + 3 * 2 + 2 + 1  # a line for every pair
+    (tmp_path / "pairs.csv").write_text('text,label\n文,"a\nb\x1b"\n', encoding="utf-8")
+    call(predict, monkeypatch, *use, "--text_pair_file", tmp_path / "pairs.csv")
+    assert capsys.readouterr().out.startswith("文\ta b \t")
+    (tmp_path / "pairs.txt").write_text("\n \n")
+    error = fails(predict, monkeypatch, capsys, *use, "--text_pair_file", tmp_path / "pairs.txt")
+    assert "pairs.txt: only blank lines in it" in error
+
+
+def test_an_unfinished_prediction_goes_on_with_the_same_settings_alone(trained, use, monkeypatch, tmp_path, capsys):
+    index, output = tmp_path / "index", tmp_path / "predictions.jsonl"
+    call(build_index, monkeypatch, *use, "--index_dir", index)
+    (tmp_path / "data.txt").write_text("".join(f"国足第{i}期\n" for i in range(70)), encoding="utf-8")
+    flags = [*use, "--index_dir", index, "--dataset_dir", tmp_path, "--output_file", output, "--batch_size", 1]
+    call(predict, monkeypatch, *flags, "--recall_num", 1)
+    whole = output.read_bytes()
+
+    def broken(*arguments):
+        windows.append(arguments)
+        if len(windows) == 2:
+            raise OSError(5, "the disk is gone")
+        return retrieve(*arguments)
+
+    retrieve, windows = SemanticIndex.retrieve, []
+    output.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(SemanticIndex, "retrieve", broken)
+        assert "the disk is gone" in fails(predict, patched, capsys, *flags, "--recall_num", 1)
+    error = fails(predict, monkeypatch, capsys, *flags, "--recall_num", 2, "--resume")
+    assert "these have changed: recall_num." in error
+    call(predict, monkeypatch, *flags, "--recall_num", 1, "--resume")
+    assert output.read_bytes() == whole
 
 
 def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use, monkeypatch, tmp_path, capsys):
@@ -252,6 +464,64 @@ def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use
     np.testing.assert_allclose(*vectors, atol=1e-5)
     call(predict, monkeypatch, "--params_path", out, "--index_dir", index, "--dataset_dir", trained[0])
     assert "is an export already" in fails(export_model, monkeypatch, capsys, "--params_path", out)
+
+
+def with_other_id(source, target):
+    """A copy of a model directory, whose config.json names another encoder."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"encoder_id": "0" * 64}))
+    return target
+
+
+def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monkeypatch, tmp_path, capsys):
+    best, out = trained[1] / "model_best", tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in best.iterdir()}
+    error = fails(export_model, monkeypatch, capsys, "--params_path", best, "--output_path", best)
+    assert f"{best}: holds a checkpoint" in error
+    assert {path.name: path.read_bytes() for path in best.iterdir()} == before
+    with monkeypatch.context() as patched:
+        patched.setattr("export_model.ONNX_BYTES", 1000)
+        error = fails(export_model, patched, capsys, "--params_path", best, "--output_path", out)
+        assert "an ONNX file ends at 2.1. Export it with a smaller encoder" in error and not out.exists()
+    call(export_model, monkeypatch, "--params_path", best, "--output_path", out)
+    Encoder(best).load("cpu")
+    Encoder(out).load("cpu")
+    name = "inference.get_pooled_embedding.onnx"
+    with pytest.raises(InputError, match=f"{name}: is not the encoder that config.json .* Export again"):
+        Encoder(with_other_id(out, tmp_path / "stale")).load("cpu")
+    with pytest.raises(InputError, match="model.safetensors: is not the encoder that config.json .* --resume"):
+        Encoder(with_other_id(best, tmp_path / "torn")).load("cpu")
+    model = onnx.load(out / name)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "encoder_id"]
+    model.metadata_props.remove(entry)
+    onnx.save(model, out / name)
+    with pytest.raises(InputError, match="exported by an earlier version"):
+        Encoder(out).load("cpu")
+
+
+def test_a_directory_that_does_not_say_how_long_vectors_are(trained, tmp_path):
+    copy = with_other_id(trained[1] / "model_best", tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text()) | {"output_emb_size": 0}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert Encoder(copy).dimension == config.pop("hidden_size") == 128
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="config.json: output_emb_size and hidden_size do not say"):
+        Encoder(copy)
+
+
+def test_batches_of_an_export_run_side_by_side_and_must_be_finite():
+    both = threading.Barrier(2, timeout=60)  # lets nobody through alone
+
+    def compute(input_ids):
+        both.wait()
+        return input_ids.sum(1, keepdims=True).astype(np.float32)
+
+    done, ids = [], [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
+    assert run_batches(compute, ids, 0, 1, 2, 2, done.append).tolist() == [[6], [4], [11], [34]] and done == [2, 2]
+    assert run_batches(compute, [], 0, 3, 2, 2).shape == (0, 3)
+    with pytest.raises(InputError, match="not finite"):
+        run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)
 
 
 def test_what_users_get_wrong(trained, use, tiny_checkpoint, monkeypatch, tmp_path, capsys):

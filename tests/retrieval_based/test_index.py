@@ -13,7 +13,7 @@ import pytest
 
 from metric import Decision
 from retrieval_based import index as module
-from retrieval_based.encoder import label_texts, labels_to_index, most_specific
+from retrieval_based.encoder import labels_to_index, most_specific, texts_of_labels
 from retrieval_based.index import MilvusVectors, SemanticIndex, Vectors, dense, dense_windows, recalls, writing
 from tests.conftest import ROOT
 from utils import InputError, LabelTree
@@ -34,7 +34,7 @@ def labels_of_four():
 
 
 def test_what_is_encoded_and_indexed():
-    assert label_texts(TREE, [1, 3]) == ["组织,罢工", "财经"]
+    assert texts_of_labels(TREE, [1, 3]) == ["组织,罢工", "财经"]
     assert most_specific(TREE, (0, 1, 3)) == (1, 3) and most_specific(TREE, (0,)) == (0,)
     assert labels_to_index(TREE, False) == [1, 2, 3] and labels_to_index(TREE, True) == [0, 1, 2, 3]
 
@@ -106,11 +106,59 @@ def test_save_read_grow_and_notice(tmp_path):
     assert len(list((tmp_path / "index").iterdir())) == 4  # nothing is left of the old one
 
 
+def test_files_of_the_user_stay(tmp_path):
+    """The names of saved files are full patterns; what a killed build left of one goes as well."""
+    index = labels_of_four()
+    index.save(tmp_path)
+    (mark,) = [path.stem.removeprefix("vectors-") for path in tmp_path.glob("vectors-*")]
+    assert mark.startswith("3-") and len(mark) == 10
+    mine = ["entries-2024-01.csv", "label-old-1.txt", "vectors-mine-2.faiss", f"entries-{mark}.jsonl.bak", ".lock"]
+    left = ["entries-3-0123abcd.jsonl.77.tmp", "vectors-12-0123abcd.faiss", "label-0-0123abcd.txt"]
+    for name in mine + left:
+        (tmp_path / name).write_text("1")
+    index.save(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {*mine, "index.json"} and len(names) == len(mine) + 4
+    assert not names & {*left, f"entries-{mark}.jsonl"}
+
+
+def test_an_index_that_grows_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    index = labels_of_four()
+    index.save(tmp_path)
+    read_about, looks = module.read_about, []
+
+    def overtaken(directory):
+        about = read_about(directory)
+        looks.append(about["mark"])
+        if len(looks) == 1:  # another process saves, and takes away the files of the mark just seen
+            index.add(np.eye(4, dtype=np.float32)[3:], [(0,)])
+            index.save(tmp_path)
+        return about
+
+    monkeypatch.setattr(module, "read_about", overtaken)
+    assert SemanticIndex.read(tmp_path, ENCODER).entries == [(1,), (2,), (3,), (0,)]
+    assert len(set(looks)) == 2
+    next(tmp_path.glob("entries*")).unlink()  # with no change of index.json it is broken
+    with pytest.raises(InputError, match="no such file"):
+        SemanticIndex.read(tmp_path, ENCODER)
+
+
+def change(directory, **settings):
+    """Replace entries of index.json, or with None take them out."""
+    about = json.loads((directory / "index.json").read_text()) | settings
+    about = {name: value for name, value in about.items() if value is not None}
+    (directory / "index.json").write_text(json.dumps(about))
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
         (lambda d: (d / "index.json").unlink(), "build_index.py"),
         (lambda d: (d / "index.json").write_text("{}"), "not the description of an index"),
+        (lambda d: change(d, hnsw=None), "not the description of an index"),
+        (lambda d: change(d, hnsw={"m": 16}), r"not the description of an index \(hnsw is {'m': 16}\)"),
+        (lambda d: change(d, milvus={"uri": "http://a", "name": "b"}), "not the description of an index"),
+        (lambda d: change(d, decision={"threshold": [0.5] * 3}), "3 thresholds for 4 labels. Build it again"),
         (lambda d: next(d.glob("vectors*")).write_bytes(b"IxFI" + b"\0" * 40), "Build it again"),
         (lambda d: next(d.glob("entries*")).write_text('["财经"]\n'), "1 entries, 3 vectors"),
         (lambda d: next(d.glob("entries*")).unlink(), "no such file"),
@@ -265,6 +313,16 @@ def test_nothing_or_something_else_on_the_port(listens):
         assert time.monotonic() - start < 30
         if listens:
             server.shutdown()
+
+
+def test_without_the_packages_for_indexes(monkeypatch, tmp_path):
+    for name in ("faiss", "filelock"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match="pip install faiss-cpu"):
+        Vectors(4)
+    with pytest.raises(InputError, match="pip install filelock"):
+        with writing(tmp_path):
+            pass
 
 
 def test_one_writer_at_a_time_and_none_after_its_death(tmp_path):

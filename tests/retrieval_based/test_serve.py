@@ -123,11 +123,35 @@ def test_answers_are_those_of_predict(start, trained, use, export, index, predic
     assert ("LOADED set()" in one.log()) == (kind == "export") and "Traceback" not in one.log()
 
 
+def test_checkpoints_take_turns_during_a_reload_too(use, export, index, monkeypatch):
+    """Every model that one server loads computes under the same lock, if it is a checkpoint."""
+    turns, locks = [], []
+
+    class Turn:
+        def __enter__(self):
+            turns.append("taken")
+
+        def __exit__(self, *_):
+            turns.append("given")
+
+    def load_twice(args, load):
+        for _ in range(2):
+            load().score([[1, 2]])
+
+    monkeypatch.setattr(serve, "Lock", lambda: locks.append(Turn()) or locks[-1])
+    monkeypatch.setattr(serve, "serve", load_twice)
+    call(serve, monkeypatch, *use, "--index_dir", index)
+    assert len(locks) == 1 and turns == ["taken", "given"] * 4  # a model also answers once when it is loaded
+    turns.clear()
+    call(serve, monkeypatch, "--params_path", export, "--index_dir", index)
+    assert turns == []
+
+
 def test_rows_vote(start, trained, use, export, monkeypatch, tmp_path):
     rows = ["--train_set_file", trained[0] / "train.txt"]
     call(build_index, monkeypatch, *use, "--index_dir", tmp_path / "rows", *rows)
     one = start("--index_dir", tmp_path / "rows", "--params_path", export, "--recall_num", 1)
-    (row,) = httpx.post(f"{one.url}/v1/classify", json={"texts": "联赛第三轮第1期"}, timeout=60).json()["results"]
+    (row,) = httpx.post(f"{one.url}/v1/classify", json={"texts": "三分绝杀对手第1期"}, timeout=60).json()["results"]
     assert row["labels"] == ["体育", "体育##篮球"]  # those of the only row that is asked, which is the text itself
     assert row["probabilities"] == {"体育##篮球": 1, "体育": 0}
 
