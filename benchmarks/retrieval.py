@@ -21,7 +21,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from retrieval_based.encoder import Encoder
-from retrieval_based.index import SemanticIndex, Vectors, labels_index, recalls
+from retrieval_based.index import SemanticIndex, labels_index, recalls
+from retrieval_based.vectors import Vectors
 from utils import HelpFormatter, LabelTree, run
 
 

@@ -29,17 +29,8 @@ from retrieval_based.encoder import (
     most_specific,
     texts_of_labels,
 )
-from retrieval_based.index import (
-    HNSW_EF,
-    HNSW_M,
-    MilvusVectors,
-    SemanticIndex,
-    Vectors,
-    add_texts,
-    read_about,
-    require_same_thresholds,
-    writing,
-)
+from retrieval_based.index import SemanticIndex, add_texts, read_about, require_same_thresholds, writing
+from retrieval_based.vectors import HNSW_EF, HNSW_M, MilvusVectors, Vectors
 from utils import HelpFormatter, InputError, LabelTree, check_minima, get_logger, load_rows, run
 
 

@@ -35,7 +35,8 @@ from retrieval_based.encoder import (
     parameter_digest,
     texts_of_labels,
 )
-from retrieval_based.index import RECALL_AT, SemanticIndex, Vectors, dense, dense_windows, recalls
+from retrieval_based.index import RECALL_AT, SemanticIndex, dense, dense_windows, recalls
+from retrieval_based.vectors import Vectors
 from runtime import set_device
 from training import (
     Trainer,

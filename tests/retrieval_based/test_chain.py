@@ -17,7 +17,8 @@ from deploy.predictor.predictor import run_batches
 from modeling import model_inputs
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder, center, project
-from retrieval_based.index import MilvusVectors, SemanticIndex, writing
+from retrieval_based.index import SemanticIndex, writing
+from retrieval_based.vectors import MilvusVectors
 from tests.conftest import ROOT
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
 from utils import InputError
