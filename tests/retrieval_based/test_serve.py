@@ -17,10 +17,10 @@ import httpx
 
 from retrieval_based import build_index, export_model, predict, serve
 from tests.conftest import ROOT
-from tests.deploy.test_server import Running, figures, in_background, problem, wait_until
+from tests.deploy.simple_serving.conftest import Running, figures, in_background, problem, wait_until
 from tests.retrieval_based.conftest import LABELS, call, fails
 
-# The launcher of test_server.py ends with server.main().
+# The launcher of a server ends with server.main().
 SERVE = "from retrieval_based import serve; server.main = serve.main; "
 NOTE_PADDLE = (
     "import atexit; atexit.register(lambda: print('LOADED', {'paddle', 'paddlenlp', 'tokenizers', 'torch'} "

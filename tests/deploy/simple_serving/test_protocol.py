@@ -1,0 +1,133 @@
+"""deploy/simple_serving: slow and strange clients, most of them bare sockets."""
+
+import socket
+import time
+from contextlib import suppress
+
+import pytest
+
+for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_client"):
+    pytest.importorskip(package)
+
+# ruff: noqa: E402
+import httpx
+
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50,
+        b"GET / HTTP/9.9\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        HEAD + b"Content-Length: -5\r\n\r\nhello",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        HEAD + b"X : y\r\n\r\n",
+        HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+    ids=lambda value: repr(value[-30:]),
+)
+def test_what_is_no_http_is_refused(shared, client, request_bytes):
+    with shared.connect() as sock:
+        sock.sendall(request_bytes)
+        status = sock.recv(64).split(b" ")[1]
+    assert status in (b"400", b"404", b"431"), status
+    assert client.get("/health").status_code == 200
+
+
+def test_too_large_a_body_of_unknown_length(shared):
+    with shared.connect() as sock:
+        sock.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(40):
+            sock.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        sock.sendall(b"0\r\n\r\n")
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_slow_heads_and_bodies_stop_nobody(start, tiny_export):
+    one = start("--model_path", tiny_export, change="service.BODY_SECONDS = protocol.HEAD_SECONDS = 2")
+    heads = [one.connect() for _ in range(100)]
+    bodies = [one.connect() for _ in range(20)]
+    silent = one.connect()
+    for sock in heads:
+        sock.sendall(HEAD + b"X-Slow: ")
+    for sock in bodies:
+        sock.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"texts"')
+    half = one.connect()
+    half.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+    half.shutdown(socket.SHUT_WR)
+    began = time.monotonic()
+    assert httpx.post(f"{one.url}/v1/classify", json={"texts": "国足"}, timeout=30).status_code == 200
+    assert time.monotonic() - began < 2
+    for sock in bodies:
+        answer = b"".join(iter(lambda sock=sock: sock.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"only 8 bytes" in answer
+    for sock in [*heads, silent]:
+        with suppress(ConnectionResetError):
+            assert sock.recv(10) == b""  # closed by the server
+        sock.close()
+
+
+def test_where_connections_run_out_the_oldest_slow_one_makes_room(start, tiny_export):
+    one = start("--model_path", tiny_export, change="server.most_connections = lambda: 10")
+    slow = [one.connect() for _ in range(30)]
+    assert httpx.get(f"{one.url}/health", timeout=30).status_code == 200
+    for sock in slow:
+        sock.close()
+
+
+def test_idle_and_unfinished_connections_make_room_too(start, tiny_export):
+    """The server may have 180 open files: without their making room it could accept nobody any more."""
+    change = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (180, 180))"
+    one = start("--model_path", tiny_export, change=change)
+    idle, unfinished = [], []
+    for _ in range(110):
+        idle.append(one.connect())
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idle[-1].recv(65_536).startswith(b"HTTP/1.1 200 ")
+    for _ in range(110):
+        unfinished.append(one.connect())
+        unfinished[-1].sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+    assert httpx.post(f"{one.url}/v1/classify", json={"texts": "国足"}, timeout=5).status_code == 200
+    for sock in [*idle, *unfinished]:
+        sock.close()
+    assert "Too many open files" not in one.log()
+
+
+@pytest.mark.parametrize("rest", [b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", b""])
+def test_what_comes_drop_by_drop_ends(start, tiny_export, rest):
+    """Bodies that nobody reads, and line ends before a request: neither is a request that the app could give up on."""
+    one = start("--model_path", tiny_export, change="protocol.HEAD_SECONDS = protocol.BODY_SECONDS = 1")
+    with one.connect() as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" + rest)
+        end = time.monotonic() + 10
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while time.monotonic() < end:
+                sock.sendall(b"\r\n")
+                time.sleep(0.1)
+
+
+def test_an_offer_of_another_protocol_is_passed_over(shared):
+    """Java's client makes one with every request."""
+    body = '{"texts": ["国足"]}'.encode()
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    whole = HEAD + offer + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunked = HEAD + offer + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    with shared.connect() as sock:
+        for parts in (
+            [whole],
+            [whole[:-30], whole[-30:]],
+            [whole[:90], whole[90:]],
+            [chunked],
+            [chunked[:-8], chunked[-8:]],
+        ):
+            for part in parts:
+                sock.sendall(part)
+                time.sleep(0.1)
+            answer = sock.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 200 ") and "国足".encode() in answer
+        sock.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n")
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 400 ")

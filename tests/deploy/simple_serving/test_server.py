@@ -1,0 +1,297 @@
+"""deploy/simple_serving: overload, the end, the key, new models, the command line, and the page in a browser."""
+
+import json
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+
+for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_client"):
+    pytest.importorskip(package)
+
+# ruff: noqa: E402
+import httpx
+
+from deploy.simple_serving import server
+from deploy.simple_serving.model import find_precision
+from utils import InputError
+
+from tests.deploy.simple_serving.conftest import KEY, figures, in_background, problem, wait_until  # isort: skip
+
+SLOW = """
+service.run = lambda items: (time.sleep(0.4), model.run(items))[1]
+service.BODY_SECONDS = protocol.HEAD_SECONDS = 1
+"""
+
+
+# ---- overload, time and the end --------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_refuses(start, tiny_export):
+    flags = "--num_threads 1 --batch_size 1 --queue_size 2 --max_texts 2".split()
+    one = start("--model_path", tiny_export, *flags, change=SLOW)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        first = in_background(client.post, "/v1/classify", json={"texts": "一"})
+        wait_until(lambda: figures(client)["batch_size_count"] == 1)
+        second = in_background(client.post, "/v1/classify", json={"texts": ["二", "三"]})
+        wait_until(lambda: figures(client)["queue_length"] == 2)
+        refused = client.post("/v1/classify", json={"texts": "四"})
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        assert problem(refused)["how"] == "Ask again later."
+        for box, count in ((first, 1), (second, 2)):
+            box.thread.join()
+            assert box.value.status_code == 200 and len(box.value.json()["results"]) == count
+        assert client.post("/v1/classify", json={"texts": "五"}).status_code == 200
+
+
+def test_no_answer_in_time(start, tiny_export):
+    one = start("--model_path", tiny_export, "--timeout", "0.1", "--num_threads", "1", change=SLOW)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        late = client.post("/v1/classify", json={"texts": ["一", "二"]})
+        assert late.status_code == 503 and "Retry-After" in late.headers
+        assert problem(late)["what"] == "no answer within 0.1 s"
+        wait_until(lambda: figures(client)["queue_length"] == 0)  # nobody works for those who have gone
+    assert one.stop() == 0
+    assert one.log().count("\n") == 3, one.log()
+
+
+def test_a_client_that_leaves_costs_nothing(start, tiny_export):
+    one = start("--model_path", tiny_export, "--num_threads", "1", "--batch_size", "1", change=SLOW)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{one.url}/v1/classify", json={"texts": ["一"] * 50}, timeout=0.3)
+        wait_until(lambda: figures(client)["queue_length"] == 0, seconds=5)
+        assert client.post("/v1/classify", json={"texts": "二"}).status_code == 200
+        assert figures(client)['http_requests_total{path="/v1/classify",status="499"}'] == 1
+    assert one.stop() == 0
+    assert one.log().count("\n") == 3, one.log()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_taken_is_answered_before_the_end(start, tiny_export, signal_number):
+    one = start("--model_path", tiny_export, "--num_threads", "1", "--batch_size", "1", change=SLOW)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        client.get("/health")
+        boxes = [in_background(client.post, "/v1/classify", json={"texts": text}) for text in "一二三"]
+        wait_until(lambda: figures(client)["queue_length"] == 2)
+        one.process.send_signal(signal_number)
+        wait_until(lambda: client.get("/ready").status_code == 503)
+        refused = client.post("/v1/classify", json={"texts": "四"})
+        assert refused.status_code == 503 and problem(refused)["what"] == "it is shutting down"
+        for box in boxes:
+            box.thread.join()
+            assert box.value.status_code == 200
+    assert one.process.wait(timeout=30) == 0
+    assert one.log().endswith("Every request is answered; the server has ended\n")
+
+
+def test_a_second_signal_does_not_wait(start, tiny_export):
+    one = start("--model_path", tiny_export, "--num_threads", "1", "--batch_size", "1", change=SLOW)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        box = in_background(
+            pytest.raises, httpx.TransportError, client.post, "/v1/classify", json={"texts": ["一"] * 20}
+        )
+        wait_until(lambda: "queue_length 0.0" not in httpx.get(f"{one.url}/metrics").text)
+        one.process.terminate()
+        wait_until(lambda: httpx.get(f"{one.url}/ready").status_code == 503)
+        began = time.monotonic()
+        assert one.stop() == -signal.SIGTERM and time.monotonic() - began < 2
+        box.thread.join()
+
+
+def test_a_fault_of_the_server_reaches_the_client(start, tiny_export):
+    one = start("--model_path", tiny_export, change="service.run = lambda items: 1 / 0")
+    response = httpx.post(f"{one.url}/v1/classify", json={"texts": "一"}, timeout=30)
+    assert response.status_code == 500 and "log" in problem(response)["how"]
+    one.wait_for("(ZeroDivisionError)")
+    assert httpx.get(f"{one.url}/health").status_code == 200
+
+
+def test_what_the_model_needs_may_be_out_of_reach(start, tiny_export):
+    """As an index on another machine may; then the answer is to ask again, and the log says what is wrong."""
+    change = (
+        "from utils import InputError; "
+        "service.run = lambda items: (_ for _ in ()).throw(InputError('no way to the machine 10.0.0.7'))"
+    )
+    one = start("--model_path", tiny_export, change=change)
+    response = httpx.post(f"{one.url}/v1/classify", json={"texts": ["一", "二"]}, timeout=30)
+    assert response.status_code == 503 and response.headers["Retry-After"] == "5"
+    assert problem(response)["what"] == "the model cannot answer" and "10.0.0.7" not in response.text
+    assert one.stop() == 0
+    assert "no way to the machine 10.0.0.7" in one.log() and "Traceback" not in one.log()
+
+
+# ---- the key, and new models -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def export(tiny_export, tmp_path):
+    """A copy of the exported model that a test may change."""
+    return shutil.copytree(tiny_export, tmp_path / "export")
+
+
+def test_key(start, export, tmp_path):
+    (tmp_path / "key.txt").write_text(f"{KEY}\nsecond line\n", encoding="utf-8")
+    by_file = start("--model_path", export, "--api_key_file", tmp_path / "key.txt")
+    by_variable = start("--model_path", export, environment={"SERVING_API_KEY": KEY})
+    for one in (by_file, by_variable):
+        with httpx.Client(base_url=one.url, timeout=30) as client:
+            for path in ("/v1/classify", "/v1/explain", "/models/cls_hierarchical", "/admin/reload"):
+                for headers in ({}, {"X-API-Key": KEY[:-1]}, {"X-API-Key": ""}, {b"X-API-Key": b"\xff"}):
+                    response = client.post(path, content=b"{", headers=headers)
+                    assert response.status_code == 401 and "X-API-Key" in problem(response)["how"]
+                assert client.post(path, content=b"{", headers={"X-API-Key": KEY}).status_code in (200, 400)
+            assert client.get("/health").status_code == client.get("/").status_code == 200
+            document = client.get("/openapi.json").json()
+            assert document["paths"]["/v1/classify"]["post"]["security"] == [{"key": []}]
+            assert document["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
+        assert KEY not in one.log()
+
+
+def test_reload_drops_no_request(start, export):
+    one = start("--model_path", export, environment={"SERVING_API_KEY": KEY})
+    headers = {"X-API-Key": KEY}
+    settings = json.loads((export / "decision.json").read_text(encoding="utf-8"))
+    going, statuses, counts = True, set(), set()
+
+    def ask():
+        with httpx.Client(base_url=one.url, timeout=30, headers=headers) as client:
+            while going:
+                response = client.post("/v1/classify", json={"texts": ["国足今晚出战"] * 3})
+                statuses.add(response.status_code)
+                counts.add(tuple(len(row["labels"]) for row in response.json()["results"]))
+
+    askers = [in_background(ask) for _ in range(3)]
+    try:
+        with httpx.Client(base_url=one.url, timeout=30, headers=headers) as client:
+            (export / "decision.json").write_text(json.dumps(settings | {"top_k": 2}), encoding="utf-8")
+            assert client.post("/admin/reload").raise_for_status().json()["status"] == "reloaded"
+            assert len(client.post("/v1/classify", json={"texts": "一"}).json()["results"][0]["labels"]) == 2
+            (export / "decision.json").write_text(json.dumps(settings | {"top_k": 1}), encoding="utf-8")
+            one.process.send_signal(signal.SIGHUP)
+            one.wait_for("(?s)Reloaded .* Reloaded ")
+            assert len(client.post("/v1/classify", json={"texts": "一"}).json()["results"][0]["labels"]) == 1
+
+            (export / "int8.onnx").write_bytes((export / "int8.onnx").read_bytes()[:5000])
+            broken = client.post("/admin/reload")
+            assert broken.status_code == 409 and "int8.onnx" in problem(broken)["what"]
+            assert "stays in service" in problem(broken)["how"] and "stays in service" in one.log()
+            assert len(client.post("/v1/classify", json={"texts": "一"}).json()["results"][0]["labels"]) == 1
+            assert figures(client)['model_reloads_total{outcome="done"}'] == 2
+            assert figures(client)['model_reloads_total{outcome="failed"}'] == 1
+    finally:
+        going = False
+        for asker in askers:
+            asker.thread.join()
+    assert statuses == {200}
+    assert all(len(set(row)) == 1 for row in counts), "one answer, two models"
+    assert {(2, 2, 2), (1, 1, 1)} <= counts
+
+
+def test_precision(tiny_export, export):
+    assert find_precision(tiny_export, "auto") == "int8" and find_precision(tiny_export, "float16") == "float16"
+    (export / "int8.onnx").unlink()
+    assert find_precision(export, "auto") == "float32"
+    for path in export.glob("*.onnx"):
+        path.unlink()
+    assert find_precision(export, "auto") == "float32"  # which is then missed
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(monkeypatch, tiny_export):
+    """call(*flags): main() in this process, with faults that end it before it serves."""
+
+    def call(*flags):
+        monkeypatch.setattr(sys, "argv", ["server.py", "--model_path", str(tiny_export), *map(str, flags)])
+        server.main()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--port", "70000"],
+        ["--batch_size", "0"],
+        ["--timeout", "nan"],
+        ["--timeout", "0"],
+        ["--queue_size", "3"],
+        ["--precision", "int4"],
+    ],
+)
+def test_bad_flags(call, flags):
+    with pytest.raises(SystemExit) as stopped:
+        call(*flags)
+    assert stopped.value.code == 2
+
+
+def test_what_can_be_wrong_at_the_start(call, shared, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=f"--port {shared.address[1]}: .*choose another one"):
+        call("--port", shared.address[1])
+    with pytest.raises(InputError, match="--host nowhere.invalid"):
+        call("--host", "nowhere.invalid")
+    with pytest.raises(InputError, match="no such file.*openssl"):
+        call("--api_key_file", tmp_path / "key.txt")
+    (tmp_path / "key.txt").write_text("short\n")
+    with pytest.raises(InputError, match="8 or more"):
+        call("--api_key_file", tmp_path / "key.txt")
+    with pytest.raises(InputError, match="float32.onnx: no such file"):
+        call("--port", "0", "--model_path", tmp_path)
+    monkeypatch.setenv("SERVING_API_KEY", "")
+    with pytest.raises(InputError, match="SERVING_API_KEY: the key must be"):
+        call()
+
+
+def test_missing_packages_are_named(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(InputError, match="uvicorn is not installed: pip install -r deploy/simple_serving/requirements"):
+        call("--port", "0")
+
+
+def test_paddle_is_not_imported(start, tiny_export):
+    change = (
+        "import atexit; atexit.register(lambda: print('LOADED', {'paddle', 'paddlenlp', 'tokenizers', 'torch'} "
+        "& set(sys.modules), file=sys.stderr))"
+    )
+    one = start("--model_path", tiny_export, change=change)
+    httpx.post(f"{one.url}/v1/explain", json={"text": "国足"}, timeout=30).raise_for_status()
+    assert one.stop() == 0 and "LOADED set()" in one.log()
+
+
+def test_warns_when_everybody_may_use_it(start, tiny_export):
+    one = start("--model_path", tiny_export, "--host", "0.0.0.0")
+    assert "whoever reaches this machine may use the server" in one.log()
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_page_in_a_browser(shared, chromium):
+    for width, language, title in (
+        (1280, "zh-CN", "层次文本分类"),
+        (390, "en", "Hierarchical text classification"),
+    ):
+        page, faults = chromium.new_page(viewport={"width": width, "height": 800}, locale=language), []
+        page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
+        page.on("console", lambda message, faults=faults: message.type == "error" and faults.append(message.text))
+        page.goto(shared.url)
+        assert page.inner_text("h1") == title
+        page.fill("#text", "国足今晚<img src=x onerror=alert(1)>😀出战")
+        page.click("#send")
+        page.wait_for_selector("#words span[style]", timeout=30_000)
+        assert page.inner_text("#words") == "国足今晚<img src=x onerror=alert(1)>😀出战"
+        assert page.locator(".node.predicted").count() > 0 and page.locator("#tree img, #words img").count() == 0
+        page.locator(".node:not(.chosen)").last.click()
+        assert page.locator(".node.chosen").count() == 1
+        page.wait_for_selector("#words span[style]", timeout=30_000)
+        assert page.locator(".node.chosen .name").inner_text() in page.inner_text("#chosen")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.fill("#text", "长" * 1500)
+        page.click("#send")
+        page.locator("#error", has_text="1500").wait_for()
+        assert len(faults) == 1 and "413" in faults[0]  # the browser's own line about the refused request
