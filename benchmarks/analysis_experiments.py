@@ -11,8 +11,9 @@ Writes  work_dir/ROWS-SEED/       the rows, checkpoints and logs of every run
         work_dir/results.jsonl    one line per figure: rows, seed, what, scores in percent
 
 Each seed draws its own training rows, and trains from its own seed. --dev_rows rows of dev.txt choose the epoch; the
-scores are those of all of dev.txt, which is also what sparse.py looks at. All trainings take about the same number of
-steps: with more rows there are fewer epochs. A run whose line is in results.jsonl is not made again.
+scores are those of all of dev.txt, which is also what sparse.py looks at. With more rows there are fewer epochs: all
+trainings take about as many steps, none fewer than the rows alone. A run whose line is in results.jsonl is not made
+again.
     baseline  the rows alone; the experiments below share it
     dirty     a tenth of the rows get a wrong label; do the strategies find them? --clean: scores with the wrong labels,
               and with so many suspects of the default strategy put right
@@ -23,6 +24,7 @@ steps: with more rows there are fewer epochs. A run whose line is in results.jso
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -96,7 +98,7 @@ class Bench:
         if self.known(what):
             return checkpoint
         with open(self.folder / train_file, "rb") as file:
-            passes = max(1, round(args.epochs * args.rows / sum(1 for _ in file)))
+            passes = math.ceil(args.epochs * args.rows / sum(1 for _ in file))
         common = ["--dataset_dir", self.folder, "--device", args.device]
         hyper = ["--epochs", passes, "--batch_size", args.batch_size, "--learning_rate", args.learning_rate]
         hyper += ["--max_seq_length", args.max_seq_length, "--seed", self.seed, "--warmup_steps", 50]
