@@ -81,4 +81,4 @@ def test_summary(capsys):
 def test_a_script_that_fails_is_named(tmp_path, bench, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"train.py failed; .*log.txt tells why"):
-        bench.script("train.py", "--dataset_dir", tmp_path / "nowhere")
+        bench.script("train.py", "--dataset_dir", tmp_path / "nowhere", "--save_dir", tmp_path / "checkpoint")
