@@ -87,7 +87,7 @@ def export_static(paddle, model, pad_id, prefix):
     graph.eval()
     spec = [paddle.static.InputSpec([None, None], "int64", name) for name in names]
     old_form = tuple(map(int, paddle.__version__.split(".")[:2])) < (3, 2)
-    with paddle.pir_utils.OldIrGuard() if old_form else nullcontext():
+    with quiet(), paddle.pir_utils.OldIrGuard() if old_form else nullcontext():
         paddle.jit.save(paddle.jit.to_static(graph, input_spec=spec, full_graph=True), str(prefix))
     return prefix.with_suffix(".pdmodel" if old_form else ".json")
 
