@@ -179,7 +179,7 @@ def read_to_predict(args, source, tree, logger):
     load_reported(source, tree, logger)  # refuses what is wrong
     labels = {row.line: row.labels for row in read_rows(source, tree, problems, seen)}
     rows = list(parse_rows(source, problems))
-    return [text or "" for _, text, _ in rows], [labels.get(line) for line, _, _ in rows]
+    return [(text or "").strip() for _, text, _ in rows], [labels.get(line) for line, _, _ in rows]
 
 
 def fingerprint(args):

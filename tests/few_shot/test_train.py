@@ -239,7 +239,7 @@ def test_data_txt_is_predicted_row_for_row(folder, arguments, tmp_path, run_scri
 
 def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_script, printed):
     """Every row gets the label 体育 alone, by --top_k and a word that is nearest: of 3 rows with labels 2 have it."""
-    rows = "国足今晚出战\t体育\n\n球队夺冠\n大盘午后跳水\t财经\n球员转会\t体育\n"
+    rows = " 国足今晚出战\t体育\n\n球队夺冠\n大盘午后跳水\t财经\n球员转会\t体育\n"
     (folder / "test.txt").write_text(rows, encoding="utf-8")
     (folder / "label.txt").write_text("体育\n财经\n", encoding="utf-8")
     rows = "国足今晚出战\t体育\n球队夺冠\t体育\n"
