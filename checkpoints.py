@@ -1,9 +1,10 @@
 """Checkpoints: a model's directory with everything that is needed to label texts with it, and the decision settings.
 
-config.json, model.safetensors, model_state.pdparams     the library's files, see weights.py
-vocab.txt, tokenizer_config.json, ...                    the tokenizer
-label.txt                                                the labels in class-index order
-decision.json                                            maximum length, threshold(s), decoding it was scored with
+In it are:
+    config.json, model.safetensors, model_state.pdparams     the library's files, see weights.py
+    vocab.txt, tokenizer_config.json, ...                    the tokenizer
+    label.txt                                                the labels in class-index order
+    decision.json                                            maximum length, threshold(s), decoding it was scored with
 """
 
 import json

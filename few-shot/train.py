@@ -170,16 +170,19 @@ def require_inputs(args, logger):
 
 
 def read_to_predict(args, source, tree, logger):
-    """(texts, labels of each or None, or None for all of data.txt) of a file; blank rows stay, as ""."""
+    """(texts, labels of each or None) of a file; blank rows stay, as "". None for the labels where no row has any."""
     problems, seen = Problems(), Counter()
     if source.name != args.test_file:
         count_texts(source, tree, seen)
         warn_about(seen, source, logger)
         return list(read_texts(source, tree, problems, Counter())), None
-    load_reported(source, tree, logger)  # refuses what is wrong
     labels = {row.line: row.labels for row in read_rows(source, tree, problems, seen)}
+    problems.raise_if_any()
+    if seen:
+        logger.warning(f"{source.name}: not scored are {seen['blank']} blank and {seen['unlabelled']} unlabelled rows")
     rows = list(parse_rows(source, problems))
-    return [(text or "").strip() for _, text, _ in rows], [labels.get(line) for line, _, _ in rows]
+    gold = [labels.get(line) for line, _, _ in rows]
+    return [(text or "").strip() for _, text, _ in rows], gold if any(row is not None for row in gold) else None
 
 
 def fingerprint(args):
@@ -293,8 +296,8 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
             file.writelines(jsonl_row(tree, *row, LOWEST_PROBABILITY) for row in part)
             if gold:
                 pairs = zip(part, gold[start : start + PREDICTED_TOGETHER])
-                pairs = [(labels, known) for (_, labels, _), known in pairs if known is not None]
-                scores.update(*(multi_hot(labels, len(tree)) for labels in zip(*pairs)))
+                if pairs := [(labels, known) for (_, labels, _), known in pairs if known is not None]:
+                    scores.update(*(multi_hot(labels, len(tree)) for labels in zip(*pairs)))
             bar.update(len(part))
     if gold:
         result = scores.result()

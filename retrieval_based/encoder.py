@@ -190,7 +190,7 @@ class Encoder:
         if found == self.id:
             return
         if self.onnx and found is None:
-            raise InputError(f"{path}: was exported by an earlier version, without its encoder's id. Export it again.")
+            raise InputError(f"{path}: does not name its encoder. Export it again.")
         advice = (
             "Export again; or remove this file, if train.py has written into this directory since."
             if self.onnx

@@ -134,9 +134,12 @@ def require_program(path):
 
 
 def reads_template(directory):
-    """Whether a model directory is one of few-shot/train.py --method prompt."""
+    """Whether a model directory is one of few-shot/train.py --method prompt; if that cannot be read, yes."""
     path = Path(directory) / "template_config.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["method"] == "prompt"
+    try:
+        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["method"] != "similarity"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True  # few-shot/infer.py then tells what is wrong with it
 
 
 class Predictor:

@@ -95,8 +95,10 @@ def test_the_predictor_reads_exports_without_a_template(folder, arguments, tmp_p
     flags = [*arguments, "--export_type", "onnx", *(["--prompt", prompt] if prompt else [])]
     run_script("train", *flags, "--do_train", "--max_steps", 1, "--do_predict", "--do_export")
     if prompt:
-        with pytest.raises(InputError, match="reads its texts in a template. Use few-shot/infer.py"):
-            Predictor(tmp_path / "out" / "export" / "model")
+        for _ in range(2):
+            with pytest.raises(InputError, match="reads its texts in a template. Use few-shot/infer.py"):
+                Predictor(tmp_path / "out" / "export" / "model")
+            (tmp_path / "out" / "export" / "template_config.json").write_text("{")  # damaged: infer.py tells
         return
     predictor, rows = (
         Predictor(tmp_path / "out" / "export" / "model"),
@@ -237,7 +239,7 @@ def test_data_txt_is_predicted_row_for_row(folder, arguments, tmp_path, run_scri
     assert rows[1]["labels"] == [] and any("blank rows: 1" in message for message in printed)
 
 
-def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_script, printed):
+def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_script, printed, monkeypatch):
     """Every row gets the label 体育 alone, by --top_k and a word that is nearest: of 3 rows with labels 2 have it."""
     rows = " 国足今晚出战\t体育\n\n球队夺冠\n大盘午后跳水\t财经\n球员转会\t体育\n"
     (folder / "test.txt").write_text(rows, encoding="utf-8")
@@ -250,7 +252,18 @@ def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_
     assert [row["text"] for row in found] == ["国足今晚出战", "", "球队夺冠", "大盘午后跳水", "球员转会"]
     assert [row["labels"] for row in found] == [["体育"], [], ["体育"], ["体育"], ["体育"]]
     # 2 of 3 right: micro-F1 2/3; 体育 2 x 2 / (3 + 2) = 0.8, 财经 0: macro-F1 0.4
-    assert "test.txt: micro f1 score: 0.66667, macro f1 score: 0.40000, accuracy: 0.66667" in printed
+    shown = "test.txt: micro f1 score: 0.66667, macro f1 score: 0.40000, accuracy: 0.66667"
+    assert shown in printed and "test.txt: not scored are 1 blank and 1 unlabelled rows" in printed
+    printed.clear()
+    module = load_script("train")
+    monkeypatch.setattr(module, "PREDICTED_TOGETHER", 1)  # some windows have no row to score
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), "--do_predict", "--top_k", "1"])
+    module.main()
+    assert shown in printed
+    (folder / "test.txt").write_text("国足今晚出战\n", encoding="utf-8")  # no row has labels: labelled, not scored
+    printed.clear()
+    run_script("train", *arguments, "--do_predict")
+    assert not any("micro f1" in message for message in printed)
 
 
 def test_a_bad_test_file_is_told_before_training(folder, arguments, tmp_path, run_script):
