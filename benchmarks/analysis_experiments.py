@@ -214,7 +214,8 @@ def sparse(bench):
     checkpoint = bench.train("baseline")
     for strategy in bench.args.strategies or ("duplicate", *CYCLE):
         what = f"sparse-{strategy}"
-        choose(bench, checkpoint, 100, "--aug_strategy", strategy, "--seed", bench.seed)
+        # The nearest training row of a sparse dev row is seldom above the default threshold
+        choose(bench, checkpoint, 100, "--aug_strategy", strategy, "--support_threshold", 0, "--seed", bench.seed)
         join(bench, f"train-{what}.txt", "train.txt", "support.txt")
         bench.train(what, f"train-{what}.txt")
 
