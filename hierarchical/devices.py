@@ -7,11 +7,13 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
-from utils import InputError, get_logger
+from hierarchical.console import get_logger
+from hierarchical.errors import InputError
 
 
-def prepare_runtime(device):
+def prepare_runtime(device: str) -> None:
     """Settings that count only before paddle is loaded; what the user has set in the environment stays."""
     warnings.filterwarnings("ignore")  # the libraries' own import-time noise
     settings = {"GLOG_minloglevel": "2", "FLAGS_use_stride_kernel": "0", "TOKENIZERS_PARALLELISM": "false"}
@@ -19,14 +21,20 @@ def prepare_runtime(device):
         if code_path := _mkl_code_path():
             settings["MKL_DEBUG_CPU_TYPE"] = code_path
         # Left alone, paddle uses a single core. Several processes share the cores among themselves.
-        if "OMP_NUM_THREADS" not in os.environ and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) == 1:
+        if "OMP_NUM_THREADS" not in os.environ and launched_processes()[1] == 1:
             settings["MKL_NUM_THREADS"] = str(available_cores())
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 
-def available_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launched_processes() -> tuple[int, int]:
+    """(number of this process, their count), as paddle.distributed.launch says; (0, 1) without it. Needs no paddle."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
 
 
 def _mkl_code_path(cpuinfo="/proc/cpuinfo"):
@@ -42,7 +50,7 @@ def _mkl_code_path(cpuinfo="/proc/cpuinfo"):
     return "7" if "avx512f" in flags else "5" if "avx2" in flags else None
 
 
-def set_device(device):
+def set_device(device: str) -> Any:
     """Load paddle and choose the device; without the accelerator asked for, warn and use the CPU. Returns paddle."""
     prepare_runtime("cpu" if device == "gpu" and not has_nvidia_driver() else device)
     import paddle
@@ -66,11 +74,12 @@ def set_device(device):
     return paddle
 
 
-def has_nvidia_driver():
+def has_nvidia_driver() -> bool:
+    """Whether there is a driver for NVIDIA's GPUs, whatever can use it."""
     return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version"))
 
 
-def logging_off():
+def logging_off() -> None:
     """The libraries' logs are about themselves; the scripts say what they do."""
     import logging
 

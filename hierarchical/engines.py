@@ -1,33 +1,33 @@
-"""An exported model, applied without the framework that trained it.
+"""What computes the outputs of an exported model: ONNX Runtime, or Paddle Inference. Neither needs the checkpoint.
 
-    predictor = Predictor("export/float32")
-    logits = predictor.logits(predictor.tokenizer.encode(["某公司宣布裁员"]))
-
-Reads   <prefix>.onnx, or <prefix>.{pdmodel or json, pdiparams} with the back end paddle
-        beside it label.txt, decision.json, config.json and the tokenizer's files, as export_model.py leaves them
-Needs onnxruntime and numpy (ERNIE-M: sentencepiece too); paddle only for the back end of that name. Writes nothing.
+An engine is a function from padded token ids int64 [n, T] to outputs float32 [n, width]; `run_batches` calls it. Needs
+onnxruntime and numpy; paddle only for the engine of that name.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from checkpoints import open_checkpoint
-from runtime import available_cores, has_nvidia_driver, prepare_runtime
-from utils import InputError, get_logger, length_sorted_batches, pad, quiet, require_file
+from hierarchical.batches import length_sorted_batches, pad
+from hierarchical.console import get_logger, quiet
+from hierarchical.devices import has_nvidia_driver, prepare_runtime
+from hierarchical.encoders import GRAPH_INPUTS, graph_feed
+from hierarchical.errors import InputError
+from hierarchical.files import require_file
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
-INPUTS = {"input_ids", "token_type_ids"}
+AUTOMATIC = ("int8", "float32", "float16")  # the order in which "auto" looks for files
 
 
-def model_path(prefix, precision, suffix):
+def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
     """The file of one precision: export/float32 gives export/int8.onnx, other names an ending (model_int8.onnx).
 
     prefix: path without extension; one of a model file is cut off, and a directory stands for the float32 in it.
@@ -42,12 +42,30 @@ def model_path(prefix, precision, suffix):
     return prefix.with_name(prefix.name + suffix)
 
 
+def find_precision(prefix: str | Path, precision: str) -> str:
+    """The precision to load. "auto": int8 if it was exported, for export_model.py has then checked its scores."""
+    if precision != "auto":
+        return precision
+    there = (name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists())
+    return next(there, "float32")
+
+
+def exported_models(prefix: str | Path) -> list[Path]:
+    """The model files that there are for a prefix, in every form and precision."""
+    paths = [model_path(prefix, precision, ".onnx") for precision in PRECISIONS]
+    paths += [model_path(prefix, "float32", suffix) for suffix in (".pdmodel", ".json")]
+    return [path for path in paths if path.exists()]
+
+
 class OnnxModel:
     """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads."""
 
-    def __init__(self, path, device="cpu", device_id=0):
+    def __init__(self, path: Path, device: str = "cpu", device_id: int = 0):
         require_file(path, "Make it with export_model.py (--precision names those it writes).")
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ImportError:
+            raise InputError("the package onnxruntime, which runs exported models, is not installed.") from None
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
@@ -73,9 +91,10 @@ class OnnxModel:
                 "names them). Install them, or pass --device cpu."
             )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
+        require_known_inputs(path, self.inputs)
 
-    def __call__(self, input_ids):
-        feed = {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
+    def __call__(self, input_ids: np.ndarray) -> np.ndarray:
+        feed = graph_feed(input_ids)
         return self.session.run(None, {name: feed[name] for name in self.inputs})[0]
 
 
@@ -87,7 +106,7 @@ class PaddleModel:
 
     labels = None  # not kept in these files
 
-    def __init__(self, path, device="cpu", device_id=0, threads=1, bf16=False):
+    def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, threads: int = 1, bf16: bool = False):
         if not path.exists():
             path = path.with_suffix(".json")  # newer versions of paddle write this form
         require_file(path, "Make it with export_model.py --format paddle.")
@@ -114,16 +133,24 @@ class PaddleModel:
                 f"{path}: not a model that Paddle Inference can read ({reason}). Export it again."
             ) from None
         self.inputs = self.predictor.get_input_names()
+        require_known_inputs(path, self.inputs)
 
-    def __call__(self, input_ids):
-        feed = {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
+    def __call__(self, input_ids: np.ndarray) -> np.ndarray:
+        feed = graph_feed(input_ids)
         for name in self.inputs:
             self.predictor.get_input_handle(name).copy_from_cpu(feed[name])
         self.predictor.run()
         return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
 
 
-def require_program(path):
+def require_known_inputs(path: Path, inputs: list[str]) -> None:
+    """Raise InputError for a graph that asks for something no export of this project asks for."""
+    if foreign := set(inputs) - GRAPH_INPUTS:
+        names = ", ".join(sorted(foreign))
+        raise InputError(f"{path}: not a model of export_model.py, since it reads {names}. Export it again.")
+
+
+def require_program(path: Path) -> None:
     """Raise InputError for a damaged program, with which Paddle Inference would end in a segmentation fault."""
     from paddle.base.proto.framework_pb2 import ProgramDesc
 
@@ -133,65 +160,19 @@ def require_program(path):
         raise InputError(f"{path}: not a model that Paddle Inference can read ({error}). Export it again.") from None
 
 
-def reads_template(directory):
-    """Whether a model directory is one of few-shot/train.py --method prompt; if that cannot be read, yes."""
-    path = Path(directory) / "template_config.json"
-    try:
-        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["method"] != "similarity"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return True  # few-shot/infer.py then tells what is wrong with it
-
-
-class Predictor:
-    """An exported model and what belongs to it: `tree` (LabelTree), `tokenizer`, `decision` (Decision).
-
-    precision: one of PRECISIONS, a file each; with the back end paddle "float32" or "bfloat16", both from one file
-    template: the caller puts the texts into the template of few-shot/train.py --method prompt
-    Raises InputError for whatever is missing, damaged, or does not fit together.
-    """
-
-    def __init__(
-        self, prefix, precision="float32", backend="onnx", device="cpu", device_id=0, threads=None,
-        max_seq_length=None, batch_size=32, template=False,
-    ):  # fmt: skip
-        if backend == "onnx":
-            self.path = model_path(prefix, precision, ".onnx")
-        else:
-            self.path = model_path(prefix, "float32", ".pdmodel")
-        self.batch_size = batch_size
-        cores = threads or available_cores()
-        self.callers = cores if backend == "onnx" and device == "cpu" else 1  # batches that run side by side
-        if backend == "onnx":
-            self.model = OnnxModel(self.path, device, device_id)
-        else:
-            self.model = PaddleModel(self.path, device, device_id, cores, precision == "bfloat16")
-        if foreign := set(self.model.inputs) - INPUTS:
-            names = ", ".join(sorted(foreign))
-            raise InputError(f"{self.path}: not a model of export_model.py, since it reads {names}. Export it again.")
-        if not template and reads_template(self.path.parent):
-            raise InputError(f"{self.path}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
-        self.tree, self.tokenizer, self.decision = open_checkpoint(self.path.parent, max_seq_length, exported=True)
-        if self.model.labels not in (None, self.tree.labels):
-            raise InputError(f"{self.path}: its labels are not those of label.txt beside it. Export the model again.")
-
-    def logits(self, ids, progress=None):
-        """float32 logits [N, L] of tokenised texts, in the order given; `progress` gets the rows of each batch done."""
-
-        def compute(input_ids):
-            result = self.model(input_ids)
-            if result.shape[1] != len(self.tree):
-                raise InputError(f"{self.path}: {result.shape[1]} outputs, but label.txt has {len(self.tree)} labels.")
-            return result
-
-        pad_id, width = self.tokenizer.pad_id, len(self.tree)
-        return run_batches(compute, ids, pad_id, width, self.batch_size, self.callers, progress)
-
-
-def run_batches(compute, ids, pad_id, width, batch_size, callers, progress=None):
+def run_batches(
+    compute: Callable[[np.ndarray], np.ndarray],
+    ids: list[list[int]],
+    pad_id: int,
+    width: int,
+    batch_size: int,
+    callers: int,
+    progress: Callable | None = None,
+) -> np.ndarray:
     """What `compute` gives for tokenised texts, float32 [N, width], in the order given.
 
     compute: int64 token ids [n, T], padded -> float32 [n, width]; `callers` threads call it, each with batches of its
-    own. progress: called with the rows of each batch done. Raises InputError for numbers that are not finite.
+    own; with one caller this thread does. progress: called with the rows of each batch done. Raises InputError for numbers that are not finite.
     """
     outputs = np.zeros((len(ids), width), np.float32)
 
@@ -204,14 +185,15 @@ def run_batches(compute, ids, pad_id, width, batch_size, callers, progress=None)
             )
         return len(batch)
 
-    with ThreadPoolExecutor(callers) as pool:
-        for done in pool.map(run, length_sorted_batches([len(row) for row in ids], batch_size)):
+    batches = length_sorted_batches([len(row) for row in ids], batch_size)
+    with ThreadPoolExecutor(callers) if callers > 1 else nullcontext() as pool:
+        for done in pool.map(run, batches) if pool else map(run, batches):
             if progress:
                 progress(done)
     return outputs
 
 
-def has_bf16(cpuinfo="/proc/cpuinfo"):
+def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether this processor multiplies in bfloat16 (AVX512-BF16 or AMX); others would only imitate it, slowly."""
     try:
         flags = Path(cpuinfo).read_text().split()
@@ -220,7 +202,7 @@ def has_bf16(cpuinfo="/proc/cpuinfo"):
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def find_gpu(device, logger=None, backend="onnx"):
+def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
     """ "gpu" if it was asked for and the back end can use one, else "cpu", with a warning that says what is missing."""
     if device == "cpu":
         return device
@@ -243,7 +225,7 @@ def find_gpu(device, logger=None, backend="onnx"):
     return "cpu"
 
 
-def missing_provider():
+def missing_provider() -> str:
     """Why ONNX Runtime knows no CUDA, and what to install."""
     found = []
     for package in ("onnxruntime", "onnxruntime-gpu"):

@@ -15,7 +15,9 @@ from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from utils import SEPARATOR, InputError, read_lines, require_file
+from hierarchical.errors import InputError
+from hierarchical.files import read_lines, require_file
+from hierarchical.labels import SEPARATOR
 
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
 KINDS = ("choices", "taxonomy")

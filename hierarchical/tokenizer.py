@@ -18,7 +18,8 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
-from utils import InputError, atomic_write
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write
 
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown

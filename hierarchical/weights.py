@@ -6,10 +6,12 @@ ever unpickled freely: a .pdparams is read through an unpickler that knows array
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from utils import InputError, atomic_write, require_file
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write, require_file
 
 WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "model_state.pdparams"
 
@@ -34,7 +36,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_weights(path):
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Parameter name -> numpy array, from a .safetensors or .pdparams file. Raises InputError for anything foreign."""
     path = Path(path)
     require_file(path, "It holds the parameters of a model.")
@@ -63,7 +65,7 @@ def read_weights(path):
         ) from None
 
 
-def write_weights(directory, model):
+def write_weights(directory: str | Path, model: Any) -> None:
     """model.safetensors, and the same numbers as model_state.pdparams for tools that expect the older name."""
     from safetensors.numpy import save
 
@@ -74,12 +76,12 @@ def write_weights(directory, model):
         pickle.dump(state, file, protocol=4)
 
 
-def find_weights(directory):
+def find_weights(directory: str | Path) -> Path | None:
     """The parameter file of a model directory, safetensors before .pdparams; None if it has neither."""
     return next((p for name in (WEIGHTS, PICKLED_WEIGHTS) if (p := Path(directory) / name).exists()), None)
 
 
-def refuse_foreign_weights(directory):
+def refuse_foreign_weights(directory: str | Path) -> None:
     """Raise InputError when a directory without our parameter files has another framework's, or renamed ones."""
     suffixes = (".bin", ".pt", ".safetensors", ".pdparams")
     if foreign := sorted(path.name for path in Path(directory).iterdir() if path.suffix in suffixes):
@@ -89,7 +91,7 @@ def refuse_foreign_weights(directory):
         )
 
 
-def load_weights(model, path, encoder_only=False):
+def load_weights(model: Any, path: str | Path, encoder_only: bool = False) -> None:
     """Copy a file's parameters into `model`, by name, with or without the encoder's prefix.
 
     encoder_only: the file is a pre-trained encoder: heads it brings are ignored, and ours need not be in it.

@@ -13,30 +13,46 @@ Units are cut, hidden size and depth stay: a layer keeps fraction x its heads, a
 """
 
 import copy
+from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from modeling import build_model, model_inputs
-from training import affine
-from utils import length_sorted_batches, multi_hot
+from hierarchical.batches import length_sorted_batches
+from hierarchical.encoders import Block, family_of
+from hierarchical.modeling import build_model, model_inputs
+from hierarchical.rows import multi_hot
+from hierarchical.cpu_kernels import affine
+
+FULL = Fraction(1)
 
 
-def encoder_layers(model):
-    return model.base_model.encoder.layers
+def blocks_of(model: Any) -> list[Block]:
+    """The parts of every transformer layer, first to last."""
+    family = family_of(model)
+    return [family.block(layer) for layer in family.layers(model)]
 
 
-def kept(model, fraction=1):
-    """(heads, neurons) of a layer at a width: a fractions.Fraction, of which fraction x heads is a whole number."""
-    layer = encoder_layers(model)[0]  # all are alike; what set_width has done does not show in the weights
-    heads = layer.self_attn.out_proj.weight.shape[0] // layer.self_attn.head_dim
-    return int(heads * fraction), max(1, int(layer.linear2.weight.shape[0] * fraction))
+def kept(model: Any, fraction: Fraction = FULL) -> tuple[int, int]:
+    """(heads, neurons) of a layer at a width, of which fraction x heads is a whole number."""
+    block = blocks_of(model)[0]  # all are alike; what set_width has done does not show in the weights
+    heads = block.attention_output.weight.shape[0] // block.attention.head_dim
+    return int(heads * fraction), max(1, int(block.narrow.weight.shape[0] * fraction))
 
 
 # ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
-def importance(model, ids, labels, pad_id, batch_size, progress=None):
+def importance(
+    model: Any,
+    ids: list[list[int]],
+    labels: list[tuple],
+    pad_id: int,
+    batch_size: int,
+    progress: Callable | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """(heads float64 [layers, heads], neurons float64 [layers, neurons]): what each one's output is worth to the loss.
 
     ids, labels: token ids and class indices of the rows. The sum over rows of |dL/dm|, where m = 1 scales the unit's
@@ -46,16 +62,16 @@ def importance(model, ids, labels, pad_id, batch_size, progress=None):
     """
     import paddle
 
-    layers, was_training = encoder_layers(model), model.training
-    scores = [np.zeros(units) for _ in layers for units in kept(model)]
-    masks = [None] * len(scores)
+    blocks, was_training = blocks_of(model), model.training
+    scores = [np.zeros(units) for _ in blocks for units in kept(model)]
+    masks: list = [None for _ in scores]
 
     def scaled(i, _, inputs):
         output = inputs[0]
         return (output.reshape([*output.shape[:2], len(scores[i]), -1]) * masks[i]).reshape(output.shape)
 
     # what heads and neurons put out is what goes into these
-    readers = [linear for layer in layers for linear in (layer.self_attn.out_proj, layer.linear2)]
+    readers = [linear for block in blocks for linear in (block.attention_output, block.narrow)]
     hooks = [linear.register_forward_pre_hook(partial(scaled, i)) for i, linear in enumerate(readers)]
     model.eval()
     for batch in length_sorted_batches([len(row) for row in ids], batch_size):
@@ -77,18 +93,17 @@ def importance(model, ids, labels, pad_id, batch_size, progress=None):
     return np.stack(scores[::2]), np.stack(scores[1::2])
 
 
-def reorder(model, heads, neurons):
+def reorder(model: Any, heads: np.ndarray, neurons: np.ndarray) -> None:
     """Sort every layer's heads and neurons by falling importance (arrays of `importance`), in place."""
-    for layer, head_scores, neuron_scores in zip(encoder_layers(model), heads, neurons):
-        attention = layer.self_attn
-        order = np.argsort(-head_scores, kind="stable")
-        units = (order[:, None] * attention.head_dim + np.arange(attention.head_dim)).ravel()
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+    for block, head_scores, neuron_scores in zip(blocks_of(model), heads, neurons):
+        head_dim, order = block.attention.head_dim, np.argsort(-head_scores, kind="stable")
+        units = (order[:, None] * head_dim + np.arange(head_dim)).ravel()
+        for linear in block.projections:
             _permute(linear, columns=units)
-        _permute(attention.out_proj, rows=units)
+        _permute(block.attention_output, rows=units)
         order = np.argsort(-neuron_scores, kind="stable")
-        _permute(layer.linear1, columns=order)
-        _permute(layer.linear2, rows=order)
+        _permute(block.widen, columns=order)
+        _permute(block.narrow, rows=order)
 
 
 def _permute(linear, rows=slice(None), columns=slice(None)):
@@ -99,10 +114,10 @@ def _permute(linear, rows=slice(None), columns=slice(None)):
 # ---- widths ----------------------------------------------------------------------------------------------------------
 
 
-def set_width(model, fraction):
+def set_width(model: Any, fraction: Fraction) -> None:
     """From now on the model runs with the first heads and neurons only; gradients reach just these.
 
-    fraction: a fractions.Fraction, 1 for the full width.
+    fraction: 1 for the full width.
     """
     import paddle
 
@@ -112,27 +127,26 @@ def set_width(model, fraction):
         return product(x, linear.weight[:rows, :columns], linear.bias[:columns])
 
     heads, neurons = kept(model, fraction)
-    for layer in encoder_layers(model):
-        attention = layer.self_attn
-        attention.num_heads, units = heads, heads * attention.head_dim
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+    for block in blocks_of(model):
+        block.attention.num_heads, units = heads, heads * block.attention.head_dim
+        for linear in block.projections:
             linear.forward = partial(sliced, linear, None, units)
-        attention.out_proj.forward = partial(sliced, attention.out_proj, units, None)
-        layer.linear1.forward = partial(sliced, layer.linear1, None, neurons)
-        layer.linear2.forward = partial(sliced, layer.linear2, neurons, None)
+        block.attention_output.forward = partial(sliced, block.attention_output, units, None)
+        block.widen.forward = partial(sliced, block.widen, None, neurons)
+        block.narrow.forward = partial(sliced, block.narrow, neurons, None)
 
 
-def build_narrow(model, fraction):
+def build_narrow(model: Any, fraction: Fraction) -> Any:
     """A model of its own for one width of `model`, in eval mode; its parameters are random until `cut`."""
     config = copy.deepcopy(model.config)
-    config.head_dim = encoder_layers(model)[0].self_attn.head_dim
+    config.head_dim = blocks_of(model)[0].attention.head_dim
     config.num_attention_heads, config.intermediate_size = kept(model, fraction)
     narrow = build_model(config)
     narrow.eval()
     return narrow
 
 
-def cut(model, narrow):
+def cut(model: Any, narrow: Any) -> None:
     """Copy the first heads and neurons of `model` into `narrow`: the leading block of every parameter."""
     wide = model.state_dict()
     for name, parameter in narrow.state_dict().items():
@@ -143,7 +157,9 @@ def cut(model, narrow):
 # ---- distillation ----------------------------------------------------------------------------------------------------
 
 
-def distillation_loss(student, teacher, mask, targets, hidden_weight, hard_label_weight):
+def distillation_loss(
+    student: tuple, teacher: tuple, mask: Any, targets: Any, hidden_weight: float, hard_label_weight: float
+) -> Any:
     """The loss of one sub-network on one batch of n rows and L labels, a scalar tensor.
 
     student, teacher: (logits [n, L], hidden states: embeddings and every layer, each [n, tokens, hidden size])

@@ -1,0 +1,55 @@
+"""What goes to a terminal: the log, progress bars, and nothing that native code says about itself."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# For text.translate(): what would break a line of a result, or give a terminal orders (escape sequences).
+FLAT = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
+FORMATTER = logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
+
+
+def get_logger(log_file: str | os.PathLike | None = None) -> logging.Logger:
+    """The project's logger: PaddleNLP's line format, to stderr and, if given, appended to a file."""
+    logger = logging.getLogger("hierarchical")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # other programs, and progress bars, put handlers of their own in place
+    handlers = [] if any(one.formatter is FORMATTER for one in logger.handlers) else [logging.StreamHandler()]
+    if log_file:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(FORMATTER)
+        logger.addHandler(handler)
+    return logger
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what native code prints about its own progress off the terminal; an exception brings it back."""
+    sys.stdout.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as said:
+        try:
+            for stream in (1, 2):
+                os.dup2(said.fileno(), stream)
+            yield
+        except Exception:
+            said.seek(0)
+            os.write(saved[1], said.read())
+            raise
+        finally:
+            for stream, copy in enumerate(saved, start=1):
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
+def progress_bar(total: int | None, name: str, initial: int = 0, **settings: Any) -> Any:
+    """A tqdm bar that shows on a terminal only, and goes when it is full."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc=name, disable=None, leave=False, **settings)

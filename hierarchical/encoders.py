@@ -1,0 +1,190 @@
+"""Encoders: the families that can be read, what the library calls their parts, and where a model is found.
+
+A family is a row of FAMILIES. One whose parts have other names than ERNIE's says so in that row; one that computes in
+another way has a class of its own here, with the methods of Family. Its tokens are cut in tokenizer.py.
+
+paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hierarchical.errors import InputError
+from hierarchical.files import require_file
+from hierarchical.weights import PICKLED_WEIGHTS
+
+MODEL_NAMES = (
+    "ernie-1.0-large-zh-cw ernie-3.0-xbase-zh ernie-3.0-base-zh ernie-3.0-medium-zh ernie-3.0-mini-zh "
+    "ernie-3.0-micro-zh ernie-3.0-nano-zh ernie-2.0-base-en ernie-2.0-large-en ernie-m-base ernie-m-large"
+).split()
+MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
+
+
+class Block(NamedTuple):
+    """The parts of one transformer layer. attention: has num_heads and head_dim; the others are linear layers."""
+
+    attention: Any
+    projections: tuple  # to queries, keys and values
+    attention_output: Any
+    widen: Any  # the two of the feed-forward network
+    narrow: Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the library calls the parts of one kind of encoder.
+
+    `model` is always a network of `modeling.build_model`: the encoder under `model.base_model_prefix`, and a classifier.
+    """
+
+    library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieTokenizer, ErnieForSequenceClassification
+    inputs: tuple[str, ...] = ("input_ids", "token_type_ids")  # of an exported graph, in this order
+    attention: str = "self_attn"
+    projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
+    attention_output: str = "out_proj"
+    feed_forward: tuple[str, str] = ("linear1", "linear2")
+    # For analysis/aug.py: of the masked language model, parameters that hold what another one holds already; None: the
+    # library has no such model of this family.
+    masked_ties: Mapping[str, str] | None = None
+
+    def library_class(self, part: str) -> Any:
+        """The library's class for a part of the family: Config, Model, Tokenizer, ForSequenceClassification, ..."""
+        import paddlenlp.transformers as library
+
+        return getattr(library, self.library_name + part)
+
+    def encoder(self, model: Any) -> Any:
+        """The encoder within a network, whose outputs are (tokens [n, T, hidden size], pooled [n, hidden size])."""
+        return getattr(model, model.base_model_prefix)
+
+    def tokens(self, model: Any, **inputs: Any) -> Any:
+        """The outputs of all tokens [n, T, hidden size]; `inputs` as in `modeling.model_inputs`, or inputs_embeds."""
+        return self.encoder(model)(**inputs)[0]
+
+    def pooled(self, model: Any, **inputs: Any) -> Any:
+        """What the classifier layer sees of a text [n, hidden size]."""
+        return self.encoder(model)(**inputs)[1]
+
+    def word_embeddings(self, model: Any) -> Any:
+        """The layer that turns token ids into vectors."""
+        return self.encoder(model).embeddings.word_embeddings
+
+    def classifier(self, model: Any) -> Any:
+        """The linear layer from the pooled output to the logits."""
+        return model.classifier
+
+    def layers(self, model: Any) -> list:
+        """The transformer layers, first to last; `block` gives their parts."""
+        return list(self.encoder(model).encoder.layers)
+
+    def block(self, layer: Any) -> Block:
+        """The parts of one of `layers`."""
+        attention = getattr(layer, self.attention)
+        return Block(
+            attention,
+            tuple(getattr(attention, name) for name in self.projections),
+            getattr(attention, self.attention_output),
+            *(getattr(layer, name) for name in self.feed_forward),
+        )
+
+    def replace_linears(self, layer: Any, heads: int, head_dim: int, inner: int, hidden: int) -> None:
+        """Give one of `layers` new linear layers for so many heads, and `inner` units in its feed-forward network."""
+        from paddle.nn import Linear
+
+        attention = getattr(layer, self.attention)
+        attention.num_heads, attention.head_dim = heads, head_dim
+        for name in self.projections:
+            setattr(attention, name, Linear(hidden, heads * head_dim))
+        setattr(attention, self.attention_output, Linear(heads * head_dim, hidden))
+        widen, narrow = self.feed_forward
+        setattr(layer, widen, Linear(hidden, inner))
+        setattr(layer, narrow, Linear(inner, hidden))
+
+
+FAMILIES = {
+    "ernie": Family(
+        "Ernie",
+        masked_ties={
+            "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
+        },
+    ),
+    "ernie_m": Family("ErnieM", inputs=("input_ids",)),
+}
+
+
+def family_of(model: Any) -> Family:
+    """The family of a network of `modeling.build_model`."""
+    return FAMILIES[model.config.model_type]
+
+
+def graph_feed(input_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What exported graphs of all families can ask for: padded ids int64 [n, T] -> {input: int64 [n, T]}.
+
+    A single text is read, so all its tokens are of type 0; the graph works out from the ids what is padding.
+    """
+    return {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
+
+
+GRAPH_INPUTS = frozenset(graph_feed(np.zeros((1, 1), np.int64)))
+
+
+# ---- where a model is found ------------------------------------------------------------------------------------------
+
+
+def require_model(name: str) -> None:
+    """Raise InputError for what can be wrong with --model_name before paddle is loaded or anything downloaded."""
+    if Path(name).is_dir():
+        require_file(Path(name) / "config.json", MODEL_FILES)
+    elif name not in MODEL_NAMES:
+        raise InputError(
+            f"--model_name {name}: neither a local directory nor a known name. Known: {', '.join(MODEL_NAMES)}."
+        )
+
+
+def model_directory(name: str) -> Path:
+    """The local directory of a model: the one given, or for one of MODEL_NAMES the downloaded files."""
+    require_model(name)
+    if Path(name).is_dir():
+        return Path(name)
+    from paddlenlp.utils.download import resolve_file_path
+    from paddlenlp.utils.env import MODEL_HOME
+
+    # Only files are fetched here; from_pretrained() would also unpickle them.
+    home = Path(MODEL_HOME) / "hierarchical" / name
+    family = FAMILIES["ernie_m" if name.startswith("ernie-m") else "ernie"]
+    try:
+        if not (home / PICKLED_WEIGHTS).exists():
+            home.mkdir(parents=True, exist_ok=True)
+            family.library_class("Tokenizer").from_pretrained(name).save_pretrained(home)
+            family.library_class("Config").from_pretrained(name).save_pretrained(home)
+            url = family.library_class("Model").pretrained_resource_files_map["model_state"][name]
+            downloaded = resolve_file_path(name, [PICKLED_WEIGHTS], url=url, cache_dir=home)
+            os.replace(downloaded, home / PICKLED_WEIGHTS)
+    except Exception as error:  # whatever the network and the download code come up with
+        raise InputError(
+            f"--model_name {name}: could not be downloaded ({type(error).__name__}). Without a network, copy the model "
+            "directory (config.json, vocab.txt, tokenizer_config.json and the weights) from a machine that has one, "
+            "and pass its path: --model_name path/to/directory"
+        ) from None
+    return home
+
+
+def read_config(directory: str | Path) -> dict:
+    """config.json of a model directory as a dict whose model_type is supported; needs no paddle."""
+    path = Path(directory) / "config.json"
+    require_file(path, MODEL_FILES)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not a model configuration ({error}).") from None
+    if kind not in FAMILIES:
+        raise InputError(f"{path}: model_type is {kind!r}; supported are {', '.join(FAMILIES)}.")
+    return config

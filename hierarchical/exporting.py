@@ -1,0 +1,230 @@
+"""Exporting a network: the static graph, ONNX in several precisions, and the proof that they say the same."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hierarchical
+from hierarchical.checkpoints import SETTINGS, Checkpoint
+from hierarchical.console import progress_bar, quiet
+from hierarchical.encoders import family_of
+from hierarchical.engines import PRECISIONS, model_path
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write
+from hierarchical.labels import LabelTree
+from hierarchical.metric import Decision, Scores, decide
+from hierarchical.modeling import sigmoid
+
+BATCH_SIZE = 32
+OPSET = 17  # the first with LayerNormalization as one node
+ONNX_BYTES = 2**31 - 2**24  # of parameters; a message of protobuf, and so a file, ends at 2 GiB
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def export_static(paddle: Any, model: Any, pad_id: int, prefix: Path) -> Path:
+    """Write the static graph of a model; returns the path of its program, .pdmodel, or .json with a newer paddle."""
+
+    class Graph(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, token_type_ids=None):
+            mask = (input_ids != pad_id).astype("int64")
+            if token_type_ids is None:
+                return self.model(input_ids, attention_mask=mask)
+            return self.model(input_ids, token_type_ids=token_type_ids, attention_mask=mask)
+
+    graph = Graph()
+    graph.eval()
+    spec = [paddle.static.InputSpec([None, None], "int64", name) for name in family_of(model).inputs]
+    old_form = tuple(map(int, paddle.__version__.split(".")[:2])) < (3, 2)
+    with quiet(), paddle.pir_utils.OldIrGuard() if old_form else nullcontext():
+        paddle.jit.save(paddle.jit.to_static(graph, input_spec=spec, full_graph=True), str(prefix))
+    return prefix.with_suffix(".pdmodel" if old_form else ".json")
+
+
+def require_onnx_size(weights: Path, instead: str) -> None:
+    """Raise InputError when the parameters of a file do not fit into an ONNX file; `instead`: the flags to give."""
+    if (size := weights.stat().st_size) > ONNX_BYTES:
+        raise InputError(
+            f"{weights.parent}: its parameters take {size / 1e9:.1f} GB, and an ONNX file ends at 2.1. Export it with "
+            f"{instead}."
+        )
+
+
+def export_onnx(program: Path, path: Path, labels: list[str], **metadata: str) -> None:
+    """Convert a static graph to ONNX, with named axes, and weights where quantizers look for them.
+
+    paddle2onnx is told to leave its optimisation out: for that it would install packages. It writes every weight as a
+    Constant node, which ONNX Runtime's quantizer passes over without a word, and clears the embedding of padding in
+    every call. ONNX Runtime's basic optimisation, which is portable, mends both.
+    """
+    import onnx
+    import onnxruntime
+    import paddle2onnx
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    raw = path.with_suffix(".raw")
+    with quiet():
+        paddle2onnx.export(
+            str(program), str(program.with_suffix(".pdiparams")), str(raw), opset_version=OPSET, optimize_tool="None"
+        )
+        onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
+    raw.unlink()
+    model = onnx.load(str(path))
+    graph, output = model.graph, model.graph.output[0]
+    for node in graph.node:
+        node.output[:] = ["logits" if name == output.name else name for name in node.output]
+    output.name = "logits"
+    for tensor in (*graph.input, output):
+        for axis, name in zip(tensor.type.tensor_type.shape.dim, ("batch", "length")):
+            if not axis.HasField("dim_value"):
+                axis.dim_param = name
+    save_onnx(model, path, labels, **metadata)
+
+
+def save_onnx(model: Any, path: Path, labels: list[str], **metadata: str) -> None:
+    """Check and write a model, with the labels and further texts in its metadata."""
+    import onnx
+
+    used = {node.domain for node in model.graph.node} | {""}
+    domains = [domain for domain in model.opset_import if domain.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
+    onnx.helper.set_model_props(model, {"labels": json.dumps(labels, ensure_ascii=False), **metadata})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def quantize(source: Path, path: Path, labels: list[str]) -> None:
+    """int8 weights, activations quantized as they come: no calibration rows are needed."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet():
+        quantize_dynamic(
+            str(source), str(path), per_channel=True, weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )  # fmt: skip
+    model = onnx.load(str(path))
+    if not any(node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul") for node in model.graph.node):
+        raise RuntimeError(f"{path}: the quantizer left the matrix products as they were")
+    save_onnx(model, path, labels)
+
+
+def halve(source: Path, path: Path, labels: list[str]) -> None:
+    """float16 weights and arithmetic; inputs and outputs stay as they are."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
+    save_onnx(model, path, labels)
+
+
+def export_checkpoint(
+    paddle: Any,
+    checkpoint: Checkpoint,
+    model: Any,
+    output_path: str | Path,
+    name: str = "float32",
+    format: str = "both",
+    precisions: Sequence[str] = ("float32",),
+) -> list[Path]:
+    """Write the models of a checkpoint, and beside them what they need to predict; returns the paths of the models.
+
+    model: its network, on the CPU: the graph is the same everywhere. name: of the float32 model without its ending; the
+    others are named as engines.model_path finds them; format: "paddle", "onnx" or "both". Everything is made in a
+    directory of its own first, so that a failure leaves an earlier export as it was.
+    """
+    output_path, labels = Path(output_path), checkpoint.tree.labels
+    output_path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_path) as work:
+        work = Path(work)
+        program = export_static(paddle, model, checkpoint.tokenizer.pad_id, work / name)
+        models = [] if format == "onnx" else [program]
+        if format != "paddle":
+            paths = {precision: model_path(work / name, precision, ".onnx") for precision in PRECISIONS}
+            export_onnx(program, paths["float32"], labels)
+            for precision, make in (("float16", halve), ("int8", quantize)):
+                if precision in precisions:
+                    make(paths["float32"], paths[precision], labels)
+            models += [path for precision, path in paths.items() if precision in precisions]
+        for path in list(work.iterdir()):
+            if path in models or (path.suffix != ".onnx" and format != "onnx"):
+                os.replace(path, output_path / path.name)
+    if checkpoint.directory.resolve() != output_path.resolve():  # a width of prune.py is exported into its own directory
+        copy_settings(checkpoint, output_path)
+    return [output_path / path.name for path in models]
+
+
+def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
+    """Put beside exported models what they need to predict: tokenizer, configuration, labels, decision settings."""
+    checkpoint.tokenizer.save(target)
+    for name in SETTINGS:
+        shutil.copyfile(checkpoint.directory / name, target / name)
+
+
+def write_record(path: Path, n_rows: int, table: list[dict]) -> None:
+    """export.json: what the models were compared on, and what came out."""
+    record = {"version": hierarchical.__version__, "rows": n_rows, "models": table}
+    with atomic_write(path) as file:
+        json.dump(record, file, ensure_ascii=False, indent=1)
+
+
+# ---- checking --------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    models: Mapping[str, tuple[Callable, list[Path]]],
+    tree: LabelTree,
+    ids: list[list[int]],
+    gold: np.ndarray | None,
+    decision: Decision,
+) -> list[dict]:
+    """One dict per model: its name, largest difference from the first one's probabilities, scores, time per text.
+
+    models: name -> (function from lists of token ids to logits, files it is made of)
+    """
+    table: list[dict] = []
+    reference = None
+    for name, (compute_logits, files) in models.items():
+        with progress_bar(len(ids), f"check {name}") as bar:
+            compute_logits(ids[:BATCH_SIZE])  # the first call also plans memory
+            began = time.perf_counter()
+            probabilities = sigmoid(compute_logits(ids, bar.update))
+            seconds = time.perf_counter() - began
+        reference = probabilities if reference is None else reference
+        entry = {"model": name, "megabytes": sum(os.path.getsize(file) for file in files) / 1e6}
+        entry["largest_difference"] = float(np.abs(probabilities - reference).max())
+        if gold is not None:
+            scores = Scores(tree)
+            scores.update(decide(probabilities, tree, decision), gold)
+            entry |= {key: value for key, value in scores.result().items() if key in ("micro_f1", "macro_f1")}
+        table.append(entry | {"milliseconds_per_text": 1000 * seconds / len(ids)})
+    return table
+
+
+def show(table: list[dict], logger: Logger) -> None:
+    """Log the table of `compare`."""
+    logger.info(f"{'model':<18}{'MB':>8}{'max |dp|':>11}{'micro F1':>10}{'macro F1':>10}{'ms/text':>9}{'speed-up':>10}")
+    for row in table:
+        scores = "".join(f"{100 * row[key]:>10.2f}" if key in row else f"{'-':>10}" for key in ("micro_f1", "macro_f1"))
+        speed = table[0]["milliseconds_per_text"] / row["milliseconds_per_text"]
+        logger.info(
+            f"{row['model']:<18}{row['megabytes']:>8.1f}{row['largest_difference']:>11.1e}{scores}"
+            f"{row['milliseconds_per_text']:>9.2f}{speed:>9.2f}x"
+        )

@@ -1,0 +1,100 @@
+"""Files: read line by line, written whole or not at all, and checked before any work is done.
+
+All are UTF-8, with or without a byte order mark, lines ending in LF or CRLF.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from hierarchical.errors import InputError
+
+
+@contextmanager
+def atomic_write(path, mode="w"):
+    """Open a file for writing that takes its name only when it is complete and on disk (UTF-8, LF)."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a full disk does not say whose write failed
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def file_digest(path):
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def require_file(path, hint):
+    """Raise InputError unless `path` is a file that is not empty."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory, not a file. {hint}")
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.glob("*") if p.is_file())[:10] if path.parent.is_dir() else []
+        there = f" {path.parent} holds: {', '.join(beside) or 'no files'}." if path.parent.is_dir() else ""
+        raise InputError(f"{path}: no such file.{there} {hint}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty. {hint}")
+
+
+def require_writable(path, flag, inputs):
+    """Raise InputError now if a file could not be written after all the work, or would replace one that is read."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory. {flag} names a file to write.")
+    if path.resolve() in [source.resolve() for source in inputs]:
+        raise InputError(f"{path}: {flag} would overwrite the rows it is made from. Give it another name.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}). Check {flag} and your rights.") from None
+
+
+def require_outputs(outputs, inputs):
+    """`require_writable` for every file of {flag: path}; no two flags may name the same one."""
+    flag_of = {}
+    for flag, path in outputs.items():
+        require_writable(path, flag, inputs)
+        if (other := flag_of.setdefault(path.resolve(), flag)) != flag:
+            raise InputError(f"{path}: {other} and {flag} must have different names.")
+
+
+def read_lines(path, problems):
+    """Yield (line number, text without line end) of a UTF-8 file; a line that is not UTF-8 is a problem.
+
+    Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text. "-" is stdin.
+    """
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if number == 1:
+                if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    problems.add(path, 1, "the file is UTF-16; save it as UTF-8")
+                    return
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield number, raw.rstrip(b"\r\n").decode("utf-8")
+            except UnicodeDecodeError as error:
+                guess = _guess_encoding(raw)
+                problems.add(path, number, f"byte {error.start + 1} is not UTF-8{guess}; convert the file to UTF-8")
+
+
+def _guess_encoding(raw):
+    try:
+        return f" (as GB18030 it reads {raw.decode('gb18030').strip()[:20]!r})"
+    except UnicodeDecodeError:
+        return ""

@@ -1,0 +1,135 @@
+"""The label tree: full paths in class-index order, and how they hang together.
+
+label.txt has one label per line, a path with its levels joined by `##`; class index = line order. `path==word` gives
+the few-shot route a word for the label; others ignore it.
+"""
+
+import difflib
+import heapq
+from itertools import chain
+
+import numpy as np
+
+from hierarchical.errors import InputError, Problems
+from hierarchical.files import read_lines, require_file
+
+SEPARATOR, WORD_SEPARATOR = "##", "=="
+
+
+class LabelTree:
+    """The labels of a project: full paths in class-index order, and how they hang together.
+
+    labels   list[str], length L; `index` maps a path back to its class index
+    parents  int64 [L], class index of the parent, -1 for a root
+    levels   int64 [L], 1 for a root; `depth` is the largest
+    words    list[str], what a label is called in a sentence: its path's last level, unless label.txt gives another word
+    Raises InputError for duplicates, empty segments and children whose parent is missing. A node is its full path:
+    equal names under two parents are two nodes.
+    """
+
+    def __init__(self, labels, source="label list", lines=None, words=None):
+        self.labels = list(labels)
+        lines = lines or range(1, len(self.labels) + 1)
+        problems, line_of, self.index = Problems(), {}, {}
+        for i, (label, line) in enumerate(zip(self.labels, lines)):
+            self.index.setdefault(label, i)
+            if line_of.setdefault(label, line) != line:
+                problems.add(source, line, f"label {label!r} is already on line {line_of[label]}; remove one of them")
+        parents = [label.rpartition(SEPARATOR)[0] for label in self.labels]
+        for parent, label, line in zip(parents, self.labels, lines):
+            segments = label.split(SEPARATOR)
+            if not all(segment.strip() for segment in segments):
+                problems.add(source, line, f"label {label!r} has an empty level; write parent{SEPARATOR}child")
+            elif any(segment != segment.strip() for segment in segments):
+                problems.add(source, line, f"label {label!r} has a blank beside a level's name; remove it")
+            elif SEPARATOR + "#" in label:
+                problems.add(source, line, f"label {label!r} has more than two # in a row; no level may begin with #")
+            elif parent and parent not in self.index:
+                problems.add(source, line, f"the parent of {label!r} is missing; add the line {parent!r}")
+        if not self.labels:
+            problems.add(source, None, "no label in it; write one label per line")
+        problems.raise_if_any()
+        self.parents = np.array([self.index[parent] if parent else -1 for parent in parents], np.int64)
+        self.levels = np.array([label.count(SEPARATOR) + 1 for label in self.labels], np.int64)
+        self.depth = int(self.levels.max())
+        words = words or [""] * len(self.labels)
+        self.words = [word or label.split(SEPARATOR)[-1] for label, word in zip(self.labels, words)]
+        self.children = [[] for _ in self.labels]
+        for child, parent in enumerate(self.parents):
+            if parent >= 0:
+                self.children[parent].append(child)
+
+    @classmethod
+    def read(cls, path):
+        """Read label.txt; blank lines are skipped, every fault is named with its line."""
+        require_file(path, "It holds one label per line, each level of a path joined by '##'.")
+        problems, lines, labels, words = Problems(), [], [], []
+        for number, text in read_lines(path, problems):
+            if "\t" in text.strip():
+                problems.add(path, number, "a TAB in a label; one label per line, nothing else")
+            if text.strip():
+                label, equals, word = map(str.strip, text.partition(WORD_SEPARATOR))
+                if not label or equals and not word:
+                    problems.add(path, number, f"a label and its word are written path{WORD_SEPARATOR}word")
+                lines.append(number)
+                labels.append(label)
+                words.append(word)
+        problems.raise_if_any()
+        return cls(labels, path, lines, words)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def lines(self):
+        """The lines of label.txt that give this tree and its words, without line ends."""
+        own = [label.split(SEPARATOR)[-1] for label in self.labels]
+        return [
+            label if word == name else f"{label}{WORD_SEPARATOR}{word}"
+            for label, word, name in zip(self.labels, self.words, own)
+        ]
+
+    def segments(self, i):
+        """The names on the path to node i, root first: list[str]."""
+        return self.labels[i].split(SEPARATOR)
+
+    def ancestors(self, i):
+        """The class indices above node i, root first."""
+        above = []
+        while (i := int(self.parents[i])) >= 0:
+            above.append(i)
+        return above[::-1]
+
+    def closure(self, indices):
+        """The given class indices and all their ancestors, as a sorted list."""
+        return sorted(set(chain.from_iterable((i, *self.ancestors(i)) for i in indices)))
+
+    def nearest(self, label):
+        """The known label most like an unknown one, or None."""
+        if same_name := [known for known in self.labels if known.split(SEPARATOR)[-1] == label]:
+            return same_name[0]
+        # difflib is slow: it compares only the labels that share most pairs of neighbouring characters with this one
+        pairs = _pairs(label)
+
+        def shared(known):
+            others = _pairs(known)
+            return len(pairs & others) / (len(pairs) + len(others))
+
+        candidates = heapq.nlargest(50, self.labels, shared)
+        return next(iter(difflib.get_close_matches(label, candidates, n=1, cutoff=0.4)), None)
+
+
+def _pairs(name):
+    name = f" {name} "
+    return set(zip(name, name[1:]))
+
+
+def levels_text(tree, predicted):
+    """The `level k : name,name` lines of a prediction: each level's names once, in first-seen order.
+
+    predicted: class indices in ascending order. A child shows its parent's name above it whether or not the parent's
+    own class was predicted.
+    """
+    paths = [tree.segments(i) for i in predicted]
+    depth = max(map(len, paths), default=0)
+    names = [dict.fromkeys(path[k] for path in paths if len(path) > k) for k in range(depth)]
+    return [f"level {k} : {','.join(level)}" for k, level in enumerate(names, start=1)]

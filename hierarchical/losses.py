@@ -1,0 +1,60 @@
+"""Losses for several labels a row: what is trained, and the same for scores on dev.
+
+Each stands here twice: as tensors, summed over the rows, to be differentiated; and in NumPy, row by row, for what the
+log tells of dev. Both have logits [N, L] in, and the same mean over rows.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Loss(NamedTuple):
+    """of_batch: tensors float32 [N, L] (logits, targets 0 or 1) -> scalar tensor, summed over the rows
+
+    of_rows: arrays [N, L] (logits float, gold bool) -> float [N]
+    """
+
+    of_batch: Callable[[Any, Any], Any]
+    of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def binary_cross_entropy(logits: Any, targets: Any) -> Any:
+    """The mean over the labels, summed over the rows. Every label for itself."""
+    from paddle.nn.functional import binary_cross_entropy_with_logits
+
+    return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / targets.shape[1]
+
+
+def binary_cross_entropy_of_rows(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """The mean over the labels, for each row."""
+    return (np.logaddexp(0, logits) - logits * gold).mean(1)
+
+
+def zlpr(logits: Any, targets: Any) -> Any:
+    """log(1 + sum of e^s over a row's absent labels) + log(1 + sum of e^-s over its own), summed over the rows.
+
+    The labels of a row compete, its own ones against 0 from above and the others from below, so that a logit above 0, a
+    probability above 0.5, still means that the label applies. Su, Zhu, Murtadha, Pan and Liu (2022), ZLPR: a novel loss
+    for multi-label classification.
+    """
+    import paddle
+
+    wrong = logits * (1 - 2 * targets)  # how far each label is on the wrong side of 0
+    left_out = 1e9 * targets, 1e9 * (1 - targets)
+    sides = [paddle.concat([wrong - out, paddle.zeros_like(wrong[:, :1])], 1).logsumexp(1) for out in left_out]
+    return sum(sides).sum()
+
+
+def zlpr_of_rows(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """The same for each row."""
+    wrong = np.where(gold, -logits, logits)
+    sides = [np.where(side, wrong, -np.inf) for side in (~gold, gold)]
+    return sum(np.logaddexp(0, np.logaddexp.reduce(side, axis=1)) for side in sides)
+
+
+LOSSES = {
+    "bce": Loss(binary_cross_entropy, binary_cross_entropy_of_rows),
+    "zlpr": Loss(zlpr, zlpr_of_rows),
+}

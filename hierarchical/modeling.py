@@ -1,0 +1,148 @@
+"""Networks: building one, and the logits, probabilities and features of tokenised texts.
+
+paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hierarchical.batches import length_sorted_batches, pad
+from hierarchical.console import progress_bar
+from hierarchical.encoders import FAMILIES, family_of
+from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
+from hierarchical.losses import LOSSES
+from hierarchical.metric import Decision, Scores, decide
+from hierarchical.rows import Rows
+
+if TYPE_CHECKING:
+    from hierarchical.tokenizer import Tokenizer
+
+WINDOW = 4096  # rows whose logits are held at a time, so that memory stays constant with large label sets
+
+
+def library_config(config: dict) -> Any:
+    """The library's configuration object for a dict of `encoders.read_config`."""
+    return FAMILIES[config["model_type"]].library_class("Config").from_dict(dict(config))
+
+
+def build_model(config: Any) -> Any:
+    """A network with random parameters for a `library_config`: token ids in, logits [n, num_labels] out.
+
+    A configuration with `head_dim` is that of a pruned network (see prune.py): num_attention_heads x head_dim need not
+    be hidden_size. The library knows no such thing, so its linear layers are replaced here.
+    """
+    family, head_dim = FAMILIES[config.model_type], getattr(config, "head_dim", None)
+    network = family.library_class("ForSequenceClassification")
+    if head_dim is None:
+        return network(config)
+    heads = config.num_attention_heads
+    config.num_attention_heads = 1  # fits every hidden size
+    model = network(config)
+    config.num_attention_heads = heads
+    for layer in family.layers(model):  # the library's ERNIE-M knows inner layers of 4 x hidden_size only
+        family.replace_linears(layer, heads, head_dim, config.intermediate_size, config.hidden_size)
+    return model
+
+
+def model_inputs(ids: list[list[int]], pad_id: int) -> dict:
+    """Lists of token ids -> the model's keyword arguments: padded ids and the mask that hides the padding."""
+    return tensors(pad(ids, pad_id), pad_id)
+
+
+def tensors(input_ids: np.ndarray, pad_id: int) -> dict:
+    """Padded token ids int64 [n, T] -> the model's keyword arguments.
+
+    "[PAD]" spelt out in a text is hidden too, as in an exported graph, which has only the ids to tell by.
+    """
+    import paddle
+
+    mask = (input_ids != pad_id).astype(np.int64)
+    return {"input_ids": paddle.to_tensor(input_ids), "attention_mask": paddle.to_tensor(mask)}
+
+
+def predict_logits(
+    model: Any, ids: list[list[int]], pad_id: int, batch_size: int, progress: Callable | None = None
+) -> np.ndarray:
+    """float32 logits [N, L] of tokenised texts, in the order given; the model is in eval mode meanwhile.
+
+    progress: called with the number of rows done after each batch.
+    """
+    return _outputs(model, model, model.config.num_labels, ids, pad_id, batch_size, progress)
+
+
+def _outputs(model, forward, width, ids, pad_id, batch_size, progress):
+    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]."""
+    import paddle
+
+    was_training = model.training
+    model.eval()
+    outputs = np.zeros((len(ids), width), np.float32)
+    with paddle.no_grad():
+        for batch in length_sorted_batches([len(row) for row in ids], batch_size):
+            outputs[batch] = forward(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
+            if not np.isfinite(outputs[batch]).all():
+                raise InputError("the model's outputs are not finite: its training diverged; use a lower learning rate")
+            if progress:
+                progress(len(batch))
+    if was_training:
+        model.train()
+    return outputs
+
+
+def score(
+    model: Any,
+    tree: LabelTree,
+    rows: Rows,
+    ids: list[list[int]],
+    pad_id: int,
+    decision: Decision,
+    batch_size: int,
+    progress: Callable | None = None,
+    rank: int = 0,
+    world: int = 1,
+    loss: str = "bce",
+) -> Scores:
+    """`metric.Scores` of a model on labelled Rows and their token ids; with several processes, on every `world`-th.
+
+    loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with.
+    """
+    scores, own = Scores(tree), np.arange(rank, len(ids), world)
+    for start in range(0, len(own), WINDOW):
+        part = own[start : start + WINDOW]
+        logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress)
+        gold = rows.multi_hot(len(tree), part)
+        scores.update(decide(sigmoid(logits), tree, decision), gold, LOSSES[loss].of_rows(logits, gold))
+    return scores
+
+
+def probability_windows(
+    model: Any, tokenizer: "Tokenizer", rows: Rows, batch_size: int, name: str
+) -> Iterator[tuple[range, np.ndarray]]:
+    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
+    with progress_bar(len(rows.texts), name) as bar:
+        for start in range(0, len(rows.texts), WINDOW):
+            window = range(start, min(start + WINDOW, len(rows.texts)))
+            ids = tokenizer.encode([rows.texts[i] for i in window])
+            yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
+
+
+def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_size: int, name: str) -> np.ndarray:
+    """float32 features [N, hidden size] of texts, in the order given, with a progress bar on a terminal.
+
+    A text's feature is what the classifier layer sees of it: the pooled [CLS] vector, without dropout.
+    """
+    family, ids = family_of(model), tokenizer.encode(texts)
+
+    def forward(**inputs):
+        return family.pooled(model, **inputs)
+
+    with progress_bar(len(texts), name) as bar:
+        return _outputs(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, float32, without overflow."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)

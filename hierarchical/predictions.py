@@ -1,0 +1,303 @@
+"""Labelling files of any size: texts in, one window of batches at a time, rows out, and going on after a kill.
+
+Several processes take a stretch of the rows each; what a run that was stopped has written is continued.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from logging import Logger
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from hierarchical.checkpoints import require_same_labels
+from hierarchical.console import FLAT, get_logger
+from hierarchical.devices import launched_processes
+from hierarchical.errors import InputError, Problems
+from hierarchical.files import atomic_write, file_digest, read_lines, require_file
+from hierarchical.labels import LabelTree, levels_text
+from hierarchical.metric import Decision
+from hierarchical.predictor import FLOOR, describe, label_texts
+from hierarchical.rows import parse_csv, parse_jsonl
+
+WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
+WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows
+LOGGED_ROWS = 12  # rows that are logged when there is an output file
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be labelled, and how.
+
+    data        the file of the texts; "-": standard input
+    label_path  a label.txt that must have the model's labels, if it is there
+    output_file a file that ends in one of FORMATS; "-": standard output, None: only the log
+    batch_size  texts of a step
+    floor       write the probabilities of labels above this
+    resume      continue the run that left output_file.part
+    quiet       with a file, log none of the rows
+    """
+
+    data: Path | str
+    label_path: Path | None = None
+    output_file: str | None = None
+    batch_size: int = 32
+    floor: float = FLOOR
+    resume: bool = False
+    quiet: bool = False
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+def read_texts(path: str | Path, tree: LabelTree, problems: Problems, seen: Counter) -> Iterator[str]:
+    """Yield the text of every row, "" for a blank one. What is wrong goes to `problems`; `seen` counts what is odd."""
+    parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower())
+    if parse:
+        texts = (text or "" for _, text, _ in parse(path, problems))
+    else:
+        texts = (text_of_line(line, tree, seen) for _, line in read_lines(path, problems))
+    for text in map(str.strip, texts):
+        seen["blank"] += not text
+        yield text
+
+
+def text_of_line(line: str, tree: LabelTree, seen: Counter) -> str:
+    """A line without its labels, should it have some: a model must not be shown the answer."""
+    text, tab, labels = line.rpartition("\t")
+    if not tab:
+        return line
+    if all(name.strip() in tree.index for name in labels.split(",")):
+        seen["labelled"] += 1
+    else:
+        seen["tab"] += 1
+        text = line
+    return text.replace("\t", " ")
+
+
+def count_texts(path: str | Path, tree: LabelTree, seen: Counter) -> int:
+    """Read a file once to find everything that is wrong with it, before any model is loaded; the number of its rows."""
+    require_file(path, "It holds one text per line.")
+    problems = Problems()
+    count = sum(1 for _ in read_texts(path, tree, problems, seen))
+    problems.raise_if_any()
+    return count
+
+
+def windows(texts: Iterable[str], size: int, problems: Problems) -> Iterator[list[str]]:
+    """Yield lists of `size` texts, the last one shorter, reading no further than the one that is yielded."""
+    while window := list(islice(texts, size)):
+        problems.raise_if_any()
+        yield window
+    problems.raise_if_any()
+
+
+def share(total: int, size: int, rank: int, world: int) -> tuple[int, int]:
+    """(first row, row after the last) for one of `world` processes: whole windows, as one process would cut them."""
+    count = -(-total // size)
+    return rank * count // world * size, min(total, (rank + 1) * count // world * size)
+
+
+def warn_about(seen: Counter, path: str | Path, logger: Logger) -> None:
+    for key, message in (
+        ("blank", "blank rows: {} (each has an empty prediction, so that the rows stay in step)"),
+        ("labelled", "rows with labels after a TAB: {} (only the text before it was used)"),
+        ("tab", "rows with a TAB that no known labels follow: {} (it was read as a blank)"),
+    ):
+        if seen[key]:
+            logger.warning(f"{path}: {message.format(seen[key])}")
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def jsonl_row(tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray, floor: float) -> str:
+    """A line of a .jsonl file: a predictor.Prediction."""
+    return describe(tree, text, predicted, probabilities, floor).to_json() + "\n"
+
+
+def tsv_row(tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray, floor: float) -> str:
+    """A line of a .tsv file: text<TAB>label,label,..."""
+    return f"{text.translate(FLAT)}\t{','.join(tree.labels[i] for i in predicted)}\n"
+
+
+FORMATS = {".jsonl": jsonl_row, ".tsv": tsv_row}
+
+
+def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray) -> None:
+    """Log a row in the familiar form."""
+    logger.info(f"text: {text.translate(FLAT)}")
+    logger.info(f"prediction result: {','.join(tree.labels[i] for i in predicted)}")
+    if not text:
+        logger.info("(blank row)")
+    elif not predicted:
+        best = probabilities.argmax()
+        logger.info(f"(no label above the threshold; most likely: {tree.labels[best]} {probabilities[best]:.2f})")
+    for line in levels_text(tree, predicted):
+        logger.info(line)
+    logger.info("-" * 20)
+
+
+# ---- the output file -------------------------------------------------------------------------------------------------
+
+
+def output_path(output_file: str | None, tree: LabelTree, rank: int, world: int, logger: Logger) -> Path | str | None:
+    """The file this process writes, "-" or None; what can be wrong with it is found here."""
+    if output_file in (None, "-"):
+        return output_file
+    path = Path(output_file)
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory. --output_file names a file to write.")
+    if path.suffix == ".tsv" and (label := next((label for label in tree.labels if "," in label), None)):
+        raise InputError(f"{path}: the label {label!r} holds a comma, which separates labels in .tsv. Write .jsonl.")
+    if world == 1:
+        return path
+    parts = [path.with_name(f"{path.stem}.part-{r:04}-of-{world:04}{path.suffix}") for r in range(world)]
+    if rank == 0:
+        with atomic_write(f"{path}.parts") as file:
+            file.writelines(f"{part}\n" for part in parts)
+        logger.info(f"When all {world} processes are through: xargs cat < {path}.parts > {path}")
+    return parts[rank]
+
+
+@contextmanager
+def open_output(
+    path: Path | str | None, resume: bool, settings: dict, size: int, logger: Logger
+) -> Iterator[tuple[BinaryIO | None, int]]:
+    """Yields (binary file to append to, rows already in it); a file takes the name `path` when the body is through.
+
+    settings: what the rows depend on; kept beside the unfinished file, it must be the same on resuming. size: rows of a
+    window; one is kept whole or not at all, because its texts share batches.
+    """
+    if path in (None, "-"):
+        yield (sys.stdout.buffer if path else None), 0
+        return
+    part, record, done = Path(f"{path}.part"), Path(f"{path}.part.json"), 0
+    if part.exists() and resume:
+        done = rows_to_keep(part, record, settings, size)
+        logger.info(f"Resuming after {done} rows")
+    elif part.exists():
+        logger.warning(f"{part}: the rows of an unfinished run are overwritten; --resume would have continued it")
+    file = open(part, "ab" if done else "wb")
+    try:
+        with atomic_write(record) as settings_file:
+            json.dump(settings, settings_file, ensure_ascii=False, indent=1)
+        yield file, done
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(part, path)
+        record.unlink()
+    except OSError as error:
+        error.filename = error.filename or str(part)  # a full disk does not say whose write failed
+        raise
+    finally:
+        file.close()
+        if part.exists() and not part.stat().st_size:  # nothing in it to continue
+            part.unlink()
+            record.unlink(missing_ok=True)
+
+
+def rows_to_keep(part: Path, record: Path, settings: dict, size: int) -> int:
+    """Cut the rows of an unfinished run after the last whole window of `size` rows; how many stay."""
+    try:
+        then = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--resume: {record} is not readable ({error}). Start again without --resume.") from None
+    if changed := [name for name, value in settings.items() if then.get(name) != value]:
+        raise InputError(
+            f"--resume: the unfinished run was another one; since then these have changed: {', '.join(changed)}. "
+            "Give the same arguments and files, or start again without --resume."
+        )
+    position = kept = end = 0
+    with open(part, "r+b") as file:
+        for number, line in enumerate(file, start=1):
+            position += len(line)
+            if number % size == 0 and line.endswith(b"\n"):
+                kept, end = number, position
+        file.truncate(end)
+    return kept
+
+
+def predict_file(
+    job: Job,
+    tree: LabelTree,
+    max_seq_length: int,
+    decision: Decision,
+    model_file: Path,
+    load: Callable[[], Callable[[list[str]], np.ndarray]],
+    further: dict | None = None,
+) -> None:
+    """Label what `job` names and write it where it says.
+
+    model_file: the file whose contents decide whether an unfinished run may be continued. load: called once everything
+    else is found to be in order; gives a function from texts to probabilities float32 [n, L]. further: more settings
+    that the rows depend on.
+    """
+    rank, world = launched_processes()
+    logger = get_logger()
+    if job.label_path:
+        require_same_labels(tree, job.label_path)
+
+    data = job.data
+    stream = data == "-" or Path(data).is_fifo()  # can be read only once
+    if world > 1 and (stream or job.output_file == "-"):
+        raise InputError("Several processes share the rows of a file and write a file each; for pipes use one process.")
+    path = output_path(job.output_file, tree, rank, world, logger)
+    size = job.batch_size * max(1, min(WINDOW_BATCHES, WINDOW_CELLS // (job.batch_size * len(tree))))
+    seen, problems, start, stop = Counter(), Problems(), 0, None
+    if not stream:
+        start, stop = share(count_texts(data, tree, seen), size, rank, world)
+    texts = read_texts(data, tree, problems, seen if stream else Counter())
+    if job.resume and path.exists() and not Path(f"{path}.part").exists():
+        logger.info(f"{path} is complete; remove it to predict again")
+        return
+    settings = {"max_seq_length": max_seq_length, "batch_size": job.batch_size, "floor": job.floor}
+    settings |= {"rows": [start, stop], **decision.to_dict(), **(further or {})}
+    if isinstance(path, Path):
+        settings |= {"data": None if stream else file_digest(data), "weights": file_digest(model_file)}
+
+    with open_output(path, job.resume, settings, size, logger) as (file, done):
+        from tqdm import tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        compute = load()
+        write_row = FORMATS[path.suffix] if isinstance(path, Path) else jsonl_row
+        to_log = rows_to_log(path, rank, job.quiet)
+        total = None if stop is None else stop - start
+        bar = tqdm(total=total, initial=done, desc="predict", unit=" texts", disable=None if path else True)
+        began, count = time.monotonic(), 0
+        told = began
+        with bar, logging_redirect_tqdm([logger]):
+            for window in windows(islice(texts, start + done, stop), size, problems):
+                rows = label_texts(window, compute, tree, decision)
+                for row in rows[: max(0, to_log - count)]:
+                    log_row(logger, tree, *row)
+                if file:
+                    lines = "".join(write_row(tree, *row, job.floor) for row in rows)
+                    file.write(lines.encode("utf-8"))
+                    file.flush()
+                count += len(window)
+                bar.update(len(window))
+                if path and bar.disable and time.monotonic() - told > 60:  # no terminal for a bar
+                    told = time.monotonic()
+                    logger.info(f"{done + count} of {total or '?'} texts, {count / (told - began):.1f} texts/s")
+    if rank == 0:
+        warn_about(seen, data, logger)
+    seconds = time.monotonic() - began
+    where = f", in {path}" if file and path != "-" else ""
+    logger.info(f"Predicted {count} texts in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} texts/s){where}")
+
+
+def rows_to_log(path: Path | str | None, rank: int, quiet: bool) -> int:
+    """How many rows: without a file the log is the result, with one it shows what the first rows look like."""
+    if not path:
+        return sys.maxsize
+    return 0 if path == "-" or rank or quiet else LOGGED_ROWS

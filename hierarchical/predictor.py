@@ -1,0 +1,233 @@
+"""Labels for texts, from an exported model or a checkpoint: the door for other people's programs and for the scripts.
+
+    predictor = Predictor("export")
+    for result in predictor.predict(["某公司宣布裁员"], decoding="closure"):
+        print(result.labels, result.probabilities, result.levels)
+
+Reads   a folder of export_model.py, or a model in one: <prefix>.onnx, or <prefix>.{pdmodel or json, pdiparams} with the
+        back end paddle; beside it label.txt, decision.json, config.json and the tokenizer's files
+        or a checkpoint of train.py, or a width_mult_* folder of prune.py
+An export needs onnxruntime and numpy (ERNIE-M: sentencepiece too), a checkpoint all that train.py needs. Writes nothing.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.devices import available_cores, set_device
+from hierarchical.engines import OnnxModel, PaddleModel, exported_models, find_precision, model_path, run_batches
+from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
+from hierarchical.metric import Decision, decide
+from hierarchical.modeling import sigmoid, tensors
+from hierarchical.weights import find_weights
+
+FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one text.
+
+    labels          full paths of the predicted labels, in class-index order
+    probabilities   of the predicted labels and of all others above the floor: path -> 0 to 1, the highest first
+    levels          level (1 for a root) -> paths of the predicted labels there, their ancestors included
+    """
+
+    text: str
+    labels: list[str]
+    probabilities: dict[str, float]
+    levels: dict[int, list[str]]
+
+    def to_json(self) -> str:
+        """One line of a .jsonl file, without its end; the levels are strings there."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def describe(
+    tree: LabelTree, text: str, selected: Sequence[int], probabilities: np.ndarray, floor: float = FLOOR
+) -> Prediction:
+    """The Prediction of a text. selected: class indices in ascending order; probabilities: float32 [L]."""
+    shown = probabilities > floor
+    shown[list(selected)] = True
+    ranked = sorted(np.flatnonzero(shown), key=lambda i: -probabilities[i])
+    closed = tree.closure(selected)
+    return Prediction(
+        text,
+        [tree.labels[i] for i in selected],
+        {tree.labels[i]: round(float(probabilities[i]), 6) for i in ranked},
+        {
+            level: [tree.labels[i] for i in closed if tree.levels[i] == level]
+            for level in sorted({int(tree.levels[i]) for i in closed})
+        },
+    )
+
+
+def label_texts(
+    texts: Sequence[str], compute: Callable[[list[str]], np.ndarray], tree: LabelTree, decision: Decision
+) -> list[tuple[str, list[int], np.ndarray]]:
+    """A list of (text, class indices in ascending order, probabilities float32 [L]), in the order of the texts.
+
+    compute: texts -> probabilities float32 [n, L]. A blank text has no labels and zeros, and is kept from it.
+    """
+    filled = [i for i, text in enumerate(texts) if text.strip()]
+    probabilities = np.zeros((len(texts), len(tree)), np.float32)
+    if filled:
+        probabilities[filled] = compute([texts[i] for i in filled])
+    selected = decide(probabilities, tree, decision)
+    selected[[not text.strip() for text in texts]] = False
+    return list(zip(texts, (np.flatnonzero(row).tolist() for row in selected), probabilities))
+
+
+class Predictor:
+    """A model and what belongs to it.
+
+    path            folder of export_model.py, a model file in it (its ending may be left out), or a checkpoint
+    precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there. With the back end
+                    paddle float32 or bfloat16, both from one file
+    backend         of an export: onnx or paddle
+    device          cpu or gpu; for a checkpoint also xpu, npu, or one by its number as in gpu:1
+    device_id       number of the GPU, for an export
+    num_threads     CPU threads; None: all cores
+    max_seq_length  tokens of a text that are read; None: as in training
+    batch_size      texts of a step, at most
+    template        the caller puts the texts into the template of few-shot/train.py --method prompt
+
+    tree, labels    the LabelTree, and its full paths in class-index order
+    tokenizer, decision    the Tokenizer and the stored Decision
+    file            the file that holds the model
+
+    Raises InputError, a ValueError, for whatever is missing, damaged, or does not fit together. A checkpoint's network
+    is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export may be called by several
+    threads with the back end onnx; anything else by one at a time.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        precision: str = "float32",
+        backend: str = "onnx",
+        device: str = "cpu",
+        device_id: int = 0,
+        num_threads: int | None = None,
+        max_seq_length: int | None = None,
+        batch_size: int = 32,
+        template: bool = False,
+    ):
+        self.batch_size, self.callers = batch_size, 1
+        cores = num_threads or available_cores()
+        self.engine: Any
+        if is_checkpoint(path):
+            opened = Checkpoint.open(path, max_seq_length)
+            self.file, self.engine = opened.weights, CheckpointModel(opened, device)
+        elif backend == "onnx":
+            self.file = model_path(path, find_precision(path, precision), ".onnx")
+            self.engine = OnnxModel(self.file, device, device_id)
+            self.callers = cores if device == "cpu" else 1  # batches that run side by side
+        else:
+            self.file = model_path(path, "float32", ".pdmodel")
+            self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
+        if not template and reads_template(self.file.parent):
+            raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
+        if not isinstance(self.engine, CheckpointModel):
+            opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True)
+        self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
+        self.config = opened.config
+        if self.engine.labels not in (None, self.tree.labels):
+            raise InputError(f"{self.file}: its labels are not those of label.txt beside it. Export the model again.")
+
+    @property
+    def labels(self) -> list[str]:
+        return self.tree.labels
+
+    def load(self) -> None:
+        """Load a checkpoint's network now, not with the first texts."""
+        if isinstance(self.engine, CheckpointModel):
+            self.engine.load()
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        threshold: float | list[float] | None = None,
+        decoding: str | None = None,
+        min_labels: int | None = None,
+        max_labels: int | None = None,
+        top_k: int | None = None,
+        floor: float = FLOOR,
+    ) -> list[Prediction]:
+        """One Prediction for each text, in their order; a blank text has no labels.
+
+        The decision settings replace the stored ones (see metric.Decision); floor: tell the probabilities of labels
+        above this. Raises ValueError for settings that cannot be.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is a list of texts; for a single one write [text]")
+        decision = self.decision.updated(
+            threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k
+        )
+        rows = label_texts(texts, self.probabilities, self.tree, decision)
+        return [describe(self.tree, *row, floor) for row in rows]
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [N, L] of texts, in the order given."""
+        return sigmoid(self.logits(self.tokenizer.encode(list(texts))))
+
+    def logits(self, ids: list[list[int]], progress: Callable | None = None) -> np.ndarray:
+        """float32 logits [N, L] of tokenised texts, in the order given; `progress` gets the rows of each batch done."""
+        pad_id, width = self.tokenizer.pad_id, len(self.tree)
+        return run_batches(self.compute, ids, pad_id, width, self.batch_size, self.callers, progress)
+
+    def compute(self, input_ids: np.ndarray) -> np.ndarray:
+        """One call of the model: padded token ids int64 [n, T] -> logits float32 [n, L]."""
+        logits = self.engine(input_ids)
+        if logits.shape[1] != len(self.tree):
+            raise InputError(f"{self.file}: {logits.shape[1]} outputs, but label.txt has {len(self.tree)} labels.")
+        return logits
+
+
+class CheckpointModel:
+    """A checkpoint as an engine, like those of engines.py; the network is loaded by the first call."""
+
+    labels = None  # they are the checkpoint's own
+
+    def __init__(self, checkpoint: Checkpoint, device: str):
+        self.checkpoint, self.device, self.model = checkpoint, device, None
+
+    def load(self) -> None:
+        self.paddle = set_device(self.device)
+        self.model = self.checkpoint.load_model()
+
+    def __call__(self, input_ids: np.ndarray) -> np.ndarray:
+        if self.model is None:
+            self.load()
+        with self.paddle.no_grad():
+            return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether this is a folder with weights, of train.py or prune.py, into which nothing was exported as float32."""
+    return Path(path).is_dir() and find_weights(path) is not None and not exported_models(Path(path) / "float32")
+
+
+def require_export(path: str | Path) -> None:
+    """Raise InputError where a script that runs exported models alone is given a checkpoint."""
+    if is_checkpoint(path):
+        raise InputError(
+            f"{path}: a checkpoint, and an exported model is needed here. Make one with export_model.py; in a folder of "
+            "prune.py it is called pruned_model."
+        )
+
+
+def reads_template(directory: str | Path) -> bool:
+    """Whether a model directory is one of few-shot/train.py --method prompt; if that cannot be read, yes."""
+    path = Path(directory) / "template_config.json"
+    try:
+        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["method"] != "similarity"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True  # few-shot/infer.py then tells what is wrong with it
