@@ -3,7 +3,7 @@
     python check_data.py --dataset_dir data
     python check_data.py --dataset_dir data --max_seq_length 256 --model_name path/to/model --output_json report.json
 
-Reads   dataset_dir/{label.txt, train.txt, dev.txt}  and test.txt, if it is there  (.jsonl and .csv rows: see utils.py)
+Reads   dataset_dir/{label.txt, train.txt, dev.txt}  and test.txt, if it is there  (.jsonl and .csv rows: see hierarchical/rows.py)
         model_name/{vocab.txt, tokenizer_config.json, ...}  for exact token counts, if given
 Writes  the report to stdout, and as JSON to --output_json
 
@@ -11,7 +11,6 @@ Exit code 2, and nothing but the faults, if train.py could not read the data; el
 row: what is kept of a text is a 64-bit hash (two of a million different texts share one with a probability of 3e-8).
 """
 
-import argparse
 import json
 import unicodedata
 from array import array
@@ -23,13 +22,17 @@ import numpy as np
 
 from utils import (
     SHOWN,
-    HelpFormatter,
     InputError,
     LabelTree,
     Problems,
+    add_dataset_arguments,
+    add_max_seq_length_argument,
     atomic_write,
     check_minima,
+    make_parser,
+    progress_bar,
     read_rows,
+    require_directory,
     require_file,
     run,
 )
@@ -38,17 +41,13 @@ CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is 
 RAREST = 10
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Check a data folder before training.", formatter_class=HelpFormatter)
-    parser.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
-    parser.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    parser.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    parser.add_argument("--test_file", default="test.txt", help="name inside dataset_dir; checked if it is there")
-    parser.add_argument("--label_file", default="label.txt", help="name inside dataset_dir")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens train.py will read, ends included")
+def parse_args(argv):
+    parser = make_parser("Check a data folder before training.")
+    add_dataset_arguments(parser, "train", "dev", "test", test="name inside dataset_dir; checked if it is there")
+    add_max_seq_length_argument(parser, 128)
     parser.add_argument("--model_name", help="local model directory, to count tokens; without it: characters + 2")
     parser.add_argument("--output_json", help="write the report to this file as well")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, max_seq_length=3)
     return args
 
@@ -59,7 +58,7 @@ def length_function(args):
         return lambda text: len(text) + 2
     if not Path(args.model_name).is_dir():
         raise InputError(f"--model_name {args.model_name}: no such directory; without it, characters count.")
-    from tokenizer import load_tokenizer
+    from hierarchical.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.model_name, args.max_seq_length)
     return lambda text: tokenizer.lengths([text])[0]
@@ -79,14 +78,12 @@ class Split:
     """
 
     def __init__(self, path, name, tree, tokens, problems, unlabelled):
-        from tqdm import tqdm
-
         self.name, self.seen = name, Counter()
         self.rows_with, self.missing, self.damaged = Counter(), {}, []
         columns = [array("q") for _ in range(4)]
         lacks = {}
         rows = read_rows(path, tree, problems, self.seen)
-        for row in tqdm(rows, desc=name, unit=" rows", disable=None, leave=False, delay=1):
+        for row in progress_bar(None, name, iterable=rows, unit=" rows", delay=1):
             if row.labels is None:
                 if unlabelled == "error":
                     problems.add(path, row.line, "no label: a row is text<TAB>label,label,...")
@@ -129,15 +126,15 @@ class Split:
 
 def read_folder(args):
     """(LabelTree, the splits). Raises InputError with all faults of all files."""
-    folder, faults, tree, splits = Path(args.dataset_dir), [], None, []
-    if not folder.is_dir():
-        raise InputError(f"--dataset_dir {folder}: no such directory.")
+    folder, faults, tree, splits = require_directory(args.dataset_dir), [], None, []
     tokens = length_function(args)
     try:
         tree = LabelTree.read(folder / args.label_file)
     except InputError as error:
         faults.append(f"{error}\nUntil {args.label_file} is right, the rows of the other files can't be checked.")
-    names = [args.train_file, args.dev_file] + [args.test_file] * (folder / args.test_file).exists()
+    names = [args.train_file, args.dev_file]
+    if (folder / args.test_file).exists():
+        names.append(args.test_file)
     for name in names:
         problems = Problems()
         try:
@@ -230,8 +227,8 @@ def warnings(tree, splits, args):
     yield f"{args.label_file}: groups of labels that differ only in case, width or blanks", len(groups), groups
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     tree, splits = read_folder(args)
     report = {split.name: figures(split, tree, args.max_seq_length) for split in splits}
     found = [(what, int(n), list(islice(some, SHOWN))) for what, n, some in warnings(tree, splits, args) if n]
@@ -262,7 +259,7 @@ def main():
         content["warnings"] = [{"message": what, "count": count, "examples": some} for what, count, some in found]
         with atomic_write(args.output_json) as file:
             json.dump(content, file, ensure_ascii=False, indent=1)
-    print(f"\nNo fatal fault. {len(found)} warning{'s' * (len(found) != 1)}.")
+    print(f"\nNo fatal fault. {len(found)} {'warning' if len(found) == 1 else 'warnings'}.")
 
 
 if __name__ == "__main__":

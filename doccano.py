@@ -31,12 +31,11 @@ from pathlib import Path
 
 import numpy as np
 
-from annotation import LONGEST_IN_DOCCANO, import_files, read_export
-from stratify import stratified_split
+from hierarchical.annotation import LONGEST_IN_DOCCANO, import_files, read_export
+from hierarchical.stratify import stratified_split
 from utils import (
     SEPARATOR,
     SHOWN,
-    HelpFormatter,
     InputError,
     LabelTree,
     Problems,
@@ -44,18 +43,20 @@ from utils import (
     check_minima,
     format_row,
     get_logger,
+    make_parser,
     read_lines,
     read_rows,
     require_file,
     run,
+    some,
 )
 
 LINE_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # what would break a row of a .txt file
 SPLIT_NAMES = ("train", "dev", "test")
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Annotation exports to data, and back.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Annotation exports to data, and back.")
     export = parser.add_argument_group("from an annotation tool to a data folder")
     export.add_argument("--doccano_file", nargs="+", help="exported file(s) (default: doccano.jsonl)")
     export.add_argument("--save_dir", default="./data", help="directory to write to; made if need be")
@@ -75,7 +76,7 @@ def parse_args():
     back = parser.add_argument_group("from a data folder to an annotation tool")
     back.add_argument("--annotate_file", help="rows to annotate, with labels or without")
     back.add_argument("--label_file", help="the label tree; left out: label.txt beside the rows")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.annotate_file and args.doccano_file:
         parser.error("argument --annotate_file: sends rows out, --doccano_file brings them back: one at a time")
     if args.valid and args.dirty:
@@ -183,7 +184,8 @@ def label_tree(known, label_sets, args):
     if new and not args.add_labels:
         near = [known.nearest(name) for name in new[:SHOWN]]
         shown = [f"{name}" + (f"   (did you mean {like}?)" if like else "") for name, like in zip(new, near)]
-        shown += [f"... and {len(new) - SHOWN} more"] * (len(new) > SHOWN)
+        if len(new) > SHOWN:
+            shown.append(f"... and {len(new) - SHOWN} more")
         raise InputError(
             f"{Path(args.save_dir) / 'label.txt'}: {len(new)} labels of the export are not in it:\n  "
             + "\n  ".join(shown)
@@ -215,8 +217,7 @@ def split(rows, tree, args, logger):
                 "Annotate more, or put all rows into one file: --splits 1.0"
             )
         if missing := [label for i, label in enumerate(tree.labels) if i not in present]:
-            more = ", ..." * (len(missing) > 5)
-            logger.warning(f"labels without a row in {name}: {len(missing)}: {', '.join(missing[:5])}{more}")
+            logger.warning(f"labels without a row in {name}: {len(missing)}: {some(missing)}")
     return parts
 
 
@@ -225,7 +226,8 @@ def split(rows, tree, args, logger):
 
 def convert(args, logger):
     """Exports of an annotation tool -> {file name: (what it holds, content)} of a data folder."""
-    folder, returned = Path(args.save_dir), "valid" * args.valid or "train_dirty" * args.dirty
+    folder = Path(args.save_dir)
+    returned = "valid" if args.valid else "train_dirty" if args.dirty else None
     known = LabelTree.read(folder / "label.txt") if (folder / "label.txt").exists() else None
     if returned and not known:
         logger.warning(f"{folder} has no label.txt: no one notices a label that differs from those of the other rows")
@@ -314,8 +316,8 @@ def note(row):
     return joined.encode(errors="replace").decode()  # half of a surrogate pair can be read, but not written
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     started, logger, folder = time.time(), get_logger(), Path(args.save_dir)
     contents = send_out(args, logger) if args.annotate_file else convert(args, logger)
     there = [name for name in contents if (folder / name).exists() and name != "label.txt"]

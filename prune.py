@@ -3,7 +3,7 @@
     python prune.py --dataset_dir data --params_dir checkpoint --output_dir prune --width_mult_list 3/4 2/3 1/2
 
 Reads   params_dir/                        a checkpoint of train.py
-        dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see utils.py)
+        dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see hierarchical/rows.py)
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
 Writes  output_dir/width_mult_0.75/        for each width, its ratio rounded to two decimals: the best so far on dev, a
                                            checkpoint like train.py's, which every script takes as --params_path
@@ -21,31 +21,37 @@ import json
 import math
 import re
 import time
-from collections import namedtuple
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
-from checkpoints import load_checkpoint, open_checkpoint, require_same_labels, save_checkpoint
-from dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
-from export_model import export_checkpoint
-from modeling import model_inputs, read_config_file, score
-from runtime import set_device
-from training import launched_processes, rate_schedule, tqdm_bar, train_batches
+from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
+from hierarchical.devices import launched_processes, set_device
+from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
+from hierarchical.exporting import export_checkpoint
+from hierarchical.modeling import model_inputs, score
+from hierarchical.training import rate_schedule, train_batches
+from hierarchical.weights import find_weights
 from utils import (
-    HelpFormatter,
     InputError,
+    LabelTree,
+    Rows,
+    add_dataset_arguments,
+    add_device_argument,
+    add_max_seq_length_argument,
     atomic_write,
     check_minima,
     get_logger,
     load_reported,
+    make_parser,
+    progress_bar,
+    require_directory,
     require_writable,
     run,
 )
-from weights import find_weights
 
 GRAPH = "pruned_model"  # name of the static graphs
 RANKING_ROWS = 2000
@@ -54,8 +60,22 @@ MAX_GRAD_NORM = 1.0
 LATENCY_BATCHES = 30
 
 
-# what is learned, and from which rows: utils.LabelTree, tokenizer, metric.Decision, utils.Rows and their token ids
-Task = namedtuple("Task", "tree tokenizer decision train train_ids dev dev_ids")
+class Task(NamedTuple):
+    """What is learned, and from which rows."""
+
+    checkpoint: Checkpoint  # of the full model
+    train: Rows
+    train_ids: list
+    dev: Rows
+    dev_ids: list
+
+    @property
+    def tree(self) -> LabelTree:
+        return self.checkpoint.tree
+
+    @property
+    def pad_id(self) -> int:
+        return self.checkpoint.tokenizer.pad_id
 
 
 @dataclass
@@ -83,17 +103,14 @@ def fraction(text):
     return value
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Narrow a fine-tuned model.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Narrow a fine-tuned model.")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
-    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    add_dataset_arguments(data, "train", "dev", compared=True)
     model = parser.add_argument_group("model")
     model.add_argument("--params_dir", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
+    add_max_seq_length_argument(model)
+    add_device_argument(model)
     widths = parser.add_argument_group("widths")
     widths.add_argument(
         "--width_mult_list",
@@ -122,7 +139,7 @@ def parse_args():
     result.add_argument("--output_dir", required=True, help="directory for the pruned models")
     result.add_argument("--logging_steps", type=int, default=100, help="steps between progress lines")
     result.add_argument("--save_steps", type=int, default=100, help="steps between evaluations; the last step has one")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.width_mult_list = args.width_mult_list or [Fraction(3, 4)]
     check_minima(
         parser, args,
@@ -135,9 +152,9 @@ def parse_args():
     return args
 
 
-def plan_widths(args):
+def plan_widths(args, checkpoint):
     """One Width per fraction, checked against the head count of the checkpoint."""
-    heads = read_config_file(args.params_dir).get("num_attention_heads", 12)
+    heads = checkpoint.config.get("num_attention_heads", 12)
     possible = " ".join(str(Fraction(i, heads)) for i in range(1, heads))
     widths = []
     for value in args.width_mult_list:
@@ -161,17 +178,17 @@ def rank(args, task, model):
     rows, ids = (task.train, task.train_ids) if args.rank_on == "train" else (task.dev, task.dev_ids)
     sample = np.random.default_rng(args.seed).permutation(len(ids))[:RANKING_ROWS]
     sampled = [ids[i] for i in sample], [rows.labels[i] for i in sample]
-    with tqdm_bar(len(sample), "rank") as bar:
+    with progress_bar(len(sample), "rank") as bar:
         batch_size = args.per_device_train_batch_size
-        reorder(model, *importance(model, *sampled, task.tokenizer.pad_id, batch_size, bar.update))
+        reorder(model, *importance(model, *sampled, task.pad_id, batch_size, bar.update))
 
 
 def evaluate(args, task, model):
     """Scores.result() of a model on the dev rows, logged, without the labels'."""
-    batch_size = args.per_device_eval_batch_size
-    with tqdm_bar(len(task.dev_ids), "dev") as bar:
+    batch_size, decision = args.per_device_eval_batch_size, task.checkpoint.decision
+    with progress_bar(len(task.dev_ids), "dev") as bar:
         scores = score(
-            model, task.tree, task.dev, task.dev_ids, task.tokenizer.pad_id, task.decision, batch_size, bar.update
+            model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update
         ).result()
     get_logger().info(
         f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
@@ -185,7 +202,7 @@ def train_step(args, task, rows, teacher, student, widths, optimizer):
     """One update by the summed gradients of all widths on these rows; returns their mean loss."""
     import paddle
 
-    inputs = model_inputs([task.train_ids[i] for i in rows], task.tokenizer.pad_id)
+    inputs = model_inputs([task.train_ids[i] for i in rows], task.pad_id)
     targets = paddle.to_tensor(task.train.multi_hot(len(task.tree), rows), "float32")
     with paddle.no_grad():
         taught = teacher(**inputs, output_hidden_states=True)
@@ -210,8 +227,7 @@ def distil(args, task, teacher, student, widths):
     lengths = [len(row) for row in task.train_ids]
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-    schedule = SimpleNamespace(lr_scheduler="linear", warmup_steps=int(args.warmup_ratio * steps))
-    factor = rate_schedule(schedule, steps)
+    factor = rate_schedule("linear", int(args.warmup_ratio * steps), steps)
     optimizer = paddle.optimizer.AdamW(
         args.learning_rate,
         parameters=student.parameters(),
@@ -220,7 +236,7 @@ def distil(args, task, teacher, student, widths):
     )
     student.train()
     losses, started = [], time.perf_counter()
-    with tqdm_bar(steps, "distil") as bar:
+    with progress_bar(steps, "distil") as bar:
         for step in range(1, steps + 1):
             epoch, batch = (step - 1) // per_epoch + 1, (step - 1) % per_epoch + 1
             if batch == 1:
@@ -250,7 +266,9 @@ def save_width(width, task):
     width.folder.mkdir(parents=True, exist_ok=True)
     for graph in {*width.folder.glob(f"{GRAPH}.*"), *width.folder.glob("*.onnx")}:
         graph.unlink()  # of an earlier run: it would not fit the new weights
-    save_checkpoint(width.folder, width.model, task.tokenizer, task.tree, task.decision)
+    save_checkpoint(
+        width.folder, width.model, task.checkpoint.tokenizer, task.tree, task.checkpoint.decision
+    )
 
 
 def latencies(args, task, models):
@@ -263,9 +281,9 @@ def latencies(args, task, models):
     size = args.per_device_eval_batch_size
     batches = [task.dev_ids[i : i + size] for i in range(0, len(task.dev_ids), size)][:LATENCY_BATCHES]
     seconds = np.zeros((1 + len(batches), len(models)))
-    with paddle.no_grad(), tqdm_bar(len(seconds), "latency") as bar:
+    with paddle.no_grad(), progress_bar(len(seconds), "latency") as bar:
         for row, batch in zip(seconds, [batches[0], *batches]):
-            inputs = model_inputs(batch, task.tokenizer.pad_id)
+            inputs = model_inputs(batch, task.pad_id)
             for i, model in enumerate(models):
                 started = time.perf_counter()
                 model(**inputs).numpy()
@@ -295,15 +313,15 @@ def table(rows):
         )
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     if launched_processes()[1] > 1:
         raise InputError("prune.py is one process: start it as python prune.py, without paddle.distributed.launch.")
-    logger, directory, output_dir = get_logger(), Path(args.dataset_dir), Path(args.output_dir)
-    tree, tokenizer, decision = open_checkpoint(args.params_dir, args.max_seq_length)
-    widths = plan_widths(args)
-    if not directory.is_dir():
-        raise InputError(f"--dataset_dir {directory}: no such directory.")
+    logger, output_dir = get_logger(), Path(args.output_dir)
+    checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length)
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
+    widths = plan_widths(args, checkpoint)
+    directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     train, dev = (load_reported(directory / name, tree, logger) for name in (args.train_file, args.dev_file))
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -314,8 +332,8 @@ def main():
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     paddle.seed(args.seed)
-    teacher, student = load_checkpoint(args.params_dir), load_checkpoint(args.params_dir)
-    task = Task(tree, tokenizer, decision, train, tokenizer.encode(train.texts), dev, tokenizer.encode(dev.texts))
+    teacher, student = checkpoint.load_model(), checkpoint.load_model()
+    task = Task(checkpoint, train, tokenizer.encode(train.texts), dev, tokenizer.encode(dev.texts))
     with logging_redirect_tqdm([logger]):
         logger.info("Full model:")
         full = evaluate(args, task, teacher)
@@ -333,9 +351,13 @@ def main():
         best = {str(width.ratio): width.best for width in widths}
         with atomic_write(output_dir / "prune.json") as file:
             json.dump({"arguments": arguments, "full": full, "best": best, "table": rows}, file, indent=1)
-        with tqdm_bar(len(widths), "export") as bar:
+        set_device("cpu")  # the graph is the same everywhere
+        with progress_bar(len(widths), "export") as bar:
             for width in widths:
-                export_checkpoint(width.folder, width.folder, GRAPH, precisions=("float32", "int8"))
+                narrow = Checkpoint.open(width.folder)
+                export_checkpoint(
+                    paddle, narrow, narrow.load_model(), width.folder, GRAPH, precisions=("float32", "int8")
+                )
                 bar.update()
     logger.info(f"Saved {', '.join(str(width.folder) for width in widths)}")
 

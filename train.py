@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" train.py --dataset_dir data --device cpu
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data
 
-Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see utils.py)
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see hierarchical/rows.py)
 Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, labels, decision settings
         save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
         save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score
@@ -13,27 +13,21 @@ One sigmoid per node of the tree, binary cross-entropy, AdamW. The random number
 step alone, so a resumed run repeats what an uninterrupted one would have done.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from checkpoints import (
-    add_decision_arguments,
-    decision_from_arguments,
-    require_same_labels,
-    save_checkpoint,
-    write_settings,
-)
-from metric import CRITERIA, Decision, Scores, tuned_decision
-from modeling import MODEL_NAMES, build_model, predict_logits, require_model, score, sigmoid
-from runtime import set_device
-from training import (
-    LOSSES,
+from hierarchical.checkpoints import require_same_labels, save_checkpoint, write_settings
+from hierarchical.devices import launched_processes, set_device
+from hierarchical.encoders import MODEL_NAMES, family_of, require_model
+from hierarchical.losses import LOSSES
+from hierarchical.modeling import build_model, predict_logits, score, sigmoid
+from hierarchical.training import (
+    SCHEDULES,
+    Settings,
     Trainer,
     join_processes,
     label_frequency_bias,
-    launched_processes,
     leave,
     open_log,
     open_model,
@@ -42,36 +36,39 @@ from training import (
     start_encoder,
     start_or_resume,
     stop_on_signals,
-    tqdm_bar,
     train_batches,
     train_epoch,
     write_run_files,
 )
+from hierarchical.weights import find_weights, load_weights
+from metric import CRITERIA, Decision, Scores, tuned_decision
 from utils import (
-    HelpFormatter,
-    InputError,
     LabelTree,
+    add_dataset_arguments,
+    add_decision_arguments,
+    add_device_argument,
+    add_max_seq_length_argument,
     atomic_write,
     check_minima,
+    decision_from_arguments,
     file_digest,
     load_rows,
+    make_parser,
+    progress_bar,
     report_rows,
+    require_directory,
     require_file,
     run,
 )
-from weights import find_weights, load_weights
 
 SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Fine-tune an encoder on a label tree.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Fine-tune an encoder on a label tree.")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
-    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--label_file", default="label.txt", help="name inside dataset_dir")
-    data.add_argument("--max_seq_length", type=int, default=128, help="tokens of a text that are read, ends included")
+    add_dataset_arguments(data, "train", "dev")
+    add_max_seq_length_argument(data, 128)
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_name",
@@ -79,7 +76,7 @@ def parse_args():
         help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
@@ -92,7 +89,7 @@ def parse_args():
     optim.add_argument("--epochs", type=int, default=10, help="passes over the training rows")
     optim.add_argument(
         "--lr_scheduler",
-        choices=("constant", "linear", "cosine"),
+        choices=SCHEDULES,
         help="shape of the rate after warm-up (default: linear with warm-up, else constant)",
     )
     optim.add_argument("--warmup", action="store_true", help="warm up and then decay the rate")
@@ -112,7 +109,7 @@ def parse_args():
         choices=("global", "per_label"),
         help="choose the threshold(s) on the dev rows at the end, and store them with the model",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(
         parser, args,
         max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
@@ -123,9 +120,7 @@ def parse_args():
 
 def read_data(args, logger):
     """Everything that can be wrong with the data is found here, before the seconds it takes to load paddle."""
-    directory = Path(args.dataset_dir)
-    if not directory.is_dir():
-        raise InputError(f"--dataset_dir {directory}: no such directory.")
+    directory = require_directory(args.dataset_dir)
     tree = LabelTree.read(directory / args.label_file)
     train = load_rows(directory / args.train_file, tree)
     dev = load_rows(directory / args.dev_file, tree, unlabelled="skip")
@@ -182,12 +177,12 @@ def fingerprint(args, world):
 
 def prepare_model(args, tree, train, logger):
     """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
-    source, tokenizer, config = open_model(args)
+    source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
     model.train()
-    model.classifier.bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
+    family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
     if args.resume:  # the parameters are in the saved state
         return model, tokenizer
     if args.init_from_ckpt:
@@ -198,12 +193,12 @@ def prepare_model(args, tree, train, logger):
     return model, tokenizer
 
 
-def evaluate(trainer, tree, dev, ids, pad_id, decision):
+def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
-    with tqdm_bar(len(ids[trainer.rank :: trainer.world]), "dev") as bar:
-        args = trainer.args
+    rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
+    with progress_bar(len(ids[rank::world]), "dev") as bar:
         scores = score(
-            trainer.model, tree, dev, ids, pad_id, decision, args.batch_size, bar.update, trainer.rank, trainer.world
+            trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss
         )
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
@@ -228,8 +223,13 @@ def tune_best(args, model, tokenizer, tree, dev, ids, decision, logger):
         )
 
 
-def main():
-    args = parse_args()
+def schedule(args):
+    """The shape of the rate: the one asked for, else linear with warm-up, else constant."""
+    return args.lr_scheduler or ("linear" if args.warmup else "constant")
+
+
+def main(argv=None):
+    args = parse_args(argv)
     rank, world = launched_processes()
     save_dir = Path(args.save_dir)
     require_other_directory(save_dir, args.model_name)
@@ -242,9 +242,7 @@ def main():
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     tree, train, dev = read_data(args, logger)
-    # how far the run is: epochs finished, batches finished in the current one, scores so far
-    progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
-    progress, arrays = start_or_resume(progress, save_dir, args.resume, fingerprint(args, world), logger)
+    progress, arrays = start_or_resume(save_dir, args.resume, fingerprint(args, world), logger)
 
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -257,33 +255,31 @@ def main():
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
     lengths = [len(row) for row in train_ids]
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
-    trainer = Trainer(paddle, args, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
+    settings = Settings.from_arguments(args, schedule=schedule(args))
+    trainer = Trainer(paddle, settings, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
 
     if args.resume:
-        trainer.restore(arrays, progress["step"])
-        logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
+        trainer.restore(arrays, progress.step)
+        logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")
     scalars = None
     if rank == 0:
-        write_run_files(save_dir, args, tree, train, dev)
+        write_run_files(save_dir, vars(args), tree, train, dev)
         if args.log_dir:
             from visualdl import LogWriter
 
             scalars = LogWriter(args.log_dir)
     name = args.select_by.replace("_", " ")
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
-        while progress["epoch"] < args.epochs and not (args.early_stop and progress["stale"] >= args.early_stop_nums):
-            batches = train_batches(lengths, global_batch, args.seed, progress["epoch"] + 1)
+        while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
+            batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
             if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars):
                 leave(save_dir, trainer, progress, stop, logger)
-            scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision)
-            better = progress["best"] is None or scores[args.select_by] > progress["best"]
-            entry = {"epoch": progress["epoch"] + 1, "step": trainer.step}
-            entry |= {"train_loss": progress["loss_sum"] / len(batches), **scores}
+            scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision, args.batch_size)
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            entry = {"epoch": progress.epoch, "step": trainer.step}
+            entry |= {"train_loss": progress.loss_sum / len(batches), **scores}
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
-            progress |= {"epoch": entry["epoch"], "batch": 0, "loss_sum": 0.0}
-            progress["stale"] = 0 if better else progress["stale"] + 1
-            progress["best"] = scores[args.select_by] if better else progress["best"]
-            progress["history"].append(entry)
+            better = progress.evaluated(scores[args.select_by], entry)
             if rank == 0:
                 logger.info(
                     f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
@@ -293,19 +289,19 @@ def main():
                     explain_zero(logger, scores, train, tree, args)
                 if better:
                     save_checkpoint(save_dir, model, tokenizer, tree, decision)
-                draw_curves(save_dir / "curves.png", progress["history"])
+                draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
-                    scalars.add_scalar(f"dev/{key}", scores[key], entry["epoch"])
-                logger.info(f"Current best {name} score: {progress['best']:.5f}")
+                    scalars.add_scalar(f"dev/{key}", scores[key], progress.epoch)
+                logger.info(f"Current best {name} score: {progress.best:.5f}")
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)
-    if progress["epoch"] < args.epochs:
+    if progress.epoch < args.epochs:
         logger.info("Early stop!")
     if rank == 0:
         if args.tune_threshold:
             tune_best(args, model, tokenizer, tree, dev, dev_ids, decision, logger)
-        logger.info(f"Final best {name} score: {progress['best']:.5f}")
+        logger.info(f"Final best {name} score: {progress.best:.5f}")
         logger.info(f"Save best {name} text classification model in {save_dir}")
 
 

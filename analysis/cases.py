@@ -4,7 +4,7 @@ A .txt file has, separated by TABs, one of
     Text  Label  Prediction     bad cases, as evaluate.py writes them; older tools have the columns in another order
     text  label,label,...       rows of a train or dev file
     text                        rows to predict
-.jsonl and .csv rows are those of utils.py. Only the first line can be a header, and only one with these names.
+.jsonl and .csv rows are those of hierarchical/rows.py. Only the first line can be a header, and only one with these names.
 """
 
 import os
@@ -12,7 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from utils import SHOWN, InputError, Problems, label_faults, read_lines, read_rows, require_file
+from hierarchical.errors import SHOWN, InputError, Problems
+from hierarchical.files import read_lines, require_file
+from hierarchical.rows import label_faults, read_rows
 
 COLUMNS = ("Text", "Label", "Prediction")
 
@@ -40,10 +42,8 @@ def read_cases(path, tree, logger):
     if seen["blank"]:
         logger.warning(f"{path.name}: skipped {seen['blank']} blank lines")
     if not cases:
-        raise InputError(
-            f"{path}: no rows in it" + ", only the header: there are no bad cases" * seen["header"] + ". "
-            "Other rows can be explained, too: --interpret_input_file dev.txt"
-        )
+        what = "no rows in it, only the header: there are no bad cases" if seen["header"] else "no rows in it"
+        raise InputError(f"{path}: {what}. Other rows can be explained, too: --interpret_input_file dev.txt")
     return cases
 
 

@@ -5,7 +5,7 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
 
-Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see utils.py); without a train file dev alone is scored
+Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see hierarchical/rows.py); without a train file dev alone is scored
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
@@ -17,7 +17,6 @@ A label is its full path, and a level's scores count the labels predicted at tha
 stand for its parent. See metric.Scores for what each number is.
 """
 
-import argparse
 import json
 import sys
 from itertools import chain
@@ -25,46 +24,39 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
 from analysis.report import Findings, write_report
-from checkpoints import (
-    DECISION,
-    add_decision_arguments,
-    decision_from_arguments,
-    load_checkpoint,
-    open_checkpoint,
-    require_same_labels,
-    write_settings,
-)
+from analysis.scoring import baseline_scores, comparison, headline
+from hierarchical.checkpoints import DECISION, Checkpoint, require_same_labels, write_settings
+from hierarchical.devices import set_device
+from hierarchical.modeling import probability_windows
 from metric import CRITERIA, Scores, decide, tuned_decision
-from modeling import probability_windows
-from runtime import set_device
 from utils import (
     FLAT,
-    HelpFormatter,
     InputError,
+    add_checkpoint_arguments,
+    add_dataset_arguments,
+    add_decision_arguments,
     atomic_write,
     check_minima,
+    decision_from_arguments,
     get_logger,
     load_reported,
+    make_parser,
+    require_directory,
     require_outputs,
     run,
 )
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Scores of a checkpoint.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Scores of a checkpoint.")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", required=True, help="directory with the train, dev and label files")
-    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; '' scores the dev rows alone")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
-    model = parser.add_argument_group("model")
-    model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
-    model.add_argument("--batch_size", type=int, default=32, help="texts per step")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
+    alone = "name inside dataset_dir; '' scores the dev rows alone"
+    add_dataset_arguments(data, "train", "dev", compared=True, train=alone)
+    add_checkpoint_arguments(parser, batch_size=32)
     decision = add_decision_arguments(parser, None)
     how = "choose the threshold(s) on the dev rows, and store them in the checkpoint"
     decision.add_argument("--tune_threshold", choices=("global", "per_label"), help=how)
@@ -74,7 +66,7 @@ def parse_args():
     result.add_argument("--output_json", help="write all scores to this file")
     result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
@@ -112,29 +104,6 @@ def tune(model, tokenizer, tree, dev, decision, args, logger):
     return tuned
 
 
-def headline(scores):
-    """The lines of a dev result dict that come before the labels, in percent: list[str]."""
-
-    def average(name):
-        precision, recall, f1 = (100 * scores[f"{name.lower()}_{part}"] for part in ("precision", "recall", "f1"))
-        return f"{name} avg in dev dataset: precision: {precision:.2f} | recall: {recall:.2f} | F1 score {f1:.2f}"
-
-    lines = [f"Accuracy in dev dataset: {100 * scores['accuracy']:.2f}%"]
-    lines += [average("Macro"), average("Micro"), average("Hierarchical")]
-    for level in scores["levels"]:
-        macro, micro, accuracy = (100 * level[name] for name in ("macro_f1", "micro_f1", "accuracy"))
-        lines.append(
-            f"Level {level['level']} Label Performance: Macro F1 score: {macro:.2f} | Micro F1 score: {micro:.2f} | "
-            f"Accuracy: {accuracy:.2f}"
-        )
-    if without := scores["labels_without_support"]:
-        lines.append(
-            f"{without} of {len(scores['labels'])} labels have no row in the dev dataset and count as 0 in macro "
-            f"averages; over the others: Macro F1 score: {100 * scores['macro_f1_supported']:.2f}"
-        )
-    return lines
-
-
 def label_lines(label, results):
     """The lines of one label; results: {"train" and "dev": result dict}, or dev alone."""
     lines = [f"Class name: {label}"]
@@ -155,15 +124,14 @@ def write_bad_cases(path, tree, rows, bad_cases):
             file.write("\t".join([rows.texts[row].translate(FLAT), *label_sets]) + "\n")
 
 
-def main():
-    args = parse_args()
-    logger, directory = get_logger(), Path(args.dataset_dir)
-    tree, tokenizer, stored = open_checkpoint(args.params_path, args.max_seq_length)
-    decision = decision_from_arguments(args, stored)
+def main(argv=None):
+    args = parse_args(argv)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
+    decision = decision_from_arguments(args, checkpoint.decision)
     if args.tune_threshold and decision.top_k:
         raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
-    if not directory.is_dir():
-        raise InputError(f"--dataset_dir {directory}: no such directory.")
+    directory = require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     label_path, train_path, dev_path = inputs
     require_same_labels(tree, label_path)
@@ -186,7 +154,7 @@ def main():
     require_outputs(outputs, inputs)
 
     set_device(args.device)
-    model = load_checkpoint(args.params_path)
+    model = checkpoint.load_model()
     logger.info("-----Evaluate model-------")
     for name, part in rows.items():
         logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
@@ -202,8 +170,6 @@ def main():
     write_bad_cases(outputs["--bad_case_file"], tree, rows["dev"], bad_cases)  # dev came last
     logger.info(f"Bad case in dev dataset saved in {outputs['--bad_case_file']}")
     if args.baseline:
-        from analysis.baseline import baseline_scores, comparison
-
         scores["baseline"] = baseline_scores(rows["train"], rows["dev"], tree)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)

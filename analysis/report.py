@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metric import Scores, decide
-from utils import SEPARATOR, atomic_write
+from hierarchical.files import atomic_write
+from hierarchical.labels import SEPARATOR
+from hierarchical.metric import Scores, decide
 
 THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
@@ -196,9 +197,10 @@ def length_groups(findings, lengths, limit):
         longest = np.unique(np.quantile(lengths[whole], np.linspace(0, 1, 7)[1:], method="higher"))
         group_of = np.searchsorted(longest, lengths)
         groups = [whole & (group_of == g) for g in range(len(longest))]
-    groups = [("", rows) for rows in groups if rows.any()] + [(" (cut)", ~whole)] * bool((~whole).any())
     table = []
-    for note, rows in groups:
+    for note, rows in (*(("", rows) for rows in groups), (" (cut)", ~whole)):
+        if not rows.any():
+            continue
         tp, fp, fn = findings.row_counts[rows].sum(0)
         shortest, longest = lengths[rows].min(), lengths[rows].max()
         name = f"{shortest}" if shortest == longest else f"{shortest}–{longest}"
@@ -266,7 +268,7 @@ def decision_facts(decision):
 def write_report(path, tree, tokenizer, rows, scores, findings, facts):
     """Write the page about the dev rows.
 
-    rows     utils.Rows of dev
+    rows     rows.Rows of dev
     scores   {"dev": result dict of metric.Scores, and "train", "baseline" where there are any}
     facts    {name: what stands at the head of the page}, besides the settings of tokenizer and decision
     """

@@ -3,7 +3,7 @@
     python analysis/sent_interpret.py --dataset_dir data --params_path checkpoint
     python analysis/sent_interpret.py --dataset_dir data --params_path checkpoint --interpret_input_file dev.txt
 
-Reads   dataset_dir/train.txt             (or .jsonl/.csv rows, see utils.py)
+Reads   dataset_dir/train.txt             (or .jsonl/.csv rows, see hierarchical/rows.py)
         dataset_dir/bad_case.txt          of evaluate.py; or rows with or without labels, see cases.py
         params_path/                      the checkpoint
 Writes  dataset_dir/sent_interpret.txt    for every text its predicted and given labels and its nearest train rows
@@ -13,81 +13,54 @@ A text's features are what the classifier layer sees of it, and nearness is the 
 same direction. Wrong labels of near train rows teach the model wrong labels: look for them first.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
+from analysis.neighbours import nearest
 from analysis.report import render
-from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
+from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.devices import set_device
+from hierarchical.modeling import classify_features, encode_features, sigmoid
 from metric import decide
-from modeling import encode_features, sigmoid
-from runtime import set_device
 from utils import (
     FLAT,
-    HelpFormatter,
-    InputError,
+    add_checkpoint_arguments,
+    add_dataset_arguments,
     atomic_write,
     check_minima,
     get_logger,
     load_reported,
+    make_parser,
+    require_directory,
     require_outputs,
     run,
 )
 
-CELLS = 20_000_000  # similarities held at a time: 80 MB
 
-
-def parse_args():
-    parser = argparse.ArgumentParser(description="Nearest train rows of texts.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Nearest train rows of texts.")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", required=True, help="directory with the files below")
-    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    add_dataset_arguments(data, "train", compared=True)
     data.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain")
-    model = parser.add_argument_group("model")
-    model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
-    model.add_argument("--batch_size", type=int, default=16, help="texts per step")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
-    model.add_argument("--seed", type=int, default=3, help="accepted for older commands; nothing here is random")
+    add_checkpoint_arguments(parser, batch_size=16)
     result = parser.add_argument_group("result")
+    result.add_argument("--seed", type=int, default=3, help="accepted for older commands; nothing here is random")
     result.add_argument("--top_k", type=int, default=3, help="train rows for each text")
     result.add_argument("--interpret_result_file", default="sent_interpret.txt", help="a bare name: in dataset_dir")
     result.add_argument("--html_file", default="sent_interpret.html", help="a bare name: in dataset_dir")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, top_k=1)
     return args
 
 
-def nearest(features, others, k):
-    """The k rows of `others` with the highest cosine similarity to each row of `features`, best first.
-
-    features float32 [N, H], others float32 [M, H] -> (row numbers int64 [N, k], similarities float32 [N, k]); equal
-    ones in row order, k is at most M. A block of rows at a time, so that memory does not grow with N x M.
-    """
-    features, others = (
-        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (features, others)
-    )
-    k = min(k, len(others))
-    rows, similarities = np.empty((len(features), k), np.int64), np.empty((len(features), k), np.float32)
-    step = max(1, CELLS // len(others))
-    for start in range(0, len(features), step):
-        block = features[start : start + step] @ others.T
-        kth = -np.partition(-block, k - 1, axis=1)[:, k - 1]
-        for i, (values, least) in enumerate(zip(block, kth), start=start):
-            best = np.flatnonzero(values >= least)
-            best = best[np.argsort(-values[best], kind="stable")][:k]
-            rows[i], similarities[i] = best, values[best]
-    return rows, similarities
-
-
 def predict(model, features, tree, decision):
     """(probabilities float32 [N, L], label sets bool [N, L]) from the features, without another run of the encoder."""
-    probabilities = sigmoid(features @ model.classifier.weight.numpy() + model.classifier.bias.numpy())
+    probabilities = sigmoid(classify_features(model, features))
     return probabilities, decide(probabilities, tree, decision)
 
 
@@ -124,12 +97,11 @@ def page_case(tree, case, predicted, probabilities, supports):
     return {"text": case.text, "labelled": case.labels is not None, "labels": marked, "supports": rows}
 
 
-def main():
-    args = parse_args()
-    logger, directory = get_logger(), Path(args.dataset_dir)
-    tree, tokenizer, decision = open_checkpoint(args.params_path, args.max_seq_length)
-    if not directory.is_dir():
-        raise InputError(f"--dataset_dir {directory}: no such directory.")
+def main(argv=None):
+    args = parse_args(argv)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
+    directory = require_directory(args.dataset_dir)
     inputs = [
         directory / args.label_file,
         directory / args.train_file,
@@ -142,7 +114,7 @@ def main():
     train, cases = load_reported(inputs[1], tree, logger), read_cases(inputs[2], tree, logger)
 
     set_device(args.device)
-    model = load_checkpoint(args.params_path)
+    model = checkpoint.load_model()
     train_features = encode_features(model, tokenizer, train.texts, args.batch_size, "train rows")
     features = encode_features(model, tokenizer, [case.text for case in cases], args.batch_size, "texts")
     probabilities, selected = predict(model, features, tree, decision)

@@ -4,7 +4,7 @@
     python analysis/sparse.py --dataset_dir data --params_path checkpoint --annotate            # unlabelled texts
     python doccano.py --annotate_file data/support.txt --save_dir annotate                      # which to label next
 
-Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see utils.py)
+Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see hierarchical/rows.py)
         dataset_dir/data.txt               with --annotate: one text per line, or .jsonl/.csv rows
         params_path/                       the checkpoint
 Writes  dataset_dir/sparse.txt             the dev rows that are least alike to any training row, least first
@@ -15,7 +15,6 @@ Alike is the cosine of two texts' features, what the classifier layer sees of th
 scores a little flattering; a test file that played no part tells the truth.
 """
 
-import argparse
 import random
 import sys
 from collections import Counter
@@ -23,22 +22,26 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.aug import CYCLE, augment
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.augmentation import CYCLE, augment
 from analysis.cases import in_directory
-from analysis.sent_interpret import nearest
+from analysis.neighbours import nearest
 from analysis.words import load_dictionary
-from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
-from modeling import encode_features
-from predict import read_texts
-from runtime import set_device
+from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.devices import set_device
+from hierarchical.modeling import encode_features
+from hierarchical.predictions import read_texts
 from utils import (
-    HelpFormatter,
     InputError,
     Problems,
+    add_checkpoint_arguments,
+    add_dataset_arguments,
     check_minima,
     get_logger,
     load_reported,
+    make_parser,
+    require_directory,
     require_file,
     require_outputs,
     require_row_format,
@@ -49,19 +52,12 @@ from utils import (
 AUG_PERCENT = 0.1  # of a text's words
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Dev rows that train hardly covers.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Dev rows that train hardly covers.")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", required=True, help="directory with the files below")
-    data.add_argument("--train_file", default="train.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside dataset_dir; .txt, .jsonl or .csv")
-    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    add_dataset_arguments(data, "train", "dev", compared=True)
     data.add_argument("--unlabeled_file", default="data.txt", help="texts that --annotate chooses from")
-    model = parser.add_argument_group("model")
-    model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
-    model.add_argument("--batch_size", type=int, default=16, help="texts per step")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
+    add_checkpoint_arguments(parser, batch_size=16)
     search = parser.add_argument_group("search")
     search.add_argument("--rationale_num_sparse", type=int, default=3, help="training rows a dev row is compared with")
     search.add_argument("--sparse_num", type=int, default=100, help="dev rows to find; 10 to 20 %% of dev is a start")
@@ -77,7 +73,7 @@ def parse_args():
     result = parser.add_argument_group("result")
     result.add_argument("--sparse_file", default="sparse.txt", help="a bare name lies in dataset_dir; .txt or .jsonl")
     result.add_argument("--support_file", default="support.txt", help="a bare name lies in dataset_dir; .txt or .jsonl")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, rationale_num_sparse=1, sparse_num=1, rationale_num_support=1)
     check_minima(parser, args, support_num=1, max_seq_length=3, seed=0)
     if not -1 <= args.support_threshold < 1:
@@ -114,12 +110,11 @@ def choose_support(rows, similarities, threshold, number):
     return list(chosen.items())
 
 
-def main():
-    args = parse_args()
-    logger, directory = get_logger(), Path(args.dataset_dir)
-    tree, tokenizer, _ = open_checkpoint(args.params_path, args.max_seq_length)
-    if not directory.is_dir():
-        raise InputError(f"--dataset_dir {directory}: no such directory.")
+def main(argv=None):
+    args = parse_args(argv)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
+    directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     inputs = [directory / name for name in (args.train_file, args.dev_file, args.label_file, args.unlabeled_file)]
     train, dev = (load_reported(path, tree, logger) for path in inputs[:2])
@@ -142,7 +137,7 @@ def main():
         dictionary = load_dictionary("synonym", args.dictionary)
 
     set_device(args.device)
-    model = load_checkpoint(args.params_path)
+    model = checkpoint.load_model()
     train_features = encode_features(model, tokenizer, train.texts, args.batch_size, "train rows")
     dev_features = encode_features(model, tokenizer, dev.texts, args.batch_size, "dev rows")
     _, similarities = nearest(dev_features, train_features, args.rationale_num_sparse)

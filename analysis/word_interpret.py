@@ -20,7 +20,6 @@ TrustAI has these methods, too, but it explains the one label with the highest s
 scikit-learn removed and its gradient SHAP a package that is no longer kept; patching it takes more lines than these.
 """
 
-import argparse
 import json
 import os
 import re
@@ -30,22 +29,28 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from analysis.words import load_jieba
-from checkpoints import load_checkpoint, open_checkpoint, require_same_labels
+from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.devices import set_device
+from hierarchical.encoders import family_of
+from hierarchical.modeling import predict_logits, sigmoid
 from metric import decide
-from modeling import predict_logits, sigmoid
-from runtime import set_device
 from utils import (
     FLAT,
-    HelpFormatter,
     InputError,
+    add_checkpoint_arguments,
+    add_dataset_arguments,
     atomic_write,
     check_minima,
     get_logger,
     label_faults,
+    make_parser,
+    progress_bar,
+    require_directory,
     require_outputs,
     run,
 )
@@ -57,18 +62,13 @@ TOLERANCE = 0.05  # of ig: scores may miss logit - baseline_logit by this share 
 CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Words that speak for a label.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Words that speak for a label.")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_dir", required=True, help="directory with the files below")
-    data.add_argument("--label_file", default="label.txt", help="in dataset_dir; only compared with the checkpoint's")
+    add_dataset_arguments(data, compared=True)
     data.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain")
     data.add_argument("--num_rows", type=int, default=20, help="texts from the head of the file; 0: all")
-    model = parser.add_argument_group("model")
-    model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read (default: as in training)")
-    model.add_argument("--batch_size", type=int, default=16, help="steps or changed texts at a time")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; without it: the CPU, with a warning")
+    add_checkpoint_arguments(parser, batch_size=16)
     how = parser.add_argument_group("explanation")
     how.add_argument(
         "--interpreter", choices=SAMPLES, default="ig", help="ig: integrated gradients; grad: gradient SHAP; lime: LIME"
@@ -81,7 +81,7 @@ def parse_args():
     result = parser.add_argument_group("result")
     result.add_argument("--interpret_result_file", default="word_interpret.jsonl", help="a bare name: in dataset_dir")
     result.add_argument("--html_file", default="word_interpret.html", help="a bare name: in dataset_dir")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, samples=1, top_k=1, num_rows=0, seed=0)
     args.samples = args.samples or SAMPLES[args.interpreter]
     return args
@@ -149,10 +149,9 @@ def explain_by_gradients(model, ids, mask_id, labels, samples, batch_size, rng=N
     """
     import paddle
 
-    encoder = getattr(model, model.base_model_prefix)
     with paddle.no_grad():
         both = paddle.to_tensor([[ids[0], *[mask_id] * (len(ids) - 2), ids[-1]], ids])
-        baseline, embeddings = encoder.embeddings.word_embeddings(both).numpy()
+        baseline, embeddings = family_of(model).word_embeddings(model)(both).numpy()
         baseline_logits = model(both[:1], attention_mask=paddle.ones([1, len(ids)], "int64"))[0].numpy()[labels]
     shares = (np.arange(samples) + 0.5) / samples
     if rng:
@@ -267,12 +266,11 @@ def print_row(row, colours):
     print("-" * 20)
 
 
-def main():
-    args = parse_args()
-    logger, directory = get_logger(), Path(args.dataset_dir)
-    tree, tokenizer, decision = open_checkpoint(args.params_path, args.max_seq_length)
-    if not directory.is_dir():
-        raise InputError(f"--dataset_dir {directory}: no such directory.")
+def main(argv=None):
+    args = parse_args(argv)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
+    directory = require_directory(args.dataset_dir)
     source = in_directory(directory, args.interpret_input_file)
     require_same_labels(tree, directory / args.label_file)
     labels = list(dict.fromkeys(args.label or ()))
@@ -286,15 +284,13 @@ def main():
     cases = cases[: args.num_rows or None]
 
     set_device(args.device)
-    from tqdm import tqdm
-
-    model, rng = load_checkpoint(args.params_path), np.random.default_rng(args.seed)
+    model, rng = checkpoint.load_model(), np.random.default_rng(args.seed)
     ids = tokenizer.encode([case.text for case in cases])
     probabilities = sigmoid(predict_logits(model, ids, tokenizer.pad_id, args.batch_size))
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in decide(probabilities, tree, decision)]
     report_other_predictions(source, cases, predicted, logger)
     rows, colours = [], sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for i, case in enumerate(tqdm(cases, desc="texts", disable=None, leave=False)):
+    for i, case in enumerate(progress_bar(len(cases), "texts", iterable=cases)):
         labels = labels_to_explain(case, predicted[i], probabilities[i], asked)
         rows.append(explain(model, tokenizer, tree, case, predicted[i], labels, args, rng))
     for row in rows:

@@ -15,10 +15,12 @@ import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from utils import InputError, Problems, require_file
+from hierarchical.errors import InputError, Problems
+from hierarchical.files import require_file
 
 FREQUENT = 20  # a replacement must be at least so frequent in jieba's word list
 SHARED_MEANING = 0.35  # cosine of two words' meanings from which they are synonyms
+PINYIN, MEANINGS = 4, 7  # columns of an entry: the pinyin, and the first part of the meanings, which hold commas
 VAGUE = 12  # a meaning that more words share tells nothing
 UNWRITABLE = re.compile("[\t\r\n\ud800-\udfff]")  # breaks a row; half of a surrogate pair, the whole file
 NOT_PLAIN = re.compile(r"(see |variant|old variant|surname|cl:|abbr|used in|also |pr\.|fig\.|lit\.|coll|idiom)")
@@ -72,9 +74,10 @@ def cedict_entries():
         if len(word) < 2 or int(frequency) < FREQUENT:
             continue
         tokens = tokenizer.tokenize(word)
-        if len(tokens) == 1 and len(tokens[0].details) > 7:
-            pinyin = re.sub(r"[\d\s]", "", tokens[0].details[4].lower())
-            meanings = re.split("[/;]", re.sub(r"\([^)]*\)", "", ",".join(tokens[0].details[7:])).lower())
+        if len(tokens) == 1 and len(tokens[0].details) > MEANINGS:
+            details = tokens[0].details
+            pinyin = re.sub(r"[\d\s]", "", details[PINYIN].lower())
+            meanings = re.split("[/;]", re.sub(r"\([^)]*\)", "", ",".join(details[MEANINGS:])).lower())
             meanings = {meaning.strip() for meaning in meanings}
             entries.append((word, pinyin, {m for m in meanings if m and not NOT_PLAIN.match(m)}))
     return entries

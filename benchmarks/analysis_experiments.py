@@ -33,15 +33,16 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from analysis.aug import CYCLE
-from analysis.dirty import STRATEGIES
-from checkpoints import open_checkpoint
-from utils import HelpFormatter, InputError, LabelTree, load_rows, run, write_rows
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
+from analysis.augmentation import CYCLE
+from analysis.suspicion import STRATEGIES
+from hierarchical.checkpoints import Checkpoint
+from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Experiments with analysis/.", formatter_class=HelpFormatter)
+    parser = make_parser("Experiments with analysis/.")
     parser.add_argument("experiment", choices=EXPERIMENTS, help="what to measure")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
     parser.add_argument("--model_name", required=True, help="encoder to fine-tune")
@@ -175,7 +176,7 @@ def suspicious_orders(args, checkpoint, path):
     """{strategy: row numbers, most suspicious first} of dirty.py's strategies and of cleanlab's scores."""
     from cleanlab.multilabel_classification import get_label_quality_scores
 
-    tree, _, _ = open_checkpoint(checkpoint)
+    tree = Checkpoint.open(checkpoint).tree
     train, orders = load_rows(path, tree), {}
     gold = train.multi_hot(len(tree))
     settings = argparse.Namespace(

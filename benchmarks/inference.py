@@ -26,12 +26,14 @@ from statistics import median
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from benchmarks.main_job import BUSY, timed
-from deploy.predictor.predictor import OnnxModel, Predictor
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
+from benchmarks.timing import BUSY, timed
+from hierarchical.devices import available_cores
+from hierarchical.encoders import read_config
+from hierarchical.engines import OnnxModel
+from hierarchical.predictor import Predictor
 from metric import evaluate
-from modeling import read_config_file
-from runtime import available_cores
 from utils import (
     HelpFormatter,
     LabelTree,
@@ -48,7 +50,7 @@ BATCH_SIZE = 32
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Time predictions.", formatter_class=HelpFormatter)
+    parser = make_parser("Time predictions.")
     parser.add_argument("--params_path", type=Path, required=True, help="a checkpoint")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of dev.txt and label.txt")
     parser.add_argument("--prune_dir", type=Path, help="the --output_dir of prune.py, to time its widths too")
@@ -168,13 +170,13 @@ def compare_in_process(args, export, texts):
     """precision -> medians: texts per second of the bare session and of the predictor, shares of the peak."""
     threads, result = available_cores(), {}
     for precision in ("float32", "int8"):
-        predictor = Predictor(export, precision, threads=threads, batch_size=BATCH_SIZE)
+        predictor = Predictor(export, precision, num_threads=threads, batch_size=BATCH_SIZE)
         ids, pad_id = predictor.tokenizer.encode(texts), predictor.tokenizer.pad_id
         lengths = [len(row) for row in ids]
         batches = [pad([ids[i] for i in batch], pad_id) for batch in length_sorted_batches(lengths, BATCH_SIZE)]
-        work, runs = operations(read_config_file(args.params_path), lengths), []
+        work, runs = operations(read_config(args.params_path), lengths), []
         for _ in range(args.repetitions):
-            bare, best = bare_session(predictor.path, batches, threads), peak(precision, threads)
+            bare, best = bare_session(predictor.file, batches, threads), peak(precision, threads)
             began = time.perf_counter()
             predictor.logits(predictor.tokenizer.encode(texts))
             whole = time.perf_counter() - began

@@ -24,20 +24,20 @@ from pathlib import Path
 from statistics import mean, median
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from utils import HelpFormatter, InputError, Problems, atomic_write, read_lines, require_file, run
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
+from utils import InputError, Problems, atomic_write, read_lines, require_file, run
 
 SIDES = ("ours", "plain")
 TARGETS = {"train": 2.5, "predict": 3.0}
 WHOLE, WITHOUT, CPU = "whole command", "without start-up", "CPU, without start-up"
 MEASURES = {WHOLE: ("seconds", True), WITHOUT: ("seconds", False), CPU: ("cpu_seconds", False)}  # does start-up count?
-BUSY = 0.3  # load average above which the machine is not idle
 TUNING = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "FLAGS_")
-IMPORTS = "import train, predict, runtime; runtime.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
+IMPORTS = "import utils, hierarchical.training as t; t.read_config; from hierarchical import devices; devices.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Time it against a plain loop.", formatter_class=HelpFormatter)
+    parser = make_parser("Time it against a plain loop.")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of the data files")
     parser.add_argument("--model_name", required=True, help="model directory with weights, or a name train.py knows")
     parser.add_argument("--train_rows", type=int, default=640, help="rows to train on, at most")
@@ -87,18 +87,6 @@ def commands(args, work, seed):
             "plain": ["benchmarks/plain_loop.py", "predict", *data, *checkpoint, "--output_file", work / "plain.txt"],
         },
     }
-
-
-def timed(arguments, python=sys.executable):
-    """Run a Python command in the repository's root: {"seconds", "cpu_seconds"}, the latter over all its threads."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [str(python), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise InputError(f"{' '.join(command)} failed:\n{done.stdout[-2000:].decode(errors='replace')}")
-    return {"seconds": seconds, "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
 def dev_scores(save_dir):

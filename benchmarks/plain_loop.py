@@ -25,13 +25,14 @@ from paddle.io import BatchSampler, DataLoader
 from paddlenlp.data import Dict, Pad, Stack
 from paddlenlp.transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from metric import evaluate
-from utils import HelpFormatter, LabelTree, levels_text
+from utils import LabelTree, levels_text
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="The same work as a plain loop.", formatter_class=HelpFormatter)
+    parser = make_parser("The same work as a plain loop.")
     shared = argparse.ArgumentParser(add_help=False, formatter_class=HelpFormatter)
     shared.add_argument("--dataset_dir", type=Path, required=True, help="directory of the data files")
     shared.add_argument("--batch_size", type=int, default=32, help="rows per step")

@@ -19,15 +19,16 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
 from retrieval_based.encoder import Encoder
 from retrieval_based.index import SemanticIndex, labels_index, recalls
 from retrieval_based.vectors import Vectors
-from utils import HelpFormatter, LabelTree, run
+from utils import LabelTree, run
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Measure label retrieval.", formatter_class=HelpFormatter)
+    parser = make_parser("Measure label retrieval.")
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", formatter_class=HelpFormatter)
     index.add_argument("--vectors", type=int, default=100_000, help="how many")

@@ -29,13 +29,14 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
 from metric import evaluate
 from retrieval_based.encoder import most_specific
-from retrieval_based.evaluate import read_retrieved
 from retrieval_based.index import recalls
-from tokenizer import load_tokenizer
-from utils import HelpFormatter, InputError, LabelTree, load_rows, multi_hot, run, write_rows
+from retrieval_based.results import read_retrieved
+from hierarchical.tokenizer import load_tokenizer
+from utils import InputError, LabelTree, load_rows, multi_hot, run, write_rows
 
 MOST_EPOCHS = {"fine-tuning": 30, "few-shot": 16, "prompt": 16, "retrieval": 20}
 TABLE = ["fine-tuning", "few-shot", "retrieval"]
@@ -45,7 +46,7 @@ SECONDS_TO_START = 15  # the scripts of a run
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Compare the routes on the same rows.", formatter_class=HelpFormatter)
+    parser = make_parser("Compare the routes on the same rows.")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
     parser.add_argument("--model_name", type=Path, required=True, help="directory of the encoder")
     parser.add_argument("--work_dir", type=Path, default="output/routes", help="where the runs go")

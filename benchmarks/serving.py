@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from benchmarks.main_job import BUSY
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
+from benchmarks.timing import BUSY
 from benchmarks.serving_load import begin_load, cpu_seconds, end_load, figures, http_server, report, triton
-from deploy.predictor.predictor import Predictor
-from deploy.simple_serving.model import find_precision
-from runtime import available_cores
-from utils import HelpFormatter, length_sorted_batches, load_rows, pad, run
+from hierarchical.devices import available_cores
+from hierarchical.predictor import Predictor
+from utils import length_sorted_batches, load_rows, pad, run
 
 BATCH_SIZE = 32  # of the bare session
 WARM_UP = 2  # seconds
@@ -40,7 +40,7 @@ BATCHES, ALONE, TRITON = "batches up to 8", "no batches", "Triton"
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Put load on the HTTP server.", formatter_class=HelpFormatter)
+    parser = make_parser("Put load on the HTTP server.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of dev.txt")
     parser.add_argument("--precision", default="auto", help="as for server.py")
@@ -62,7 +62,7 @@ def bare_session(predictor, texts, seconds):
     with ThreadPoolExecutor(available_cores()) as pool:
         began, cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() < end:  # whole rounds, so that each length has its share
-            done += sum(len(logits) for logits in pool.map(predictor.model, batches))
+            done += sum(len(logits) for logits in pool.map(predictor.engine, batches))
         cpu, elapsed = time.process_time() - cpu, time.perf_counter() - began
     return {"texts_per_second": done / elapsed, "cpu_ms": 1000 * cpu / done}
 
@@ -145,14 +145,14 @@ def targets(results):
 
 def main():
     args = parse_args()
-    predictor = Predictor(args.model_path, find_precision(args.model_path, args.precision))
+    predictor = Predictor(args.model_path, args.precision)
     texts = load_rows(args.dataset_dir / "dev.txt", predictor.tree).texts
     order = np.random.default_rng(0).permutation(len(texts)).tolist()
     busy = os.getloadavg()[0]
     if busy > BUSY:
         print(f"warning: the load average is {busy:.2f}; on a machine that is not idle the times mean little")
     bare = bare_session(predictor, texts, args.seconds)  # first: locust changes how threads work
-    results = {"model": str(predictor.path), "cores": available_cores(), "load_average": busy, "bare": bare}
+    results = {"model": str(predictor.file), "cores": available_cores(), "load_average": busy, "bare": bare}
     results["servers"] = servers = {}
 
     def text_of(number):
@@ -179,7 +179,7 @@ def main():
     print(
         f"\nbare session, batches of {BATCH_SIZE}: {bare['texts_per_second']:.1f} texts/s, {bare['cpu_ms']:.2f} CPU ms"
     )
-    print(f"{predictor.path.name}, {available_cores()} cores, one text in a request")
+    print(f"{predictor.file.name}, {available_cores()} cores, one text in a request")
     report(targets(results), results, args.output_json)
 
 

@@ -29,9 +29,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
 from benchmarks.serving_load import http_server
-from utils import HelpFormatter, InputError, atomic_write, run
+from utils import InputError, atomic_write, run
 
 KEY = "only for this test"
 PATHS = ("/v1/classify", "/v1/explain", "/models/cls_hierarchical")
@@ -93,7 +94,7 @@ AMBIGUOUS = [
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Send the HTTP server bad requests.", formatter_class=HelpFormatter)
+    parser = make_parser("Send the HTTP server bad requests.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py")
     parser.add_argument("--precision", default="auto", help="as for server.py")
     parser.add_argument("--bodies", type=int, default=10_000, help="damaged bodies")

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(ROOT))
 from benchmarks.serving_load import begin_load, end_load, figures, http_server, processes, report, start
-from utils import HelpFormatter, LabelTree, load_rows, run
+from utils import LabelTree, load_rows, run
 
 ALLOWED = {200, 429, 503}
 CLIENTS, SOAK_CLIENTS = 32, 1000  # connections; the queue of the server holds 512 texts
@@ -33,9 +34,7 @@ AGAIN = 10  # texts in a row that show that times are normal again
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Overload the HTTP server, and kill it.", formatter_class=HelpFormatter
-    )
+    parser = make_parser("Overload the HTTP server, and kill it.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of dev.txt")
     parser.add_argument("--precision", default="auto", help="as for server.py")

@@ -1,23 +1,21 @@
 """What the clients of the servers share: which texts to send, where to, and how long to wait for an answer."""
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils import Problems, parse_rows, require_file
+from utils import Problems, add_data_file_argument, parse_rows, require_file
 
 
 def add_arguments(parser, url, what):
     """The flags of texts and connection; `url` is the default address of `what`."""
     parser.add_argument("--texts", nargs="+", help="the texts to label; left out: those of a file")
     parser.add_argument("--dataset_dir", help="directory of data_file; needed, unless that is - or --texts is given")
-    parser.add_argument("--data_file", default="data.txt", help="in dataset_dir; .jsonl, .csv or else lines; -: stdin")
+    add_data_file_argument(parser)
     parser.add_argument("--url", default=url, help=f"address of {what}")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for an answer")
 
 
-def parse_args(parser):
-    args = parser.parse_args()
+def parse_args(parser, argv):
+    args = parser.parse_args(argv)
     if args.texts is None and args.dataset_dir is None and args.data_file != "-":
         parser.error("what to label: give --texts, --dataset_dir, or --data_file - for standard input")
     if not args.timeout > 0:

@@ -11,9 +11,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from modeling import build_model, model_inputs, read_config
-from utils import InputError, length_sorted_batches
-from weights import find_weights, load_weights, read_weights, refuse_foreign_weights
+from hierarchical.batches import length_sorted_batches
+from hierarchical.encoders import family_of, read_config
+from hierarchical.errors import InputError
+from hierarchical.modeling import build_model, library_config, model_inputs
+from hierarchical.weights import find_weights, load_weights, read_weights, refuse_foreign_weights
 
 SCALE = 16.0
 SMALLEST = 1e-9  # probability, so that its logarithm stays finite
@@ -38,7 +40,8 @@ class Network(paddle.nn.Layer):
         model = build_model(config)
         self.config, self.base_model_prefix, self.method = config, model.base_model_prefix, tokenizer.method
         self.mask_id, self.vocab_size = tokenizer.mask_id, config.vocab_size
-        encoder, size = model.base_model, config.hidden_size
+        self.family, size = family_of(model), config.hidden_size
+        encoder = self.family.encoder(model)
         encoder.pooler = paddle.nn.Identity()  # not used
         setattr(self, self.base_model_prefix, encoder)
         self.pretrained = (f"{self.base_model_prefix}.", "transform")  # how names of what is pre-trained begin
@@ -56,20 +59,16 @@ class Network(paddle.nn.Layer):
             subtree[label, [label, *tree.ancestors(label)]] = 1
         self.register_buffer("subtree", paddle.to_tensor(subtree), persistable=False)
 
-    @property
-    def encoder(self):
-        return getattr(self, self.base_model_prefix)
-
     def vectors(self, input_ids, attention_mask, **token_types):
         """float32 [n, hidden size], before centring."""
-        table = self.encoder.embeddings.word_embeddings
+        table = self.family.word_embeddings(self)
         if self.soft is None:
             embedded = table(input_ids)
         else:
             is_soft = (input_ids >= self.vocab_size).astype("int64")
             soft = F.embedding((input_ids - self.vocab_size) * is_soft, self.soft)
             embedded = paddle.where(is_soft.unsqueeze(-1) > 0, soft, table(input_ids * (1 - is_soft)))
-        outputs = self.encoder(inputs_embeds=embedded, attention_mask=attention_mask, **token_types)[0]
+        outputs = self.family.tokens(self, inputs_embeds=embedded, attention_mask=attention_mask, **token_types)
         counted = attention_mask if self.method == "similarity" else (input_ids == self.mask_id)
         counted = counted.astype(outputs.dtype).unsqueeze(-1)
         pooled = (outputs * counted).sum(1) / counted.sum(1)
@@ -90,7 +89,7 @@ class Network(paddle.nn.Layer):
 
 def network_config(source, tree, tokenizer, freeze_dropout):
     """The configuration of a new network, from a model directory."""
-    config = read_config(source)
+    config = library_config(read_config(source))
     if config.max_position_embeddings < tokenizer.max_seq_length:
         limit = config.max_position_embeddings
         raise InputError(f"--max_seq_length {tokenizer.max_seq_length}: this model reads at most {limit} tokens.")
@@ -116,7 +115,7 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
     load_weights(network, weights, encoder_only=True)
     if config.mlm_transform:
         network.set_state_dict({ours: state[theirs].astype("float32") for theirs, ours in TRANSFORM.items()})
-    table = network.encoder.embeddings.word_embeddings.weight.numpy()
+    table = network.family.word_embeddings(network).weight.numpy()
     if tokenizer.soft_words:
         started = np.array(tokenizer.soft_words) >= 0
         soft = np.where(started[:, None], table[tokenizer.soft_words], network.soft.numpy())
@@ -142,12 +141,12 @@ def text_vectors(network, ids, pad_id, batch_size):
     return found
 
 
-def load_network(directory, tree, tokenizer):
-    """The network of a checkpoint, in eval mode. Raises InputError when its files do not fit each other."""
-    config = read_config(directory)
-    if config.num_labels != len(tree) or not hasattr(config, "mlm_transform"):
+def load_network(checkpoint, tokenizer):
+    """The network of a Checkpoint, in eval mode. Raises InputError when its files do not fit each other."""
+    config, directory = library_config(checkpoint.config), checkpoint.directory
+    if config.num_labels != len(checkpoint.tree) or not hasattr(config, "mlm_transform"):
         raise InputError(f"{directory}: config.json does not fit label.txt, or is not one of few-shot/train.py.")
-    network = Network(config, tree, tokenizer)
-    load_weights(network, find_weights(directory))
+    network = Network(config, checkpoint.tree, tokenizer)
+    load_weights(network, checkpoint.weights)
     network.eval()
     return network

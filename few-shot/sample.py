@@ -10,20 +10,22 @@ Each label is given --shots rows that no other label was given, the rarest label
 rows. A row has several labels, so that some labels, parents above all, have more rows in the end.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import (
-    HelpFormatter,
     InputError,
     LabelTree,
+    add_label_file_argument,
     check_minima,
     get_logger,
     load_reported,
+    make_parser,
+    require_directory,
     require_row_format,
     require_writable,
     run,
@@ -31,16 +33,16 @@ from utils import (
 )
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Draw a few rows per label.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Draw a few rows per label.")
     parser.add_argument("--data_dir", required=True, help="directory with the train and label files")
     parser.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    parser.add_argument("--label_file", default="label.txt", help="name inside data_dir")
+    add_label_file_argument(parser, directory="data_dir")
     parser.add_argument("--shots", type=int, default=2, help="rows per label")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--output_file", required=True, help="the rows drawn; .txt or .jsonl")
     parser.add_argument("--rest_file", help="the other rows; .txt or .jsonl")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, shots=1, seed=0)
     return args
 
@@ -54,11 +56,9 @@ def draw(targets, shots, seed):
     return order[taken[order]]
 
 
-def main():
-    args = parse_args()
-    logger, directory = get_logger(), Path(args.data_dir)
-    if not directory.is_dir():
-        raise InputError(f"--data_dir {directory}: no such directory.")
+def main(argv=None):
+    args = parse_args(argv)
+    logger, directory = get_logger(), require_directory(args.data_dir, "--data_dir")
     inputs = [directory / args.label_file, directory / args.train_file]
     tree = LabelTree.read(inputs[0])
     rows = load_reported(inputs[1], tree, logger)

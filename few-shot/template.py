@@ -18,8 +18,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from modeling import read_config_file
-from utils import InputError, atomic_write, require_file
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write, require_file
 
 TEMPLATE, VERBALIZER = "template_config.json", "verbalizer_config.json"
 KINDS = ("text", "hard", "mask", "soft", "sep")
@@ -148,8 +148,8 @@ class TemplateTokenizer:
             json.dump({"method": self.method, "template": self.prompt}, file, ensure_ascii=False, indent=1)
 
 
-def load_template(directory, tokenizer):
-    """The TemplateTokenizer of a checkpoint or export; `tokenizer` is that of the directory."""
+def load_template(directory, tokenizer, config):
+    """The TemplateTokenizer of a checkpoint or export; tokenizer, config: what the directory has of them."""
     path = Path(directory) / TEMPLATE
     require_file(path, f"{directory} is not a complete checkpoint or export of few-shot/train.py.")
     try:
@@ -159,7 +159,7 @@ def load_template(directory, tokenizer):
             raise ValueError(f"method {method!r}, template {prompt!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a template of few-shot/train.py ({error}).") from None
-    return TemplateTokenizer(tokenizer, prompt, method, read_config_file(directory).get("vocab_size"))
+    return TemplateTokenizer(tokenizer, prompt, method, config.get("vocab_size"))
 
 
 def save_words(directory, tree):

@@ -19,30 +19,25 @@ Writes  output_dir/           the best model: weights, tokenizer, labels, decisi
 Two methods, see network.py: similarity (of a text to the labels' words), and prompt (a template with a mask).
 """
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
-from checkpoints import (
-    add_decision_arguments,
-    decision_from_arguments,
-    open_checkpoint,
-    require_same_labels,
-    save_checkpoint,
-)
-from export_model import require_onnx_size
-from metric import Decision, Scores
-from modeling import MODEL_NAMES, model_directory, predict_logits, read_config_file, require_model, score
-from predict import count_texts, jsonl_row, label_texts, read_texts, warn_about
-from runtime import set_device
-from tokenizer import load_tokenizer
-from training import (
+from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
+from hierarchical.devices import launched_processes, set_device
+from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
+from hierarchical.exporting import require_onnx_size
+from hierarchical.modeling import predict_logits, score, sigmoid
+from hierarchical.predictions import count_texts, jsonl_row, read_texts, warn_about
+from hierarchical.predictor import FLOOR, label_texts
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.training import (
+    Settings,
     Trainer,
-    launched_processes,
     leave,
     open_log,
     require_other_directory,
@@ -53,25 +48,32 @@ from training import (
     train_epoch,
     write_run_files,
 )
+from metric import Decision, Scores
 from utils import (
-    HelpFormatter,
     InputError,
     LabelTree,
     Problems,
+    add_decision_arguments,
+    add_device_argument,
+    add_label_file_argument,
     atomic_write,
     check_minima,
+    decision_from_arguments,
     file_digest,
     get_logger,
     load_reported,
     load_rows,
+    make_parser,
     multi_hot,
     parse_rows,
+    progress_bar,
     read_rows,
     report_rows,
+    require_directory,
     run,
 )
 
-LOWEST_PROBABILITY, PREDICTED_TOGETHER = 0.01, 4096
+PREDICTED_TOGETHER = 4096
 RESUME = "--resume_from_checkpoint"
 METRICS = ("macro_f1_score", "micro_f1_score")
 ACCEPTED = {
@@ -83,10 +85,8 @@ ACCEPTED = {
 }
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Learn from a handful of rows per label.", formatter_class=HelpFormatter
-    )
+def parse_args(argv):
+    parser = make_parser("Learn from a handful of rows per label.")
     steps = parser.add_argument_group("what to do")
     steps.add_argument("--do_train", action="store_true", help="train on train.txt")
     steps.add_argument("--do_eval", action="store_true", help="score dev.txt with the best model")
@@ -97,17 +97,17 @@ def parse_args():
     data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
     data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl or .csv")
     data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--label_file", default="label.txt", help="name inside data_dir")
+    add_label_file_argument(data, directory="data_dir")
     data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
     data.add_argument("--method", choices=METHODS, help="left out: prompt if there is a --prompt, else similarity")
-    data.add_argument("--prompt", help="template, such as 这句话描述的事件是 (see the README)")
+    data.add_argument("--prompt", help="template, such as 这句话描述的事件是 (see docs/few-shot.md)")
     data.add_argument(
         "--model_name_or_path",
         default="ernie-3.0-base-zh",
         help=f"a local directory, or one of {', '.join(MODEL_NAMES)}",
     )
     data.add_argument("--max_seq_length", type=int, default=512, help="tokens, the template's included")
-    data.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    add_device_argument(data)
     data.add_argument(
         "--export_type", choices=("paddle", "onnx", "both"), default="both", help="what --do_export writes"
     )
@@ -133,7 +133,7 @@ def parse_args():
     for name, instead in ACCEPTED.items():
         result.add_argument(f"--{name}", nargs="?", help=f"accepted and not needed: {instead}")
     add_decision_arguments(parser, None, "as stored in the checkpoint; in training as in train.py")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(
         parser, args,
         max_seq_length=3, learning_rate=1e-12, ppt_learning_rate=0, num_train_epochs=1, max_steps=1, weight_decay=0,
@@ -152,9 +152,7 @@ def parse_args():
 
 def require_inputs(args, logger):
     """What --do_* needs and --do_train alone would not notice is missing: the file to predict, or None."""
-    directory = Path(args.data_dir)
-    if not directory.is_dir():
-        raise InputError(f"--data_dir {directory}: no such directory.")
+    directory = require_directory(args.data_dir, "--data_dir")
     if args.do_eval and not (dev := directory / args.dev_file).exists():
         raise InputError(f"--do_eval: there is no {dev}. Leave --do_eval out, or give it some rows.")
     if not args.do_predict:
@@ -204,7 +202,7 @@ def prepare(args, tree, train):
     source = model_directory(args.model_name_or_path)
     prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
     tokenizer = load_tokenizer(source, args.max_seq_length)
-    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config_file(source).get("vocab_size"))
+    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config(source).get("vocab_size"))
     network = new_network(source, tree, tokenizer, train.texts, args.freeze_dropout)
     if args.freeze_plm:
         for name, parameter in network.named_parameters():
@@ -225,39 +223,42 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
         logger.warning(f"{args.train_file}: {cut} texts fill all of --max_seq_length, so their ends may be cut off")
     per_epoch = -(-len(ids) // args.per_device_train_batch_size)
     total = args.max_steps or args.num_train_epochs * per_epoch
-    settings = dict(loss="bce", head_learning_rate=args.ppt_learning_rate, amp=False, gradient_accumulation_steps=1)
-    settings |= dict(lr_scheduler="linear", warmup=True, warmup_steps=int(args.warmup_ratio * total))
-    trainer = Trainer(paddle, argparse.Namespace(**vars(args), **settings), network, total)
+    settings = Settings.from_arguments(
+        args,
+        head_learning_rate=args.ppt_learning_rate,
+        schedule="linear",
+        warmup_steps=int(args.warmup_ratio * total),
+    )
+    trainer = Trainer(paddle, settings, network, total)
     if args.resume_from_checkpoint:
-        trainer.restore(arrays, progress["step"])
-        logger.info(f"Resuming after {progress['step']} steps")
+        trainer.restore(arrays, progress.step)
+        logger.info(f"Resuming after {progress.step} steps")
     metric = args.metric_for_best_model.removesuffix("_score")
     shown, patience = metric.replace("_", " "), args.early_stop_patience or sys.maxsize
-    evaluated = progress["history"][-1]["step"] if progress["history"] else 0
+    evaluated = progress.history[-1]["step"] if progress.history else 0
 
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
-        while evaluated < total and progress["stale"] < patience:
-            batches = train_batches(lengths, args.per_device_train_batch_size, args.seed, progress["epoch"] + 1)
+        while evaluated < total and progress.stale < patience:
+            batches = train_batches(lengths, args.per_device_train_batch_size, args.seed, progress.epoch + 1)
             due = min(total, evaluated + (args.eval_steps or per_epoch))  # the step of the next evaluation
-            batches = batches[: progress["batch"] + due - trainer.step]
+            batches = batches[: progress.batch + due - trainer.step]
             if not train_epoch(trainer, batches, ids, train, tokenizer.pad_id, progress, logger, stop):
                 leave(output_dir, trainer, progress, stop, logger, RESUME)
-            if progress["batch"] == per_epoch:
-                progress |= {"epoch": progress["epoch"] + 1, "batch": 0}
+            if progress.batch == per_epoch:
+                progress.epoch, progress.batch = progress.epoch + 1, 0
             if trainer.step < due:
                 continue
-            entry, better = {"step": due, "train_loss": progress["loss_sum"] / (due - evaluated)}, True
+            entry, selected = {"step": due, "train_loss": progress.loss_sum / (due - evaluated)}, float(due)
             if dev:
                 scores = score(
                     network, tree, dev, dev_ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size
                 ).result()
                 log_scores(logger, scores)
-                better = progress["best"] is None or scores[metric] > progress["best"]
                 entry |= {name: value for name, value in scores.items() if name != "labels"}
-                progress["best"] = scores[metric] if better else progress["best"]
-                logger.info(f"Current best {shown} score: {progress['best']:.5f}")
-            progress |= {"loss_sum": 0.0, "stale": 0 if better else progress["stale"] + 1}
-            progress["history"].append(entry)
+                selected = scores[metric]
+            better = progress.evaluated(selected, entry)  # without dev rows the last one is the best
+            if dev:
+                logger.info(f"Current best {shown} score: {progress.best:.5f}")
             evaluated = due
             if better:
                 save_words(output_dir, tree)
@@ -268,7 +269,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     if evaluated < total:
         logger.info("Early stop!")
     if dev:
-        logger.info(f"Final best {shown} score: {progress['best']:.5f}")
+        logger.info(f"Final best {shown} score: {progress.best:.5f}")
     logger.info(f"Save {'best' if dev else 'last'} text classification model in {output_dir}")
 
 
@@ -283,17 +284,16 @@ def log_scores(logger, scores):
 
 def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, logger):
     """Label every text of `source` into output_dir, one JSON line each; scores of the rows that have labels in gold."""
-    from tqdm import tqdm
-
     path, scores = Path(args.output_dir) / f"{source.stem}_predictions.jsonl", Scores(tree)
 
-    def compute_logits(ids):
-        return predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size)
+    def compute(texts):
+        ids = tokenizer.encode(texts)
+        return sigmoid(predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size))
 
-    with atomic_write(path) as file, tqdm(total=len(texts), desc="predict", disable=None) as bar:
+    with atomic_write(path) as file, progress_bar(len(texts), "predict") as bar:
         for start in range(0, len(texts), PREDICTED_TOGETHER):
-            part = label_texts(texts[start : start + PREDICTED_TOGETHER], compute_logits, tokenizer, tree, decision)
-            file.writelines(jsonl_row(tree, *row, LOWEST_PROBABILITY) for row in part)
+            part = label_texts(texts[start : start + PREDICTED_TOGETHER], compute, tree, decision)
+            file.writelines(jsonl_row(tree, *row, FLOOR) for row in part)
             if gold:
                 pairs = zip(part, gold[start : start + PREDICTED_TOGETHER])
                 if pairs := [(labels, known) for (_, labels, _), known in pairs if known is not None]:
@@ -308,8 +308,8 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
     logger.info(f"Predicted {len(texts)} texts, in {path}")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     logger, output_dir, data_dir = get_logger(), Path(args.output_dir), Path(args.data_dir)
     if launched_processes()[1] > 1:
         raise InputError("few-shot/train.py runs in one process: a handful of rows is not worth sharing out.")
@@ -327,7 +327,8 @@ def main():
     else:
         if not directory.is_dir():
             raise InputError(f"{directory}: no such directory. Train first, with --do_train.")
-        tree = open_checkpoint(directory)[0]
+        checkpoint = Checkpoint.open(directory)
+        tree = checkpoint.tree
         require_same_labels(tree, data_dir / args.label_file)
     texts, gold = read_to_predict(args, source, tree, logger) if source else (None, None)
     if args.do_train:
@@ -339,23 +340,24 @@ def main():
             report_rows(args.dev_file, dev, tree, logger)
         else:
             logger.warning(f"No {args.dev_file}: the model of the last step is kept")
-        progress = {"epoch": 0, "batch": 0, "step": 0, "best": None, "stale": 0, "loss_sum": 0.0, "history": []}
-        resume = args.resume_from_checkpoint
-        progress, arrays = start_or_resume(progress, output_dir, resume, fingerprint(args), logger, RESUME)
-        write_run_files(output_dir, args, tree, train, dev)
+        resume = bool(args.resume_from_checkpoint)
+        progress, arrays = start_or_resume(output_dir, resume, fingerprint(args), logger, RESUME)
+        write_run_files(output_dir, vars(args), tree, train, dev)
         paddle = set_device(args.device)
         train_network(args, paddle, tree, train, dev, decision, progress, arrays, logger)
     if not (args.do_eval or source or args.do_export):
         return
-    tree, tokenizer, stored = open_checkpoint(directory)
-    decision, tokenizer = decision_from_arguments(args, stored), load_template(directory, tokenizer)
+    if args.do_train:
+        checkpoint = Checkpoint.open(directory)
+    tree, decision = checkpoint.tree, decision_from_arguments(args, checkpoint.decision)
+    tokenizer = load_template(directory, checkpoint.tokenizer, checkpoint.config)
     if args.do_export and args.export_type != "paddle":
-        require_onnx_size(directory, "--export_type paddle")
+        require_onnx_size(checkpoint.weights, "--export_type paddle")
     output_dir.mkdir(parents=True, exist_ok=True)
     paddle = set_device(args.device)
     from network import load_network
 
-    network = load_network(directory, tree, tokenizer)
+    network = load_network(checkpoint, tokenizer)
     if args.do_eval:
         dev = load_reported(data_dir / args.dev_file, tree, logger)
         ids = tokenizer.encode(dev.texts)
@@ -369,9 +371,7 @@ def main():
         from export import export_network
 
         target, batch_size = output_dir / "export", args.per_device_eval_batch_size
-        export_network(
-            paddle, network, tokenizer, tree, decision, directory, target, args.export_type, batch_size, logger
-        )
+        export_network(paddle, network, checkpoint, tokenizer, target, args.export_type, batch_size, logger)
 
 
 if __name__ == "__main__":

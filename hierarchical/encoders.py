@@ -43,6 +43,7 @@ class Family:
     `model` is always a network of `modeling.build_model`: the encoder under `model.base_model_prefix`, and a classifier.
     """
 
+    title: str  # for people
     library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieTokenizer, ErnieForSequenceClassification
     inputs: tuple[str, ...] = ("input_ids", "token_type_ids")  # of an exported graph, in this order
     attention: str = "self_attn"
@@ -109,13 +110,14 @@ class Family:
 
 FAMILIES = {
     "ernie": Family(
+        "ERNIE",
         "Ernie",
         masked_ties={
             "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
         },
     ),
-    "ernie_m": Family("ErnieM", inputs=("input_ids",)),
+    "ernie_m": Family("ERNIE-M", "ErnieM", inputs=("input_ids",)),
 }
 
 

@@ -16,13 +16,14 @@ import numpy as np
 import hierarchical
 from hierarchical.checkpoints import SETTINGS, Checkpoint
 from hierarchical.console import progress_bar, quiet
+from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
-from hierarchical.engines import PRECISIONS, model_path
+from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, model_path, run_batches
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.labels import LabelTree
 from hierarchical.metric import Decision, Scores, decide
-from hierarchical.modeling import sigmoid
+from hierarchical.modeling import predict_logits, sigmoid
 
 BATCH_SIZE = 32
 OPSET = 17  # the first with LayerNormalization as one node
@@ -151,6 +152,8 @@ def export_checkpoint(
     directory of its own first, so that a failure leaves an earlier export as it was.
     """
     output_path, labels = Path(output_path), checkpoint.tree.labels
+    if format != "paddle" and checkpoint.weights:
+        require_onnx_size(checkpoint.weights, "--format paddle")
     output_path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_path) as work:
         work = Path(work)
@@ -186,6 +189,26 @@ def write_record(path: Path, n_rows: int, table: list[dict]) -> None:
 
 
 # ---- checking --------------------------------------------------------------------------------------------------------
+
+
+def with_exports(
+    model: Any, weights: Path, pad_id: int, paths: list[Path], batch_size: int
+) -> dict[str, tuple[Callable, list[Path]]]:
+    """What `compare` compares: "checkpoint", the network whose weights are in a file, and the exported files by name."""
+    width, cores = model.config.num_labels, available_cores()
+
+    def network(ids, progress=None):
+        return predict_logits(model, ids, pad_id, batch_size, progress)
+
+    def session_of(path):
+        engine, callers = (OnnxModel(path), cores) if path.suffix == ".onnx" else (PaddleModel(path, threads=cores), 1)
+        return lambda ids, progress=None: run_batches(engine, ids, pad_id, width, batch_size, callers, progress)
+
+    models = {"checkpoint": (network, [weights])}
+    for path in paths:
+        files = [path] if path.suffix == ".onnx" else [path, path.with_suffix(".pdiparams")]
+        models[path.name] = (session_of(path), files)
+    return models
 
 
 def compare(

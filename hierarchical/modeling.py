@@ -143,6 +143,12 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
         return _outputs(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)
 
 
+def classify_features(model: Any, features: np.ndarray) -> np.ndarray:
+    """float32 logits [N, L] of features, without another run of the encoder."""
+    classifier = family_of(model).classifier(model)
+    return features @ classifier.weight.numpy() + classifier.bias.numpy()
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits, float32, without overflow."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)

@@ -8,13 +8,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from logging import Logger
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from hierarchical.labels import LabelTree, levels_text
 from hierarchical.metric import Decision
 from hierarchical.predictor import FLOOR, describe, label_texts
 from hierarchical.rows import parse_csv, parse_jsonl
+from hierarchical.tokenizer import Tokenizer
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
 WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows
@@ -226,23 +227,26 @@ def rows_to_keep(part: Path, record: Path, settings: dict, size: int) -> int:
     return kept
 
 
-def predict_file(
-    job: Job,
-    tree: LabelTree,
-    max_seq_length: int,
-    decision: Decision,
-    model_file: Path,
-    load: Callable[[], Callable[[list[str]], np.ndarray]],
-    further: dict | None = None,
-) -> None:
-    """Label what `job` names and write it where it says.
+class Labeller(Protocol):
+    """What can label a file: a Predictor, or what stands in for one.
 
-    model_file: the file whose contents decide whether an unfinished run may be continued. load: called once everything
-    else is found to be in order; gives a function from texts to probabilities float32 [n, L]. further: more settings
-    that the rows depend on.
+    file: its contents decide whether an unfinished run may be continued. load() is called once everything else is found
+    to be in order; probabilities(texts) are float32 [n, L].
     """
+
+    tree: LabelTree
+    tokenizer: Tokenizer
+    file: Path
+
+    def load(self) -> None: ...
+
+    def probabilities(self, texts: list[str]) -> np.ndarray: ...
+
+
+def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict | None = None) -> None:
+    """Label what `job` names and write it where it says. further: more settings that the rows depend on."""
     rank, world = launched_processes()
-    logger = get_logger()
+    logger, tree = get_logger(), labeller.tree
     if job.label_path:
         require_same_labels(tree, job.label_path)
 
@@ -259,16 +263,16 @@ def predict_file(
     if job.resume and path.exists() and not Path(f"{path}.part").exists():
         logger.info(f"{path} is complete; remove it to predict again")
         return
-    settings = {"max_seq_length": max_seq_length, "batch_size": job.batch_size, "floor": job.floor}
+    settings = {"max_seq_length": labeller.tokenizer.max_seq_length, "batch_size": job.batch_size, "floor": job.floor}
     settings |= {"rows": [start, stop], **decision.to_dict(), **(further or {})}
     if isinstance(path, Path):
-        settings |= {"data": None if stream else file_digest(data), "weights": file_digest(model_file)}
+        settings |= {"data": None if stream else file_digest(data), "weights": file_digest(labeller.file)}
 
     with open_output(path, job.resume, settings, size, logger) as (file, done):
         from tqdm import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        compute = load()
+        labeller.load()
         write_row = FORMATS[path.suffix] if isinstance(path, Path) else jsonl_row
         to_log = rows_to_log(path, rank, job.quiet)
         total = None if stop is None else stop - start
@@ -277,7 +281,7 @@ def predict_file(
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
-                rows = label_texts(window, compute, tree, decision)
+                rows = label_texts(window, labeller.probabilities, tree, decision)
                 for row in rows[: max(0, to_log - count)]:
                     log_row(logger, tree, *row)
                 if file:

@@ -96,6 +96,7 @@ class Predictor:
     num_threads     CPU threads; None: all cores
     max_seq_length  tokens of a text that are read; None: as in training
     batch_size      texts of a step, at most
+    kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
 
     tree, labels    the LabelTree, and its full paths in class-index order
@@ -117,12 +118,15 @@ class Predictor:
         num_threads: int | None = None,
         max_seq_length: int | None = None,
         batch_size: int = 32,
+        kind: str | None = None,
         template: bool = False,
     ):
         self.batch_size, self.callers = batch_size, 1
         cores = num_threads or available_cores()
         self.engine: Any
-        if is_checkpoint(path):
+        if kind == "export":
+            require_export(path)
+        if kind == "checkpoint" or is_checkpoint(path):
             opened = Checkpoint.open(path, max_seq_length)
             self.file, self.engine = opened.weights, CheckpointModel(opened, device)
         elif backend == "onnx":

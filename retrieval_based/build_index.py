@@ -7,7 +7,7 @@
 
 Reads   params_path      the encoder, and its labels where there is no corpus_file
         corpus_file      labels, one path per line
-        train_set_file   labelled rows: text<TAB>label,label,...  (or .jsonl/.csv, see utils.py)
+        train_set_file   labelled rows: text<TAB>label,label,...  (or .jsonl/.csv, see hierarchical/rows.py)
 Writes  index_dir        see index.py; recall.py, predict.py and run_system.py read it
 
 A new label needs no training: it is found by its name, and in an index of rows by its rows. Scripts that have the index
@@ -15,13 +15,13 @@ open (run_system.py) notice the addition. --add takes nothing away and compares 
 twice, and a leaf that has got children stays indexed beside them. For that, build the index again.
 """
 
-import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import (
     Encoder,
     add_model_arguments,
@@ -31,11 +31,11 @@ from retrieval_based.encoder import (
 )
 from retrieval_based.index import SemanticIndex, add_texts, read_about, require_same_thresholds, writing
 from retrieval_based.vectors import HNSW_EF, HNSW_M, MilvusVectors, Vectors
-from utils import HelpFormatter, InputError, LabelTree, check_minima, get_logger, load_rows, run
+from utils import InputError, LabelTree, check_minima, get_logger, load_rows, make_parser, run, some
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Build an index for retrieval.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Build an index for retrieval.")
     parser.add_argument("--index_dir", required=True, help="directory of the index")
     parser.add_argument(
         "--add", action="store_true", help="add to the index in index_dir: the labels it lacks, or all rows given"
@@ -52,7 +52,7 @@ def parse_args():
         type=int,
         help=f"breadth of a search; more: slower, finds more; with --add: from now on (default: {HNSW_EF})",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, hnsw_m=2, hnsw_ef=1)
     if args.add and args.milvus_uri:
         parser.error("argument --milvus_uri: the index in index_dir knows where its vectors are; leave it out")
@@ -71,7 +71,7 @@ def grown(args, index):
     tree = LabelTree.read(args.corpus_file)
     if gone := [label for label in index.tree.labels if label not in tree.index]:
         raise InputError(
-            f"{args.corpus_file}: lacks {len(gone)} labels of the index ({', '.join(gone[:5])}). --add needs the old "
+            f"{args.corpus_file}: lacks {len(gone)} labels of the index ({some(gone)}). --add needs the old "
             "labels and the new ones in one file; to take labels away, build the index without --add."
         )
     require_same_thresholds(index.decision, index.tree, tree)
@@ -145,8 +145,8 @@ def build(args, encoder, logger):
     logger.info(f"Added {len(texts)} {by}; Total index number:{len(index.entries)}, in {args.index_dir}")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
     if args.add:
         read_about(args.index_dir)  # an index, or no directory is made

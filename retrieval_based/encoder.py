@@ -14,12 +14,16 @@ import hashlib
 from pathlib import Path
 from types import MethodType
 
-from checkpoints import open_checkpoint
-from deploy.predictor.predictor import OnnxModel, run_batches
-from modeling import build_model, model_inputs, predict_logits, read_config, read_config_file
-from runtime import available_cores, set_device
-from utils import SEPARATOR, InputError, length_sorted_batches
-from weights import find_weights, load_weights
+from hierarchical.batches import length_sorted_batches
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.devices import available_cores, set_device
+from hierarchical.encoders import family_of
+from hierarchical.engines import OnnxModel, run_batches
+from hierarchical.errors import InputError
+from hierarchical.labels import SEPARATOR
+from hierarchical.modeling import build_model, library_config, model_inputs, predict_logits
+from hierarchical.weights import find_weights, load_weights
+from utils import add_device_argument, add_max_seq_length_argument
 
 EXPORTED = "inference.get_pooled_embedding"
 
@@ -44,11 +48,10 @@ def unit_vectors(model, input_ids, token_type_ids=None, attention_mask=None):
 
 def project(model, input_ids, token_type_ids=None, attention_mask=None):
     """The same before they are divided by their length: the encoder's outputs, averaged, through the linear layer."""
-    encoder = getattr(model, model.base_model_prefix)
-    if token_type_ids is None:
-        outputs = encoder(input_ids, attention_mask=attention_mask)[0]
-    else:
-        outputs = encoder(input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)[0]
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if token_type_ids is not None:
+        inputs["token_type_ids"] = token_type_ids
+    outputs = family_of(model).tokens(model, **inputs)
     real = attention_mask.unsqueeze(-1).astype(outputs.dtype)
     return model.classifier(model.dropout((outputs * real).sum(1) / real.sum(1)))
 
@@ -119,14 +122,6 @@ def labels_to_index(tree, inner_labels):
     return [i for i in range(len(tree)) if inner_labels or not tree.children[i]]
 
 
-def load_encoder(directory):
-    """The network of a checkpoint, in eval mode."""
-    model = build_encoder(read_config(directory))
-    load_weights(model, find_weights(directory))
-    model.eval()
-    return model
-
-
 def add_model_arguments(parser, batch_size=True):
     """The flags of the encoder; batch_size=False: without the one of that name."""
     group = parser.add_argument_group("model")
@@ -135,10 +130,10 @@ def add_model_arguments(parser, batch_size=True):
         default="./checkpoint/model_best",
         help="directory that retrieval_based/train.py or retrieval_based/export_model.py wrote",
     )
-    group.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    add_max_seq_length_argument(group)
     if batch_size:
         group.add_argument("--batch_size", type=int, default=32, help="texts per step")
-    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    add_device_argument(group)
 
 
 class Encoder:
@@ -152,8 +147,9 @@ class Encoder:
         self.directory, self.batch_size = Path(directory), batch_size
         onnx = self.directory / f"{EXPORTED}.onnx"
         self.onnx = onnx if onnx.is_file() else None
-        self.tree, self.tokenizer, self.decision = open_checkpoint(directory, max_seq_length, exported=onnx.is_file())
-        config = read_config_file(directory)
+        self.checkpoint = Checkpoint.open(directory, max_seq_length, exported=onnx.is_file())
+        self.tree, self.tokenizer = self.checkpoint.tree, self.checkpoint.tokenizer
+        self.decision, config = self.checkpoint.decision, self.checkpoint.config
         if not isinstance(config.get("encoder_id"), str):
             raise InputError(
                 f"{directory}: holds a classifier, not an encoder for retrieval. Pass the model_best/ that "
@@ -166,6 +162,11 @@ class Encoder:
                 f"{self.directory / 'config.json'}: output_emb_size and hidden_size do not say how long a vector is. "
                 "Copy the file again from where train.py wrote it."
             )
+
+    @property
+    def file(self):
+        """The file that holds the model."""
+        return self.onnx or self.checkpoint.weights
 
     def load(self, device):
         """Load the network; an export runs on the CPU, without paddle.
@@ -183,8 +184,10 @@ class Encoder:
                 f"{self.directory}: a checkpoint, which needs the package {error.name}. Install requirements.txt, or "
                 "pass an export (retrieval_based/export_model.py), which does without."
             ) from None
-        self.model = load_encoder(self.directory)
-        self.require_own_id(find_weights(self.directory), parameter_digest(self.model))
+        self.model = build_encoder(library_config(self.checkpoint.config))
+        load_weights(self.model, self.file)
+        self.model.eval()
+        self.require_own_id(self.file, parameter_digest(self.model))
 
     def require_own_id(self, path, found):
         if found == self.id:

@@ -12,39 +12,37 @@ recall@k counts a row's most specific labels. For F1, the labels whose similarit
 prediction; prediction and row are both completed with the ancestors of their labels. No model is loaded.
 """
 
-import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.evaluate import headline
-from checkpoints import add_decision_arguments, decision_from_arguments, read_decision
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.scoring import headline
+from hierarchical.checkpoints import read_decision
 from metric import Scores, decide
 from retrieval_based.encoder import most_specific
 from retrieval_based.index import dense, dense_windows, recalls
-from retrieval_based.recall import settings_directory
+from retrieval_based.results import read_retrieved, settings_directory
 from utils import (
-    FLAT,
-    HelpFormatter,
     InputError,
     LabelTree,
-    Problems,
+    add_decision_arguments,
     atomic_write,
     check_minima,
+    decision_from_arguments,
     get_logger,
     load_reported,
+    make_parser,
     multi_hot,
-    read_lines,
     require_file,
     require_writable,
     run,
 )
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Score retrieved labels.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Score retrieved labels.")
     parser.add_argument("--similar_text_pair", default="./data/dev.txt", help="the labelled rows given to recall.py")
     parser.add_argument(
         "--recall_result_file", default="./recall_result_dir/recall_result_file.txt", help="what recall.py wrote"
@@ -52,45 +50,13 @@ def parse_args():
     parser.add_argument("--recall_num", type=int, default=50, help="labels per row that are looked at")
     parser.add_argument("--output_json", help="write all scores to this file")
     add_decision_arguments(parser, None)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, recall_num=1)
     return args
 
 
-def read_retrieved(path, texts, tree):
-    """Per text [(class index, similarity), ...] as in the recall file. Raises InputError where the two do not match."""
-    require_file(path, "Make it with retrieval_based/recall.py.")
-    texts, problems, groups, before = [text.translate(FLAT) for text in texts], Problems(), [], None
-    for number, line in read_lines(path, problems):
-        text, *rest = line.split("\t")
-        try:
-            label, similarity = rest
-            similarity = float(similarity)
-            if not math.isfinite(similarity):
-                raise ValueError
-        except ValueError:
-            problems.add(path, number, "a line is: text<TAB>label<TAB>similarity, a number")
-            continue
-        if label and label not in tree.index:
-            problems.add(path, number, f"unknown label {label!r}; the labels are in {settings_directory(path)}")
-            continue
-        # A row's labels differ, so the same text with a label again is a second row with this text.
-        if text != before or not label or any(known == tree.index[label] for known, _ in groups[-1]):
-            before = text
-            groups.append([])
-            if len(groups) > len(texts) or text != texts[len(groups) - 1]:
-                problems.raise_if_any()
-                raise InputError(f"{path}:{number}: {text[:20]!r} is not the row in its place; run recall.py again.")
-        if label:
-            groups[-1].append((tree.index[label], similarity))
-    problems.raise_if_any()
-    if len(groups) != len(texts):
-        raise InputError(f"{path}: has {len(groups)} texts, the rows are {len(texts)}. Run recall.py again.")
-    return groups
-
-
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     logger, path = get_logger(), Path(args.recall_result_file)
     require_file(path, "Make it with retrieval_based/recall.py.")
     settings, hint = settings_directory(path), "recall.py writes it with the result; run recall.py again."

@@ -11,39 +11,38 @@ Writes  output_path/inference.get_pooled_embedding.{pdmodel, pdiparams}   token 
 Pass output_path as --params_path to any script of this folder; it serves an index of the checkpoint it was made from.
 """
 
-import argparse
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first: `export_model` is the one of the main route
-from export_model import SETTINGS, export_onnx, export_static, require_onnx_size
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.devices import set_device
+from hierarchical.exporting import copy_settings, export_onnx, export_static, require_onnx_size
+from hierarchical.weights import find_weights
 from retrieval_based.encoder import EXPORTED, Encoder, graph_of
-from runtime import set_device
-from utils import HelpFormatter, InputError, get_logger, run
-from weights import find_weights
+from utils import InputError, get_logger, make_parser, run
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Export an encoder for retrieval.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Export an encoder for retrieval.")
     parser.add_argument("--params_path", default="./checkpoint/model_best", help="directory that train.py wrote")
     parser.add_argument("--output_path", default="./output", help="directory for the exported models")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     logger, source, target = get_logger(), Path(args.params_path), Path(args.output_path)
     encoder = Encoder(source)
     if encoder.onnx:
         raise InputError(f"{source}: is an export already; pass the model_best/ it was made from.")
     if find_weights(target):
         raise InputError(f"{target}: holds a checkpoint, whose files would be overwritten. Pass another --output_path.")
-    require_onnx_size(source, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is")
+    require_onnx_size(encoder.file, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is")
     encoder.load("cpu")  # the graph is the same everywhere
     paddle = set_device("cpu")
     target.mkdir(parents=True, exist_ok=True)
@@ -53,9 +52,7 @@ def main():
         export_onnx(program, work / "float32.onnx", encoder.tree.labels, encoder_id=encoder.id)
         for path in list(work.iterdir()):
             os.replace(path, target / path.name.replace("float32", EXPORTED))
-    encoder.tokenizer.save(target)
-    for file in SETTINGS:
-        shutil.copyfile(source / file, target / file)
+    copy_settings(encoder.checkpoint, target)
     exported = Encoder(target)
     exported.load("cpu")
     texts = encoder.tree.labels[:100]

@@ -24,11 +24,14 @@ from uuid import uuid4
 
 import numpy as np
 
-from metric import Decision
-from modeling import WINDOW
+from hierarchical.console import progress_bar
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write, require_file
+from hierarchical.labels import LabelTree
+from hierarchical.metric import Decision
+from hierarchical.modeling import WINDOW
 from retrieval_based.encoder import labels_to_index, texts_of_labels
 from retrieval_based.vectors import MilvusVectors, Vectors
-from utils import InputError, LabelTree, atomic_write, require_file
 
 RECALL_AT = (1, 5, 10, 20, 50)
 # What `save` and its unfinished writes are called; anything else in the directory belongs to the user.
@@ -185,9 +188,7 @@ def labels_index(encoder, tree):
 
 def add_texts(index, encoder, texts, labels):
     """Encode texts and add them, a window at a time, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(texts), desc="index", disable=None, leave=False) as bar:
+    with progress_bar(len(texts), "index") as bar:
         for start in range(0, len(texts), WINDOW):
             vectors = encoder.encode(texts[start : start + WINDOW], bar.update)
             index.add(vectors, labels[start : start + WINDOW])

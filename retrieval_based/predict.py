@@ -5,7 +5,7 @@
     python retrieval_based/predict.py --dataset_dir data --index_dir index_rows                 # rows vote
     python retrieval_based/predict.py --text_pair_file data/dev.txt                             # cosines to stdout
 
-Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see utils.py), whose labels are ignored
+Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see hierarchical/rows.py), whose labels are ignored
         text_pair_file          rows text<TAB>label
         params_path, and index_dir or corpus_file
 Writes  output_file             as predict.py of the main route does; the similarities stand as "probabilities"
@@ -13,35 +13,47 @@ Writes  output_file             as predict.py of the main route does; the simila
 A label is predicted when its similarity is above the threshold, and brings its ancestors.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `predict` is the one of the main route
-from checkpoints import add_decision_arguments, decision_from_arguments
-from modeling import WINDOW
-from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.modeling import WINDOW
+from hierarchical.predictions import predict_file
 from retrieval_based.encoder import Encoder, add_model_arguments, path_text
 from retrieval_based.index import add_index_arguments, dense, index_or_labels, labels_index
-from utils import FLAT, HelpFormatter, InputError, LabelTree, Problems, check_minima, parse_rows, require_file, run
-from weights import find_weights
+from utils import (
+    FLAT,
+    InputError,
+    LabelTree,
+    Problems,
+    add_decision_arguments,
+    add_result_arguments,
+    add_texts_arguments,
+    check_minima,
+    check_prediction_arguments,
+    decision_from_arguments,
+    make_parser,
+    parse_rows,
+    prediction_job,
+    require_file,
+    run,
+)
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Label texts by retrieval.", formatter_class=HelpFormatter)
-    add_data_arguments(parser)
+def parse_args(argv):
+    parser = make_parser("Label texts by retrieval.")
+    add_texts_arguments(parser)
     parser.add_argument("--text_pair_file", help="instead: print the cosine of text and label for each of these rows")
     add_index_arguments(parser)
     parser.add_argument("--recall_num", type=int, default=50, help="labels, or rows that vote, per text")
     add_model_arguments(parser)
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, recall_num=1, batch_size=1, max_seq_length=3)
     if not args.text_pair_file:
-        check_arguments(parser, args)
+        check_prediction_arguments(parser, args)
     if args.resume and not args.index_dir:
         parser.error("argument --resume: needs an --index_dir, whose labels are the same as before")
     return args
@@ -67,8 +79,27 @@ def print_cosines(encoder, path, device):
             print(f"{text.translate(FLAT)}\t{name.translate(FLAT)}\t{cosine:.6f}")
 
 
-def main():
-    args = parse_args()
+class Retriever:
+    """Stands in for a Predictor: a label's probability is its similarity to the text, 0 where it is not retrieved.
+
+    index: None for one of the labels of `tree`, which is then made in memory
+    """
+
+    def __init__(self, encoder, index, tree, args):
+        self.encoder, self.index, self.tree, self.tokenizer = encoder, index, tree, encoder.tokenizer
+        self.file = index.path if index else encoder.file
+        self.device, self.recall_num = args.device, args.recall_num
+
+    def load(self):
+        self.encoder.load(self.device)
+        self.index = self.index or labels_index(self.encoder, self.tree)
+
+    def probabilities(self, texts):
+        return dense(self.index.retrieve(self.encoder.encode(texts), self.recall_num), len(self.tree))
+
+
+def main(argv=None):
+    args = parse_args(argv)
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
     if args.text_pair_file:
         print_cosines(encoder, args.text_pair_file, args.device)
@@ -80,20 +111,8 @@ def main():
             raise InputError(f"{path}: other labels than those to choose from; {way}.")
     decision = decision_from_arguments(args, index.decision if index else encoder.decision)
 
-    def load_model():
-        encoder.load(args.device)
-        searched = index or labels_index(encoder, tree)
-
-        def compute_logits(ids):
-            similarities = dense(searched.retrieve(encoder.encode_ids(ids), args.recall_num), len(tree))
-            with np.errstate(divide="ignore"):  # of 0 and 1: infinite, and back exactly
-                return np.log(similarities) - np.log1p(-similarities)
-
-        return compute_logits
-
-    model_file = encoder.onnx or find_weights(args.params_path)
-    model_file, further = index.path if index else model_file, {"recall_num": args.recall_num}
-    predict_file(args, tree, encoder.tokenizer, decision, model_file, load_model, further)
+    labeller = Retriever(encoder, index, tree, args)
+    predict_file(prediction_job(args, args.label_file), labeller, decision, {"recall_num": args.recall_num})
 
 
 if __name__ == "__main__":

@@ -10,23 +10,23 @@ Writes  text<TAB>label<TAB>similarity to standard output, up to top_k lines per 
 It goes on with what build_index.py --add brings into the index meanwhile.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import SemanticIndex, add_index_arguments, index_or_labels, labels_index
-from utils import FLAT, HelpFormatter, Problems, check_minima, get_logger, read_lines, run
+from utils import FLAT, Problems, check_minima, get_logger, make_parser, read_lines, run
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Show the nearest labels of texts.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Show the nearest labels of texts.")
     parser.add_argument("--top_k", type=int, default=5, help="labels per text")
     parser.add_argument("--recall_num", type=int, default=50, help="of an index of rows: rows that vote")
     add_index_arguments(parser)
     add_model_arguments(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, top_k=1, recall_num=1, batch_size=1, max_seq_length=3)
     return args
 
@@ -39,8 +39,8 @@ class ToldAtOnce(Problems):
         get_logger().error(f"line {line}: {message}")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     logger = get_logger()
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
     index, tree = index_or_labels(args, encoder)

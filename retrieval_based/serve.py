@@ -10,28 +10,27 @@ similarities stand as "probabilities". What build_index.py brings into the index
 request is lost meanwhile; a broken index is refused, and the one loaded before stays in service.
 """
 
-import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `predict` is the one of the main route
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from deploy.simple_serving.model import Model
-from deploy.simple_serving.server import add_serving_arguments, check_serving_arguments, serve
-from modeling import read_config_file
+from deploy.simple_serving.serving import add_serving_arguments, check_serving_arguments, serve
 from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import SemanticIndex, dense
-from utils import HelpFormatter, check_minima, run
+from utils import check_minima, make_parser, run
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Serve label retrieval over HTTP.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Serve label retrieval over HTTP.")
     parser.add_argument("--index_dir", required=True, help="an index that retrieval_based/build_index.py wrote")
     parser.add_argument("--recall_num", type=int, default=50, help="labels, or rows that vote, per text")
     add_model_arguments(parser, batch_size=False)
     add_serving_arguments(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, recall_num=1, max_seq_length=3)
     check_serving_arguments(parser, args)
     return args
@@ -53,12 +52,12 @@ def load_retrieval(args, turn):
             vectors = encoder.encode_ids(ids)
         return dense(index.retrieve(vectors, args.recall_num), len(index.tree))
 
-    config = read_config_file(args.params_path)
-    return Model(index.path, config, index.tree, encoder.tokenizer, index.decision, score, index.has_changed)
+    config, tokenizer = encoder.checkpoint.config, encoder.tokenizer
+    return Model(index.path, config, index.tree, tokenizer, index.decision, score, index.has_changed)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     turn = Lock()  # during a reload two checkpoints answer
     serve(args, lambda: load_retrieval(args, turn))
 

@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" retrieval_based/train.py --model_name ...
     python -m paddle.distributed.launch --gpus "0,1" retrieval_based/train.py --device gpu --model_name ...
 
-Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see utils.py)
+Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see hierarchical/rows.py)
         corpus_file                              all labels
 Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
         save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
@@ -16,17 +16,36 @@ batch negatives". A label stands in a batch once, however many of its texts do, 
 ancestors are no negatives for it.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # first, so that `train` is the one of the main route
-from checkpoints import save_checkpoint
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.checkpoints import save_checkpoint
+from hierarchical.devices import launched_processes, set_device
+from hierarchical.encoders import MODEL_NAMES, require_model
+from hierarchical.modeling import model_inputs, predict_logits
+from hierarchical.training import (
+    Settings,
+    Trainer,
+    join_processes,
+    leave,
+    open_log,
+    open_model,
+    require_other_directory,
+    save_progress,
+    start_encoder,
+    start_or_resume,
+    stop_on_signals,
+    train_batches,
+    train_epoch,
+    write_run_files,
+)
+from hierarchical.weights import load_weights
 from metric import Decision, tune_threshold
-from modeling import MODEL_NAMES, model_inputs, predict_logits, require_model
 from retrieval_based.encoder import (
     build_encoder,
     center,
@@ -37,50 +56,33 @@ from retrieval_based.encoder import (
 )
 from retrieval_based.index import RECALL_AT, SemanticIndex, dense, dense_windows, recalls
 from retrieval_based.vectors import Vectors
-from runtime import set_device
-from training import (
-    Trainer,
-    join_processes,
-    launched_processes,
-    leave,
-    open_log,
-    open_model,
-    require_other_directory,
-    save_progress,
-    start_encoder,
-    start_or_resume,
-    stop_on_signals,
-    tqdm_bar,
-    train_batches,
-    train_epoch,
-    write_run_files,
-)
 from utils import (
-    HelpFormatter,
     InputError,
     LabelTree,
+    add_device_argument,
+    add_max_seq_length_argument,
     check_minima,
     file_digest,
     get_logger,
     load_reported,
     load_rows,
+    make_parser,
+    progress_bar,
     require_file,
     run,
+    some,
 )
-from weights import load_weights
 
 CENTERED_ON = 512  # train texts
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Train a bi-encoder for label retrieval.", formatter_class=HelpFormatter
-    )
+def parse_args(argv):
+    parser = make_parser("Train a bi-encoder for label retrieval.")
     data = parser.add_argument_group("data")
     data.add_argument("--train_set_file", default="./data/train.txt", help="labelled rows; .txt, .jsonl or .csv")
     data.add_argument("--similar_text_pair_file", default="./data/dev.txt", help="labelled rows to measure recall on")
     data.add_argument("--corpus_file", default="./data/label.txt", help="all labels, one path per line")
-    data.add_argument("--max_seq_length", type=int, default=512, help="tokens of a text that are read, ends included")
+    add_max_seq_length_argument(data, 512)
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_name",
@@ -91,7 +93,7 @@ def parse_args():
         "--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model_best/model.safetensors"
     )
     model.add_argument("--output_emb_size", type=int, default=256, help="length of a vector; 0: that of the encoder")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    add_device_argument(model)
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--batch_size", type=int, default=32, help="pairs per process and step; more: more negatives")
     optim.add_argument("--margin", type=float, default=0.2, help="by which a text's own label must be nearer")
@@ -106,7 +108,7 @@ def parse_args():
     result.add_argument("--recall_num", type=int, default=50, help="labels retrieved per row when measuring recall")
     result.add_argument("--log_steps", type=int, default=10, help="steps between progress lines")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(
         parser, args,
         max_seq_length=3, output_emb_size=0, batch_size=1, scale=1e-12, learning_rate=1e-12, weight_decay=0, epochs=1,
@@ -120,27 +122,26 @@ def parse_args():
 class PairTrainer(Trainer):
     """The main route's trainer with a loss of pairs: (text's row, class index of its label).
 
-    closures: per row the set of its labels and their ancestors, class indices; label_ids: token ids of every label
+    closures: per row the set of its labels and their ancestors, class indices; label_ids: token ids of every label;
+    margin, scale: of the loss
     """
 
-    def __init__(self, paddle, args, model, total_steps, pairs, closures, label_ids):
-        args.warmup_steps, args.lr_scheduler = round(args.warmup_proportion * total_steps), "linear"
-        args.head_learning_rate, args.max_grad_norm, args.amp = args.learning_rate, 1.0, False
-        super().__init__(paddle, args, model, total_steps)
+    def __init__(self, paddle, settings, model, total_steps, pairs, closures, label_ids, margin, scale):
+        super().__init__(paddle, settings, model, total_steps)
         self.pairs, self.closures, self.label_ids = pairs, closures, label_ids
+        self.margin, self.scale = margin, scale
 
     def train_step(self, ids, labels, batch, pad_id):
         """One parameter update on a global batch of pairs; each process contrasts its own share. Returns its loss."""
-        paddle, args = self.paddle, self.args
-        paddle.seed((args.seed * 1_000_003 + self.step) * self.world + self.rank)  # dropout masks of this step
-        self.optimizer.set_lr(args.learning_rate * self.factor(self.step))
+        paddle = self.paddle
+        self.begin_step()
         batch = np.resize(batch, self.world) if len(batch) < self.world else batch  # every process needs a pair
         pairs = [self.pairs[i] for i in batch[self.rank :: self.world]]
         labels, wanted = np.unique([label for _, label in pairs], return_inverse=True)
         texts = self.net(**model_inputs([ids[row] for row, _ in pairs], pad_id))
         paths = self.net(**model_inputs([self.label_ids[label] for label in labels], pad_id))
         shift = paddle.to_tensor(self.shifts(pairs, labels, wanted))
-        logits = args.scale * (paddle.matmul(texts, paths, transpose_y=True) + shift)
+        logits = self.scale * (paddle.matmul(texts, paths, transpose_y=True) + shift)
         loss = paddle.nn.functional.cross_entropy(logits, paddle.to_tensor(wanted))
         loss.backward()
         self.optimizer.step()
@@ -154,7 +155,7 @@ class PairTrainer(Trainer):
         shift = np.zeros((len(pairs), len(labels)), np.float32)
         for i, (row, _) in enumerate(pairs):
             shift[i, [label in self.closures[row] for label in labels]] = -1e4
-            shift[i, wanted[i]] = -self.args.margin
+            shift[i, wanted[i]] = -self.margin
         return shift
 
 
@@ -176,14 +177,14 @@ def read_data(args, logger):
         )
     unseen = [label for label in range(len(tree)) if not tree.children[label] and label not in trained]
     if unseen:
-        names = ", ".join([tree.labels[i] for i in unseen[:5]] + ["..."] * (len(unseen) > 5))
+        names = some([tree.labels[i] for i in unseen])
         logger.info(f"{len(unseen)} labels have no training row and are retrieved by their names alone ({names})")
     return tree, train, dev
 
 
 def prepare_model(args, train, inner_labels, logger):
     """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
-    source, tokenizer, config = open_model(args)
+    source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
     config.output_emb_size, config.inner_labels = args.output_emb_size, inner_labels
     model = build_encoder(config)
     model.train()
@@ -200,7 +201,7 @@ def retrieve_dev(args, model, tree, indexed, label_ids, dev_ids, pad_id):
     """What every dev row retrieves from an index of the labels with the model's current parameters."""
 
     def encode(ids, name):
-        with tqdm_bar(len(ids), name) as bar:
+        with progress_bar(len(ids), name) as bar:
             return predict_logits(model, ids, pad_id, args.batch_size, bar.update)
 
     vectors = encode([label_ids[i] for i in indexed], "labels")
@@ -219,10 +220,9 @@ def tuned_similarity(tree, dev, retrieved):
     return Decision(threshold=tune_threshold(similarities, gold, tree, "closure"), decoding="closure")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     rank, world = launched_processes()
-    args.gradient_accumulation_steps, args.logging_steps = 1, args.log_steps  # as the main route calls them
     save_dir = Path(args.save_dir)
     require_other_directory(save_dir / "model_best", args.model_name, "--save_dir: its model_best")
     logger = open_log(save_dir, rank)
@@ -231,11 +231,10 @@ def main():
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     tree, train, dev = read_data(args, logger)
     files = [args.train_set_file, args.similar_text_pair_file, args.corpus_file]
-    free = "save_dir resume logging_steps log_steps device train_set_file similar_text_pair_file corpus_file".split()
+    free = "save_dir resume log_steps device train_set_file similar_text_pair_file corpus_file".split()
     same = {name: value for name, value in vars(args).items() if name not in free}
     same |= {"processes": world, "data": [file_digest(path)[:16] for path in files]}
-    progress = {"epoch": 0, "batch": 0, "step": 0, "best": -1.0, "loss_sum": 0.0, "history": []}
-    progress, arrays = start_or_resume(progress, save_dir, args.resume, same, logger)
+    progress, arrays = start_or_resume(save_dir, args.resume, same, logger)
 
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -253,25 +252,34 @@ def main():
     closures = [set(tree.closure(labels)) for labels in train.labels]
     if rank == 0:
         (save_dir / "model_best").mkdir(exist_ok=True)
-        write_run_files(save_dir, args, tree, train, dev)
-    trainer = PairTrainer(paddle, args, model, total_steps, pairs, closures, label_ids)
+        write_run_files(save_dir, vars(args), tree, train, dev)
+    settings = Settings.from_arguments(
+        args,
+        head_learning_rate=args.learning_rate,
+        schedule="linear",
+        warmup_steps=round(args.warmup_proportion * total_steps),
+        logging_steps=args.log_steps,
+    )
+    trainer = PairTrainer(
+        paddle, settings, model, total_steps, pairs, closures, label_ids, args.margin, args.scale
+    )
     if args.resume:
-        trainer.restore(arrays, progress["step"])
-        logger.info(f"Resuming after {progress['epoch']} epochs and {progress['batch']} batches")
+        trainer.restore(arrays, progress.step)
+        logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")
 
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
-        while progress["epoch"] < args.epochs:
-            batches = train_batches(lengths, args.batch_size * world, args.seed, progress["epoch"] + 1)
+        while progress.epoch < args.epochs:
+            batches = train_batches(lengths, args.batch_size * world, args.seed, progress.epoch + 1)
             if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop):
                 leave(save_dir, trainer, progress, stop, logger)
-            mean_loss = progress["loss_sum"] / len(batches)
-            progress |= {"epoch": progress["epoch"] + 1, "batch": 0, "loss_sum": 0.0}
+            mean_loss = progress.loss_sum / len(batches)
+            progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
             if rank == 0:
                 finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, progress, mean_loss)
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)
     if rank == 0:
-        logger.info(f"Best recall@1: {100 * progress['best']:.3f}; the model is in {save_dir / 'model_best'}")
+        logger.info(f"Best recall@1: {100 * progress.best:.3f}; the model is in {save_dir / 'model_best'}")
 
 
 def finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, progress, mean_loss):
@@ -286,10 +294,9 @@ def finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, pro
     found = {f"recall@{k}": found[f"recall@{k}"] for k in RECALL_AT if k <= args.recall_num}
     for name, value in found.items():
         logger.info(f"{name}={100 * value:.3f}")
-    entry = {"epoch": progress["epoch"], "step": trainer.step, "train_loss": mean_loss, **found}
-    progress["history"].append(entry | {"seconds": round(time.monotonic() - began, 1)})
-    if found["recall@1"] > progress["best"]:
-        progress["best"] = found["recall@1"]
+    entry = {"epoch": progress.epoch, "step": trainer.step, "train_loss": mean_loss, **found}
+    entry["seconds"] = round(time.monotonic() - began, 1)
+    if progress.evaluated(found["recall@1"], entry):
         model.config.encoder_id = parameter_digest(model)
         decision = tuned_similarity(tree, dev, retrieved)
         save_checkpoint(save_dir / "model_best", model, tokenizer, tree, decision)

@@ -14,8 +14,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from runtime import available_cores
-from utils import InputError, atomic_write, require_file
+from hierarchical.devices import available_cores
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write, require_file
 
 EXACT = 20_000  # entries up to which a search compares the query with every one
 HNSW_M, HNSW_EF = 16, 128  # links per vector and breadth of a search, where nothing else is asked for

@@ -1,13 +1,10 @@
 """What http_client.py and rpc_client.py share: cutting texts into requests, asking, and printing."""
 
 import json
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.client_texts import read_texts
 from deploy.paddle_serving.protocol import MAX_BYTES, labels_of
-from utils import InputError
+from hierarchical.errors import InputError
 
 BATCH_SIZE = 64  # texts of a request
 

@@ -6,7 +6,6 @@
 Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
 """
 
-import argparse
 import http.client
 import json
 import sys
@@ -14,11 +13,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy import client_texts
 from deploy.paddle_serving.client import print_labels
 from deploy.paddle_serving.protocol import HTTP_PORT, ROUTE
-from utils import HelpFormatter, InputError, run
+from utils import InputError, make_parser, run
 
 
 def connect(url, timeout):
@@ -44,10 +44,10 @@ def connect(url, timeout):
     return ask
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Ask Paddle Serving by HTTP.", formatter_class=HelpFormatter)
+def main(argv=None):
+    parser = make_parser("Ask Paddle Serving by HTTP.")
     client_texts.add_arguments(parser, f"http://127.0.0.1:{HTTP_PORT}", "the service")
-    args = client_texts.parse_args(parser)
+    args = client_texts.parse_args(parser, argv)
     print_labels(args, connect(args.url, args.timeout))
 
 

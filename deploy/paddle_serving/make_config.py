@@ -11,7 +11,6 @@ The names of inputs and outputs come from the model. The folder stands alone: th
 Needs paddle: run it in the environment of this repository, or in that of make_environment.sh.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -19,12 +18,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from checkpoints import add_decision_arguments, decision_from_arguments, write_settings
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.paddle_serving.protocol import HTTP_PORT, RPC_PORT, SERVICE
-from deploy.predictor.predictor import Predictor, model_path
-from runtime import available_cores
-from utils import HelpFormatter, InputError, check_minima, get_logger, require_file, run
+from hierarchical.checkpoints import write_settings
+from hierarchical.devices import available_cores
+from hierarchical.engines import model_path
+from hierarchical.predictor import Predictor
+from utils import (
+    InputError,
+    add_decision_arguments,
+    check_minima,
+    decision_from_arguments,
+    get_logger,
+    make_parser,
+    require_file,
+    run,
+)
 
 PARTS = ("config.yml", "serving_server", "serving_client")
 CONFIG = """\
@@ -53,8 +63,8 @@ op:
 """
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Write what service.py serves.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Write what service.py serves.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
     parser.add_argument("--output", type=Path, default="serving", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help=f"replace {', '.join(PARTS)} in it")
@@ -62,7 +72,7 @@ def parse_args():
     parser.add_argument("--http_port", type=int, default=HTTP_PORT, help="port for HTTP")
     parser.add_argument("--num_threads", type=int, help="cores for a model call (default: all cores)")
     add_decision_arguments(parser, None)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for name in ("rpc_port", "http_port"):
         if not 1024 <= getattr(args, name) <= 65_535:
             parser.error(f"argument --{name}: must be from 1024 to 65535, got {getattr(args, name)}")
@@ -76,9 +86,9 @@ def find_model(path):
     """(Predictor, name of its output) of the model to serve. Raises InputError if it is not complete."""
     path = model_path(path, "float32", ".pdmodel")
     require_file(path, "Paddle Serving reads .pdmodel files: export the model with paddlepaddle 3.1 or older.")
-    predictor = Predictor(path, backend="paddle", threads=1)
+    predictor = Predictor(path, backend="paddle", num_threads=1, kind="export")
     predictor.logits(predictor.tokenizer.encode(["第一句，a first text"]))  # has as many outputs as there are labels
-    return predictor, predictor.model.predictor.get_output_names()[0]
+    return predictor, predictor.engine.predictor.get_output_names()[0]
 
 
 def require_place(args):
@@ -120,18 +130,18 @@ def write_folder(folder, args, predictor, output, decision):
     server, client = folder / "serving_server", folder / "serving_client"
     server.mkdir()
     client.mkdir()
-    for path in (predictor.path, predictor.path.with_suffix(".pdiparams"), predictor.path.with_name("config.json")):
+    for path in (predictor.file, predictor.file.with_suffix(".pdiparams"), predictor.file.with_name("config.json")):
         shutil.copyfile(path, server / path.name)
     predictor.tokenizer.save(server)
     write_settings(server, predictor.tree, predictor.tokenizer.max_seq_length, decision)
-    description = prototxt(predictor.model.inputs, output, len(predictor.tree))
+    description = prototxt(predictor.engine.inputs, output, len(predictor.tree))
     (server / "serving_server_conf.prototxt").write_text(description, encoding="utf-8")
     (client / "serving_client_conf.prototxt").write_text(description, encoding="utf-8")
     (folder / "config.yml").write_text(config_text(args, output), encoding="utf-8")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     require_place(args)
     predictor, output = find_model(args.model_path)
     decision = decision_from_arguments(args, predictor.decision)
@@ -146,7 +156,7 @@ def main():
                 os.replace(args.output / name, old / name)
             os.replace(new / name, args.output / name)
     get_logger().info(
-        f"{args.output}: {predictor.path.name} with {len(predictor.tree)} labels, output {output}; "
+        f"{args.output}: {predictor.file.name} with {len(predictor.tree)} labels, output {output}; "
         f"start it with deploy/paddle_serving/service.py --config {args.output / 'config.yml'}"
     )
 

@@ -30,9 +30,11 @@ from paddle_serving_server.pipeline.pipeline_server import PipelineServicer  # n
 from paddle_serving_server.pipeline.proto import pipeline_service_pb2, pipeline_service_pb2_grpc  # noqa: E402
 
 from deploy.paddle_serving.protocol import EXAMPLE, MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
-from metric import decide  # noqa: E402
-from modeling import sigmoid  # noqa: E402
-from utils import InputError, length_sorted_batches, pad  # noqa: E402
+from hierarchical.batches import length_sorted_batches, pad  # noqa: E402
+from hierarchical.encoders import graph_feed  # noqa: E402
+from hierarchical.errors import InputError  # noqa: E402
+from hierarchical.metric import decide  # noqa: E402
+from hierarchical.modeling import sigmoid  # noqa: E402
 
 BAD_REQUEST = CustomExceptionCode.INPUT_PARAMS_ERROR.value
 BATCH_SIZE = 32  # texts of a model call
@@ -76,7 +78,7 @@ class Classify(Op):
         logits = np.zeros((len(ids), len(self.tree)), np.float32)
         for rows in length_sorted_batches([len(row) for row in ids], BATCH_SIZE):
             input_ids = pad([ids[i] for i in rows], self.tokenizer.pad_id)
-            feed = {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids)}
+            feed = graph_feed(input_ids)
             feed = {name: feed[name] for name in self.right_feed_names}
             result, code, reason = super().process([feed], typical_logid)
             if code != CustomExceptionCode.OK.value:

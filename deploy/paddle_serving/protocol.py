@@ -6,7 +6,7 @@ entry per text: `label`, the names of its labels, and `confidence`, their probab
 
 import json
 
-from utils import InputError
+from hierarchical.errors import InputError
 
 SERVICE = "seq_cls"
 ROUTE = f"/{SERVICE}/prediction"

@@ -13,28 +13,28 @@ It listens on 127.0.0.1 unless --host says otherwise. SIGTERM and Ctrl-C end it 
 answered. Exit code 1: a process that holds a model has died, and service.py may be started anew.
 """
 
-import argparse
 import importlib.util
 import os
 import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from checkpoints import open_checkpoint
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.paddle_serving.protocol import ROUTE, SERVICE
-from runtime import prepare_runtime
-from utils import HelpFormatter, InputError, get_logger, require_file, run
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.devices import prepare_runtime
+from utils import InputError, add_max_seq_length_argument, get_logger, make_parser, require_file, run
 
 MADE_BY = "make_config.py writes it, with all that belongs to it."
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Serve a model by Paddle Serving.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Serve a model by Paddle Serving.")
     parser.add_argument("--config", type=Path, default="serving/config.yml", help="what make_config.py has written")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines")
-    parser.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
-    return parser.parse_args()
+    add_max_seq_length_argument(parser)
+    return parser.parse_args(argv)
 
 
 def read_config(path):
@@ -59,8 +59,8 @@ def read_config(path):
     return config
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     if importlib.util.find_spec("paddle_serving_server") is None:
         raise InputError(
             "Paddle Serving is not installed in this Python. Run: bash deploy/paddle_serving/make_environment.sh, "
@@ -68,7 +68,7 @@ def main():
         )
     config = read_config(args.config)
     folder = Path(config["op"][SERVICE]["local_service_conf"]["model_config"])
-    tree, tokenizer, decision = open_checkpoint(folder, args.max_seq_length, exported=True)
+    model = Checkpoint.open(folder, args.max_seq_length, exported=True)
     # The library writes to these folders as soon as it is imported, else to the current one.
     os.environ["SERVING_LOG_PATH"] = os.environ["SERVING_HOME"] = str(args.config.parent.resolve())
     prepare_runtime("cpu" if config["op"][SERVICE]["local_service_conf"].get("device_type", 0) == 0 else "gpu")
@@ -76,11 +76,11 @@ def main():
 
     logger = get_logger()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # in the processes that are started now: only this one is to end them
-    service = pipeline.Service(config, args.host, tree, tokenizer, decision)
+    service = pipeline.Service(config, args.host, model.tree, model.tokenizer, model.decision)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     ready = f"Serving on http://{args.host}:{config['http_port']}{ROUTE} and gRPC {args.host}:{config['rpc_port']}"
-    died = service.run(lambda: logger.info(f"{ready}; {len(tree)} labels, {tokenizer.max_seq_length} tokens"))
+    died = service.run(lambda: logger.info(f"{ready}; {len(model.tree)} labels, {model.tokenizer.max_seq_length} tokens"))
     if died:
         logger.error(f"A process that holds the model has died: see {args.config.parent / 'PipelineServingLogs'}")
     sys.stdout.flush()

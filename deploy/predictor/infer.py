@@ -10,23 +10,39 @@ Writes  what predict.py writes; nothing beside the model
         with --perf nothing: it prints scores on labelled rows and the time a text takes
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from checkpoints import add_decision_arguments, decision_from_arguments, require_same_labels
-from deploy.predictor.predictor import BACKENDS, Predictor, find_gpu, has_bf16
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from hierarchical.checkpoints import require_same_labels
+from hierarchical.engines import BACKENDS, find_gpu, has_bf16
+from hierarchical.modeling import sigmoid
+from hierarchical.predictions import predict_file
+from hierarchical.predictor import Predictor
 from metric import Scores, decide
-from modeling import sigmoid
-from predict import add_data_arguments, add_result_arguments, check_arguments, predict_file
-from utils import HelpFormatter, InputError, check_minima, get_logger, load_reported, run
+from utils import (
+    InputError,
+    add_decision_arguments,
+    add_engine_device_arguments,
+    add_max_seq_length_argument,
+    add_result_arguments,
+    add_texts_arguments,
+    check_minima,
+    check_prediction_arguments,
+    decision_from_arguments,
+    get_logger,
+    load_reported,
+    make_parser,
+    prediction_job,
+    run,
+)
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Label texts with an exported model.", formatter_class=HelpFormatter)
-    add_data_arguments(parser)
+def parse_args(argv):
+    parser = make_parser("Label texts with an exported model.")
+    add_texts_arguments(parser)
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_path_prefix",
@@ -35,15 +51,11 @@ def parse_args():
     )
     model.add_argument("--model_name_or_path", help="accepted and not needed: the tokenizer lies beside the model")
     model.add_argument("--multilingual", action="store_true", help="accepted and not needed: the model knows")
-    model.add_argument("--max_seq_length", type=int, help="tokens of a text that are read; left out: as in training")
+    add_max_seq_length_argument(model)
     model.add_argument("--batch_size", type=int, default=32, help="texts per step")
     engine = parser.add_argument_group("engine")
     engine.add_argument("--backend", choices=BACKENDS, default="onnx", help="ONNX Runtime or Paddle Inference")
-    engine.add_argument(
-        "--device", choices=("cpu", "gpu"), default="gpu", help="without a GPU: the CPU, with a warning"
-    )
-    engine.add_argument("--device_id", type=int, default=0, help="number of the GPU")
-    engine.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
+    add_engine_device_arguments(engine)
     engine.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU")
     engine.add_argument("--use_quantize", action="store_true", help="the int8 model, on a CPU")
     engine.add_argument("--use_bf16", action="store_true", help="with --backend paddle: bfloat16, on a CPU that has it")
@@ -52,8 +64,8 @@ def parse_args():
     perf.add_argument("--perf_dataset", choices=("dev", "test"), default="dev", help="the file of these rows")
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
-    args = parser.parse_args()
-    check_arguments(parser, args)
+    args = parser.parse_args(argv)
+    check_prediction_arguments(parser, args)
     check_minima(parser, args, num_threads=1, device_id=0)
     if args.perf and args.dataset_dir is None:
         parser.error("argument --perf: needs a --dataset_dir with labelled rows")
@@ -103,29 +115,30 @@ def measure(args, predictor, decision, logger):
         )
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     logger = get_logger()
     device = find_gpu(args.device, logger, args.backend)
     logger.info(">>> [InferBackend] Creating Engine ...")
     predictor = Predictor(
         args.model_path_prefix,
-        precision(args, device, logger),
-        args.backend,
-        device,
-        args.device_id,
-        args.num_threads,
-        args.max_seq_length,
-        args.batch_size,
+        kind="export",
+        precision=precision(args, device, logger),
+        backend=args.backend,
+        device=device,
+        device_id=args.device_id,
+        num_threads=args.num_threads,
+        max_seq_length=args.max_seq_length,
+        batch_size=args.batch_size,
     )
-    logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.path}")
+    logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.file}")
     logger.info(">>> [InferBackend] Engine Created ...")
     decision = decision_from_arguments(args, predictor.decision)
     if args.perf:
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)
     else:
-        predict_file(args, predictor.tree, predictor.tokenizer, decision, predictor.path, lambda: predictor.logits)
+        predict_file(prediction_job(args, args.label_file), predictor, decision)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from hierarchical.metric import DECODINGS
+
 SHOWN = 20  # problems of a request that are told in full
 HOW = {
     "missing": "Add it.",
@@ -42,7 +44,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class ClassifyBody(Body):
     texts: Texts = Field(description="one text or a list; a blank one gets no labels", examples=[["国足今晚出战"]])
     threshold: Share | None = Field(None, description="a label needs a probability above this")
-    decoding: Literal["raw", "closure", "topdown"] | None = Field(
+    decoding: Literal[DECODINGS] | None = Field(
         None,
         description="raw: each label on its own; closure: a label brings its ancestors; topdown: no label without its "
         "ancestors",

@@ -5,7 +5,6 @@
 Reads   api_key_file, if given. Writes nothing; the answer goes to standard output. Any Python with numpy will do.
 """
 
-import argparse
 import http.client
 import json
 import sys
@@ -13,13 +12,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.simple_serving.server import KEY_VARIABLE, read_api_key
-from utils import HelpFormatter, InputError, run
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from deploy.simple_serving.serving import KEY_VARIABLE, read_api_key
+from utils import InputError, make_parser, run
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Ask the HTTP server.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Ask the HTTP server.")
     parser.add_argument("--texts", nargs="+", required=True, help="the texts to label")
     parser.add_argument("--max_seq_len", type=int, default=128, help="tokens of a text that are read")
     parser.add_argument("--batch_size", type=int, default=1, help="texts of a model call, at most")
@@ -29,14 +29,14 @@ def parse_args():
         "--api_key_file", type=Path, help=f"its first line is sent as X-API-Key (or set {KEY_VARIABLE})"
     )
     parser.add_argument("--timeout", type=float, default=30, help="seconds for the answer")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not args.timeout > 0:
         parser.error(f"argument --timeout: must be above 0, got {args.timeout}")
     return args
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     parameters = {"max_seq_len": args.max_seq_len, "batch_size": args.batch_size, "prob_limit": args.prob_limit}
     body = json.dumps({"data": {"text": args.texts}, "parameters": parameters}).encode()
     headers = {"Content-Type": "application/json"}

@@ -10,24 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.predictor.predictor import Predictor, model_path
-from metric import Decision, decide
-from modeling import read_config_file, sigmoid
-from predict import jsonl_row
-from utils import InputError, pad
+from hierarchical.batches import pad
+from hierarchical.errors import InputError
+from hierarchical.metric import Decision, decide
+from hierarchical.modeling import sigmoid
+from hierarchical.predictor import Predictor, describe
 
-AUTOMATIC = ("int8", "float32", "float16")  # the order in which --precision auto looks for files
 MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
 CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 WORD = re.compile(f"{CHINESE.pattern}|(?:(?!{CHINESE.pattern})\\w)+|[^\\w\\s]+")
-
-
-def find_precision(path, precision):
-    """The precision to load. auto: int8 if it was exported, for export_model.py has then checked its scores."""
-    if precision != "auto":
-        return precision
-    there = (name for name in AUTOMATIC if model_path(path, name, ".onnx").exists())
-    return next(there, "float32")
 
 
 class Model:
@@ -62,18 +53,16 @@ class Model:
 
 def load_exported(path, precision, max_seq_length=None):
     """The Model of an export. Raises InputError for whatever is missing, damaged or does not fit together."""
-    predictor = Predictor(path, find_precision(path, precision), max_seq_length=max_seq_length)
-    path, tree, tokenizer = predictor.path, predictor.tree, predictor.tokenizer
+    predictor = Predictor(path, precision, max_seq_length=max_seq_length, kind="export")
+    file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
 
     def score(ids):
-        logits = predictor.model(pad(ids, tokenizer.pad_id))
-        if logits.shape[1] != len(tree):
-            raise InputError(f"{path}: {logits.shape[1]} outputs, but label.txt has {len(tree)} labels.")
+        logits = predictor.compute(pad(ids, tokenizer.pad_id))
         if not np.isfinite(logits).all():
-            raise InputError(f"{path}: its outputs are not finite. Train with a lower learning rate and export.")
+            raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
         return sigmoid(logits)
 
-    return Model(path, read_config_file(path.parent), tree, tokenizer, predictor.decision, score)
+    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -104,7 +93,7 @@ def run(items):
 def named(work, model, probabilities):
     """The JSON of a text's labels by name: a row of predict.py's .jsonl files."""
     predicted = model.decide(probabilities, work.decision) if work.text else []
-    return jsonl_row(model.tree, work.text, predicted, probabilities, work.floor)
+    return describe(model.tree, work.text, predicted, probabilities, work.floor).to_json()
 
 
 def numbered(work, model, probabilities):

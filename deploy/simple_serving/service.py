@@ -3,18 +3,17 @@
 import asyncio
 import hmac
 from contextlib import suppress
-from types import SimpleNamespace
 
 import anyio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect
 
-from checkpoints import decision_from_arguments
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
 from deploy.simple_serving.model import run
-from runtime import available_cores
-from utils import InputError, get_logger
+from hierarchical.console import get_logger
+from hierarchical.devices import available_cores
+from hierarchical.errors import InputError
 
 BODY_SECONDS = 10  # for a body to arrive
 LOOK_SECONDS = 1  # between two looks at files that may change
@@ -103,11 +102,11 @@ class Service:
         """The model's stored decision with what the request asks for in its place."""
         if all(value is None for value in settings.values()):
             return model.decision
-        names = ("threshold", "decoding", "min_labels", "max_labels", "top_k")
         try:
-            return decision_from_arguments(SimpleNamespace(**dict.fromkeys(names) | settings), model.decision)
-        except InputError as error:
-            raise Refusal(422, "body", str(error), "Correct these fields; /docs describes them.") from None
+            return model.decision.updated(**settings)
+        except ValueError as error:
+            what = f"decision settings: {error}."
+            raise Refusal(422, "body", what, "Correct these fields; /docs describes them.") from None
 
     async def answers(self, request, model, works, most=None):
         """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""

@@ -3,7 +3,7 @@
     python deploy/triton_serving/make_repository.py --model_path export --output models
     python deploy/triton_serving/make_repository.py --model_path export --output models --backend python --overwrite
 
-Reads   what export_model.py or prune.py left in model_path (see deploy/predictor/predictor.py)
+Reads   what export_model.py or prune.py left in model_path (see hierarchical/predictor.py)
 Writes  output/tokenizer/            texts -> token ids
         output/seqcls_model/         token ids -> logits
         output/seqcls_postprocess/   logits -> class indices, probabilities, names
@@ -13,7 +13,6 @@ Each model has its config.pbtxt and one version, 1/. Names and sizes come from t
 alone: the server needs neither this project nor the export, only numpy in its Python (ERNIE-M: sentencepiece too).
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -21,22 +20,31 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from checkpoints import add_decision_arguments, decision_from_arguments, write_settings
-from deploy.predictor.predictor import PRECISIONS, Predictor, model_path
-from deploy.simple_serving.model import find_precision
-from utils import HelpFormatter, InputError, check_minima, get_logger, run
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import hierarchical
+from hierarchical.checkpoints import write_settings
+from hierarchical.engines import PRECISIONS, model_path
+from hierarchical.predictor import Predictor
+from utils import (
+    InputError,
+    add_decision_arguments,
+    check_minima,
+    decision_from_arguments,
+    get_logger,
+    make_parser,
+    run,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(hierarchical.__file__).parent  # the steps import it
 STEPS = Path(__file__).resolve().with_name("steps")
 MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
-MODULES = ("checkpoints.py", "modeling.py", "weights.py", "metric.py", "tokenizer.py", "utils.py")  # steps import them
 MAX_BATCH_SIZE = 64
 EQUAL_LENGTHS = 16  # the onnxruntime back end joins only requests of one length: texts are padded to a multiple of this
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Write a model repository for Triton.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Write a model repository for Triton.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
     parser.add_argument("--output", type=Path, default="models", help="folder of the repository")
     parser.add_argument("--overwrite", action="store_true", help=f"replace {', '.join(MODELS)} in it")
@@ -57,7 +65,7 @@ def parse_args():
         "--instances", type=int, default=2, help="models side by side; on a CPU one per core, each takes one thread"
     )
     add_decision_arguments(parser, None)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, instances=1)
     return args
 
@@ -67,7 +75,7 @@ def find_model(args):
     precision = args.precision
     if precision == "auto" and args.device == "gpu":
         precision = "float16" if model_path(args.model_path, "float16", ".onnx").exists() else "float32"
-    predictor = Predictor(args.model_path, find_precision(args.model_path, precision))
+    predictor = Predictor(args.model_path, precision, kind="export")
     predictor.logits(predictor.tokenizer.encode(["第一句，a first text"]))  # has as many outputs as there are labels
     return predictor
 
@@ -112,8 +120,8 @@ def step(model, inputs, outputs):
 
 def config_texts(args, predictor):
     """The config.pbtxt of every model: name -> text."""
-    session, python = predictor.model.session, args.backend == "python"
-    inputs, logits, size = predictor.model.inputs, session.get_outputs()[0].name, len(predictor.tree)
+    session, python = predictor.engine.session, args.backend == "python"
+    inputs, logits, size = predictor.engine.inputs, session.get_outputs()[0].name, len(predictor.tree)
     # token_type_ids, where there are any, are all zero; the tokenizer gives them second.
     inputs = sorted(inputs, key=lambda name: name != "input_ids")
     tokens = {f"OUTPUT_{i}": name for i, name in enumerate(inputs)}
@@ -175,18 +183,17 @@ def write_repository(folder, args, predictor, decision):
     for name in ("tokenizer", "seqcls_postprocess"):
         version = folder / name / "1"
         shutil.copyfile(STEPS / f"{name}.py", version / "model.py")
-        for module in MODULES:
-            shutil.copyfile(ROOT / module, version / module)
-        shutil.copyfile(predictor.path.with_name("config.json"), version / "config.json")
+        shutil.copytree(PACKAGE, version / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(predictor.file.with_name("config.json"), version / "config.json")
         write_settings(version, predictor.tree, predictor.tokenizer.max_seq_length, decision)
     predictor.tokenizer.save(folder / "tokenizer" / "1")
-    shutil.copyfile(predictor.path, folder / "seqcls_model" / "1" / "model.onnx")
+    shutil.copyfile(predictor.file, folder / "seqcls_model" / "1" / "model.onnx")
     if args.backend == "python":
         shutil.copyfile(STEPS / "seqcls_model.py", folder / "seqcls_model" / "1" / "model.py")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     logger = get_logger()
     require_place(args)
     predictor = find_model(args)
@@ -202,7 +209,7 @@ def main():
                 os.replace(args.output / name, old / name)
             os.replace(new / name, args.output / name)
     logger.info(
-        f"{args.output}: {predictor.path.name} with {len(predictor.tree)} labels for the {args.backend} back end; "
+        f"{args.output}: {predictor.file.name} with {len(predictor.tree)} labels for the {args.backend} back end; "
         "ask the model seqcls"
     )
 

@@ -8,23 +8,23 @@ Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" i
 It knows nothing of the model: names of labels, and how many texts a request may hold, come from the server.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy import client_texts
-from utils import HelpFormatter, InputError, run
+from utils import InputError, make_parser, run
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Ask a Triton server by gRPC.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Ask a Triton server by gRPC.")
     client_texts.add_arguments(parser, "localhost:8001", "the server's gRPC port")
     parser.add_argument("--model_name", default="seqcls", help="the ensemble of make_repository.py")
     parser.add_argument("--model_version", default="1", help="its version")
-    return client_texts.parse_args(parser)
+    return client_texts.parse_args(parser, argv)
 
 
 class Client:
@@ -66,8 +66,8 @@ class Client:
                 yield [(i, name.decode("utf-8"), p) for i, name, p in zip(*row) if i >= 0]
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     texts = client_texts.read_texts(args)
     client = Client(args.url, args.model_name, args.model_version, args.timeout)
     for text, labels in zip(texts, client.classify(texts)):

@@ -10,7 +10,6 @@ This build of Triton has the Python back end alone; the models' Python is the on
 Ctrl-C end the server once the requests it has taken are answered.
 """
 
-import argparse
 import importlib.util
 import os
 import signal
@@ -20,18 +19,19 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils import HelpFormatter, InputError, run
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from utils import InputError, make_parser, run
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description="Start Triton without a container.", formatter_class=HelpFormatter)
+def parse_args(argv):
+    parser = make_parser("Start Triton without a container.")
     parser.add_argument("--model_repository", type=Path, default="models", help="folder of make_repository.py")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines")
     parser.add_argument("--http_port", type=int, default=8000, help="HTTP and JSON")
     parser.add_argument("--grpc_port", type=int, default=8001, help="gRPC")
     parser.add_argument("--metrics_port", type=int, default=8002, help="figures for Prometheus")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for name in ("http_port", "grpc_port", "metrics_port"):
         if not 0 < getattr(args, name) <= 65_535:
             parser.error(f"argument --{name}: must be from 1 to 65535, got {getattr(args, name)}")
@@ -71,8 +71,8 @@ def link_backends(server, folder):
         (folder / "python" / path.name).symlink_to(path)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     check_repository(args.model_repository)
     server = find_server()
     # Its libraries, and this Python's before another of the same name; the models' processes find their packages by

@@ -3,7 +3,7 @@
 POST_INPUT float32 [n, labels], POST_TEXT bytes [n, 1] (optional: a blank text has no labels)
 -> POST_label int64, POST_confidence float32, POST_label_name bytes, all [n, k]: class indices in ascending order, their
 probabilities and their paths. k is the largest number of labels of a text in this request, at least 1; what a text has
-less is filled with -1, 0 and "". Beside this file lie the modules it imports and the settings of the export.
+less is filled with -1, 0 and "". Beside this file lie the package that it imports and the settings of the export.
 """
 
 import sys
@@ -13,9 +13,9 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from checkpoints import read_settings
-from metric import decide
-from modeling import sigmoid
+from hierarchical.checkpoints import read_settings
+from hierarchical.metric import decide
+from hierarchical.modeling import sigmoid
 
 
 class TritonPythonModel:

@@ -1,7 +1,7 @@
 """Step 1 in Triton, as tokenizer/1/model.py: texts -> token ids and, where the model takes them, token types.
 
 INPUT_0 bytes [n, 1] -> OUTPUT_0, OUTPUT_1 int64 [n, T], padded to the longest text of the request. Beside this file lie
-the modules it imports and the files of the export.
+the package that it imports and the files of the export.
 """
 
 import json
@@ -12,8 +12,9 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from checkpoints import open_checkpoint
-from utils import pad
+from hierarchical.batches import pad
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.encoders import graph_feed
 
 
 class TritonPythonModel:
@@ -21,7 +22,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.outputs = [output["name"] for output in config["output"]]
         self.pad_to = int(config["parameters"]["pad_to_multiple_of"]["string_value"])
-        _, self.tokenizer, _ = open_checkpoint(Path(__file__).resolve().parent, exported=True)
+        self.tokenizer = Checkpoint.open(Path(__file__).resolve().parent, exported=True).tokenizer
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
@@ -36,5 +37,5 @@ class TritonPythonModel:
         length = -(-input_ids.shape[1] // self.pad_to) * self.pad_to
         extra = min(length, self.tokenizer.max_seq_length) - input_ids.shape[1]
         input_ids = np.pad(input_ids, ((0, 0), (0, extra)), constant_values=self.tokenizer.pad_id)
-        values = [input_ids, np.zeros_like(input_ids)]  # a single text: all its tokens are of type 0
+        values = graph_feed(input_ids).values()
         return triton.InferenceResponse([triton.Tensor(name, value) for name, value in zip(self.outputs, values)])

@@ -1,0 +1,185 @@
+"""The FastAPI app: its routes, errors as JSON, and a description of both."""
+
+import asyncio
+import signal
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+
+from deploy.simple_serving import bodies
+from deploy.simple_serving import model as answers
+from deploy.simple_serving.serving import KEY_VARIABLE
+
+PAGE = Path(__file__).with_name("page.html")
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Watch:
+    """Counts and times the requests, and knows how many are being worked on."""
+
+    def __init__(self, app, service, paths):
+        self.app, self.service, self.paths = app, service, paths
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        service, began, status = self.service, time.perf_counter(), 500
+
+        async def send_and_note(message):
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        service.active += 1
+        try:
+            await self.app(scope, receive, send_and_note)
+        finally:
+            service.active -= 1
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            service.requests.labels(path, status).inc()
+            service.seconds.labels(path).observe(time.perf_counter() - began)
+
+
+def make_app(service):
+    """The app of a service.Service."""
+
+    @asynccontextmanager
+    async def lifespan(app):
+        service.start()
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.reload_in_background)
+        yield
+        service.stop()
+
+    app = FastAPIOffline(
+        title="Hierarchical text classification", version="1", lifespan=lifespan, redoc_url=None,
+        redirect_slashes=False, description="Errors tell where, what and how to mend it. Texts are JSON in UTF-8.",
+    )  # fmt: skip
+
+    def post(path, body, answer, *statuses):
+        """A decorator for the POST routes: their bodies are read by Service.read, which the description cannot see."""
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}} if body else None
+        extra = {"requestBody": {"required": True, "content": content}} if body else {}
+        if service.api_key:
+            extra["security"] = [{"key": []}]
+        responses = {200: {"model": answer}} | {status: {"model": bodies.ErrorAnswer} for status in statuses}
+        return app.post(path, responses=responses, openapi_extra=extra, response_class=JSONResponse)
+
+    of_texts = 400, 401, 408, 413, 422, 429, 503
+
+    @post("/v1/classify", bodies.ClassifyBody, bodies.ClassifyAnswer, *of_texts)
+    async def classify(request: Request):
+        """The labels of texts, by name. What the request leaves open is decided as stored with the model."""
+        body, model = await service.read(request, bodies.ClassifyBody), service.model
+        service.check_texts(body.texts, "texts")
+        settings = body.model_dump(exclude={"texts", "floor"})
+        decision = service.decision(model, **settings)
+        works = [
+            answers.Work(text.strip(), model.max_seq_length, answers.named, decision, body.floor) for text in body.texts
+        ]
+        rows = await service.answers(request, model, works)
+        return json_response('{"results": [' + ", ".join(rows) + "]}")
+
+    @post("/v1/explain", bodies.ExplainBody, bodies.ExplainAnswer, *of_texts)
+    async def explain(request: Request):
+        """By how much the probability of each label falls when a word is left out of the text."""
+        body, model = await service.read(request, bodies.ExplainBody), service.model
+        service.check_texts([body.text], "text")
+        labels = service.class_indices(model, body.labels)
+        most = min(answers.MOST_PIECES, service.args.queue_size - 1)
+        read, pieces = await asyncio.to_thread(answers.pieces_of, model, body.text, most)
+        head = body.text[:read]
+        texts = [head, *(head[:start] + head[end:] for start, end in pieces)]
+        works = [answers.Work(text.strip(), model.max_seq_length, answers.plain) for text in texts]
+        probabilities = await service.answers(request, model, works)
+        return json_response(answers.evidence(model, body.text, read, pieces, labels, probabilities))
+
+    @post("/models/cls_hierarchical", bodies.ReferenceBody, bodies.ReferenceAnswer, *of_texts)
+    async def cls_hierarchical(request: Request):
+        """The labels of texts as class indices, with the bodies of PaddleNLP's server."""
+        body, model = await service.read(request, bodies.ReferenceBody), service.model
+        service.check_texts(body.data.text, "data.text")
+        length = body.parameters.max_seq_len or model.max_seq_length
+        if length > model.most_tokens:
+            how = f"Send at most {model.most_tokens}."
+            raise bodies.Refusal(422, "body.parameters.max_seq_len", f"this model cannot read {length} tokens", how)
+        decision = service.decision(model, threshold=body.parameters.prob_limit)
+        works = [answers.Work(text.strip(), length, answers.numbered, decision) for text in body.data.text]
+        rows = await service.answers(request, model, works, body.parameters.batch_size)
+        labels, confidence = map(list, zip(*rows))
+        return JSONResponse({"result": {"label": labels, "confidence": confidence}})
+
+    @post("/admin/reload", None, bodies.State, 401, 403, 409)
+    async def reload(request: Request):
+        """Load the model files anew. Needs a key, so a server that has none refuses it; SIGHUP does the same."""
+        if not service.api_key:
+            how = f"Start the server with --api_key_file or {KEY_VARIABLE}, or send SIGHUP to its process."
+            raise bodies.Refusal(403, "server", "it has no key, so nobody may reload its model by HTTP", how)
+        service.check_key(request)
+        await service.reload()
+        return JSONResponse(service.state("reloaded").model_dump())
+
+    @app.get("/health")
+    async def health() -> bodies.State:
+        """The process lives, and which model it serves."""
+        return service.state("alive")
+
+    @app.get("/ready", responses={503: {"model": bodies.State}})
+    async def ready() -> bodies.State:
+        """Requests are welcome; 503 while the server shuts down."""
+        if service.draining:
+            return JSONResponse(service.state("shutting down").model_dump(), 503)
+        return service.state("ready")
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics():
+        """Figures for Prometheus."""
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def page():
+        return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    def json_response(text):
+        return Response(text, media_type="application/json")
+
+    def refused(request, refusal):
+        first = refusal.problems[0]
+        content = bodies.ErrorAnswer(error=f"{first.where}: {first.what}", problems=refusal.problems)
+        return JSONResponse(content.model_dump(), refusal.status, refusal.headers)
+
+    def refused_by_library(request, error):
+        how = f"The paths are {', '.join(watched)}; see /docs."
+        where = f"{request.method} {request.url.path[:100]}"
+        return refused(request, bodies.Refusal(error.status_code, where, error.detail, how, error.headers))
+
+    def failed(request, error):
+        how = "This is a fault of the server, which its log describes."
+        return refused(request, bodies.Refusal(500, "server", "an unexpected error", how))
+
+    def describe():
+        if not app.openapi_schema:
+            document, wanted = get_openapi(), [(body, "validation") for body in bodies.REQUESTS]
+            definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")[1]["$defs"]
+            document["components"]["schemas"] |= definitions
+            document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        return app.openapi_schema
+
+    html = PAGE.read_text(encoding="utf-8")
+    get_openapi, app.openapi = app.openapi, describe
+    app.add_exception_handler(bodies.Refusal, refused)
+    app.add_exception_handler(HTTPException, refused_by_library)
+    app.add_exception_handler(Exception, failed)
+    watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
+    app.add_middleware(Watch, service=service, paths=frozenset(watched))
+    return app

@@ -1,0 +1,104 @@
+"""What every script that serves over HTTP shares: its flags but for the model, the key, the socket, and serving."""
+
+import os
+import socket
+from pathlib import Path
+
+from utils import InputError, check_minima, get_logger, require_file
+
+KEY_VARIABLE = "SERVING_API_KEY"
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def add_serving_arguments(parser):
+    """The flags of everything but the model."""
+    address = parser.add_argument_group("address")
+    address.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines")
+    address.add_argument("--port", type=int, default=8189, help="0: any free one")
+    address.add_argument(
+        "--api_key_file", type=Path, help=f"every POST must bring its first line as X-API-Key (or set {KEY_VARIABLE})"
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument("--num_threads", type=int, help="model calls side by side (default: all cores)")
+    work.add_argument("--batch_size", type=int, default=8, help="texts of a model call, at most")
+    work.add_argument("--queue_size", type=int, default=512, help="texts that may wait; then requests get 429")
+    work.add_argument("--timeout", type=float, default=10, help="seconds for an answer; then the request gets 503")
+    limits = parser.add_argument_group("limits of a request")
+    limits.add_argument("--max_texts", type=int, default=128, help="texts of a request")
+    limits.add_argument("--max_chars", type=int, default=100_000, help="characters of a text")
+    limits.add_argument("--max_bytes", type=int, default=1_000_000, help="bytes of a request")
+
+
+def check_serving_arguments(parser, args):
+    check_minima(parser, args, num_threads=1, batch_size=1, queue_size=1, max_texts=1, max_chars=1, max_bytes=1)
+    if not 0 <= args.port <= 65_535:
+        parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
+    if not 0 < args.timeout < 3600:
+        parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
+    if args.queue_size < max(2, args.max_texts):
+        parser.error(f"argument --queue_size: must be at least 2, and hold the {args.max_texts} texts of --max_texts")
+
+
+def read_api_key(path):
+    """The key that requests must bring, as bytes, or None."""
+    key = os.environ.get(KEY_VARIABLE, "")
+    if path:
+        require_file(path, "Its first line is the key, such as what `openssl rand -hex 32` prints.")
+        key = path.read_text(encoding="utf-8", errors="replace").split("\n")[0]
+    key = key.strip()
+    if (path or KEY_VARIABLE in os.environ) and (len(key) < 8 or not key.isascii() or not key.isprintable()):
+        raise InputError(f"{path or KEY_VARIABLE}: the key must be 8 or more letters, digits or signs of ASCII.")
+    return key.encode() or None
+
+
+def listen(host, port):
+    """A listening socket. Raises InputError for an address that cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--host {host} --port {port}: {getattr(error, 'strerror', error)}. Another server may have this port; "
+            "choose another one, or stop that server."
+        ) from None
+
+
+def serve(args, load):
+    """Answer requests until a signal ends it. args: see add_serving_arguments; load: see Service."""
+    api_key = read_api_key(args.api_key_file)
+    logger = get_logger()
+    try:
+        import uvicorn
+
+        from deploy.simple_serving.app import make_app
+        from deploy.simple_serving.protocol import Protocol, Server
+        from deploy.simple_serving.service import Service
+    except ModuleNotFoundError as error:
+        hint = "pip install -r deploy/simple_serving/requirements.txt"
+        raise InputError(f"The package {error.name} is not installed: {hint}") from None
+    with listen(args.host, args.port) as sock:
+        service = Service(args, load, api_key)
+        Protocol.most_connections = most_connections()
+        config = uvicorn.Config(
+            make_app(service), http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
+            proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
+        )  # fmt: skip
+        if args.host not in LOCAL and not api_key:
+            logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --api_key_file")
+        model, (host, port) = service.model, sock.getsockname()[:2]
+        logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
+        logger.info(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
+        Server(config, service).run([sock])
+    logger.info("Every request is answered; the server has ended")
+
+
+def most_connections():
+    """How many connections may stand open: as many files as this process may have, less some for its own."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 400
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted - 100
