@@ -1,4 +1,5 @@
-# Sourced by quickstart.sh and run_tests.sh: makes .venv once, installs `$1` when it has changed, activates it.
+# Sourced by quickstart.sh, run_tests.sh and lint.sh: makes .venv once, installs `$1` and the package when what they are
+# made from has changed, activates it.
 requirements=$1
 if [ ! -x .venv/bin/python ]; then
     for python in ${PYTHON:-python3.11 python3.12 python3.10 python3}; do
@@ -11,9 +12,12 @@ if [ ! -x .venv/bin/python ]; then
 fi
 source .venv/bin/activate
 stamp=.venv/installed-$requirements
-if ! cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt | cmp -s - "$stamp"; then
+stated() { cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt pyproject.toml; grep __version__ hierarchical/__init__.py; }
+if ! stated | cmp -s - "$stamp"; then
     echo "Installing $requirements into .venv (a few minutes the first time) ..."
     # --use-pep517: the pip that comes with Python 3.10 would build old packages in a way that fails
     python -m pip install --quiet --disable-pip-version-check --use-pep517 -r "$requirements"
-    cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt > "$stamp"
+    # Where the code is, not a copy of it: `import hierarchical` then works from any folder.
+    python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+    stated > "$stamp"
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv and runs them all; further arguments go to pytest.
+# Installs what the tests need into .venv and runs them all; further arguments go to pytest: -m "not slow", tests/test_metric.py
 set -euo pipefail
 cd "$(dirname "$0")"
 source ./environment.sh requirements-test.txt

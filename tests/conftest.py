@@ -5,16 +5,21 @@
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
     chromium         a headless browser; skips where there is none
-    real_milvus      the address in the environment variable MILVUS_URI, of a Milvus server; skips where there is none
+    real_milvus      the address of a Milvus server: that in the environment variable MILVUS_URI, else a Milvus Lite
     tiny_export      the same, exported by export_model.py
 
 tiny_checkpoint belongs to the whole session: read from it, and change a copy
 (`shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")`).
 """
 
+import importlib.util
 import logging
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,12 +90,37 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def real_milvus():
-    """The address of a Milvus server; what a test makes there, it drops."""
-    if not os.environ.get("MILVUS_URI"):
-        pytest.skip("the environment variable MILVUS_URI names no Milvus server, as in http://127.0.0.1:19530")
-    return os.environ["MILVUS_URI"]
+@pytest.fixture(scope="session")
+def real_milvus(tmp_path_factory):
+    """The address of a Milvus server: MILVUS_URI, else a Milvus Lite in a process of its own. What a test makes, it drops.
+
+    Skips where neither is there.
+    """
+    if os.environ.get("MILVUS_URI"):
+        yield os.environ["MILVUS_URI"]
+        return
+    if not importlib.util.find_spec("milvus_lite"):
+        pytest.skip("MILVUS_URI names no Milvus server, as in http://127.0.0.1:19530, and milvus-lite is not installed")
+    folder = tmp_path_factory.mktemp("milvus")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", folder / "data"]
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                said = (folder / "log").read_text("utf-8", errors="replace")[-3000:]
+                assert server.poll() is None and time.monotonic() < end, said
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv-paddle-serving beside .venv: an environment of about 1 GB for Paddle Serving alone. Installs anew when
-# requirements.txt here, or this file, has changed. Another folder can be named: make_environment.sh DIRECTORY
+# requirements.txt here, what it includes, or this file has changed. Another folder can be named:
+# make_environment.sh DIRECTORY
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 environment=${1:-$here/../../.venv-paddle-serving}
@@ -17,7 +18,8 @@ if [ ! -x "$environment/bin/python" ]; then
 fi
 python=$environment/bin/python
 stamp=$environment/installed
-if ! cat "$here/requirements.txt" "$here/make_environment.sh" | cmp -s - "$stamp"; then
+stated() { cat "$here"/../../requirements-{base,paddle,deploy}.txt "$here/requirements.txt" "$here/make_environment.sh"; }
+if ! stated | cmp -s - "$stamp"; then
     echo "Installing Paddle Serving into $environment (a minute or two) ..."
     pip() { "$python" -m pip --disable-pip-version-check "$@"; }
     # --use-pep517: the pip that comes with Python 3.10 would build old packages in a way that fails
@@ -29,5 +31,5 @@ if ! cat "$here/requirements.txt" "$here/make_environment.sh" | cmp -s - "$stamp
     trap 'rm -rf "$wheels"' EXIT
     pip download --quiet --no-deps --python-version 3.9 --only-binary :all: -d "$wheels" "paddle-serving-client==$version"
     "$python" -m zipfile -e "$wheels"/*.whl "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    cat "$here/requirements.txt" "$here/make_environment.sh" > "$stamp"
+    stated > "$stamp"
 fi
