@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -28,7 +29,15 @@ PAGES = [  # the English ones that have a Chinese twin, relative to the root and
     str(path.relative_to(ROOT)).removesuffix(".zh-CN.md") for path in ALL_PAGES if path.name.endswith(".zh-CN.md")
 ]
 FOLDERS_WITHOUT_DOCUMENTED_FLAGS = {"tests", "benchmarks", "data", "hierarchical"}
-PAGES_WITHOUT_COMMANDS = {}
+PAGES_WITHOUT_COMMANDS = {
+    "analysis/README",
+    "deploy/README",
+    "docs/coming-from-paddlenlp",
+    "docs/limits-and-questions",
+    "docs/speed",
+    "few-shot/README",
+    "retrieval_based/README",
+}
 REQUIRED, OFF, NONE = "required", "off", "–"
 IN_ENGLISH = {
     "必填": REQUIRED,
@@ -193,10 +202,10 @@ def test_same_sections_markers_and_figures_in_both_languages(both):
 
 
 def test_worked_example(pages):
-    readme = pages["README"]
-    probabilities = {label: float(p) for label, p in re.findall(r"^\| ([A-Z#]+) \| (0\.\d+) \|$", readme, re.M)}
+    page = pages["docs/predict"]
+    probabilities = {label: float(p) for label, p in re.findall(r"^\| ([A-Z#]+) \| (0\.\d+) \|$", page, re.M)}
     tree = LabelTree(list(probabilities))
-    cases = re.findall(r"^\| (?:`(--[^`]+)`|.*raw.*) \| ([A-E#, ]*)\|$", readme, re.M)
+    cases = re.findall(r"^\| (?:`(--[^`]+)`|.*raw.*) \| ([A-E#, ]*)\|$", page, re.M)
     assert len(probabilities) == 5 and len(cases) == 9
     for flags, labels in cases:
         words = iter(flags.split())
@@ -226,5 +235,31 @@ def test_links(path):
 
 
 def test_layout(pages):
-    for line in fenced(pages["README"], "")[-1].splitlines():
+    for line in fenced(pages["docs/development"], "")[-1].splitlines():
         assert (ROOT / line.split()[0]).exists(), line
+
+
+def test_front_page_is_short_and_names_every_script(pages, parsers):
+    assert len(pages["README"].splitlines()) <= 180
+    named = []
+    for row in re.findall(r"^\| (`\S+\.py`.*?|`\S+/`.*?) \|", pages["README"], re.M):
+        folder, *names = re.findall(r"`(\S+?)`", row)
+        named += [folder + name for name in names] if folder.endswith("/") else [folder, *names]
+    assert sorted(named) == sorted(parsers)
+
+
+
+def test_docs_have_twins_and_are_linked_from_the_front_page():
+    docs = {str(path.relative_to(ROOT)) for path in ALL_PAGES if path.parent == ROOT / "docs"}
+    for suffix, own in zip(LANGUAGES, ({d for d in docs if not d.endswith(".zh-CN.md")}, docs)):
+        own = {page.removesuffix(suffix) for page in own if page.endswith(suffix)}
+        assert own == {page for page in PAGES if page.startswith("docs/")}
+        front = {link.partition("#")[0] for link in links((ROOT / f"README{suffix}").read_text(encoding="utf-8"))}
+        assert {page + suffix for page in own} <= front
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: path.name)
+def test_pictures_are_well_formed_and_stand_alone(picture):
+    text = picture.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "href" not in text and "@import" not in text and "url(" not in text.replace("url(#", "")
