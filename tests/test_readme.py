@@ -23,7 +23,7 @@ LANGUAGES = (".md", ".zh-CN.md")
 ALL_PAGES = [  # of every language, also those that have only one
     path
     for path in sorted(ROOT.rglob("*.md"))
-    if not any(part[0] == "." for part in path.relative_to(ROOT).parts)
+    if not any(part[0] == "." or part == "site-packages" for part in path.relative_to(ROOT).parts)
 ]
 PAGES = [  # the English ones that have a Chinese twin, relative to the root and without suffix
     str(path.relative_to(ROOT)).removesuffix(".zh-CN.md") for path in ALL_PAGES if path.name.endswith(".zh-CN.md")
@@ -248,14 +248,13 @@ def test_front_page_is_short_and_names_every_script(pages, parsers):
     assert sorted(named) == sorted(parsers)
 
 
-
 def test_docs_have_twins_and_are_linked_from_the_front_page():
     docs = {str(path.relative_to(ROOT)) for path in ALL_PAGES if path.parent == ROOT / "docs"}
-    for suffix, own in zip(LANGUAGES, ({d for d in docs if not d.endswith(".zh-CN.md")}, docs)):
-        own = {page.removesuffix(suffix) for page in own if page.endswith(suffix)}
-        assert own == {page for page in PAGES if page.startswith("docs/")}
+    twins = {page + suffix for page in PAGES if page.startswith("docs/") for suffix in LANGUAGES}
+    assert docs == twins and docs
+    for suffix in LANGUAGES:
         front = {link.partition("#")[0] for link in links((ROOT / f"README{suffix}").read_text(encoding="utf-8"))}
-        assert {page + suffix for page in own} <= front
+        assert {page + suffix for page in PAGES if page.startswith("docs/")} <= front
 
 
 @pytest.mark.parametrize("picture", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: path.name)
