@@ -1,6 +1,6 @@
-"""Every README.md and the README.zh-CN.md beside it: the same commands in both; flags and defaults as in the code.
+"""Every page.md and the page.zh-CN.md beside it: the same commands in both; flags and defaults as in the code.
 
-Nothing is trained here: every script is asked once for its --help. The flag table of a script, in one of the READMEs,
+Nothing is trained here: every script is asked once for its --help. The flag table of a script, on one of the pages,
 follows the line `<!-- flags: script.py -->` and ends at the next such line or at the next section.
 """
 
@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,9 +19,25 @@ from metric import Decision, decide
 from utils import LabelTree
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = [path.parent for path in sorted(ROOT.rglob("README.zh-CN.md")) if ".venv" not in path.parts]
-LANGUAGES = ("README.md", "README.zh-CN.md")
-FOLDERS_WITHOUT_DOCUMENTED_FLAGS = {"tests", "benchmarks", "data"}
+LANGUAGES = (".md", ".zh-CN.md")
+ALL_PAGES = [  # of every language, also those that have only one
+    path
+    for path in sorted(ROOT.rglob("*.md"))
+    if not any(part[0] == "." or part == "site-packages" for part in path.relative_to(ROOT).parts)
+]
+PAGES = [  # the English ones that have a Chinese twin, relative to the root and without suffix
+    str(path.relative_to(ROOT)).removesuffix(".zh-CN.md") for path in ALL_PAGES if path.name.endswith(".zh-CN.md")
+]
+FOLDERS_WITHOUT_DOCUMENTED_FLAGS = {"tests", "benchmarks", "data", "hierarchical"}
+PAGES_WITHOUT_COMMANDS = {
+    "analysis/README",
+    "deploy/README",
+    "docs/coming-from-paddlenlp",
+    "docs/limits-and-questions",
+    "docs/speed",
+    "few-shot/README",
+    "retrieval_based/README",
+}
 REQUIRED, OFF, NONE = "required", "off", "–"
 IN_ENGLISH = {
     "必填": REQUIRED,
@@ -33,16 +50,22 @@ IN_ENGLISH = {
 }
 
 
-@pytest.fixture(scope="module", params=LANGUAGES)
-def readmes(request):
-    """The contents of all READMEs of one language: folder -> text."""
-    return {folder: (folder / request.param).read_text(encoding="utf-8") for folder in FOLDERS}
+@pytest.fixture(scope="module", params=LANGUAGES, ids=("english", "chinese"))
+def pages(request):
+    """All pages of one language: name -> text."""
+    return {page: (ROOT / (page + request.param)).read_text(encoding="utf-8") for page in PAGES}
 
 
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
-def both(request):
-    """A README in both languages."""
-    return [(request.param / name).read_text(encoding="utf-8") for name in LANGUAGES]
+@pytest.fixture(params=PAGES)
+def page(request):
+    """The name of a page."""
+    return request.param
+
+
+@pytest.fixture
+def both(page):
+    """A page in both languages."""
+    return [(ROOT / (page + suffix)).read_text(encoding="utf-8") for suffix in LANGUAGES]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +75,7 @@ def parsers():
         str(path.relative_to(ROOT))
         for path in sorted(ROOT.rglob("*.py"))
         if not any(part[0] == "." or part in FOLDERS_WITHOUT_DOCUMENTED_FLAGS for part in path.relative_to(ROOT).parts)
-        and "ArgumentParser(" in path.read_text(encoding="utf-8")
+        and "if __name__ ==" in path.read_text(encoding="utf-8")
     ]
     environment = os.environ | {"COLUMNS": "1000", "PYTHONIOENCODING": "utf-8"}  # one line for each flag
     running = [
@@ -80,6 +103,7 @@ def defaults(help_text):
         else:
             found[flag] = default[1] if default else NONE
     del found["--help"]
+    found.pop("--version", None)
     return found
 
 
@@ -105,14 +129,40 @@ def flag_tables(text):
     return tables
 
 
-def test_same_commands_in_both_languages(both):
+def prose(text):
+    """A page without its ``` blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+
+
+def anchors(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    found = []
+    for heading in re.findall(r"^#+ (.*)", prose(text), re.M):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.append(f"{anchor}-{found.count(anchor)}" if anchor in found else anchor)
+    return set(found)
+
+
+def links(text):
+    """The targets of a page's links and pictures."""
+    return re.findall(r"\]\(([^)\s]+)\)", prose(text)) + re.findall(r'(?:src|srcset|href)="([^"]+)"', prose(text))
+
+
+def test_same_commands_in_both_languages(both, page):
     english, chinese = map(bash_lines, both)
-    assert english == chinese and english
+    assert english == chinese and bool(english) == (page not in PAGES_WITHOUT_COMMANDS)
 
 
-def test_commands_name_scripts_and_flags_that_exist(readmes, parsers):
+def test_same_python_in_both_languages(both):
+    english, chinese = (fenced(text, "python") for text in both)
+    assert [re.sub(r"#.*", "", code) for code in english] == [re.sub(r"#.*", "", code) for code in chinese]
+    for code in english:
+        compile(code, "example", "exec")
+
+
+def test_commands_name_scripts_and_flags_that_exist(pages, parsers):
     seen = set()
-    for words in bash_lines("\n".join(readmes.values())):
+    for words in bash_lines("\n".join(pages.values())):
         if words[0] == "bash":
             assert (ROOT / words[1]).is_file(), words
         for i, word in enumerate(words):
@@ -126,8 +176,8 @@ def test_commands_name_scripts_and_flags_that_exist(readmes, parsers):
     assert parsers.keys() <= seen, "a script without an example"
 
 
-def test_tables_have_the_flags_and_defaults_of_help(readmes, parsers):
-    tables = [flag_tables(text) for text in readmes.values()]
+def test_tables_have_the_flags_and_defaults_of_help(pages, parsers):
+    tables = [flag_tables(text) for text in pages.values()]
     scripts = [script for table in tables for script in table]
     assert sorted(scripts) == sorted(parsers), "every script has one table"
     for table in tables:
@@ -151,11 +201,11 @@ def test_same_sections_markers_and_figures_in_both_languages(both):
     assert english == chinese
 
 
-def test_worked_example(readmes):
-    readme = readmes[ROOT]
-    probabilities = {label: float(p) for label, p in re.findall(r"^\| ([A-Z#]+) \| (0\.\d+) \|$", readme, re.M)}
+def test_worked_example(pages):
+    page = pages["docs/predict"]
+    probabilities = {label: float(p) for label, p in re.findall(r"^\| ([A-Z#]+) \| (0\.\d+) \|$", page, re.M)}
     tree = LabelTree(list(probabilities))
-    cases = re.findall(r"^\| (?:`(--[^`]+)`|.*raw.*) \| ([A-E#, ]*)\|$", readme, re.M)
+    cases = re.findall(r"^\| (?:`(--[^`]+)`|.*raw.*) \| ([A-E#, ]*)\|$", page, re.M)
     assert len(probabilities) == 5 and len(cases) == 9
     for flags, labels in cases:
         words = iter(flags.split())
@@ -166,16 +216,49 @@ def test_worked_example(readmes):
         assert ", ".join(tree.labels[i] for i in np.flatnonzero(selected)) == labels.strip(), flags
 
 
-def test_links(readmes):
-    for folder, text in readmes.items():
-        anchors = {
-            re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-            for heading in re.findall(r"^#+ (.*)", text, re.M)
-        }
-        for link in re.findall(r"\]\(([^)]+)\)", text):
-            assert link[1:] in anchors if link.startswith("#") else (folder / link).is_file(), link
+@pytest.mark.parametrize("path", ALL_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links(path):
+    text = path.read_text(encoding="utf-8")
+    chinese = path.name.endswith(".zh-CN.md")
+    for link in links(text):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+        if chinese and target.suffix == ".md" and not target.name.endswith(".zh-CN.md"):
+            twin = target.with_suffix(".zh-CN.md")
+            assert not twin.exists() or twin == path, f"{link} has a Chinese twin"
+        if not chinese and target.name.endswith(".zh-CN.md"):
+            assert target == path.with_suffix(".zh-CN.md"), f"{link} is Chinese"
 
 
-def test_layout(readmes):
-    for line in fenced(readmes[ROOT], "")[-1].splitlines():
+def test_layout(pages):
+    for line in fenced(pages["docs/development"], "")[-1].splitlines():
         assert (ROOT / line.split()[0]).exists(), line
+
+
+def test_front_page_is_short_and_names_every_script(pages, parsers):
+    assert len(pages["README"].splitlines()) <= 180
+    named = []
+    for row in re.findall(r"^\| (`\S+\.py`.*?|`\S+/`.*?) \|", pages["README"], re.M):
+        folder, *names = re.findall(r"`(\S+?)`", row)
+        named += [folder + name for name in names] if folder.endswith("/") else [folder, *names]
+    assert sorted(named) == sorted(parsers)
+
+
+def test_docs_have_twins_and_are_linked_from_the_front_page():
+    docs = {str(path.relative_to(ROOT)) for path in ALL_PAGES if path.parent == ROOT / "docs"}
+    twins = {page + suffix for page in PAGES if page.startswith("docs/") for suffix in LANGUAGES}
+    assert docs == twins and docs
+    for suffix in LANGUAGES:
+        front = {link.partition("#")[0] for link in links((ROOT / f"README{suffix}").read_text(encoding="utf-8"))}
+        assert {page + suffix for page in PAGES if page.startswith("docs/")} <= front
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: path.name)
+def test_pictures_are_well_formed_and_stand_alone(picture):
+    text = picture.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "href" not in text and "@import" not in text and "url(" not in text.replace("url(#", "")
