@@ -258,9 +258,9 @@ def convert(args, logger):
     contents, files = {}, {}
     if rows:
         files = {returned: rows} if returned else data_files(rows, not_annotated, tree, args, logger)
-    for name, some in files.items():
+    for name, rows in files.items():
         name = f"{name}.{args.format}"
-        contents[name] = f"{len(some)} examples", "".join(format_row(name, *row) for row in some)
+        contents[name] = f"{len(rows)} examples", "".join(format_row(name, *row) for row in rows)
     if conflicts:
         lines = [conflict_line(*conflict, names) for conflict in conflicts.items()]
         contents["conflicts.jsonl"] = f"{len(lines)} examples", "".join(lines)

@@ -3,7 +3,7 @@
     python prune.py --dataset_dir data --params_dir checkpoint --output_dir prune --width_mult_list 3/4 2/3 1/2
 
 Reads   params_dir/                        a checkpoint of train.py
-        dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see hierarchical/rows.py)
+        dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see rows.py)
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
 Writes  output_dir/width_mult_0.75/        for each width, its ratio rounded to two decimals: the best so far on dev, a
                                            checkpoint like train.py's, which every script takes as --params_path
@@ -187,9 +187,7 @@ def evaluate(args, task, model):
     """Scores.result() of a model on the dev rows, logged, without the labels'."""
     batch_size, decision = args.per_device_eval_batch_size, task.checkpoint.decision
     with progress_bar(len(task.dev_ids), "dev") as bar:
-        scores = score(
-            model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update
-        ).result()
+        scores = score(model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update).result()
     get_logger().info(
         f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
         f"macro f1 score: {scores['macro_f1']:.5f}"
@@ -266,9 +264,7 @@ def save_width(width, task):
     width.folder.mkdir(parents=True, exist_ok=True)
     for graph in {*width.folder.glob(f"{GRAPH}.*"), *width.folder.glob("*.onnx")}:
         graph.unlink()  # of an earlier run: it would not fit the new weights
-    save_checkpoint(
-        width.folder, width.model, task.checkpoint.tokenizer, task.tree, task.checkpoint.decision
-    )
+    save_checkpoint(width.folder, width.model, task.checkpoint.tokenizer, task.tree, task.checkpoint.decision)
 
 
 def latencies(args, task, models):

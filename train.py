@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" train.py --dataset_dir data --device cpu
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data
 
-Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see hierarchical/rows.py)
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see rows.py)
 Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, labels, decision settings
         save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
         save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score
@@ -197,9 +197,7 @@ def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
     with progress_bar(len(ids[rank::world]), "dev") as bar:
-        scores = score(
-            trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss
-        )
+        scores = score(trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss)
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
         trainer.paddle.distributed.all_reduce(shared)

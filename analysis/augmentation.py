@@ -106,9 +106,7 @@ class MaskedModel:
         state, wanted, prefix = read_weights(weights), self.model.state_dict(), f"{self.model.base_model_prefix}."
         for name, source in family.masked_ties.items():  # files need not hold what other names hold already
             state.setdefault(name, state.get(source, state.get(source.removeprefix(prefix))))
-        found = {
-            name: state.get(name, state.get(name.removeprefix(prefix))) for name in wanted if "pooler" not in name
-        }
+        found = {name: state.get(name, state.get(name.removeprefix(prefix))) for name in wanted if "pooler" not in name}
         faults = [n for n, value in found.items() if value is None or list(value.shape) != list(wanted[n].shape)]
         if faults:
             raise InputError(

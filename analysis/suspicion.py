@@ -3,7 +3,6 @@
 import numpy as np
 
 from analysis.neighbours import nearest
-from hierarchical.checkpoints import Checkpoint
 from hierarchical.console import progress_bar
 from hierarchical.devices import set_device
 from hierarchical.errors import InputError

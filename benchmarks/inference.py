@@ -13,7 +13,6 @@ predictor reaches of a bare session fed with sorted batches, and of the processo
 matrix product in the same library. A matrix product of an [m, k] and a [k, n] matrix counts 2 m k n operations.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -35,12 +34,12 @@ from hierarchical.engines import OnnxModel
 from hierarchical.predictor import Predictor
 from metric import evaluate
 from utils import (
-    HelpFormatter,
     LabelTree,
     atomic_write,
     check_minima,
     length_sorted_batches,
     load_rows,
+    make_parser,
     multi_hot,
     pad,
     run,

@@ -11,29 +11,28 @@ run is a command of its own, as one would type it, timed from its start to its e
 writing count. Settings of threads and matrix kernels in the environment are kept from both, so that each has its own.
 """
 
-import argparse
 import json
 import os
 import random
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean, median
 
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from utils import InputError, Problems, atomic_write, read_lines, require_file, run
+from benchmarks.timing import BUSY, timed
+from utils import InputError, Problems, atomic_write, make_parser, read_lines, require_file, run
 
 SIDES = ("ours", "plain")
 TARGETS = {"train": 2.5, "predict": 3.0}
 WHOLE, WITHOUT, CPU = "whole command", "without start-up", "CPU, without start-up"
 MEASURES = {WHOLE: ("seconds", True), WITHOUT: ("seconds", False), CPU: ("cpu_seconds", False)}  # does start-up count?
-TUNING = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "FLAGS_")
-IMPORTS = "import utils, hierarchical.training as t; t.read_config; from hierarchical import devices; devices.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
+IMPORTS = (
+    "import train, predict; from hierarchical import devices; devices.set_device('cpu'); "
+    "import paddlenlp.transformers as t; t.ErnieModel"
+)
 
 
 def parse_args():

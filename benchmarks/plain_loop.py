@@ -28,7 +28,7 @@ from paddlenlp.transformers import AutoModelForSequenceClassification, AutoToken
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from metric import evaluate
-from utils import LabelTree, levels_text
+from utils import HelpFormatter, LabelTree, levels_text, make_parser
 
 
 def parse_args():

@@ -10,7 +10,6 @@ labels   makes up many labels, indexes them with an encoder, and retrieves them 
 Both take all cores; the machine should have nothing else to do.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ if not __package__:  # run as a file: the project's root must be found
 from retrieval_based.encoder import Encoder
 from retrieval_based.index import SemanticIndex, labels_index, recalls
 from retrieval_based.vectors import Vectors
-from utils import LabelTree, run
+from utils import HelpFormatter, LabelTree, make_parser, run
 
 
 def parse_args():

@@ -19,7 +19,6 @@ made again. At the end a table: mean, lowest and highest over the draws.
 is that of labels that nothing was trained on; that of the others is compared with the run on all rows.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -31,12 +30,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
+from hierarchical.tokenizer import load_tokenizer
 from metric import evaluate
 from retrieval_based.encoder import most_specific
 from retrieval_based.index import recalls
 from retrieval_based.results import read_retrieved
-from hierarchical.tokenizer import load_tokenizer
-from utils import InputError, LabelTree, load_rows, multi_hot, run, write_rows
+from utils import InputError, LabelTree, load_rows, make_parser, multi_hot, run, write_rows
 
 MOST_EPOCHS = {"fine-tuning": 30, "few-shot": 16, "prompt": 16, "retrieval": 20}
 TABLE = ["fine-tuning", "few-shot", "retrieval"]

@@ -15,7 +15,6 @@ a late one is timed from the moment when it was due. All of this shares the core
 in the times of both servers, not in those of the bare session. CPU is that of the server's processes, user and system.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -27,11 +26,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.timing import BUSY
 from benchmarks.serving_load import begin_load, cpu_seconds, end_load, figures, http_server, report, triton
+from benchmarks.timing import BUSY
 from hierarchical.devices import available_cores
 from hierarchical.predictor import Predictor
-from utils import length_sorted_batches, load_rows, pad, run
+from utils import length_sorted_batches, load_rows, make_parser, pad, run
 
 BATCH_SIZE = 32  # of the bare session
 WARM_UP = 2  # seconds

@@ -14,7 +14,6 @@ wrong. schemathesis (pip install schemathesis==4.32.5, in an environment of its 
 /openapi.json describes for two minutes, and compares the answers with it.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -32,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from benchmarks.serving_load import http_server
-from utils import InputError, atomic_write, run
+from utils import InputError, atomic_write, make_parser, run
 
 KEY = "only for this test"
 PATHS = ("/v1/classify", "/v1/explain", "/models/cls_hierarchical")

@@ -13,7 +13,6 @@ must stay. As soon as the load ends, one client asks until its times are normal 
 killed (kill -9) and started anew, as systemd would do it: each request must end in an answer or an error, at once.
 """
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from benchmarks.serving_load import begin_load, end_load, figures, http_server, processes, report, start
-from utils import LabelTree, load_rows, run
+from utils import LabelTree, load_rows, make_parser, run
 
 ALLOWED = {200, 429, 503}
 CLIENTS, SOAK_CLIENTS = 32, 1000  # connections; the queue of the server holds 512 texts

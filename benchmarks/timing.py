@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from hierarchical.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
+TUNING = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "FLAGS_")  # settings that each side is to make itself
 BUSY = 0.3  # load average above which the machine is not idle
 
 

@@ -49,9 +49,7 @@ class Checkpoint:
     weights: Path | None
 
     @classmethod
-    def open(
-        cls, directory: str | Path, max_seq_length: int | None = None, exported: bool = False
-    ) -> "Checkpoint":
+    def open(cls, directory: str | Path, max_seq_length: int | None = None, exported: bool = False) -> "Checkpoint":
         """Read a checkpoint, or with `exported` an export. Raises InputError for what is missing or damaged.
 
         max_seq_length: replaces the one of the training, with a warning.

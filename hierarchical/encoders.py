@@ -40,7 +40,7 @@ class Block(NamedTuple):
 class Family:
     """What the library calls the parts of one kind of encoder.
 
-    `model` is always a network of `modeling.build_model`: the encoder under `model.base_model_prefix`, and a classifier.
+    `model` is a network of `modeling.build_model`: the encoder under `model.base_model_prefix`, and a classifier.
     """
 
     title: str  # for people

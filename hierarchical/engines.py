@@ -172,7 +172,8 @@ def run_batches(
     """What `compute` gives for tokenised texts, float32 [N, width], in the order given.
 
     compute: int64 token ids [n, T], padded -> float32 [n, width]; `callers` threads call it, each with batches of its
-    own; with one caller this thread does. progress: called with the rows of each batch done. Raises InputError for numbers that are not finite.
+    own; with one caller this thread does. progress: called with the rows of each batch done. Raises InputError for
+    numbers that are not finite.
     """
     outputs = np.zeros((len(ids), width), np.float32)
 

@@ -169,7 +169,9 @@ def export_checkpoint(
         for path in list(work.iterdir()):
             if path in models or (path.suffix != ".onnx" and format != "onnx"):
                 os.replace(path, output_path / path.name)
-    if checkpoint.directory.resolve() != output_path.resolve():  # a width of prune.py is exported into its own directory
+    if (
+        checkpoint.directory.resolve() != output_path.resolve()
+    ):  # a width of prune.py is exported into its own directory
         copy_settings(checkpoint, output_path)
     return [output_path / path.name for path in models]
 
@@ -194,7 +196,7 @@ def write_record(path: Path, n_rows: int, table: list[dict]) -> None:
 def with_exports(
     model: Any, weights: Path, pad_id: int, paths: list[Path], batch_size: int
 ) -> dict[str, tuple[Callable, list[Path]]]:
-    """What `compare` compares: "checkpoint", the network whose weights are in a file, and the exported files by name."""
+    """What `compare` compares: "checkpoint", the network, whose weights are in a file, and exported files by name."""
     width, cores = model.config.num_labels, available_cores()
 
     def network(ids, progress=None):

@@ -10,7 +10,7 @@ from itertools import chain
 
 import numpy as np
 
-from hierarchical.errors import InputError, Problems
+from hierarchical.errors import Problems
 from hierarchical.files import read_lines, require_file
 
 SEPARATOR, WORD_SEPARATOR = "##", "=="

@@ -79,7 +79,6 @@ class Decision:
             raise ValueError(f"unknown decision settings {', '.join(unknown)}; known are {', '.join(known)}")
         return cls(**settings)
 
-
     def updated(self, **asked):
         """The Decision with the settings that are not None in place of its own. Raises ValueError like the class.
 

@@ -7,7 +7,7 @@
 Reads   a folder of export_model.py, or a model in one: <prefix>.onnx, or <prefix>.{pdmodel or json, pdiparams} with the
         back end paddle; beside it label.txt, decision.json, config.json and the tokenizer's files
         or a checkpoint of train.py, or a width_mult_* folder of prune.py
-An export needs onnxruntime and numpy (ERNIE-M: sentencepiece too), a checkpoint all that train.py needs. Writes nothing.
+Writes nothing. An export needs onnxruntime and numpy (ERNIE-M: sentencepiece too), a checkpoint what train.py needs.
 """
 
 import json
@@ -223,7 +223,7 @@ def require_export(path: str | Path) -> None:
     """Raise InputError where a script that runs exported models alone is given a checkpoint."""
     if is_checkpoint(path):
         raise InputError(
-            f"{path}: a checkpoint, and an exported model is needed here. Make one with export_model.py; in a folder of "
+            f"{path}: a checkpoint, where an exported model is needed. Make one with export_model.py; in a folder of "
             "prune.py it is called pruned_model."
         )
 

@@ -1,8 +1,8 @@
 """Labelled rows: their one reader, in three formats, and their writer.
 
-    *.txt     `text<TAB>label,label,...`, one row per line
-    *.jsonl   {"text": "...", "labels": ["...", ...]}  labels may hold commas, [] means none applies
-    *.csv     a header line, then text, label, label, ... with CSV quoting
+*.txt     `text<TAB>label,label,...`, one row per line
+*.jsonl   {"text": "...", "labels": ["...", ...]}  labels may hold commas, [] means none applies
+*.csv     a header line, then text, label, label, ... with CSV quoting
 """
 
 import csv

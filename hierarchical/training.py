@@ -5,7 +5,6 @@ parameters, optimizer moments and counters are the whole state: a resumed run re
 """
 
 import json
-import os
 import signal
 import sys
 import time

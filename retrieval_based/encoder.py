@@ -22,7 +22,7 @@ from hierarchical.engines import OnnxModel, run_batches
 from hierarchical.errors import InputError
 from hierarchical.labels import SEPARATOR
 from hierarchical.modeling import build_model, library_config, model_inputs, predict_logits
-from hierarchical.weights import find_weights, load_weights
+from hierarchical.weights import load_weights
 from utils import add_device_argument, add_max_seq_length_argument
 
 EXPORTED = "inference.get_pooled_embedding"

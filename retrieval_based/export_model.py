@@ -42,7 +42,9 @@ def main(argv=None):
         raise InputError(f"{source}: is an export already; pass the model_best/ it was made from.")
     if find_weights(target):
         raise InputError(f"{target}: holds a checkpoint, whose files would be overwritten. Pass another --output_path.")
-    require_onnx_size(encoder.file, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is")
+    require_onnx_size(
+        encoder.file, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is"
+    )
     encoder.load("cpu")  # the graph is the same everywhere
     paddle = set_device("cpu")
     target.mkdir(parents=True, exist_ok=True)

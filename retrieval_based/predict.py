@@ -5,7 +5,7 @@
     python retrieval_based/predict.py --dataset_dir data --index_dir index_rows                 # rows vote
     python retrieval_based/predict.py --text_pair_file data/dev.txt                             # cosines to stdout
 
-Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see hierarchical/rows.py), whose labels are ignored
+Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see rows.py), whose labels are ignored
         text_pair_file          rows text<TAB>label
         params_path, and index_dir or corpus_file
 Writes  output_file             as predict.py of the main route does; the similarities stand as "probabilities"

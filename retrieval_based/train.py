@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" retrieval_based/train.py --model_name ...
     python -m paddle.distributed.launch --gpus "0,1" retrieval_based/train.py --device gpu --model_name ...
 
-Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see hierarchical/rows.py)
+Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see rows.py)
         corpus_file                              all labels
 Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
         save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
@@ -260,9 +260,7 @@ def main(argv=None):
         warmup_steps=round(args.warmup_proportion * total_steps),
         logging_steps=args.log_steps,
     )
-    trainer = PairTrainer(
-        paddle, settings, model, total_steps, pairs, closures, label_ids, args.margin, args.scale
-    )
+    trainer = PairTrainer(paddle, settings, model, total_steps, pairs, closures, label_ids, args.margin, args.scale)
     if args.resume:
         trainer.restore(arrays, progress.step)
         logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")

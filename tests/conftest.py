@@ -127,7 +127,7 @@ def real_milvus(tmp_path_factory):
 def paddle():
     """paddle, set to the CPU as the scripts do it; also keeps subprocesses of the tests from starting many threads."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from runtime import set_device
+    from hierarchical.devices import set_device
 
     return set_device("cpu")
 
@@ -139,12 +139,13 @@ def tiny_checkpoint(paddle, tmp_path_factory):
     Its classifier is spread out, so that the probabilities of different texts differ by far more than rounding errors,
     reach from near 0 to near 1, and a text gets about a dozen labels.
     """
-    from checkpoints import write_settings
+    from hierarchical.checkpoints import write_settings
+    from hierarchical.modeling import build_model, predict_logits, read_config
+    from hierarchical.tokenizer import load_tokenizer
+    from hierarchical.weights import write_weights
+
     from metric import Decision
-    from modeling import build_model, predict_logits, read_config
-    from tokenizer import load_tokenizer
     from utils import LabelTree, load_rows
-    from weights import write_weights
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     folder.mkdir()

@@ -7,15 +7,15 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from hierarchical.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
+from deploy.predictor.predictor import Predictor
+from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.weights import find_weights
 
 import export_model
-from checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
-from deploy.predictor.predictor import Predictor
 from export_model import export_checkpoint, warn_about
 from metric import Decision
-from modeling import predict_logits, sigmoid
 from utils import InputError, LabelTree, file_digest, load_rows, run
-from weights import find_weights
 
 from tests.conftest import SAMPLE  # isort: skip
 

@@ -20,13 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 sys.path.insert(0, str(ROOT))
 
+from hierarchical.checkpoints import load_checkpoint, write_settings  # noqa: E402
+from hierarchical.modeling import model_inputs  # noqa: E402
+from hierarchical.tokenizer import load_tokenizer  # noqa: E402
+from hierarchical.weights import WEIGHTS  # noqa: E402
+
 import predict  # noqa: E402
-from checkpoints import load_checkpoint, write_settings  # noqa: E402
 from metric import Decision, decide  # noqa: E402
-from modeling import model_inputs  # noqa: E402
-from tokenizer import load_tokenizer  # noqa: E402
 from utils import LabelTree, Problems, run  # noqa: E402
-from weights import WEIGHTS  # noqa: E402
 
 TREE = LabelTree.read(DATA / "label.txt")
 TEXTS = (DATA / "data.txt").read_text(encoding="utf-8").splitlines()[:20]

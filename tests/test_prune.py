@@ -12,17 +12,17 @@ import sys
 from argparse import ArgumentTypeError
 from fractions import Fraction
 
+from hierarchical import checkpoints
+from hierarchical import modeling
 import numpy as np
 import pytest
+from hierarchical import weights
+from deploy.predictor.predictor import Predictor
 
-import checkpoints
-import modeling
 import predict
 import prune
 import train
-import weights
 from deploy.predictor import infer
-from deploy.predictor.predictor import Predictor
 from metric import Decision
 from tests.conftest import ROOT, SAMPLE
 from utils import LabelTree, load_rows, run

@@ -101,10 +101,11 @@ def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(ru
 
 
 def test_the_saved_model_has_the_score_that_was_logged(run_train, rows_dir, tmp_path):
-    from checkpoints import load_checkpoint
+    from hierarchical.checkpoints import load_checkpoint
+    from hierarchical.modeling import score
+    from hierarchical.tokenizer import load_tokenizer
+
     from metric import Decision
-    from modeling import score
-    from tokenizer import load_tokenizer
     from utils import LabelTree, load_rows
 
     save = tmp_path / "checkpoint"

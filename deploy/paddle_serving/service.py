@@ -80,7 +80,9 @@ def main(argv=None):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     ready = f"Serving on http://{args.host}:{config['http_port']}{ROUTE} and gRPC {args.host}:{config['rpc_port']}"
-    died = service.run(lambda: logger.info(f"{ready}; {len(model.tree)} labels, {model.tokenizer.max_seq_length} tokens"))
+    died = service.run(
+        lambda: logger.info(f"{ready}; {len(model.tree)} labels, {model.tokenizer.max_seq_length} tokens")
+    )
     if died:
         logger.error(f"A process that holds the model has died: see {args.config.parent / 'PipelineServingLogs'}")
     sys.stdout.flush()

@@ -3,8 +3,8 @@
 import logging
 
 import pytest
+from hierarchical.checkpoints import write_settings
 
-from checkpoints import write_settings
 from metric import Decision
 from utils import run
 

@@ -147,11 +147,10 @@ def masked_directory(paddle, tmp_path_factory):
 
     It has some more outputs than vocab.txt has lines, as published models can have.
     """
+    from hierarchical.modeling import read_config
     from paddlenlp.transformers import ErnieForMaskedLM
-
-    from modeling import read_config
-    from tokenizer import load_tokenizer
-    from weights import write_weights
+    from hierarchical.tokenizer import load_tokenizer
+    from hierarchical.weights import write_weights
 
     source, folder = ROOT / "data" / "tiny-ernie", tmp_path_factory.mktemp("mlm")
     tokenizer = load_tokenizer(source, 64)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hierarchical.modeling import sigmoid
 from sklearn.linear_model import LogisticRegression
 
 from analysis import dirty
 from analysis.dirty import fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
-from modeling import sigmoid
 from utils import LabelTree, Rows, load_rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+from hierarchical import checkpoints
+from hierarchical import modeling
 import numpy as np
 import pytest
+from hierarchical.checkpoints import read_settings, write_settings
 
-import checkpoints
-import modeling
 from analysis import evaluate
-from checkpoints import read_settings, write_settings
 from metric import Decision
 from utils import LabelTree, run
 
@@ -364,9 +364,10 @@ def run_as_script(monkeypatch, checkpoint, sample, output, *flags):
 
 
 def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, monkeypatch, printed):
-    from checkpoints import load_checkpoint
-    from modeling import score
-    from tokenizer import load_tokenizer
+    from hierarchical.checkpoints import load_checkpoint
+    from hierarchical.modeling import score
+    from hierarchical.tokenizer import load_tokenizer
+
     from utils import load_rows
 
     found = run_as_script(monkeypatch, tiny_checkpoint, sample, tmp_path / "scores.json")

@@ -8,11 +8,12 @@ import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+from hierarchical import checkpoints
+from hierarchical import modeling
 import numpy as np
 import pytest
+from hierarchical.checkpoints import write_settings
 
-import checkpoints
-import modeling
 from analysis import evaluate
 from analysis.report import (
     Findings,
@@ -26,7 +27,6 @@ from analysis.report import (
     threshold_chart,
     write_report,
 )
-from checkpoints import write_settings
 from metric import Decision, Scores, decide
 from utils import LabelTree, Rows
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hierarchical.checkpoints import load_checkpoint, open_checkpoint
+from hierarchical.modeling import encode_features, predict_logits, sigmoid
 
 from analysis import sent_interpret
 from analysis.cases import Case
 from analysis.sent_interpret import nearest, page_case, result_lines
-from checkpoints import load_checkpoint, open_checkpoint
 from metric import decide
-from modeling import encode_features, predict_logits, sigmoid
 from utils import LabelTree, load_rows, run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hierarchical.checkpoints import load_checkpoint, open_checkpoint
+from hierarchical.modeling import predict_logits, sigmoid
 
 from analysis import word_interpret
 from analysis.cases import Case
@@ -26,8 +28,6 @@ from analysis.word_interpret import (
     terminal_line,
     word_spans,
 )
-from checkpoints import load_checkpoint, open_checkpoint
-from modeling import predict_logits, sigmoid
 from utils import LabelTree, load_rows, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,8 +192,8 @@ def test_ernie_m_and_words_without_tokens(paddle):
     folder = ROOT.parent / "shared" / "models" / "ernie-m-small"
     if not folder.is_dir():
         pytest.skip(f"no model {folder}")
-    from modeling import build_model, read_config
-    from tokenizer import load_tokenizer
+    from hierarchical.modeling import build_model, read_config
+    from hierarchical.tokenizer import load_tokenizer
 
     config = read_config(folder)
     config.num_labels, config.num_hidden_layers = len(TREE), 1

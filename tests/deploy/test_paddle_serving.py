@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from deploy.predictor.predictor import Predictor
+from hierarchical.modeling import sigmoid
 
 from deploy.paddle_serving import client, http_client, make_config
 from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, ROUTE, labels_of, texts_of
-from deploy.predictor.predictor import Predictor
 from metric import Decision, decide
-from modeling import sigmoid
 from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip

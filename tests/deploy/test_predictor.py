@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hierarchical.checkpoints import load_checkpoint, open_checkpoint
+from deploy.predictor.predictor import Predictor, find_gpu, has_bf16, model_path
+from hierarchical.modeling import predict_logits, sigmoid
 
 import predict
-from checkpoints import load_checkpoint, open_checkpoint
 from deploy.predictor import infer, predictor
-from deploy.predictor.predictor import Predictor, find_gpu, has_bf16, model_path
 from metric import Scores, decide
-from modeling import predict_logits, sigmoid
 from utils import InputError, file_digest, load_rows
 
 from tests.conftest import ROOT, SAMPLE  # isort: skip

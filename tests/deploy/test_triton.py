@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from deploy.predictor.predictor import Predictor
+from hierarchical.modeling import sigmoid
+
 from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
 from metric import decide
-from modeling import sigmoid
 from utils import InputError, file_digest
 
 from tests.conftest import ROOT  # isort: skip

@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
+from hierarchical.modeling import model_inputs, predict_logits, read_config, sigmoid
 from template import TEXT_ONLY, TemplateTokenizer
+from hierarchical.tokenizer import load_tokenizer
 
-from modeling import model_inputs, predict_logits, read_config, sigmoid
 from tests.few_shot.conftest import FOLDER
-from tokenizer import load_tokenizer
 from utils import InputError, LabelTree
 
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经"], words=["体育", "足球", "", ""])

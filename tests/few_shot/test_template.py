@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 from template import TEXT_ONLY, Part, TemplateTokenizer, load_template, parse_template
+from hierarchical.tokenizer import load_tokenizer
 
-from tokenizer import load_tokenizer
 from utils import InputError
 
 VOCAB_SIZE = 100

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-
 from deploy.predictor.predictor import Predictor
-from modeling import sigmoid
+from hierarchical.modeling import sigmoid
+from safetensors.numpy import save_file
+from hierarchical.weights import read_weights
+
 from tests.few_shot.conftest import load_script
 from utils import InputError
-from weights import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = "体育\n体育##足球==踢球\n体育##篮球\n财经\n财经##股票\n"
@@ -119,7 +119,7 @@ def test_training_learns_its_rows(arguments, tmp_path, run_script):
 @pytest.mark.parametrize("stopped_at", [1, 3, 4])  # before the first evaluation, within an epoch, at an evaluation
 def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_script, monkeypatch, stopped_at):
     """Evaluations after steps 2, 4 and 5, epochs of 2 steps: what is due at a stop must not be left out."""
-    import training
+    from hierarchical import training
 
     out, flags = tmp_path / "out", ["--do_train", "--max_steps", 5, "--eval_steps", 2]
     run_script("train", *arguments, *flags)

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from deploy.predictor.predictor import run_batches
+from hierarchical.modeling import model_inputs
 from safetensors.numpy import load_file
 
-from deploy.predictor.predictor import run_batches
-from modeling import model_inputs
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder, center, project
 from retrieval_based.index import SemanticIndex, writing

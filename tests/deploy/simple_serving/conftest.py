@@ -11,9 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-
 from deploy.predictor.predictor import Predictor
-from modeling import sigmoid
+from hierarchical.modeling import sigmoid
+
 from utils import load_rows
 
 from tests.conftest import ROOT, SAMPLE  # isort: skip

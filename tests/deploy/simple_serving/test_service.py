@@ -14,6 +14,7 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 # ruff: noqa: E402
 
 from deploy.predictor.predictor import Predictor
+
 from deploy.simple_serving.model import words_of
 from metric import decide
 

@@ -4,8 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
-from stratify import stratified_split
+from hierarchical.stratify import stratified_split
 
 HALVES = [Fraction(1, 2)] * 2
 FOUR_FIFTHS = [Fraction(4, 5), Fraction(1, 5)]

@@ -5,13 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
+from hierarchical.checkpoints import load_checkpoint
+from hierarchical.modeling import predict_logits
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights, read_weights, write_weights
 
-from checkpoints import load_checkpoint
-from modeling import predict_logits
 from tests.test_modeling import TEXTS, tiny_model
-from tokenizer import load_tokenizer
 from utils import InputError
-from weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights, read_weights, write_weights
 
 
 def state_of(model):

@@ -6,12 +6,11 @@ Everything holds for ERNIE and ERNIE-M, and for a network that has been cut befo
 
 from fractions import Fraction
 
+from hierarchical import dynabert
 import numpy as np
 import pytest
-
-import dynabert
-from dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
-from modeling import build_model, model_inputs, predict_logits
+from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
+from hierarchical.modeling import build_model, model_inputs, predict_logits
 
 LAYERS, HEADS, HEAD, HIDDEN, LABELS = 3, 4, 4, 16, 5
 NEURONS = {"ernie": 24, "ernie_m": 4 * HIDDEN}  # the library's ERNIE-M does not ask how many

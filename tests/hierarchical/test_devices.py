@@ -3,9 +3,9 @@
 import os
 
 import pytest
+from hierarchical import devices
+from hierarchical.devices import prepare_runtime, set_device
 
-import runtime
-from runtime import prepare_runtime, set_device
 from utils import InputError
 
 

@@ -174,10 +174,19 @@ def test_topdown_within_raw_within_closure(case):
         assert (raw == (probabilities.astype(float) > threshold)).all()
 
 
-@pytest.mark.parametrize("decision", [
-    Decision(), Decision(0.25, "closure", 1, 3), Decision([0.1, 0.2, 0.3], "topdown"), Decision(top_k=2),
-    Decision(np.array([0.5, 0.25])), Decision(np.float64(0.125)), Decision(1), Decision(max_labels=1),
-])
+@pytest.mark.parametrize(
+    "decision",
+    [
+        Decision(),
+        Decision(0.25, "closure", 1, 3),
+        Decision([0.1, 0.2, 0.3], "topdown"),
+        Decision(top_k=2),
+        Decision(np.array([0.5, 0.25])),
+        Decision(np.float64(0.125)),
+        Decision(1),
+        Decision(max_labels=1),
+    ],
+)
 def test_decision_round_trip(decision):
     assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
 
@@ -187,45 +196,51 @@ def test_decision_defaults_for_missing_keys():
     assert Decision.from_dict({"top_k": 3}) == Decision(top_k=3)
 
 
-@pytest.mark.parametrize("wrong, said", [
-    ({"treshold": 0.5}, "unknown decision settings treshold; known are threshold"),
-    ({"threshold": 1.5}, "from 0 to 1"),
-    ({"threshold": -0.1}, "from 0 to 1"),
-    ({"threshold": float("nan")}, "from 0 to 1"),
-    ({"threshold": "0.5"}, "from 0 to 1"),
-    ({"threshold": True}, "from 0 to 1"),
-    ({"threshold": None}, "from 0 to 1"),
-    ({"threshold": {"组织": 0.5}}, "from 0 to 1"),
-    ({"threshold": [0.5, "x"]}, "from 0 to 1"),
-    ({"threshold": [[0.5]]}, "from 0 to 1"),
-    ({"decoding": "top-down"}, "one of raw, closure, topdown"),
-    ({"decoding": ["raw"]}, "one of raw, closure, topdown"),
-    ({"min_labels": -1}, "0 or more"),
-    ({"min_labels": 1.0}, "whole number"),
-    ({"min_labels": None}, "whole number"),
-    ({"max_labels": 0}, "1 or more"),
-    ({"max_labels": True}, "whole number"),
-    ({"top_k": 0}, "1 or more"),
-    ({"top_k": "3"}, "whole number"),
-    ({"min_labels": 3, "max_labels": 2}, "must not be above"),
-    ({"top_k": 3, "min_labels": 1}, "already fixes"),
-    ({"top_k": 3, "max_labels": 3}, "already fixes"),
-    (["raw"], "must be a dict"),
-])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"treshold": 0.5}, "unknown decision settings treshold; known are threshold"),
+        ({"threshold": 1.5}, "from 0 to 1"),
+        ({"threshold": -0.1}, "from 0 to 1"),
+        ({"threshold": float("nan")}, "from 0 to 1"),
+        ({"threshold": "0.5"}, "from 0 to 1"),
+        ({"threshold": True}, "from 0 to 1"),
+        ({"threshold": None}, "from 0 to 1"),
+        ({"threshold": {"组织": 0.5}}, "from 0 to 1"),
+        ({"threshold": [0.5, "x"]}, "from 0 to 1"),
+        ({"threshold": [[0.5]]}, "from 0 to 1"),
+        ({"decoding": "top-down"}, "one of raw, closure, topdown"),
+        ({"decoding": ["raw"]}, "one of raw, closure, topdown"),
+        ({"min_labels": -1}, "0 or more"),
+        ({"min_labels": 1.0}, "whole number"),
+        ({"min_labels": None}, "whole number"),
+        ({"max_labels": 0}, "1 or more"),
+        ({"max_labels": True}, "whole number"),
+        ({"top_k": 0}, "1 or more"),
+        ({"top_k": "3"}, "whole number"),
+        ({"min_labels": 3, "max_labels": 2}, "must not be above"),
+        ({"top_k": 3, "min_labels": 1}, "already fixes"),
+        ({"top_k": 3, "max_labels": 3}, "already fixes"),
+        (["raw"], "must be a dict"),
+    ],
+)
 def test_bad_decision_settings(wrong, said):
     with pytest.raises(ValueError, match=said):
         Decision.from_dict(wrong)
 
 
-@pytest.mark.parametrize("probabilities, said", [
-    (np.full((2, 5), 0.5), "shape"),
-    (np.full(6, 0.5), "shape"),
-    (np.full((1, 2, 6), 0.5), "shape"),
-    ([[0.5, 0.5, np.nan, 0.5, 0.5, 0.5]], "NaN"),
-    (np.array([[3.0, -2.0, 0, 0, 0, 0]]), "sigmoid"),
-    (np.array([["0.5"] * 6]), "numbers"),
-    (np.array([[None] * 6]), "numbers"),
-])
+@pytest.mark.parametrize(
+    "probabilities, said",
+    [
+        (np.full((2, 5), 0.5), "shape"),
+        (np.full(6, 0.5), "shape"),
+        (np.full((1, 2, 6), 0.5), "shape"),
+        ([[0.5, 0.5, np.nan, 0.5, 0.5, 0.5]], "NaN"),
+        (np.array([[3.0, -2.0, 0, 0, 0, 0]]), "sigmoid"),
+        (np.array([["0.5"] * 6]), "numbers"),
+        (np.array([[None] * 6]), "numbers"),
+    ],
+)
 def test_bad_probabilities(probabilities, said):
     with pytest.raises(ValueError, match=said):
         decide(probabilities, TREE)
@@ -318,8 +333,11 @@ def test_equals_scikit_learn(density):
         labels = np.flatnonzero(tree.levels == level["level"])
         pair = gold[:, labels].astype(int), predicted[:, labels].astype(int)
         for average in ("micro", "macro"):  # a single column would make scikit-learn see a binary problem
-            f1 = metrics.f1_score(*pair, labels=range(len(labels)), average=average, zero_division=0) \
-                if len(labels) > 1 else metrics.f1_score(*pair, zero_division=0)
+            f1 = (
+                metrics.f1_score(*pair, labels=range(len(labels)), average=average, zero_division=0)
+                if len(labels) > 1
+                else metrics.f1_score(*pair, zero_division=0)
+            )
             assert level[f"{average}_f1"] == pytest.approx(f1, rel=1e-12)
         used = (pair[0] | pair[1]).any(axis=1)
         exact = metrics.accuracy_score(pair[0][used], pair[1][used]) if used.any() else 0.0
@@ -411,14 +429,17 @@ def test_nothing_counted_is_all_zero_without_warnings():
             assert result["labels_without_support"] == 6 and result["macro_f1_supported"] == 0
 
 
-@pytest.mark.parametrize("predicted, gold, said", [
-    (np.zeros((2, 5)), np.zeros((2, 6)), "predicted must have the shape"),
-    (np.zeros((2, 6)), np.zeros((2, 5)), "gold must have the shape"),
-    (np.zeros((2, 6)), np.zeros((3, 6)), r"gold must have the shape \[2, 6\]"),
-    (np.zeros(6), np.zeros(6), "shape"),
-    (np.full((2, 6), 0.7), np.zeros((2, 6)), "decide"),
-    (np.zeros((2, 6)), np.full((2, 6), 2), "gold must be multi-hot"),
-])
+@pytest.mark.parametrize(
+    "predicted, gold, said",
+    [
+        (np.zeros((2, 5)), np.zeros((2, 6)), "predicted must have the shape"),
+        (np.zeros((2, 6)), np.zeros((2, 5)), "gold must have the shape"),
+        (np.zeros((2, 6)), np.zeros((3, 6)), r"gold must have the shape \[2, 6\]"),
+        (np.zeros(6), np.zeros(6), "shape"),
+        (np.full((2, 6), 0.7), np.zeros((2, 6)), "decide"),
+        (np.zeros((2, 6)), np.full((2, 6), 2), "gold must be multi-hot"),
+    ],
+)
 def test_bad_label_sets(predicted, gold, said):
     scores = Scores(TREE)
     with pytest.raises(ValueError, match=said):
@@ -552,20 +573,23 @@ def test_cross_fitting_pools_all_rows_and_keeps_the_decision():
     assert plain == evaluate(decide(probabilities, TREE, Decision(min_labels=1)), gold, TREE)
 
 
-@pytest.mark.parametrize("call, said", [
-    (lambda p, g: tune_threshold(p, g[:, :5]), "gold must have the shape"),
-    (lambda p, g: tune_threshold(p + 1, g), "0..1"),
-    (lambda p, g: tune_threshold(p[0], g[0]), "shape"),
-    (lambda p, g: tune_threshold(p, g, criterion="f1"), "criterion must be one of micro_f1, macro_f1"),
-    (lambda p, g: tune_threshold(p, g, TREE, "flat"), "decoding must be one of"),
-    (lambda p, g: tune_threshold(p, g, decoding="closure"), "needs the label tree"),
-    (lambda p, g: tune_threshold(p[:, :5], g[:, :5], TREE), "6 labels"),
-    (lambda p, g: tune_thresholds_per_label(p, g, 1.5), "default"),
-    (lambda p, g: tune_thresholds_per_label(p, g, 0.5, 0), "min_support"),
-    (lambda p, g: tune_thresholds_per_label(p, p, 0.5), "gold must be multi-hot"),
-    (lambda p, g: cross_fitted_score(p, g, TREE, tune_threshold, folds=1), "folds"),
-    (lambda p, g: cross_fitted_score(p, g, TREE, tune_threshold, folds=9), "folds"),
-])
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda p, g: tune_threshold(p, g[:, :5]), "gold must have the shape"),
+        (lambda p, g: tune_threshold(p + 1, g), "0..1"),
+        (lambda p, g: tune_threshold(p[0], g[0]), "shape"),
+        (lambda p, g: tune_threshold(p, g, criterion="f1"), "criterion must be one of micro_f1, macro_f1"),
+        (lambda p, g: tune_threshold(p, g, TREE, "flat"), "decoding must be one of"),
+        (lambda p, g: tune_threshold(p, g, decoding="closure"), "needs the label tree"),
+        (lambda p, g: tune_threshold(p[:, :5], g[:, :5], TREE), "6 labels"),
+        (lambda p, g: tune_thresholds_per_label(p, g, 1.5), "default"),
+        (lambda p, g: tune_thresholds_per_label(p, g, 0.5, 0), "min_support"),
+        (lambda p, g: tune_thresholds_per_label(p, p, 0.5), "gold must be multi-hot"),
+        (lambda p, g: cross_fitted_score(p, g, TREE, tune_threshold, folds=1), "folds"),
+        (lambda p, g: cross_fitted_score(p, g, TREE, tune_threshold, folds=9), "folds"),
+    ],
+)
 def test_bad_tuning_inputs(call, said):
     with pytest.raises(ValueError, match=said):
         call(np.full((8, 6), 0.5), np.zeros((8, 6), dtype=bool))

@@ -16,12 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT.parent / "shared" / "models"
 sys.path.insert(0, str(ROOT))
 
-from tokenizer import load_tokenizer  # noqa: E402
+from hierarchical.tokenizer import load_tokenizer  # noqa: E402
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
-VOCAB = SPECIAL + list("北京今天下雨abcdeilnosuwσ0123456789，。!?[]|#·々가アก") + (
-    "##a ##b ##c ##e ##i ##n ##s ##1 ##2 ##0 ##ア ##σ un ##ion ab ##abc www hello ##lo ｜ ㎡ ® ° × + < 〇 ² 凉 \u1100 ##\u1161 豈 \U0001d165 ##\u302e"
-).split()
+VOCAB = (
+    SPECIAL
+    + list("北京今天下雨abcdeilnosuwσ0123456789，。!?[]|#·々가アก")
+    + (
+        "##a ##b ##c ##e ##i ##n ##s ##1 ##2 ##0 ##ア ##σ un ##ion ab ##abc www hello ##lo ｜ ㎡ ® ° × + < 〇 ² 凉 \u1100 ##\u1161 豈 \U0001d165 ##\u302e"
+    ).split()
+)
 
 ODD = {
     "empty": ["", " ", "\t\r\n", "\u3000\u00a0\u2009", "\u2028\u2029", "\x0b\x0c\x1c\x85", "\u200b"],
@@ -156,7 +160,14 @@ def test_a_megabyte_in_one_line_takes_no_time(tmp_path, name):
     tokenizer = load_tokenizer(write_model(tmp_path) if name == "tiny" else shared_model(name), 128)
     letters = "".join(random.Random(0).choices("abcdelo", k=1_000_000))
     words = " ".join(letters[i : i + 99] for i in range(0, len(letters), 100))
-    for text in ("北京hello 2022，" * 80_000, letters, words, " " * 1_000_000 + "a", "\0" * 1_000_000, "[SEP" * 250_000):
+    for text in (
+        "北京hello 2022，" * 80_000,
+        letters,
+        words,
+        " " * 1_000_000 + "a",
+        "\0" * 1_000_000,
+        "[SEP" * 250_000,
+    ):
         start = time.process_time()
         ids = tokenizer.encode([text])[0]
         assert len(ids) <= 128 and tokenizer.lengths([text])[0] >= len(ids)
@@ -246,7 +257,10 @@ def test_needs_neither_paddle_nor_paddlenlp(tmp_path):
         (lambda folder: (folder / "vocab.txt").unlink(), ["vocab.txt", "No such file", "copy"]),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), ["tokenizer_config.json", "No such file", "give"]),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{"), ["tokenizer_config.json", "not JSON"]),
-        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), ["tokenizer_config.json", "not a JSON object"]),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+            ["tokenizer_config.json", "not a JSON object"],
+        ),
         (lambda folder: (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\n"), ["vocab.txt", "not UTF-8"]),
         (lambda folder: (folder / "vocab.txt").write_text("[PAD]\n[CLS]\n"), ["vocab.txt", "[UNK], [SEP]"]),
         (lambda folder: (folder / "vocab.txt").write_text(""), ["vocab.txt", "[PAD], [UNK], [CLS], [SEP]"]),

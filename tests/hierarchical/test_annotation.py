@@ -9,8 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hierarchical.annotation import import_files, read_export
 
-from annotation import import_files, read_export
 from utils import InputError, LabelTree, Problems, Row
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotation"

@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
+from hierarchical.checkpoints import DECISION, load_checkpoint, read_settings, require_same_labels, write_settings
+from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS
 
-from checkpoints import DECISION, load_checkpoint, read_settings, require_same_labels, write_settings
 from metric import Decision
 from utils import InputError, LabelTree
-from weights import PICKLED_WEIGHTS, WEIGHTS
 
 TREE = LabelTree(["体育", "体育##足球", "财经"])
 

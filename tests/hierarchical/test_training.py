@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hierarchical.training import LOSSES, Trainer, label_frequency_bias, rate_schedule, train_batches
 
 from tests.conftest import NO_GRADIENT, SAMPLE
-from training import LOSSES, Trainer, label_frequency_bias, rate_schedule, train_batches
 from utils import length_sorted_batches
 
 
@@ -70,7 +70,7 @@ def test_rate_schedule(shape, warmup, expected):
 
 
 def make_trainer(paddle, **flags):
-    from modeling import build_model, read_config
+    from hierarchical.modeling import build_model, read_config
 
     config = read_config(SAMPLE / "tiny-ernie")
     config.num_labels, config.hidden_dropout_prob, config.attention_probs_dropout_prob = 3, 0.0, 0.0
@@ -99,7 +99,7 @@ def test_first_adam_step_moves_encoder_and_head_by_their_own_rates(paddle):
 
 def test_loss_is_the_mean_binary_cross_entropy(paddle):
     trainer = make_trainer(paddle)
-    from modeling import predict_logits
+    from hierarchical.modeling import predict_logits
 
     logits = predict_logits(trainer.model, ROWS, 0, 4).astype(np.float64)
     gold = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
