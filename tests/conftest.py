@@ -140,7 +140,8 @@ def tiny_checkpoint(paddle, tmp_path_factory):
     reach from near 0 to near 1, and a text gets about a dozen labels.
     """
     from hierarchical.checkpoints import write_settings
-    from hierarchical.modeling import build_model, predict_logits, read_config
+    from hierarchical.encoders import read_config
+    from hierarchical.modeling import build_model, library_config, predict_logits
     from hierarchical.tokenizer import load_tokenizer
     from hierarchical.weights import write_weights
 
@@ -149,7 +150,7 @@ def tiny_checkpoint(paddle, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     folder.mkdir()
-    tree, config = LabelTree.read(SAMPLE / "label.txt"), read_config(SAMPLE / "tiny-ernie")
+    tree, config = LabelTree.read(SAMPLE / "label.txt"), library_config(read_config(SAMPLE / "tiny-ernie"))
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     config.architectures = ["ErnieForSequenceClassification"]
@@ -166,10 +167,13 @@ def tiny_checkpoint(paddle, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny_checkpoint, tmp_path_factory):
+def tiny_export(paddle, tiny_checkpoint, tmp_path_factory):
     """The path of tiny_checkpoint's export in every format and precision; read from it, and change a copy."""
-    from export_model import export_checkpoint
+    from hierarchical.checkpoints import Checkpoint
+    from hierarchical.exporting import export_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "export"
-    export_checkpoint(tiny_checkpoint, folder, precisions=("float32", "float16", "int8"))
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    model, precisions = checkpoint.load_model(), ("float32", "float16", "int8")
+    export_checkpoint(paddle, checkpoint, model, folder, precisions=precisions)
     return folder
