@@ -4,15 +4,11 @@ A page is parsed with html.parser: what a browser would run or load shows as a t
 """
 
 import json
-import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
-from hierarchical import checkpoints
-from hierarchical import modeling
 import numpy as np
 import pytest
-from hierarchical.checkpoints import write_settings
 
 from analysis import evaluate
 from analysis.report import (
@@ -27,6 +23,8 @@ from analysis.report import (
     threshold_chart,
     write_report,
 )
+from hierarchical import checkpoints, modeling
+from hierarchical.checkpoints import Checkpoint, write_settings
 from metric import Decision, Scores, decide
 from utils import LabelTree, Rows
 
@@ -292,7 +290,7 @@ def call(tmp_path, monkeypatch, data_dir):
 
     tokenizer = SimpleNamespace(pad_id=0, encode=list, **vars(TOKENIZER))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
+    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     monkeypatch.setattr(modeling, "WINDOW", 2)
@@ -306,8 +304,7 @@ def call(tmp_path, monkeypatch, data_dir):
 
     def call(*flags):
         arguments = ["--dataset_dir", data, "--params_path", folder, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        evaluate.main()
+        evaluate.main(list(map(str, arguments)))
 
     return call
 
