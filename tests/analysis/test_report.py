@@ -23,6 +23,7 @@ from analysis.report import (
     threshold_chart,
     write_report,
 )
+from analysis.word_interpret import Part
 from hierarchical import checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, write_settings
 from metric import Decision, Scores, decide
@@ -268,7 +269,7 @@ def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
 def test_the_coloured_words_in_a_browser(tmp_path, opened, width):
     text = "<img src=x onerror=alert(1)>" + "w" * 500 + "字" * 5000
     item = {"label": "甲##子", "probability": 0.9, "predicted": True, "key_words": ["w" * 500]}
-    item["parts"] = [(text[:28], -0.5, -0.5), (text[28:528], 1.0, 1.0), (text[528:], None, None)]
+    item["parts"] = [Part(text[:28], -0.5, -0.5), Part(text[28:528], 1.0, 1.0), Part(text[528:])]
     row = {"text": text, "labels": None, "prediction": ["甲##子"], "explanations": [item]}
     (tmp_path / "words.html").write_text(render("words.html", title="Words", facts={}, rows=[row]), encoding="utf-8")
     page = opened(tmp_path / "words.html", width)

@@ -236,8 +236,8 @@ def test_colours():
     ]
     text = "某，裁员公司了。"
     parts = coloured(text, words)
-    assert "".join(part for part, _, _ in parts) == text
-    assert [(part, weight) for part, _, weight in parts if weight is not None] == [
+    assert "".join(part.text for part in parts) == text
+    assert [(part.text, part.weight) for part in parts if part.weight is not None] == [
         ("裁员", 1.0),
         ("公司", -0.5),
         ("了", 0.05),
