@@ -10,11 +10,12 @@ import numpy as np
 
 from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import progress_bar
+from hierarchical.decisions import Decision, decide
 from hierarchical.encoders import FAMILIES, family_of
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
-from hierarchical.metric import Decision, Scores, decide
+from hierarchical.metric import Scores
 from hierarchical.rows import Rows
 
 if TYPE_CHECKING:
@@ -73,7 +74,15 @@ def predict_logits(
     return _outputs(model, model, model.config.num_labels, ids, pad_id, batch_size, progress)
 
 
-def _outputs(model, forward, width, ids, pad_id, batch_size, progress):
+def _outputs(
+    model: Any,
+    forward: Callable,
+    width: int,
+    ids: list[list[int]],
+    pad_id: int,
+    batch_size: int,
+    progress: Callable | None,
+) -> np.ndarray:
     """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]."""
     import paddle
 
@@ -136,7 +145,7 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
     """
     family, ids = family_of(model), tokenizer.encode(texts)
 
-    def forward(**inputs):
+    def forward(**inputs: Any) -> Any:
         return family.pooled(model, **inputs)
 
     with progress_bar(len(texts), name) as bar:

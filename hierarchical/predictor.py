@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from hierarchical.checkpoints import Checkpoint
+from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, set_device
 from hierarchical.engines import OnnxModel, PaddleModel, exported_models, find_precision, model_path, run_batches
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision, decide
 from hierarchical.modeling import sigmoid, tensors
 from hierarchical.weights import find_weights
 
@@ -128,7 +128,8 @@ class Predictor:
             require_export(path)
         if kind == "checkpoint" or is_checkpoint(path):
             opened = Checkpoint.open(path, max_seq_length)
-            self.file, self.engine = opened.weights, CheckpointModel(opened, device)
+            self.file = opened.weights or Path(path)
+            self.engine = CheckpointModel(opened, device)
         elif backend == "onnx":
             self.file = model_path(path, find_precision(path, precision), ".onnx")
             self.engine = OnnxModel(self.file, device, device_id)
@@ -167,7 +168,7 @@ class Predictor:
     ) -> list[Prediction]:
         """One Prediction for each text, in their order; a blank text has no labels.
 
-        The decision settings replace the stored ones (see metric.Decision); floor: tell the probabilities of labels
+        The decision settings replace the stored ones (see decisions.Decision); floor: tell the probabilities of labels
         above this. Raises ValueError for settings that cannot be.
         """
         if isinstance(texts, str):
@@ -201,7 +202,8 @@ class CheckpointModel:
     labels = None  # they are the checkpoint's own
 
     def __init__(self, checkpoint: Checkpoint, device: str):
-        self.checkpoint, self.device, self.model = checkpoint, device, None
+        self.checkpoint, self.device = checkpoint, device
+        self.model: Any = None
 
     def load(self) -> None:
         self.paddle = set_device(self.device)
