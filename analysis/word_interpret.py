@@ -26,6 +26,7 @@ import re
 import sys
 from bisect import bisect_left, bisect_right
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -232,25 +233,36 @@ def labels_to_explain(case, predicted, probabilities, asked):
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
+class Part(NamedTuple):
+    """A word, or what stands between two words, which has no score.
+
+    weight: -1 to 1, the score as a share of the highest
+    """
+
+    text: str
+    score: float | None = None
+    weight: float | None = None
+
+
 def coloured(text, words):
-    """The text cut into (part, score, weight): weight -1 to 1, as a share of the highest; outside words both None."""
+    """The text cut into Parts."""
     highest = max((abs(word["score"]) for word in words), default=0) or 1.0
     parts, position = [], 0
     for word in words:
-        parts.append((text[position : word["start"]], None, None))
-        parts.append((word["word"], word["score"], word["score"] / highest))
+        parts.append(Part(text[position : word["start"]]))
+        parts.append(Part(word["word"], word["score"], word["score"] / highest))
         position = word["end"]
-    return [*parts, (text[position:], None, None)]
+    return [*parts, Part(text[position:])]
 
 
 def terminal_line(text, words):
     """The text with green behind words that speak for the label, red behind those against it, in three strengths."""
     green, red = (194, 78, 34), (224, 210, 167)  # of the 256 terminal colours, from weak to strong
     line = ""
-    for part, _, weight in coloured(text, words):
-        part = part.translate(FLAT)
-        strength = min(int(abs(weight or 0) * 4), 3)
-        line += f"\033[30;48;5;{(green if weight > 0 else red)[strength - 1]}m{part}\033[0m" if strength else part
+    for part in coloured(text, words):
+        shown, weight = part.text.translate(FLAT), part.weight or 0.0
+        strength = min(int(abs(weight) * 4), 3)
+        line += f"\033[30;48;5;{(green if weight > 0 else red)[strength - 1]}m{shown}\033[0m" if strength else shown
     return line
 
 

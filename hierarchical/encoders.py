@@ -66,11 +66,13 @@ class Family:
 
     def tokens(self, model: Any, **inputs: Any) -> Any:
         """The outputs of all tokens [n, T, hidden size]; `inputs` as in `modeling.model_inputs`, or inputs_embeds."""
-        return self.encoder(model)(**inputs)[0]
+        encoder = self.encoder(model)  # on its own: a call of a call is passed over when a static graph is made
+        return encoder(**inputs)[0]
 
     def pooled(self, model: Any, **inputs: Any) -> Any:
         """What the classifier layer sees of a text [n, hidden size]."""
-        return self.encoder(model)(**inputs)[1]
+        encoder = self.encoder(model)
+        return encoder(**inputs)[1]
 
     def word_embeddings(self, model: Any) -> Any:
         """The layer that turns token ids into vectors."""

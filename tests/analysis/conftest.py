@@ -1,12 +1,30 @@
 """Fixtures of the analysis scripts' tests; each test file has a fixture `call` of its own, which calls its main()."""
 
+import json
 import logging
 
+import numpy as np
 import pytest
-from hierarchical.checkpoints import write_settings
 
+from hierarchical.checkpoints import write_settings
 from metric import Decision
-from utils import run
+from tests.conftest import SAMPLE
+from utils import LabelTree, Rows, run
+
+TREE = LabelTree(["组织", "组织##裁员", "组织##解雇", "财经"])
+PLANTED = (3, 47, 82)
+
+
+def rows_of(texts, labels):
+    return Rows(list(texts), list(labels), 0, 0)
+
+
+def planted_rows():
+    """100 texts on lay-offs and shares, three of them with the labels of the other kind."""
+    places = [name + kind for kind in "县市州省区镇乡村港岛" for name in "甲乙丙丁戊己庚辛壬癸"]
+    texts = [f"{place}某厂{'大批裁员' if i % 2 else '股价大涨'}" for i, place in enumerate(places)]
+    labels = [(0, 1) if (i % 2) != (i in PLANTED) else (3,) for i in range(100)]
+    return rows_of(texts, labels)
 
 
 @pytest.fixture
@@ -65,3 +83,33 @@ def like_a_checkpoint(tmp_path):
         return folder
 
     return like_a_checkpoint
+
+
+@pytest.fixture(scope="session")
+def masked_directory(paddle, tmp_path_factory):
+    """A tiny masked language model with random weights, but for a bias that makes 5 tokens by far the likeliest.
+
+    It has some more outputs than vocab.txt has lines, as published models can have.
+    """
+    from paddlenlp.transformers import ErnieForMaskedLM
+
+    from hierarchical.encoders import read_config
+    from hierarchical.modeling import library_config
+    from hierarchical.tokenizer import load_tokenizer
+    from hierarchical.weights import write_weights
+
+    source, folder = SAMPLE / "tiny-ernie", tmp_path_factory.mktemp("mlm")
+    tokenizer = load_tokenizer(source, 64)
+    paddle.seed(0)
+    config = library_config(read_config(source))
+    config.vocab_size += 3
+    model = ErnieForMaskedLM(config)
+    bias = np.zeros(config.vocab_size, np.float32)
+    bias[-3:] = 300  # no token at all
+    bias[[tokenizer.vocab[char] for char in "天地人上下"]] = 100
+    bias[[tokenizer.vocab[token] for token in ("[SEP]", "[UNK]", "。")]] = 200  # never to be taken
+    model.cls.predictions.decoder.bias.set_value(bias)
+    tokenizer.save(folder)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    write_weights(folder, model)
+    return folder

@@ -1,36 +1,16 @@
-"""analysis/dirty.py: heads against scikit-learn, planted errors, the words of a suspicion, merging, what can be wrong."""
+"""analysis/dirty.py: rows from file to file, merging, and what can be wrong."""
 
 import json
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
-from pathlib import Path
 
-import numpy as np
 import pytest
-from hierarchical.modeling import sigmoid
-from sklearn.linear_model import LogisticRegression
 
 from analysis import dirty
-from analysis.dirty import fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
-from utils import LabelTree, Rows, load_rows
-
-ROOT = Path(__file__).resolve().parents[2]
-TREE = LabelTree(["组织", "组织##裁员", "组织##解雇", "财经"])
-PLANTED = (3, 47, 82)
-
-
-def rows_of(texts, labels):
-    return Rows(list(texts), list(labels), 0, 0)
-
-
-def planted_rows():
-    """100 texts on lay-offs and shares, three of them with the labels of the other kind."""
-    places = [name + kind for kind in "县市州省区镇乡村港岛" for name in "甲乙丙丁戊己庚辛壬癸"]
-    texts = [f"{place}某厂{'大批裁员' if i % 2 else '股价大涨'}" for i, place in enumerate(places)]
-    labels = [(0, 1) if (i % 2) != (i in PLANTED) else (3,) for i in range(100)]
-    return rows_of(texts, labels)
+from tests.analysis.conftest import PLANTED, TREE, planted_rows
+from tests.conftest import ROOT
+from utils import LabelTree, load_rows
 
 
 @pytest.fixture(autouse=True)
@@ -39,125 +19,11 @@ def seen_by_caplog(log_of):
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call():
     def call(*flags):
-        monkeypatch.setattr(sys, "argv", ["dirty.py", *map(str, flags)])
-        dirty.main()
+        dirty.main(list(map(str, flags)))
 
     return call
-
-
-# ---- heads -----------------------------------------------------------------------------------------------------------
-
-
-def test_sigmoid_heads_are_logistic_regressions():
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal((60, 4)).astype(np.float32)
-    targets = features[:, :2] + rng.standard_normal((60, 2)) > 0
-    found = fit_head(features, targets, 0.01)
-    for i in range(2):  # scikit-learn minimizes C * sum of losses + |w|^2 / 2
-        reference = LogisticRegression(C=1 / (2 * 0.01 * 60), fit_intercept=False, tol=1e-8)
-        np.testing.assert_allclose(found[:, i], reference.fit(features, targets[:, i]).coef_[0], atol=1e-3)
-
-
-def test_soft_max_head_has_no_gradient_left():
-    rng = np.random.default_rng(1)
-    features = rng.standard_normal((30, 3)).astype(np.float32)
-    targets = rng.dirichlet(np.ones(4), 30)
-    found = fit_head(features, targets, 0.03, several=False)
-    logits = features @ found
-    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(features.T @ (expected - targets) / 30 + 0.06 * found, 0, atol=1e-3)
-
-
-@pytest.mark.parametrize("texts", [["甲", "乙", "丙"], ["同", "同", "同"], ["甲乙丙", "甲乙丁", "戊"]])
-def test_n_grams_of_odd_texts(texts):
-    features = n_gram_features(texts)
-    assert len(features) == 3 and features.dtype == np.float32 and np.isfinite(features).all()
-    np.testing.assert_allclose(features.mean(0), 0, atol=1e-6)
-
-
-# ---- strategies ------------------------------------------------------------------------------------------------------
-
-
-def test_out_of_fold_finds_what_was_planted():
-    train = planted_rows()
-    gold = train.multi_hot(len(TREE))
-    scores, likely = out_of_fold(train, gold, Namespace(seed=3))
-    assert set(np.argsort(-scores)[:3]) == set(PLANTED)
-    np.testing.assert_allclose(scores, np.abs(gold - likely).max(1))
-    assert np.array_equal(out_of_fold(train, gold, Namespace(seed=3))[0], scores)
-
-
-def test_equal_texts_do_not_vouch_for_each_other():
-    """Three copies of a text with the same wrong label: were they in different folds, they would confirm it."""
-    train = planted_rows()
-    train = rows_of(train.texts + ["丑厂裁员"] * 3, train.labels + [(3,)] * 3)
-    for seed in range(3):
-        scores, likely = out_of_fold(train, train.multi_hot(len(TREE)), Namespace(seed=seed))
-        assert (likely[-3:, 3] < 0.5).all()
-        # of one fold, but for the last bits: a BLAS may multiply the rows of a block in different ways
-        np.testing.assert_allclose(likely[-3:], likely[[-1] * 3], rtol=1e-5)
-
-
-def test_too_few_different_texts(data_dir, refused):
-    folder = data_dir(train_txt="国足出战\t体育\n" * 9)
-    assert "at least 5 different texts" in refused("--dataset_dir", folder, "--dirty_num", 1)
-    assert not (folder / "train_dirty.txt").exists()
-
-
-def outputs(monkeypatch, features, logits=None):
-    monkeypatch.setattr(dirty, "model_outputs", lambda texts, args: (features, logits))
-
-
-def test_neighbours_by_hand(monkeypatch):
-    features = np.array([[1, 0], [1, 0.1], [1, -0.1], [0, 1], [0.1, 1]], np.float32)
-    outputs(monkeypatch, features)
-    monkeypatch.setattr(dirty, "NEIGHBOURS", 2)
-    train = rows_of("甲乙丙丁戊", [(0,), (0,), (3,), (3,), (3,)])
-    scores, likely = neighbours(train, train.multi_hot(4), None)
-    # Row 2's nearest are 0 and 1, which have label 0; row 3's are 4 and 1; row 0's are 1 and 2.
-    np.testing.assert_allclose(likely[[0, 2, 3]], [[0.5, 0, 0, 0.5], [1, 0, 0, 0], [0.5, 0, 0, 0.5]])
-    np.testing.assert_allclose(scores[[0, 2]], [2 * np.log(2), 2 * np.log(100)])
-    assert scores.argmax() == 2
-
-
-def test_representer_weights(monkeypatch):
-    """The weights of a row sum up, over the rows, to the layer that was fitted: the representer theorem."""
-    rng = np.random.default_rng(2)
-    features = rng.standard_normal((12, 3)).astype(np.float32)
-    logits = rng.standard_normal((12, 4)).astype(np.float32)
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    outputs(monkeypatch, features, logits)
-    rank, likely = representer(rows_of("甲" * 12, [()] * 12), None, Namespace(dirty_threshold=0.0))
-    inputs = np.c_[features, np.ones(12, np.float32)]
-    layer = fit_head(inputs, probabilities, 0.03, several=False)
-    of_layer = np.exp(inputs @ layer) / np.exp(inputs @ layer).sum(1, keepdims=True)
-    weights = (of_layer - probabilities) / (-2 * 0.03 * 12)
-    np.testing.assert_allclose(inputs.T @ weights, layer, atol=2e-2)
-    keys = [((row > 0).sum(), row[row > 0].sum()) for row in weights]
-    assert [keys[i] for i in np.argsort(-rank)] == sorted(keys, reverse=True)
-    np.testing.assert_allclose(likely, 1 / (1 + np.exp(-logits)), rtol=1e-5)
-
-
-# ---- words -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "gold, likely, words",
-    [
-        ([1, 1, 0, 0], [0.98, 0.02, 0.97, 0], "has 组织##裁员, model says 组织##解雇, 0.97"),
-        ([1, 1, 0, 0], [0.1, 0.02, 0, 0.93], "has 组织##裁员, model says 财经, 0.93"),
-        ([1, 1, 0, 1], [0.9, 0.9, 0, 0.04], "has 财经, model gives it 0.04"),
-        ([0, 0, 0, 1], [0.9, 0.8, 0, 0.9], "lacks a label, model says 组织##裁员, 0.80"),
-        ([1, 1, 0, 0], [0.9, 0.9, 0, 0.4], "no single label stands out"),
-    ],
-)
-def test_the_label_in_question(gold, likely, words):
-    assert suspicion(TREE, np.array(gold, bool), np.array(likely)) == words
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -205,6 +71,12 @@ def test_jsonl_keeps_what_txt_cannot_hold(data_dir, call, refused):
     tree = LabelTree(["a,b"])
     parts = [load_rows(folder / name, tree) for name in ("dirty.jsonl", "rest.jsonl")]
     assert sorted(text for part in parts for text in part.texts) == [f"文{i}" for i in range(8)]
+
+
+def test_too_few_different_texts(data_dir, refused):
+    folder = data_dir(train_txt="国足出战\t体育\n" * 9)
+    assert "at least 5 different texts" in refused("--dataset_dir", folder, "--dirty_num", 1)
+    assert not (folder / "train_dirty.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -260,9 +132,3 @@ def test_the_exit_code_of_the_script(tmp_path):
     command = [sys.executable, "analysis/dirty.py", "--dataset_dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 2 and "train.txt: no such file" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_probabilities_are_probabilities():
-    train = planted_rows()
-    _, likely = out_of_fold(train, train.multi_hot(len(TREE)), Namespace(seed=0))
-    assert likely.min() >= 0 and likely.max() <= 1 and likely.dtype == sigmoid(np.zeros(1)).dtype

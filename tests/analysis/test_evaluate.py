@@ -5,7 +5,6 @@ last ones run a real, tiny checkpoint.
 """
 
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,13 +12,12 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
-from hierarchical import checkpoints
-from hierarchical import modeling
 import numpy as np
 import pytest
-from hierarchical.checkpoints import read_settings, write_settings
 
 from analysis import evaluate
+from hierarchical import checkpoints, modeling
+from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
 from metric import Decision
 from utils import LabelTree, run
 
@@ -100,7 +98,7 @@ def checkpoint(like_a_checkpoint, monkeypatch):
         return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
 
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
+    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
     monkeypatch.setattr(
         checkpoints, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
     )
@@ -109,13 +107,12 @@ def checkpoint(like_a_checkpoint, monkeypatch):
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call():
     """call(data, checkpoint, *more flags): main(), in this process."""
 
     def call(data, checkpoint, *flags):
-        arguments = ["evaluate.py", "--dataset_dir", data, "--params_path", checkpoint, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-        evaluate.main()
+        arguments = ["--dataset_dir", data, "--params_path", checkpoint, "--device", "cpu", *flags]
+        evaluate.main([str(argument) for argument in arguments])
 
     return call
 
@@ -356,23 +353,20 @@ def sample(tmp_path_factory):
     return folder
 
 
-def run_as_script(monkeypatch, checkpoint, sample, output, *flags):
+def evaluated(checkpoint, sample, output, *flags):
     arguments = ["--dataset_dir", sample, "--params_path", checkpoint, "--output_json", output, *flags]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--device", "cpu", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "analysis" / "evaluate.py"), run_name="__main__")
+    evaluate.main(["--device", "cpu", *map(str, arguments)])
     return json.loads(output.read_text(encoding="utf-8"))
 
 
-def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, monkeypatch, printed):
-    from hierarchical.checkpoints import load_checkpoint
+def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, printed):
     from hierarchical.modeling import score
     from hierarchical.tokenizer import load_tokenizer
-
     from utils import load_rows
 
-    found = run_as_script(monkeypatch, tiny_checkpoint, sample, tmp_path / "scores.json")
+    found = evaluated(tiny_checkpoint, sample, tmp_path / "scores.json")
     tree, max_seq_length, decision = read_settings(tiny_checkpoint)
-    tokenizer, model = load_tokenizer(tiny_checkpoint, max_seq_length), load_checkpoint(tiny_checkpoint)
+    tokenizer, model = load_tokenizer(tiny_checkpoint, max_seq_length), Checkpoint.open(tiny_checkpoint).load_model()
     for name in ("train", "dev"):
         rows = load_rows(sample / f"{name}.txt", tree)
         ids = tokenizer.encode(rows.texts)
@@ -385,13 +379,13 @@ def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, monkeyp
     assert len([line for line in printed if line.startswith("Class name: ")]) == 31
 
 
-def test_batch_size_and_kind_of_parameter_file_do_not_matter(tiny_checkpoint, sample, tmp_path, monkeypatch, printed):
+def test_batch_size_and_kind_of_parameter_file_do_not_matter(tiny_checkpoint, sample, tmp_path, printed):
     pickled = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, pickled)
     (pickled / "model.safetensors").unlink()  # what is left is model_state.pdparams
     flags = ["--train_file", "", "--batch_size"]
     found = [
-        run_as_script(monkeypatch, checkpoint, sample, tmp_path / "scores.json", *flags, size)["dev"]
+        evaluated(checkpoint, sample, tmp_path / "scores.json", *flags, size)["dev"]
         for checkpoint, size in ((tiny_checkpoint, 40), (pickled, 7))
     ]
     assert found[0] == found[1]

@@ -4,15 +4,11 @@ A page is parsed with html.parser: what a browser would run or load shows as a t
 """
 
 import json
-import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
-from hierarchical import checkpoints
-from hierarchical import modeling
 import numpy as np
 import pytest
-from hierarchical.checkpoints import write_settings
 
 from analysis import evaluate
 from analysis.report import (
@@ -27,6 +23,9 @@ from analysis.report import (
     threshold_chart,
     write_report,
 )
+from analysis.word_interpret import Part
+from hierarchical import checkpoints, modeling
+from hierarchical.checkpoints import Checkpoint, write_settings
 from metric import Decision, Scores, decide
 from utils import LabelTree, Rows
 
@@ -270,7 +269,7 @@ def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
 def test_the_coloured_words_in_a_browser(tmp_path, opened, width):
     text = "<img src=x onerror=alert(1)>" + "w" * 500 + "字" * 5000
     item = {"label": "甲##子", "probability": 0.9, "predicted": True, "key_words": ["w" * 500]}
-    item["parts"] = [(text[:28], -0.5, -0.5), (text[28:528], 1.0, 1.0), (text[528:], None, None)]
+    item["parts"] = [Part(text[:28], -0.5, -0.5), Part(text[28:528], 1.0, 1.0), Part(text[528:])]
     row = {"text": text, "labels": None, "prediction": ["甲##子"], "explanations": [item]}
     (tmp_path / "words.html").write_text(render("words.html", title="Words", facts={}, rows=[row]), encoding="utf-8")
     page = opened(tmp_path / "words.html", width)
@@ -292,7 +291,7 @@ def call(tmp_path, monkeypatch, data_dir):
 
     tokenizer = SimpleNamespace(pad_id=0, encode=list, **vars(TOKENIZER))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda directory: None)
+    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     monkeypatch.setattr(modeling, "WINDOW", 2)
@@ -306,8 +305,7 @@ def call(tmp_path, monkeypatch, data_dir):
 
     def call(*flags):
         arguments = ["--dataset_dir", data, "--params_path", folder, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        evaluate.main()
+        evaluate.main(list(map(str, arguments)))
 
     return call
 

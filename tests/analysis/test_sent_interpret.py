@@ -1,17 +1,16 @@
-"""analysis/sent_interpret.py: neighbours against all pairs, the result's lines by hand, the page, and what can be wrong."""
+"""analysis/sent_interpret.py: the result's lines by hand, the page, and what can be wrong."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hierarchical.checkpoints import load_checkpoint, open_checkpoint
-from hierarchical.modeling import encode_features, predict_logits, sigmoid
 
 from analysis import sent_interpret
 from analysis.cases import Case
-from analysis.sent_interpret import nearest, page_case, result_lines
+from analysis.sent_interpret import page_case, result_lines
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.modeling import encode_features, predict_logits, sigmoid
 from metric import decide
 from utils import LabelTree, load_rows, run
 
@@ -19,25 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TREE = LabelTree(["组织", "组织##裁员", "财经"])
 CASE = Case("公司\t裁员", (0, 1), (2,))
 SUPPORTS = [("工厂裁员", (0, 1), 0.993571), ("股市\n下跌", (2,), 0.5)]
-
-
-@pytest.mark.parametrize("cells", [1, 100, 10**9])
-def test_nearest_is_the_best_of_all_pairs(monkeypatch, cells):
-    monkeypatch.setattr(sent_interpret, "CELLS", cells)
-    rng = np.random.default_rng(0)
-    features, others = (rng.standard_normal((n, 8)).astype(np.float32) for n in (17, 23))
-    rows, similarities = nearest(features, others, 4)
-    cosine = np.array([[f @ o / np.linalg.norm(f) / np.linalg.norm(o) for o in others] for f in features])
-    assert np.array_equal(rows, np.argsort(-cosine, axis=1)[:, :4])
-    np.testing.assert_allclose(similarities, -np.sort(-cosine, axis=1)[:, :4], atol=1e-6)
-
-
-def test_nearest_with_ties_zeros_and_few_rows():
-    one = np.array([[1, 0]], np.float32)
-    rows, similarities = nearest(one, np.array([[0, 1], [2, 0], [3, 0], [-1, 0]], np.float32), 3)
-    assert rows.tolist() == [[1, 2, 0]] and similarities.tolist() == [[1, 1, 0]]
-    rows, similarities = nearest(0 * one, one, 3)  # only one train row; a feature of zeros is like nothing
-    assert rows.tolist() == [[0]] and similarities.tolist() == [[0]]
 
 
 def test_result_lines():
@@ -82,11 +62,10 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def call(tiny_checkpoint, data, monkeypatch):
+def call(tiny_checkpoint, data):
     def call(*flags):
         arguments = ["--dataset_dir", data, "--params_path", tiny_checkpoint, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", ["sent_interpret.py", *map(str, arguments)])
-        sent_interpret.main()
+        sent_interpret.main(list(map(str, arguments)))
 
     return call
 
@@ -95,13 +74,14 @@ def test_result_file_and_page(tiny_checkpoint, data, call):
     call("--html_file", "neighbours.html", "--top_k", "2")
     lines = (data / "sent_interpret.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 3 * 6
-    tree, tokenizer, decision = open_checkpoint(tiny_checkpoint)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
     text, labels = (data / "train.txt").read_text(encoding="utf-8").splitlines()[7].split("\t")
     assert lines[0] == f"text: {text}"
     assert lines[2] == "label: " + ",".join(sorted(labels.split(","), key=tree.index.get))
     assert lines[4].startswith(f"support1 text: {text}\tlabel: ") and lines[4].endswith("\tscore: 1.00000")
     (ids,) = tokenizer.encode([text])
-    probabilities = sigmoid(predict_logits(load_checkpoint(tiny_checkpoint), [ids], tokenizer.pad_id, 1))
+    probabilities = sigmoid(predict_logits(checkpoint.load_model(), [ids], tokenizer.pad_id, 1))
     predicted = np.flatnonzero(decide(probabilities, tree, decision)[0])
     assert lines[1] == "predict label: " + ",".join(tree.labels[i] for i in predicted)
     page = (data / "neighbours.html").read_text(encoding="utf-8")
@@ -110,8 +90,9 @@ def test_result_file_and_page(tiny_checkpoint, data, call):
 
 
 def test_labels_are_predicted_from_the_features(tiny_checkpoint, data):
-    tree, tokenizer, decision = open_checkpoint(tiny_checkpoint)
-    model, texts = load_checkpoint(tiny_checkpoint), load_rows(data / "train.txt", tree).texts
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
+    model, texts = checkpoint.load_model(), load_rows(data / "train.txt", tree).texts
     features = encode_features(model, tokenizer, texts, 8, "texts")
     probabilities, selected = sent_interpret.predict(model, features, tree, decision)
     logits = predict_logits(model, tokenizer.encode(texts), tokenizer.pad_id, 8)

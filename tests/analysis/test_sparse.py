@@ -11,6 +11,7 @@ import pytest
 
 from analysis import sparse
 from analysis.sparse import choose_support, read_candidates
+from hierarchical.checkpoints import Checkpoint
 from utils import InputError, LabelTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,18 +45,17 @@ def checkpoint(like_a_checkpoint, monkeypatch):
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
     monkeypatch.setattr(sparse, "set_device", lambda device: None)
-    monkeypatch.setattr(sparse, "load_checkpoint", lambda directory: None)
+    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
     monkeypatch.setattr(sparse, "encode_features", encode_features)
-    monkeypatch.setattr("checkpoints.load_tokenizer", lambda directory, length: None)
+    monkeypatch.setattr("hierarchical.checkpoints.load_tokenizer", lambda directory, length: None)
     return like_a_checkpoint(TREE)
 
 
 @pytest.fixture
-def call(monkeypatch, checkpoint):
+def call(checkpoint):
     def call(folder, *flags):
-        arguments = ["sparse.py", "--dataset_dir", folder, "--params_path", checkpoint, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-        sparse.main()
+        arguments = ["--dataset_dir", folder, "--params_path", checkpoint, "--device", "cpu", *flags]
+        sparse.main([str(argument) for argument in arguments])
 
     return call
 

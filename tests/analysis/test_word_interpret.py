@@ -12,8 +12,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hierarchical.checkpoints import load_checkpoint, open_checkpoint
-from hierarchical.modeling import predict_logits, sigmoid
 
 from analysis import word_interpret
 from analysis.cases import Case
@@ -28,6 +26,8 @@ from analysis.word_interpret import (
     terminal_line,
     word_spans,
 )
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.modeling import predict_logits, sigmoid
 from utils import LabelTree, load_rows, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,7 @@ def additive(paddle):
             self.embeddings.word_embeddings.weight.set_value(np.arange(10, dtype=np.float32)[:, None])
 
     class Additive(paddle.nn.Layer):
-        base_model_prefix, config = "encoder", SimpleNamespace(num_labels=3)
+        base_model_prefix, config = "encoder", SimpleNamespace(model_type="ernie", num_labels=3)
 
         def __init__(self):
             super().__init__()
@@ -135,8 +135,9 @@ def explained(checkpoint, n_texts):
 
     The weights of the layer norms are no longer 1, as after training: Paddle treats those differently.
     """
-    tree, tokenizer, _ = open_checkpoint(checkpoint)
-    model, found, rng = load_checkpoint(checkpoint), [], np.random.default_rng(0)
+    opened = Checkpoint.open(checkpoint)
+    tree, tokenizer = opened.tree, opened.tokenizer
+    model, found, rng = opened.load_model(), [], np.random.default_rng(0)
     for name, parameter in model.named_parameters():
         if "norm" in name and name.endswith("weight"):
             parameter.set_value(rng.uniform(0.7, 1.3, parameter.shape).astype(np.float32))
@@ -192,10 +193,11 @@ def test_ernie_m_and_words_without_tokens(paddle):
     folder = ROOT.parent / "shared" / "models" / "ernie-m-small"
     if not folder.is_dir():
         pytest.skip(f"no model {folder}")
-    from hierarchical.modeling import build_model, read_config
+    from hierarchical.encoders import read_config
+    from hierarchical.modeling import build_model, library_config
     from hierarchical.tokenizer import load_tokenizer
 
-    config = read_config(folder)
+    config = library_config(read_config(folder))
     config.num_labels, config.num_hidden_layers = len(TREE), 1
     paddle.seed(0)
     model, tokenizer = build_model(config), load_tokenizer(folder, 24)
@@ -234,8 +236,8 @@ def test_colours():
     ]
     text = "某，裁员公司了。"
     parts = coloured(text, words)
-    assert "".join(part for part, _, _ in parts) == text
-    assert [(part, weight) for part, _, weight in parts if weight is not None] == [
+    assert "".join(part.text for part in parts) == text
+    assert [(part.text, part.weight) for part in parts if part.weight is not None] == [
         ("裁员", 1.0),
         ("公司", -0.5),
         ("了", 0.05),
@@ -269,11 +271,10 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def call(tiny_checkpoint, data, monkeypatch):
+def call(tiny_checkpoint, data):
     def call(*flags):
         arguments = ["--dataset_dir", data, "--params_path", tiny_checkpoint, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", ["word_interpret.py", *map(str, arguments)])
-        word_interpret.main()
+        word_interpret.main(list(map(str, arguments)))
 
     return call
 
@@ -287,11 +288,12 @@ def test_outputs(tiny_checkpoint, data, call, capsys, interpreter):
     call("--interpreter", interpreter, "--samples", "24", "--top_k", "2")
     rows = rows_of(data / "word_interpret.jsonl")
     assert len(rows) == 3
-    tree, tokenizer, _ = open_checkpoint(tiny_checkpoint)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     for row, case in zip(rows, (data / "bad_case.txt").read_text(encoding="utf-8").splitlines()[1:]):
         assert row["text"] == case.split("\t")[0]
         (ids,) = tokenizer.encode([row["text"]])
-        probabilities = sigmoid(predict_logits(load_checkpoint(tiny_checkpoint), [ids], tokenizer.pad_id, 1))[0]
+        probabilities = sigmoid(predict_logits(checkpoint.load_model(), [ids], tokenizer.pad_id, 1))[0]
         assert row["prediction"] == [tree.labels[i] for i in np.flatnonzero(probabilities > 0.5)]
         labels = [item["label"] for item in row["explanations"]]
         assert set(labels) == {*row["prediction"], *row["labels"]}

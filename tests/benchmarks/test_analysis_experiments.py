@@ -1,7 +1,6 @@
 """benchmarks/analysis_experiments.py: planted errors, and runs that are made once; the trainings themselves take hours."""
 
 import random
-import sys
 
 import pytest
 
@@ -41,8 +40,7 @@ def bench(tmp_path, monkeypatch):
     (tmp_path / "dev.txt").write_text(rows, encoding="utf-8")
     (tmp_path / "label.txt").write_text("\n".join(TREE.labels) + "\n", encoding="utf-8")
     flags = f"annotate --dataset_dir {tmp_path} --model_name none --work_dir {tmp_path / 'work'} --rows 4 --dev_rows 3"
-    monkeypatch.setattr(sys, "argv", ["analysis_experiments.py", *flags.split()])
-    bench = experiments.Bench(experiments.parse_args(), 1)
+    bench = experiments.Bench(experiments.parse_args(flags.split()), 1)
     bench.calls = []
 
     def script(name, *flags):

@@ -1,6 +1,5 @@
 """benchmarks/routes.py: what it would run, and the recall of some labels; the runs themselves take hours."""
 
-import sys
 from argparse import Namespace
 
 import pytest
@@ -18,9 +17,8 @@ def test_epochs_fall_with_the_rows_while_steps_rise():
     assert routes.epochs(Namespace(effort=0.01), "few-shot", 10_708) == 1
 
 
-def test_runs(monkeypatch):
-    monkeypatch.setattr(sys, "argv", "routes.py --dataset_dir d --model_name m --shots 2 all --draws 2".split())
-    args = routes.parse_args()
+def test_runs():
+    args = routes.parse_args("--dataset_dir d --model_name m --shots 2 all --draws 2".split())
     keys = routes.wanted_runs(args)
     assert len(keys) == 3 * 3 and keys[0] == ("2", 0, "fine-tuning", 0) and ("all", 1, "few-shot", 0) not in keys
     args.withheld = 2
@@ -28,10 +26,9 @@ def test_runs(monkeypatch):
 
 
 @pytest.mark.parametrize("flags, says", [("--shots 0", "numbers from 1"), ("--shots 2 --withheld 3", "--shots all")])
-def test_flags(monkeypatch, capsys, flags, says):
-    monkeypatch.setattr(sys, "argv", ["routes.py", *f"--dataset_dir d --model_name m {flags}".split()])
+def test_flags(capsys, flags, says):
     with pytest.raises(SystemExit):
-        routes.parse_args()
+        routes.parse_args(f"--dataset_dir d --model_name m {flags}".split())
     assert says in capsys.readouterr().err
 
 

@@ -4,10 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from hierarchical.modeling import model_inputs, predict_logits, read_config, sigmoid
 from template import TEXT_ONLY, TemplateTokenizer
-from hierarchical.tokenizer import load_tokenizer
 
+from hierarchical.encoders import read_config
+from hierarchical.modeling import library_config, model_inputs, predict_logits, sigmoid
+from hierarchical.tokenizer import load_tokenizer
 from tests.few_shot.conftest import FOLDER
 from utils import InputError, LabelTree
 
@@ -19,7 +20,7 @@ def make(encoder, prompt=TEXT_ONLY, method="similarity", length=32):
     """(network in eval mode, tokenizer)"""
     from network import new_network
 
-    plain, size = load_tokenizer(encoder, length), read_config(encoder).vocab_size
+    plain, size = load_tokenizer(encoder, length), read_config(encoder)["vocab_size"]
     tokenizer = TemplateTokenizer(plain, prompt, method, size)
     network = new_network(encoder, TREE, tokenizer, TEXTS)
     network.eval()
@@ -62,7 +63,7 @@ def test_labels_start_as_their_words_and_texts_are_centred(tiny_checkpoint, padd
 
 def test_labels_of_a_prompt_start_as_the_embeddings_of_their_words(tiny_checkpoint, paddle):
     network, tokenizer = make(tiny_checkpoint, "这是", "prompt")
-    table = network.encoder.embeddings.word_embeddings.weight.numpy()
+    table = network.ernie.embeddings.word_embeddings.weight.numpy()
     words = np.stack([table[tokenizer.word_ids(word)].mean(0) for word in ("体育", "足球", "篮球", "财经")])
     np.testing.assert_allclose(network.label_vectors.numpy(), words - words.mean(0), atol=1e-6)
 
@@ -71,7 +72,7 @@ def test_a_prompt_reads_the_mask(tiny_checkpoint, paddle):
     network, tokenizer = make(tiny_checkpoint, "这是{'mask'}吧", "prompt")
     ids = tokenizer.encode(TEXTS[:1])
     inputs = model_inputs(ids, tokenizer.pad_id)
-    outputs = network.encoder(**inputs)[0].numpy()[0]
+    outputs = network.ernie(**inputs)[0].numpy()[0]
     np.testing.assert_allclose(
         vectors(network, tokenizer, TEXTS[:1])[0], outputs[ids[0].index(tokenizer.mask_id)], atol=1e-5
     )
@@ -93,7 +94,7 @@ def test_the_masked_language_model_is_carried_over(tiny_checkpoint, paddle, tmp_
 
     shutil.copytree(tiny_checkpoint, tmp_path / "mlm")
     paddle.seed(1)
-    library = ErnieForMaskedLM(read_config(tiny_checkpoint))
+    library = ErnieForMaskedLM(library_config(read_config(tiny_checkpoint)))
     library.eval()
     state = {name: value.numpy() for name, value in library.state_dict().items()}
     assert "cls.predictions.transform.weight" in state
@@ -102,7 +103,7 @@ def test_the_masked_language_model_is_carried_over(tiny_checkpoint, paddle, tmp_
     assert network.config.mlm_transform
     ids = tokenizer.encode(TEXTS[:1])
     expected = library(**model_inputs(ids, tokenizer.pad_id)).numpy()[0, ids[0].index(tokenizer.mask_id)]
-    table = network.encoder.embeddings.word_embeddings.weight.numpy()
+    table = network.ernie.embeddings.word_embeddings.weight.numpy()
     np.testing.assert_allclose(vectors(network, tokenizer, TEXTS[:1])[0] @ table.T, expected, atol=1e-4)
 
 

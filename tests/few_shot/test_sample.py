@@ -1,7 +1,5 @@
 """few-shot/sample.py: who is drawn, and what can be wrong."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -13,12 +11,11 @@ ROWS = [("体育,体育##足球", 10), ("体育,体育##篮球", 3), ("财经", 
 
 
 @pytest.fixture
-def run_main(monkeypatch):
+def run_main():
     sample = load_script("sample")
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
-        sample.main()
+        sample.main(list(map(str, arguments)))
 
     return call
 

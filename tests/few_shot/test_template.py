@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 from template import TEXT_ONLY, Part, TemplateTokenizer, load_template, parse_template
-from hierarchical.tokenizer import load_tokenizer
 
+from hierarchical.encoders import read_config
+from hierarchical.tokenizer import load_tokenizer
 from utils import InputError
 
 VOCAB_SIZE = 100
@@ -119,12 +120,12 @@ def test_saved_as_one_json_document_and_read_back(tokenizer, tmp_path):
     shutil.copy(tmp_path / "config.json", target)
     path = target / "template_config.json"
     assert json.loads(path.read_text(encoding="utf-8")) == {"method": "prompt", "template": "{'soft'}这是"}
-    again = load_template(target, load_tokenizer(target, 8))
+    again = load_template(target, load_tokenizer(target, 8), read_config(target))
     assert again.encode(["天地"]) == wrapped.encode(["天地"]) == [[1, 5, 6, 100, 8, 9, 3, 2]]
     for content in ('{"method": "prompt"}', "[]", "{'a'}", '{"method": "x", "template": ""}'):
         path.write_text(content)
         with pytest.raises(InputError, match="template_config.json: not a template"):
-            load_template(target, tokenizer)
+            load_template(target, tokenizer, {"vocab_size": VOCAB_SIZE})
     path.unlink()
     with pytest.raises(InputError, match="template_config.json: no such file"):
-        load_template(target, tokenizer)
+        load_template(target, tokenizer, {"vocab_size": VOCAB_SIZE})

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from deploy.predictor.predictor import Predictor
-from hierarchical.modeling import sigmoid
 from safetensors.numpy import save_file
-from hierarchical.weights import read_weights
 
+from hierarchical.modeling import sigmoid
+from hierarchical.predictor import Predictor
+from hierarchical.weights import read_weights
 from tests.few_shot.conftest import load_script
 from utils import InputError
 
@@ -24,11 +24,9 @@ LABELS = "体育\n体育##足球==踢球\n体育##篮球\n财经\n财经##股票
 
 
 @pytest.fixture
-def run_script(monkeypatch):
+def run_script():
     def call(name, *arguments):
-        module = load_script(name)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        module.main()
+        load_script(name).main(list(map(str, arguments)))
 
     return call
 
@@ -172,7 +170,6 @@ def test_a_frozen_encoder_stays_as_it_was(arguments, tiny_checkpoint, tmp_path, 
 def test_the_best_model_is_kept(arguments, tmp_path, run_script, printed, monkeypatch):
     """A score that falls with each evaluation: the model of the first one stays."""
     given, module = iter([0.9, 0.5]), load_script("train")
-    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), "--do_train"])
     score = module.score
 
     def falling(*arguments):
@@ -182,7 +179,7 @@ def test_the_best_model_is_kept(arguments, tmp_path, run_script, printed, monkey
     saved, save = [], module.save_checkpoint
     monkeypatch.setattr(module, "score", falling)
     monkeypatch.setattr(module, "save_checkpoint", lambda *rest: saved.append(save(*rest)))
-    module.main()
+    module.main([*map(str, arguments), "--do_train"])
     assert len(saved) == 1 and "Final best macro f1 score: 0.90000" in printed
     history = lines(tmp_path / "out" / "metrics.jsonl")
     assert [entry["macro_f1"] for entry in history] == [0.9, 0.5]
@@ -201,9 +198,6 @@ def test_the_encoder_is_not_overwritten(arguments, tiny_checkpoint, run_script):
 
 def test_a_signal_during_the_last_evaluation_ends_the_run(arguments, tmp_path, monkeypatch):
     module = load_script("train")
-    monkeypatch.setattr(
-        sys, "argv", ["train.py", *map(str, arguments), "--do_train", "--max_steps", "1", "--do_export"]
-    )
     score = module.score
 
     def asked_to_stop(*arguments):
@@ -213,7 +207,7 @@ def test_a_signal_during_the_last_evaluation_ends_the_run(arguments, tmp_path, m
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(module, "score", asked_to_stop)
     with pytest.raises(SystemExit) as end:
-        module.main()
+        module.main([*map(str, arguments), "--do_train", "--max_steps", "1", "--do_export"])
     assert end.value.code == 128 + signal.SIGTERM and not (tmp_path / "out" / "export").exists()
     assert signal.getsignal(signal.SIGTERM) == before  # what comes after training ends as usual
 
@@ -257,8 +251,7 @@ def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_
     printed.clear()
     module = load_script("train")
     monkeypatch.setattr(module, "PREDICTED_TOGETHER", 1)  # some windows have no row to score
-    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), "--do_predict", "--top_k", "1"])
-    module.main()
+    module.main([*map(str, arguments), "--do_predict", "--top_k", "1"])
     assert shown in printed
     (folder / "test.txt").write_text("国足今晚出战\n", encoding="utf-8")  # no row has labels: labelled, not scored
     printed.clear()

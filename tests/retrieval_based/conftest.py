@@ -1,8 +1,9 @@
 """What the tests of retrieval_based/ share: a tiny trained encoder, and the scripts called in this process."""
 
+import json
 import logging
+import shutil
 import signal
-import sys
 
 import pytest
 
@@ -13,21 +14,20 @@ from utils import run
 LABELS = "体育\n体育##足球\n体育##篮球\n财经\n财经##股票\n"
 
 
-def call(module, monkeypatch, *flags):
+def call(module, *flags):
     """Run a script's main() as the command line would."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
     try:
-        run(module.main)
+        run(lambda: module.main(list(map(str, flags))))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def fails(module, monkeypatch, capsys, *flags):
+def fails(module, capsys, *flags):
     """The message of a call that must end with exit code 2 and no traceback."""
     with pytest.raises(SystemExit) as exit_info:
-        call(module, monkeypatch, *flags)
+        call(module, *flags)
     error = capsys.readouterr().err
     assert exit_info.value.code == 2 and "Traceback" not in error
     return error
@@ -38,6 +38,14 @@ def train_flags(data, save, *more):
     files = [word for flag, name in names.items() for word in (f"--{flag}", data / name)]
     rest = "--device cpu --max_seq_length 32 --batch_size 4 --learning_rate 1e-3 --log_steps 1 --output_emb_size 16"
     return [*files, "--model_name", SAMPLE / "tiny-ernie", "--save_dir", save, *rest.split(), *more]
+
+
+def with_other_id(source, target):
+    """A copy of a model directory, whose config.json names another encoder."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"encoder_id": "0" * 64}))
+    return target
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +64,7 @@ def trained(paddle, tmp_path_factory):
     (data / "dev.txt").write_text(text + rows[0][0] + "\t体育##篮球\n", encoding="utf-8")
     (data / "data.txt").write_text("门将扑出点球\n\n央行下调利率\n", encoding="utf-8")
     (data / "label.txt").write_text(LABELS, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        call(train, monkeypatch, *train_flags(data, save, "--epochs", 4))
+    call(train, *train_flags(data, save, "--epochs", 4))
     for handler in logging.getLogger("hierarchical").handlers[:]:
         logging.getLogger("hierarchical").removeHandler(handler)
     return data, save

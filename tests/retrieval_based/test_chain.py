@@ -6,21 +6,20 @@ import subprocess
 import sys
 import threading
 from math import exp, log
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
-from deploy.predictor.predictor import run_batches
-from hierarchical.modeling import model_inputs
 from safetensors.numpy import load_file
 
+from hierarchical.engines import run_batches
+from hierarchical.training import Settings
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
-from retrieval_based.encoder import Encoder, center, project
+from retrieval_based.encoder import Encoder
 from retrieval_based.index import SemanticIndex, writing
 from retrieval_based.vectors import MilvusVectors
 from tests.conftest import ROOT
-from tests.retrieval_based.conftest import LABELS, call, fails, train_flags
+from tests.retrieval_based.conftest import LABELS, call, fails, train_flags, with_other_id
 from utils import InputError
 
 
@@ -37,14 +36,6 @@ def test_training_leaves_a_checkpoint_and_its_history(trained):
     assert load_file(save / "model_best" / "model.safetensors")["classifier.weight"].shape == (128, 16)
 
 
-def test_vectors_have_length_1_and_do_not_depend_on_batch_mates(trained):
-    encoder = Encoder(trained[1] / "model_best", batch_size=2)
-    encoder.load("cpu")
-    together, alone = encoder.encode(["国足", "沪指午后跳水", "联赛"]), encoder.encode(["国足"])
-    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(together[0], alone[0], atol=1e-6)
-
-
 def test_dropout_is_on_again_after_an_evaluation(trained, monkeypatch, tmp_path):
     seen = []
     finish = train.finish_epoch
@@ -54,7 +45,7 @@ def test_dropout_is_on_again_after_an_evaluation(trained, monkeypatch, tmp_path)
         seen.append(trainer.model.training)
 
     monkeypatch.setattr(train, "finish_epoch", watched)
-    call(train, monkeypatch, *train_flags(trained[0], tmp_path, "--epochs", 1))
+    call(train, *train_flags(trained[0], tmp_path, "--epochs", 1))
     assert seen == [True]
 
 
@@ -71,21 +62,21 @@ def test_resume_repeats_the_uninterrupted_run(trained, monkeypatch, tmp_path, ca
     finish = train.finish_epoch
     monkeypatch.setattr(train, "finish_epoch", stop)
     with pytest.raises(Stop):
-        call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 4))
+        call(train, *train_flags(data, tmp_path, "--epochs", 4))
     monkeypatch.setattr(train, "finish_epoch", finish)
-    call(train, monkeypatch, *train_flags(data, tmp_path, "--epochs", 4, "--resume"))
+    call(train, *train_flags(data, tmp_path, "--epochs", 4, "--resume"))
     left, right = load_file(tmp_path / "state.safetensors"), load_file(whole / "state.safetensors")
     for name in left:
         if "k_proj.bias" not in name:  # its gradient is rounding noise, see conftest.NO_GRADIENT
             np.testing.assert_allclose(left[name], right[name], atol=1e-5, err_msg=name)
-    error = fails(train, monkeypatch, capsys, *train_flags(data, tmp_path, "--epochs", 4, "--resume", "--margin", 0.1))
+    error = fails(train, capsys, *train_flags(data, tmp_path, "--epochs", 4, "--resume", "--margin", 0.1))
     assert "margin: 0.2 then, 0.1 now" in error
 
 
 def test_masked_labels_of_a_batch():
     """Rows of labels {1}, {1, 2 and its parent 0}; the batch has labels 0, 1, 2."""
     trainer = train.PairTrainer.__new__(train.PairTrainer)
-    trainer.closures, trainer.args = [{1}, {0, 1, 2}], type("Args", (), {"margin": 0.25})
+    trainer.closures, trainer.margin = [{1}, {0, 1, 2}], 0.25
     shift = trainer.shifts([(0, 1), (1, 2), (1, 1)], np.array([0, 1, 2]), np.array([1, 2, 1]))
     assert shift.tolist() == [[0, -0.25, 0], [-1e4, -1e4, -0.25], [-1e4, -0.25, -1e4]]
 
@@ -97,7 +88,7 @@ def test_a_step_by_hand(paddle):
     table = paddle.to_tensor(vectors, stop_gradient=False)
     trainer = train.PairTrainer.__new__(train.PairTrainer)
     trainer.paddle, trainer.step, trainer.world, trainer.rank, trainer.factor = paddle, 0, 1, 0, lambda step: 1.0
-    trainer.args = SimpleNamespace(seed=1, learning_rate=0.01, scale=5, margin=0.2)
+    trainer.settings, trainer.margin, trainer.scale = Settings(0.01, 0.01, seed=1), 0.2, 5
     trainer.net = lambda input_ids, attention_mask: table[input_ids[:, 0]]
     trainer.optimizer = paddle.optimizer.SGD(0.01, parameters=[table])
     trainer.pairs, trainer.closures = [(0, 1), (1, 2), (1, 3)], [{0, 1}, {2, 3}]
@@ -111,40 +102,23 @@ def test_a_step_by_hand(paddle):
     assert trainer.step == 1 and trainer.train_step(*step) < 2.31  # the update goes the right way
 
 
-def test_centring_makes_the_mean_zero(trained):
-    encoder = Encoder(trained[1] / "model_best")
-    encoder.load("cpu")
-    model, ids = encoder.model, encoder.tokenizer.encode(["前锋梅开二度", "三分", "沪指午后跳水第九期", "国足", "央行"])
-
-    def mean():
-        model.eval()
-        alone = [project(model, **model_inputs([row], encoder.tokenizer.pad_id)).numpy() for row in ids]
-        return np.concatenate(alone).mean(0)
-
-    model.classifier.bias.set_value(model.classifier.bias + 1)
-    assert np.abs(mean()).max() > 0.1
-    center(model, ids, encoder.tokenizer.pad_id, 2)
-    assert model.training
-    np.testing.assert_allclose(mean(), 0, atol=1e-5)
-
-
-def test_rows_that_end_at_an_inner_label(trained, monkeypatch, tmp_path, printed):
+def test_rows_that_end_at_an_inner_label(trained, tmp_path, printed):
     """Trained with one, inner labels are indexed and found; without, dev rows that end there are counted."""
     data, index = shutil.copytree(trained[0], tmp_path / "data"), tmp_path / "index"
     with open(data / "dev.txt", "a", encoding="utf-8") as file:
         file.write("本届奥运会闭幕\t体育\n")
-    call(train, monkeypatch, *train_flags(data, tmp_path / "leaves", "--epochs", 1))
+    call(train, *train_flags(data, tmp_path / "leaves", "--epochs", 1))
     assert any("dev.txt: 1 rows end at a label that has children" in message for message in printed)
     printed.clear()
     with open(data / "train.txt", "a", encoding="utf-8") as file:
         file.write("本届奥运会闭幕\t体育\n")
-    call(train, monkeypatch, *train_flags(data, tmp_path / "inner", "--epochs", 1))
+    call(train, *train_flags(data, tmp_path / "inner", "--epochs", 1))
     assert not any("rows end at a label" in message for message in printed)
     (leaves, inner) = (json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("leaves", "inner"))
     assert (leaves["recall@50"], inner["recall@50"]) == (pytest.approx(11 / 12), 1)
     encoder = Encoder(tmp_path / "inner" / "model_best")
     assert encoder.inner_labels and not Encoder(tmp_path / "leaves" / "model_best").inner_labels
-    call(build_index, monkeypatch, "--params_path", encoder.directory, "--device", "cpu", "--index_dir", index)
+    call(build_index, "--params_path", encoder.directory, "--device", "cpu", "--index_dir", index)
     assert SemanticIndex.read(index, encoder).entries == [(0,), (1,), (2,), (3,), (4,)]
 
 
@@ -161,17 +135,17 @@ def test_two_processes_train_one_encoder(trained, tmp_path):
     Encoder(tmp_path / "run" / "model_best").load("cpu")
 
 
-def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
+def test_recall_and_scores(trained, use, tmp_path, printed):
     data, _ = trained
     dev, result = tmp_path / "dev.txt", tmp_path / "recall"
     dev.write_text((data / "dev.txt").read_text("utf-8") + "\n\n", encoding="utf-8")
-    call(recall, monkeypatch, *use, "--similar_text_pair_file", dev, "--recall_result_dir", result)
+    call(recall, *use, "--similar_text_pair_file", dev, "--recall_result_dir", result)
     lines = [line.split("\t") for line in (result / "recall_result_file.txt").read_text("utf-8").splitlines()]
     assert len(lines) == 11 * 3 and {len(line) for line in lines} == {3}  # three leaves, less than recall_num
     assert {line[1] for line in lines} == {"体育##足球", "体育##篮球", "财经##股票"}
     assert [lines[i][0] for i in (0, 32)] == ["前锋梅开二度第0期"] * 2  # the same text twice is two queries
     flags = ["--similar_text_pair", dev, "--recall_result_file", result / "recall_result_file.txt"]
-    call(evaluate, monkeypatch, *flags, "--threshold", 0, "--output_json", tmp_path / "scores.json")
+    call(evaluate, *flags, "--threshold", 0, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["recall@5"] == 1 and scores["n_rows"] == 11
     history = [json.loads(line) for line in (trained[1] / "metrics.jsonl").read_text().splitlines()]
@@ -179,30 +153,30 @@ def test_recall_and_scores(trained, use, monkeypatch, tmp_path, printed):
     assert any(line.startswith("Micro avg in dev dataset") for line in printed)
 
 
-def test_results_replace_no_other_files(trained, use, monkeypatch, tmp_path, capsys):
+def test_results_replace_no_other_files(trained, use, tmp_path, capsys):
     """A recall into a data folder leaves its label.txt and decision.json; no result takes a file's place that is read."""
     data = shutil.copytree(trained[0], tmp_path / "data")
     (data / "label.txt").write_text(LABELS.replace("体育##足球", "体育##足球==球"), encoding="utf-8")
     (data / "decision.json").write_text("{}")
     before = {path.name: path.read_bytes() for path in data.iterdir()}
     dev = ["--similar_text_pair_file", data / "dev.txt", "--corpus_file", data / "label.txt"]
-    call(recall, monkeypatch, *use, *dev, "--recall_result_dir", data, "--recall_result_file", "found.txt")
+    call(recall, *use, *dev, "--recall_result_dir", data, "--recall_result_file", "found.txt")
     added = {path.name for path in data.iterdir()} - before.keys()
     assert added == {"found.txt", "found.txt.settings"}
     flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", data / "found.txt"]
-    call(evaluate, monkeypatch, *flags)
+    call(evaluate, *flags)
     settings = data / "found.txt.settings"
     for place, name in ((data, "label.txt"), (data, "dev.txt"), (use[1], "decision.json"), (use[1], "label.txt")):
         there = ["--recall_result_dir", place, "--recall_result_file", name]
-        assert "--recall_result_file would overwrite" in fails(recall, monkeypatch, capsys, *use, *dev, *there)
+        assert "--recall_result_file would overwrite" in fails(recall, capsys, *use, *dev, *there)
     for name in (settings / "label.txt", settings / "decision.json", data / "found.txt", data / "dev.txt"):
-        assert "--output_json would overwrite" in fails(evaluate, monkeypatch, capsys, *flags, "--output_json", name)
+        assert "--output_json would overwrite" in fails(evaluate, capsys, *flags, "--output_json", name)
     (settings / "label.txt").unlink()
-    assert "run recall.py again" in fails(evaluate, monkeypatch, capsys, *flags)
+    assert "run recall.py again" in fails(evaluate, capsys, *flags)
     assert {path.name: path.read_bytes() for path in data.iterdir() if path.name in before} == before
 
 
-def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
+def test_scores_by_hand(data_dir, tmp_path, capsys):
     """Four rows, one file of recalled labels written by hand; no model anywhere."""
     data = data_dir(dev_txt="甲\t体育##足球\n甲\t体育##篮球\n乙\t体育##足球,财经##股票\n丙\t财经\n")
     recalled = [("甲", "体育##足球", 0.9), ("甲", "体育##篮球", 0.3)] * 2
@@ -214,7 +188,7 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     (settings / "decision.json").write_text('{"max_seq_length": 8, "threshold": 0.5, "decoding": "closure"}')
     shutil.copy(data / "label.txt", settings)
     flags = ["--similar_text_pair", data / "dev.txt", "--recall_result_file", path]
-    call(evaluate, monkeypatch, *flags, "--output_json", tmp_path / "scores.json")
+    call(evaluate, *flags, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["recall@1"] == pytest.approx((1 + 0 + 1 / 2 + 0) / 4) and scores["recall@5"] == 3 / 4
     # predicted: {体育, 足球} {体育, 足球} {体育, 足球, 财经, 股票} {财经, 股票}; gold has 篮球 in the second, 财经 in the last:
@@ -223,7 +197,7 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
     # nothing is near the first two rows, which have one text: 5 right of 6 predicted and of 9 true ones
     nothing = [("甲", "", 0)] * 2 + recalled[4:]
     path.write_text("".join(f"{t}\t{label}\t{s}\n" for t, label, s in nothing), encoding="utf-8")
-    call(evaluate, monkeypatch, *flags, "--output_json", tmp_path / "scores.json")
+    call(evaluate, *flags, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["recall@5"] == pytest.approx((0 + 0 + 1 + 0) / 4)
     assert (scores["micro_precision"], scores["micro_recall"]) == pytest.approx((5 / 6, 5 / 9))
@@ -236,32 +210,32 @@ def test_scores_by_hand(data_dir, monkeypatch, tmp_path, capsys):
         ("甲\t体育##足球\t0.5\n", "has 1 texts, the rows are 4"),
     ):
         path.write_text(content, encoding="utf-8")
-        assert message in fails(evaluate, monkeypatch, capsys, *flags)
+        assert message in fails(evaluate, capsys, *flags)
 
 
 def test_a_new_label_reaches_a_running_system(trained, use, monkeypatch, tmp_path, capsys):
     index, corpus = tmp_path / "index", tmp_path / "label.txt"
-    call(build_index, monkeypatch, *use, "--index_dir", index)
+    call(build_index, *use, "--index_dir", index)
     corpus.write_text(f"{LABELS}财经##基金\n", encoding="utf-8")
 
     def typed():
         yield "基金净值".encode()
-        call(build_index, monkeypatch, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
+        call(build_index, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
         yield "基金净值".encode()
 
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Buffer(typed())}))
-    call(run_system, monkeypatch, *use, "--index_dir", index, "--top_k", 9)
+    call(run_system, *use, "--index_dir", index, "--top_k", 9)
     shown = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
     assert len(shown) == 3 + 4 and "财经##基金" not in shown[:3] and "财经##基金" in shown[3:]
     corpus.write_text("体育\n", encoding="utf-8")
-    error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
+    error = fails(build_index, capsys, *use, "--index_dir", index, "--corpus_file", corpus, "--add")
     assert "lacks 5 labels of the index" in error
 
 
 def test_rows_vote_in_a_running_system_as_in_recall(trained, use, monkeypatch, tmp_path, capsys):
     """recall_num rows vote whatever top_k; what nothing is near has a line, too; a broken line is told at once."""
     data, index = trained[0], tmp_path / "index"
-    call(build_index, monkeypatch, *use, "--index_dir", index, "--train_set_file", data / "train.txt")
+    call(build_index, *use, "--index_dir", index, "--train_set_file", data / "train.txt")
     capsys.readouterr()
     told = []
 
@@ -275,7 +249,7 @@ def test_rows_vote_in_a_running_system_as_in_recall(trained, use, monkeypatch, t
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Buffer(typed())}))
     shown = []
     monkeypatch.setattr(run_system, "print", lambda text, flush: shown.append(text), raising=False)
-    error = fails(run_system, monkeypatch, capsys, *use, "--index_dir", index, "--recall_num", 1, "--top_k", 3)
+    error = fails(run_system, capsys, *use, "--index_dir", index, "--recall_num", 1, "--top_k", 3)
     assert shown == ["前锋梅开二度第0期\t体育##足球\t1.0000", "无 关\t\t0"]
     assert told == [True] and "-:2: byte 1 is not UTF-8" in error
 
@@ -296,67 +270,67 @@ class Buffer:
         return self.lines
 
 
-def test_rows_as_index_and_more_of_them(trained, use, monkeypatch, tmp_path, printed, capsys):
+def test_rows_as_index_and_more_of_them(trained, use, tmp_path, printed, capsys):
     data, index = trained[0], tmp_path / "index"
     rows = ["--train_set_file", data / "train.txt"]
-    call(build_index, monkeypatch, *use, "--index_dir", index, *rows)
-    call(build_index, monkeypatch, *use, "--index_dir", index, *rows, "--add")
+    call(build_index, *use, "--index_dir", index, *rows)
+    call(build_index, *use, "--index_dir", index, *rows, "--add")
     assert printed[-1].startswith("Added 10 rows; Total index number:20")
-    assert "an index of rows; give" in fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--add")
-    call(recall, monkeypatch, *use, "--index_dir", index, "--similar_text_pair_file", data / "train.txt",
+    assert "an index of rows; give" in fails(build_index, capsys, *use, "--index_dir", index, "--add")
+    call(recall, *use, "--index_dir", index, "--similar_text_pair_file", data / "train.txt",
          "--recall_num", 2, "--recall_result_dir", tmp_path)  # fmt: skip
     lines = [line.split("\t") for line in (tmp_path / "recall_result_file.txt").read_text("utf-8").splitlines()]
     # every train row is in the index twice, so both neighbours are the row itself
     assert [line[1:] for line in lines[:2]] == [["体育##足球", "1.000000"], ["体育##篮球", "1.000000"]]
 
 
-def test_a_second_writer_is_refused_and_loses_nothing(trained, use, monkeypatch, tmp_path, capsys):
+def test_a_second_writer_is_refused_and_loses_nothing(trained, use, tmp_path, capsys):
     index, rows = tmp_path / "index", ["--train_set_file", trained[0] / "train.txt"]
-    call(build_index, monkeypatch, *use, "--index_dir", index, *rows)
+    call(build_index, *use, "--index_dir", index, *rows)
     before = {path.name: path.read_bytes() for path in index.iterdir()}
     with writing(index):
         for flags in (["--add"], []):
-            error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, *rows, *flags)
+            error = fails(build_index, capsys, *use, "--index_dir", index, *rows, *flags)
             assert f"{index}: another build_index.py is writing it" in error
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
-    fails(build_index, monkeypatch, capsys, *use, "--index_dir", tmp_path / "none", *rows, "--add")
+    fails(build_index, capsys, *use, "--index_dir", tmp_path / "none", *rows, "--add")
     assert not (tmp_path / "none").exists()
 
 
 def test_what_of_the_search_can_be_changed(trained, use, monkeypatch, tmp_path, capsys):
     flags = [*use, "--index_dir", tmp_path / "index"]
-    call(build_index, monkeypatch, *flags, "--hnsw_m", 8)
+    call(build_index, *flags, "--hnsw_m", 8)
     before = json.loads((tmp_path / "index" / "index.json").read_text())
-    call(build_index, monkeypatch, *flags, "--add", "--hnsw_ef", 300)
+    call(build_index, *flags, "--add", "--hnsw_ef", 300)
     after = json.loads((tmp_path / "index" / "index.json").read_text())
     assert (before["hnsw"], after["hnsw"]) == ({"m": 8, "ef": 128}, {"m": 8, "ef": 300})
     assert before["entries"] == after["entries"] == 3
-    assert "argument --hnsw_m: " in fails(build_index, monkeypatch, capsys, *flags, "--add", "--hnsw_m", 8)
+    assert "argument --hnsw_m: " in fails(build_index, capsys, *flags, "--add", "--hnsw_m", 8)
     for flag in ("--hnsw_m", "--hnsw_ef"):
         milvus = ["--milvus_uri", "http://127.0.0.1:1", flag, 8]
-        assert f"argument {flag}: " in fails(build_index, monkeypatch, capsys, *flags, *milvus)
+        assert f"argument {flag}: " in fails(build_index, capsys, *flags, *milvus)
     index = SemanticIndex.read(tmp_path / "index", Encoder(use[1]))
     index.vectors = MilvusVectors.__new__(MilvusVectors)
     monkeypatch.setattr(SemanticIndex, "read", lambda *_: index)
-    error = fails(build_index, monkeypatch, capsys, *flags, "--add", "--hnsw_ef", 8)
+    error = fails(build_index, capsys, *flags, "--add", "--hnsw_ef", 8)
     assert "--hnsw_ef: the vectors of" in error and "are in Milvus" in error
 
 
-def test_a_broken_index_is_built_again(trained, use, monkeypatch, tmp_path, capsys, printed):
+def test_a_broken_index_is_built_again(trained, use, tmp_path, capsys, printed):
     index = tmp_path / "index"
-    call(build_index, monkeypatch, *use, "--index_dir", index)
+    call(build_index, *use, "--index_dir", index)
     for content in (b'{"entries": 3', b""):
         (index / "index.json").write_bytes(content)
-        error = fails(build_index, monkeypatch, capsys, *use, "--index_dir", index, "--add")
+        error = fails(build_index, capsys, *use, "--index_dir", index, "--add")
         assert f"{index / 'index.json'}: " in error
         assert (index / "index.json").read_bytes() == content  # --add needs it, and leaves it
-        call(build_index, monkeypatch, *use, "--index_dir", index)
+        call(build_index, *use, "--index_dir", index)
         assert len(SemanticIndex.read(index, Encoder(use[1])).entries) == 3
         (kept,) = [path for path in index.glob("index.json.*") if path.read_bytes() == content]
         assert any(f"the broken file is kept as {kept.name}" in message for message in printed)
 
 
-def test_thresholds_of_other_labels(trained, use, monkeypatch, tmp_path, capsys):
+def test_thresholds_of_other_labels(trained, use, tmp_path, capsys):
     """A decision.json with a threshold per label goes with the labels of the training alone, or with rows."""
     best, corpus, index = tmp_path / "best", tmp_path / "label.txt", tmp_path / "index"
     shutil.copytree(trained[1] / "model_best", best)
@@ -365,12 +339,12 @@ def test_thresholds_of_other_labels(trained, use, monkeypatch, tmp_path, capsys)
     corpus.write_text(f"{LABELS}财经##基金\n", encoding="utf-8")
     flags = ["--params_path", best, "--device", "cpu", "--index_dir", index]
     message = "decision.json of the encoder has one threshold per label"
-    assert message in fails(build_index, monkeypatch, capsys, *flags, "--corpus_file", corpus)
-    assert message in fails(recall, monkeypatch, capsys, *flags[:4], "--corpus_file", corpus,
+    assert message in fails(build_index, capsys, *flags, "--corpus_file", corpus)
+    assert message in fails(recall, capsys, *flags[:4], "--corpus_file", corpus,
                             "--similar_text_pair_file", trained[0] / "dev.txt", "--recall_result_dir", tmp_path)  # fmt: skip
-    call(build_index, monkeypatch, *flags)
-    assert message in fails(build_index, monkeypatch, capsys, *flags, "--corpus_file", corpus, "--add")
-    call(build_index, monkeypatch, *flags, "--corpus_file", corpus, "--train_set_file", trained[0] / "train.txt")
+    call(build_index, *flags)
+    assert message in fails(build_index, capsys, *flags, "--corpus_file", corpus, "--add")
+    call(build_index, *flags, "--corpus_file", corpus, "--train_set_file", trained[0] / "train.txt")
 
 
 def test_with_milvus_as_without(trained, use, real_milvus, monkeypatch, tmp_path, capsys, printed):
@@ -380,33 +354,33 @@ def test_with_milvus_as_without(trained, use, real_milvus, monkeypatch, tmp_path
     client, rows, results = MilvusClient(real_milvus), ["--train_set_file", trained[0] / "train.txt"], {}
     before = set(client.list_collections())
     for kind in ("embedded", "milvus"):
-        index, place = tmp_path / kind, ["--milvus_uri", real_milvus] * (kind == "milvus")
-        call(build_index, monkeypatch, *use, "--index_dir", index, *rows, *place)
+        index, place = tmp_path / kind, ["--milvus_uri", real_milvus] if kind == "milvus" else []
+        call(build_index, *use, "--index_dir", index, *rows, *place)
         first = set(client.list_collections()) - before
-        call(build_index, monkeypatch, *use, "--index_dir", index, *rows, "--add")
+        call(build_index, *use, "--index_dir", index, *rows, "--add")
         assert printed[-1].startswith("Added 10 rows; Total index number:20")
-        call(recall, monkeypatch, *use, "--index_dir", index, "--similar_text_pair_file", trained[0] / "train.txt",
+        call(recall, *use, "--index_dir", index, "--similar_text_pair_file", trained[0] / "train.txt",
              "--recall_num", 2, "--recall_result_dir", tmp_path)  # fmt: skip
         results[kind] = (tmp_path / "recall_result_file.txt").read_text("utf-8")
-        call(build_index, monkeypatch, *use, "--index_dir", index, *place)
+        call(build_index, *use, "--index_dir", index, *place)
     try:
         assert results["milvus"] == results["embedded"]
         second = set(client.list_collections()) - before
         assert len(first) == len(second) == 1 and first != second and before <= set(client.list_collections())
-        call(build_index, monkeypatch, *use, "--index_dir", index)  # embedded from now on
+        call(build_index, *use, "--index_dir", index)  # embedded from now on
         assert set(client.list_collections()) == before
         monkeypatch.setattr(Encoder, "load", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            call(build_index, monkeypatch, *use, "--index_dir", index, *place)
+            call(build_index, *use, "--index_dir", index, *place)
         assert set(client.list_collections()) == before  # nor does a build that fails leave one
     finally:
         for name in set(client.list_collections()) - before:
             client.drop_collection(name)
 
 
-def test_predictions_are_written_as_by_the_main_route(trained, use, monkeypatch, tmp_path, capsys):
+def test_predictions_are_written_as_by_the_main_route(trained, use, tmp_path, capsys):
     data, output = trained[0], tmp_path / "predictions.jsonl"
-    call(predict, monkeypatch, *use, "--dataset_dir", data, "--output_file", output, "--min_labels", 2)
+    call(predict, *use, "--dataset_dir", data, "--output_file", output, "--min_labels", 2)
     rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert [row["text"] for row in rows] == ["门将扑出点球", "", "央行下调利率"] and rows[1]["labels"] == []
     encoder = Encoder(trained[1] / "model_best")
@@ -414,25 +388,25 @@ def test_predictions_are_written_as_by_the_main_route(trained, use, monkeypatch,
     text, label = encoder.encode(["门将扑出点球", "体育,足球"])
     assert rows[0]["probabilities"].get("体育##足球", 0) == pytest.approx(max(text @ label, 0), abs=1e-3)
     assert len(rows[0]["labels"]) >= 2 and rows[0]["labels"][0] == rows[0]["labels"][1].split("##")[0]
-    call(predict, monkeypatch, *use, "--text_pair_file", data / "dev.txt")
+    call(predict, *use, "--text_pair_file", data / "dev.txt")
     lines = capsys.readouterr().out.splitlines()
     text, label, cosine = lines[0].split("\t")
     assert (text, label) == ("前锋梅开二度第0期", "体育") and -1 <= float(cosine) <= 1
     assert len(lines) == 3 * 2 + 3 * 1 + 3 * 2 + 2 + 1  # a line for every pair
     (tmp_path / "pairs.csv").write_text('text,label\n文,"a\nb\x1b"\n', encoding="utf-8")
-    call(predict, monkeypatch, *use, "--text_pair_file", tmp_path / "pairs.csv")
+    call(predict, *use, "--text_pair_file", tmp_path / "pairs.csv")
     assert capsys.readouterr().out.startswith("文\ta b \t")
     (tmp_path / "pairs.txt").write_text("\n \n")
-    error = fails(predict, monkeypatch, capsys, *use, "--text_pair_file", tmp_path / "pairs.txt")
+    error = fails(predict, capsys, *use, "--text_pair_file", tmp_path / "pairs.txt")
     assert "pairs.txt: only blank lines in it" in error
 
 
 def test_an_unfinished_prediction_goes_on_with_the_same_settings_alone(trained, use, monkeypatch, tmp_path, capsys):
     index, output = tmp_path / "index", tmp_path / "predictions.jsonl"
-    call(build_index, monkeypatch, *use, "--index_dir", index)
+    call(build_index, *use, "--index_dir", index)
     (tmp_path / "data.txt").write_text("".join(f"国足第{i}期\n" for i in range(70)), encoding="utf-8")
     flags = [*use, "--index_dir", index, "--dataset_dir", tmp_path, "--output_file", output, "--batch_size", 1]
-    call(predict, monkeypatch, *flags, "--recall_num", 1)
+    call(predict, *flags, "--recall_num", 1)
     whole = output.read_bytes()
 
     def broken(*arguments):
@@ -445,17 +419,17 @@ def test_an_unfinished_prediction_goes_on_with_the_same_settings_alone(trained, 
     output.unlink()
     with monkeypatch.context() as patched:
         patched.setattr(SemanticIndex, "retrieve", broken)
-        assert "the disk is gone" in fails(predict, patched, capsys, *flags, "--recall_num", 1)
-    error = fails(predict, monkeypatch, capsys, *flags, "--recall_num", 2, "--resume")
+        assert "the disk is gone" in fails(predict, capsys, *flags, "--recall_num", 1)
+    error = fails(predict, capsys, *flags, "--recall_num", 2, "--resume")
     assert "these have changed: recall_num." in error
-    call(predict, monkeypatch, *flags, "--recall_num", 1, "--resume")
+    call(predict, *flags, "--recall_num", 1, "--resume")
     assert output.read_bytes() == whole
 
 
-def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use, monkeypatch, tmp_path, capsys):
+def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use, tmp_path, capsys):
     best, out, index = trained[1] / "model_best", tmp_path / "out", tmp_path / "index"
-    call(build_index, monkeypatch, *use, "--index_dir", index)
-    call(export_model, monkeypatch, "--params_path", best, "--output_path", out)
+    call(build_index, *use, "--index_dir", index)
+    call(export_model, "--params_path", best, "--output_path", out)
     assert (out / "inference.get_pooled_embedding.pdiparams").is_file()
     texts, vectors = ["国足今晚出战", "两市"], []
     for directory in (best, out):
@@ -463,29 +437,21 @@ def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use
         encoder.load("cpu")
         vectors.append(encoder.encode(texts))
     np.testing.assert_allclose(*vectors, atol=1e-5)
-    call(predict, monkeypatch, "--params_path", out, "--index_dir", index, "--dataset_dir", trained[0])
-    assert "is an export already" in fails(export_model, monkeypatch, capsys, "--params_path", out)
-
-
-def with_other_id(source, target):
-    """A copy of a model directory, whose config.json names another encoder."""
-    shutil.copytree(source, target)
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | {"encoder_id": "0" * 64}))
-    return target
+    call(predict, "--params_path", out, "--index_dir", index, "--dataset_dir", trained[0])
+    assert "is an export already" in fails(export_model, capsys, "--params_path", out)
 
 
 def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monkeypatch, tmp_path, capsys):
     best, out = trained[1] / "model_best", tmp_path / "out"
     before = {path.name: path.read_bytes() for path in best.iterdir()}
-    error = fails(export_model, monkeypatch, capsys, "--params_path", best, "--output_path", best)
+    error = fails(export_model, capsys, "--params_path", best, "--output_path", best)
     assert f"{best}: holds a checkpoint" in error
     assert {path.name: path.read_bytes() for path in best.iterdir()} == before
     with monkeypatch.context() as patched:
-        patched.setattr("export_model.ONNX_BYTES", 1000)
-        error = fails(export_model, patched, capsys, "--params_path", best, "--output_path", out)
+        patched.setattr("hierarchical.exporting.ONNX_BYTES", 1000)
+        error = fails(export_model, capsys, "--params_path", best, "--output_path", out)
         assert "an ONNX file ends at 2.1. Export it with a smaller encoder" in error and not out.exists()
-    call(export_model, monkeypatch, "--params_path", best, "--output_path", out)
+    call(export_model, "--params_path", best, "--output_path", out)
     Encoder(best).load("cpu")
     Encoder(out).load("cpu")
     name = "inference.get_pooled_embedding.onnx"
@@ -499,16 +465,6 @@ def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monke
     onnx.save(model, out / name)
     with pytest.raises(InputError, match="does not name its encoder. Export it again"):
         Encoder(out).load("cpu")
-
-
-def test_a_directory_that_does_not_say_how_long_vectors_are(trained, tmp_path):
-    copy = with_other_id(trained[1] / "model_best", tmp_path / "copy")
-    config = json.loads((copy / "config.json").read_text()) | {"output_emb_size": 0}
-    (copy / "config.json").write_text(json.dumps(config))
-    assert Encoder(copy).dimension == config.pop("hidden_size") == 128
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="config.json: output_emb_size and hidden_size do not say"):
-        Encoder(copy)
 
 
 def test_batches_of_an_export_run_side_by_side_and_must_be_finite():
@@ -525,24 +481,24 @@ def test_batches_of_an_export_run_side_by_side_and_must_be_finite():
         run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)
 
 
-def test_what_users_get_wrong(trained, use, tiny_checkpoint, monkeypatch, tmp_path, capsys):
+def test_what_users_get_wrong(trained, use, tiny_checkpoint, tmp_path, capsys):
     data, save = trained
     bad = tmp_path / "bad"
     shutil.copytree(data, bad)
     (bad / "train.txt").write_text("国足\t体育##足求\n空\t\n国足 体育\n", encoding="utf-8")
-    error = fails(train, monkeypatch, capsys, *train_flags(bad, tmp_path / "run"))
+    error = fails(train, capsys, *train_flags(bad, tmp_path / "run"))
     assert "train.txt:1: unknown label '体育##足求'; did you mean '体育##足球'" in error and "train.txt:2" in error
     (bad / "train.txt").write_text("国足\t体育##足球\n" * 3, encoding="utf-8")
-    assert "same label" in fails(train, monkeypatch, capsys, *train_flags(bad, tmp_path / "run"))
-    assert "at least" in fails(train, monkeypatch, capsys, *train_flags(data, tmp_path, "--epochs", 0))
-    error = fails(recall, monkeypatch, capsys, "--params_path", tiny_checkpoint)
+    assert "same label" in fails(train, capsys, *train_flags(bad, tmp_path / "run"))
+    assert "at least" in fails(train, capsys, *train_flags(data, tmp_path, "--epochs", 0))
+    error = fails(recall, capsys, "--params_path", tiny_checkpoint)
     assert "holds a classifier, not an encoder" in error
     (bad / "dev.txt").write_text("国足\t体育##棒球\n", encoding="utf-8")
     flags = ["--similar_text_pair_file", bad / "dev.txt", "--recall_result_dir", tmp_path]
-    assert "unknown label '体育##棒球'" in fails(recall, monkeypatch, capsys, *use, *flags)
+    assert "unknown label '体育##棒球'" in fails(recall, capsys, *use, *flags)
     (bad / "label.txt").write_text(f"{LABELS}军事\n", encoding="utf-8")
-    assert "pass --corpus_file" in fails(predict, monkeypatch, capsys, *use, "--dataset_dir", bad)
-    assert "--index_dir" in fails(predict, monkeypatch, capsys, *use, "--dataset_dir", data, "--resume",
+    assert "pass --corpus_file" in fails(predict, capsys, *use, "--dataset_dir", bad)
+    assert "--index_dir" in fails(predict, capsys, *use, "--dataset_dir", data, "--resume",
                                   "--output_file", tmp_path / "p.tsv")  # fmt: skip
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from metric import Decision
 from retrieval_based import index as module
-from retrieval_based.encoder import labels_to_index, most_specific, texts_of_labels
 from retrieval_based.index import SemanticIndex, dense, dense_windows, recalls, writing
 from retrieval_based.vectors import Vectors
 from tests.conftest import ROOT
@@ -24,12 +23,6 @@ def labels_of_four():
     index = SemanticIndex(TREE, Vectors(4), "labels", "abc", Decision(threshold=0.6, decoding="closure"))
     index.add(np.eye(4, dtype=np.float32)[:3], [(1,), (2,), (3,)])
     return index
-
-
-def test_what_is_encoded_and_indexed():
-    assert texts_of_labels(TREE, [1, 3]) == ["组织,罢工", "财经"]
-    assert most_specific(TREE, (0, 1, 3)) == (1, 3) and most_specific(TREE, (0,)) == (0,)
-    assert labels_to_index(TREE, False) == [1, 2, 3] and labels_to_index(TREE, True) == [0, 1, 2, 3]
 
 
 def test_nearest_labels_and_more_asked_for_than_there_are():

@@ -29,9 +29,9 @@ NOTE_PADDLE = (
 
 
 @pytest.fixture
-def index(use, monkeypatch, tmp_path):
+def index(use, tmp_path):
     """An index of the labels the encoder was trained with."""
-    call(build_index, monkeypatch, *use, "--index_dir", tmp_path / "index")
+    call(build_index, *use, "--index_dir", tmp_path / "index")
     return tmp_path / "index"
 
 
@@ -39,8 +39,7 @@ def index(use, monkeypatch, tmp_path):
 def export(trained, tmp_path_factory):
     """The trained encoder as an export."""
     out = tmp_path_factory.mktemp("export")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        call(export_model, monkeypatch, "--params_path", trained[1] / "model_best", "--output_path", out)
+    call(export_model, "--params_path", trained[1] / "model_best", "--output_path", out)
     return out
 
 
@@ -60,7 +59,7 @@ def start(tmp_path):
 
 
 @pytest.fixture
-def predicted(trained, use, index, monkeypatch, tmp_path):
+def predicted(trained, use, index, tmp_path):
     """predicted(threshold=0.3): the rows that predict.py writes for the index and data.txt, with flags of such names."""
 
     def predicted(**settings):
@@ -73,7 +72,7 @@ def predicted(trained, use, index, monkeypatch, tmp_path):
             "--output_file",
             tmp_path / "predictions.jsonl",
         ]
-        call(predict, monkeypatch, *flags, *(word for name, value in settings.items() for word in (f"--{name}", value)))
+        call(predict, *flags, *(word for name, value in settings.items() for word in (f"--{name}", value)))
         return [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").splitlines()]
 
     return predicted
@@ -140,23 +139,23 @@ def test_checkpoints_take_turns_during_a_reload_too(use, export, index, monkeypa
 
     monkeypatch.setattr(serve, "Lock", lambda: locks.append(Turn()) or locks[-1])
     monkeypatch.setattr(serve, "serve", load_twice)
-    call(serve, monkeypatch, *use, "--index_dir", index)
+    call(serve, *use, "--index_dir", index)
     assert len(locks) == 1 and turns == ["taken", "given"] * 4  # a model also answers once when it is loaded
     turns.clear()
-    call(serve, monkeypatch, "--params_path", export, "--index_dir", index)
+    call(serve, "--params_path", export, "--index_dir", index)
     assert turns == []
 
 
-def test_rows_vote(start, trained, use, export, monkeypatch, tmp_path):
+def test_rows_vote(start, trained, use, export, tmp_path):
     rows = ["--train_set_file", trained[0] / "train.txt"]
-    call(build_index, monkeypatch, *use, "--index_dir", tmp_path / "rows", *rows)
+    call(build_index, *use, "--index_dir", tmp_path / "rows", *rows)
     one = start("--index_dir", tmp_path / "rows", "--params_path", export, "--recall_num", 1)
     (row,) = httpx.post(f"{one.url}/v1/classify", json={"texts": "三分绝杀对手第1期"}, timeout=60).json()["results"]
     assert row["labels"] == ["体育", "体育##篮球"]  # those of the only row that is asked, which is the text itself
     assert row["probabilities"] == {"体育##篮球": 1, "体育": 0}
 
 
-def test_a_new_label_is_taken_up_and_no_request_is_lost(start, use, export, index, monkeypatch, tmp_path):
+def test_a_new_label_is_taken_up_and_no_request_is_lost(start, use, export, index, tmp_path):
     one = start("--index_dir", index, "--params_path", export, change="service.RETRY_SECONDS = 0.2")
     going, statuses, counts = True, set(), set()
 
@@ -174,7 +173,7 @@ def test_a_new_label_is_taken_up_and_no_request_is_lost(start, use, export, inde
             wait_until(lambda: counts == {(False,) * 3})
             new = {"text": "财经,基金", "labels": ["财经##基金"]}
             assert problem(client.post("/v1/explain", json=new))["what"] == "unknown label"
-            call(build_index, monkeypatch, *use, "--index_dir", index, "--corpus_file", tmp_path / "label.txt", "--add")
+            call(build_index, *use, "--index_dir", index, "--corpus_file", tmp_path / "label.txt", "--add")
             wait_until(lambda: client.get("/health").json()["labels"] == 6)
             found = client.post("/v1/explain", json=new).raise_for_status().json()["labels"]
             assert found[0]["probability"] == pytest.approx(1, abs=1e-5)
@@ -187,7 +186,7 @@ def test_a_new_label_is_taken_up_and_no_request_is_lost(start, use, export, inde
             assert client.get("/health").json()["labels"] == 6
             (index / "index.json").unlink()
             one.wait_for("(Not reloaded, .* stays in service: .*no such file)")
-            call(build_index, monkeypatch, *use, "--index_dir", index)  # the old labels only
+            call(build_index, *use, "--index_dir", index)  # the old labels only
             wait_until(lambda: client.get("/health").json()["labels"] == 5)
     finally:
         going = False
@@ -207,9 +206,9 @@ def spoil(index, name, change):
     path.write_bytes(change(path.read_bytes()))
 
 
-def test_bad_indexes_are_named(use, export, tiny_checkpoint, index, monkeypatch, capsys, tmp_path):
+def test_bad_indexes_are_named(use, export, tiny_checkpoint, index, capsys, tmp_path):
     flags = ["--params_path", export, "--port", 0, "--index_dir"]
-    assert "index.json: no such file. Build an index" in fails(serve, monkeypatch, capsys, *flags, tmp_path / "no")
+    assert "index.json: no such file. Build an index" in fails(serve, capsys, *flags, tmp_path / "no")
     for name, change, message in (
         ("index.json", lambda old: old[:30], "index.json: not the description of an index"),
         ("index.json", lambda old: b"[]", "index.json: not the description of an index"),
@@ -220,11 +219,11 @@ def test_bad_indexes_are_named(use, export, tiny_checkpoint, index, monkeypatch,
     ):  # fmt: skip
         copy = shutil.copytree(index, tmp_path / f"copy{len(list(tmp_path.iterdir()))}")
         spoil(copy, name, change)
-        assert message in fails(serve, monkeypatch, capsys, *flags, copy), name
+        assert message in fails(serve, capsys, *flags, copy), name
     other = ["--params_path", tiny_checkpoint, "--port", 0, "--index_dir", index]
-    assert "holds a classifier, not an encoder" in fails(serve, monkeypatch, capsys, *other)
+    assert "holds a classifier, not an encoder" in fails(serve, capsys, *other)
     spoil(index, "index.json", lambda old: json.dumps(json.loads(old) | {"encoder_id": "other"}).encode())
-    assert "made by another encoder" in fails(serve, monkeypatch, capsys, *flags, index)
+    assert "made by another encoder" in fails(serve, capsys, *flags, index)
 
 
 def test_milvus_that_cannot_be_reached(export, index, monkeypatch, capsys):
@@ -237,15 +236,15 @@ def test_milvus_that_cannot_be_reached(export, index, monkeypatch, capsys):
     package.MilvusClient = unreachable
     monkeypatch.setitem(sys.modules, "pymilvus", package)
     flags = ["--params_path", export, "--port", 0, "--index_dir", index]
-    error = fails(serve, monkeypatch, capsys, *flags)
+    error = fails(serve, capsys, *flags)
     assert "http://127.0.0.1:1: Fail connecting" in error and "is it running?" in error
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    assert "pip install -r retrieval_based/requirements-milvus.txt" in fails(serve, monkeypatch, capsys, *flags)
+    assert "pip install -r retrieval_based/requirements-milvus.txt" in fails(serve, capsys, *flags)
 
 
 def test_a_checkpoint_where_paddle_is_missing(use, index, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "paddle", None)
-    error = fails(serve, monkeypatch, capsys, *use, "--port", 0, "--index_dir", index)
+    error = fails(serve, capsys, *use, "--port", 0, "--index_dir", index)
     assert "needs the package paddle" in error and "export_model.py" in error
 
 
@@ -254,8 +253,8 @@ def test_a_checkpoint_where_paddle_is_missing(use, index, monkeypatch, capsys):
     [[], ["--index_dir", "index", "--recall_num", "0"], ["--index_dir", "index", "--max_seq_length", "2"],
      ["--index_dir", "index", "--port", "70000"]],
 )  # fmt: skip
-def test_bad_flags(monkeypatch, capsys, flags):
-    assert "usage:" in fails(serve, monkeypatch, capsys, *flags)
+def test_bad_flags(capsys, flags):
+    assert "usage:" in fails(serve, capsys, *flags)
 
 
 def test_exit_code_of_the_script_itself():

@@ -1,0 +1,80 @@
+"""analysis/scoring.py: the scores scikit-learn gives by itself, data with little in it, and the lines for people."""
+
+import warnings
+
+import pytest
+
+from analysis.scoring import baseline_scores, comparison
+from tests.conftest import SAMPLE
+from utils import LabelTree, Rows, load_rows
+
+TREE = LabelTree(["体育", "体育##足球", "财经"])
+
+
+def rows_of(**labels_of_texts):
+    return Rows(list(labels_of_texts), list(labels_of_texts.values()), 0, 0)
+
+
+def scores_without_warnings(train, dev, tree=TREE):
+    import sklearn.multiclass  # noqa: F401  what it warns of on being imported is not ours
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return baseline_scores(train, dev, tree)
+
+
+def test_scores_are_those_of_scikit_learn_alone():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.metrics import f1_score
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    tree = LabelTree.read(SAMPLE / "label.txt")
+    train, dev = (load_rows(SAMPLE / name, tree) for name in ("train.txt", "dev.txt"))
+    train = train._replace(texts=train.texts[:400], labels=train.labels[:400])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of labels without a row
+        vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
+        model = make_pipeline(vectorizer, OneVsRestClassifier(LinearSVC()))
+        predicted = model.fit(train.texts, train.multi_hot(len(tree)).astype(int)).predict(dev.texts)
+    gold = dev.multi_hot(len(tree))
+    expected = {f"{mean}_f1": f1_score(gold, predicted, average=mean, zero_division=0) for mean in ("micro", "macro")}
+    found = scores_without_warnings(train, dev, tree)
+    assert found["n_rows"] == 300 and found["micro_f1"] > 0.7
+    for name, score in expected.items():
+        assert found[name] == pytest.approx(score, abs=0.02)
+    assert found == scores_without_warnings(train, dev, tree)  # run after run
+
+
+def test_labels_of_no_train_row_and_of_all():
+    # never 体育##足球, always 体育
+    train = rows_of(足球联赛开打=(0,), 篮球联赛开打=(0,), 股市上涨=(0, 2), 股市下跌=(0, 2))
+    found = scores_without_warnings(train, rows_of(股市大涨=(0, 2), 足球队开打=(0, 1)))
+    assert found["labels"]["体育"] == {"precision": 1, "recall": 1, "f1": 1, "support": 2}
+    assert found["labels"]["体育##足球"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+    assert found["labels"]["财经"]["f1"] == 1
+
+
+def test_a_single_label():
+    tree = LabelTree(["财经"])
+    train = rows_of(股市上涨=(0,), 股市下跌=(0,), 球队取胜=(), 球队落败=())
+    assert scores_without_warnings(train, rows_of(股市震荡=(0,), 球队晋级=()), tree)["accuracy"] == 1
+
+
+def test_a_single_row():
+    found = scores_without_warnings(rows_of(股市上涨=(2,)), rows_of(股市下跌=(2,), 球队取胜=(0,)))
+    assert (found["n_rows"], found["accuracy"]) == (2, 0.5)
+
+
+def test_rows_that_share_no_character():
+    assert scores_without_warnings(rows_of(股市=(2,), 球队=(0,)), rows_of(股市=(2,), 球队=(0,)))["accuracy"] == 1
+
+
+def test_the_model_is_told_when_it_is_no_better():
+    better, worse = (dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "hierarchical_f1"), x) for x in (0.875, 0.5))
+    assert comparison(better, worse) == [
+        "Model / linear baseline in dev dataset: accuracy: 87.50 / 50.00 | macro_f1: 87.50 / 50.00 | "
+        "micro_f1: 87.50 / 50.00 | hierarchical_f1: 87.50 / 50.00"
+    ]
+    assert "should beat" in comparison(worse, better)[1]
