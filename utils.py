@@ -2,8 +2,7 @@
 
     parser = make_parser("Label texts with a checkpoint.")      # --help with defaults, --version
     add_checkpoint_arguments(parser, batch_size=32)             # a flag is spelt, and told, the same way everywhere
-    if __name__ == "__main__":
-        run(main)                                               # what the user can mend: a message and exit code 2
+    run(main)                                                   # what the user can mend: a message and exit code 2
 
 The label tree, rows, files and messages live in hierarchical/ and are only passed on.
 """

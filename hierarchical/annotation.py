@@ -9,15 +9,17 @@ Exports that are understood; what an export does not say is found out from its r
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from hierarchical.errors import InputError
+from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
-from hierarchical.labels import SEPARATOR
+from hierarchical.labels import SEPARATOR, LabelTree
+from hierarchical.rows import Row
 
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
 KINDS = ("choices", "taxonomy")
@@ -43,8 +45,8 @@ class Annotation(NamedTuple):
 # ---- exports ---------------------------------------------------------------------------------------------------------
 
 
-def read_export(path, separator, keep_empty, problems):
-    """All annotations of an exported file: list[Annotation]. Bad records go to `problems` (utils.Problems).
+def read_export(path: str | Path, separator: str, keep_empty: bool, problems: Problems) -> list[Annotation]:
+    """All annotations of an exported file: bad records go to `problems`.
 
     keep_empty: doccano does not tell "not annotated" from "no label applies"; take it for the latter.
     Raises InputError for a file that is no export which can be read without guessing.
@@ -83,7 +85,7 @@ def read_export(path, separator, keep_empty, problems):
     return [one._replace(labels=paths[control]) if control in paths else one for one, paths in parsed]
 
 
-def _records(path, problems):
+def _records(path: str | Path, problems: Problems) -> list[tuple[str, Any]]:
     """list[(where, parsed JSON)] of a file with JSON lines, of which a bad one is a ValueError, or with a JSON list."""
     require_file(path, HOW_TO_EXPORT)
     with open(path, "rb") as file:
@@ -116,7 +118,7 @@ def _records(path, problems):
     return records
 
 
-def _doccano(record, annotator, keep_empty):
+def _doccano(record: dict, annotator: str, keep_empty: bool) -> Iterator[tuple]:
     text = record.get("data", record.get("text"))
     names = record.get("label", record.get("labels"))
     if not isinstance(text, str):
@@ -129,11 +131,11 @@ def _doccano(record, annotator, keep_empty):
     yield text, {CONTROL: names} if names or keep_empty else None, annotator, False
 
 
-def _label_studio(record, _, keep_empty):
+def _label_studio(record: dict, _: str, keep_empty: bool) -> Iterator[tuple]:
     text, found = _text_of(record["data"]), False
     for annotation in record["annotations"]:  # its neighbour "predictions" is a model's word, not an annotator's
         if not annotation.get("was_cancelled"):
-            found, chosen = True, {}
+            found, chosen = True, dict[str, list]()
             for item in annotation["result"]:
                 if (kind := item.get("type")) in KINDS:
                     chosen.setdefault(str(item["from_name"]), []).extend(_several(item["value"][kind]))
@@ -146,7 +148,7 @@ def _label_studio(record, _, keep_empty):
         yield text, None, None, False
 
 
-def _label_studio_min(record, _, keep_empty):
+def _label_studio_min(record: dict, _: str, keep_empty: bool) -> Iterator[tuple]:
     value = record.get(CONTROL)  # by any other name, a choice alone could not be told from the task's own fields
     parts = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
     labels = [label for part in parts for kind in KINDS for label in _several(part.get(kind, ()))]
@@ -155,25 +157,25 @@ def _label_studio_min(record, _, keep_empty):
     yield _text_of(record), {CONTROL: labels} if annotated else None, record.get("annotator"), False
 
 
-def _several(labels):
+def _several(labels: Any) -> Any:
     """What stands for labels as a list; a single name stands for itself, not for its characters."""
     return [labels] if isinstance(labels, str) else labels
 
 
-def _text_of(data):
+def _text_of(data: dict) -> str:
     if not isinstance(data.get("text"), str):
         raise ValueError(f'no "text" among the fields of this task: {", ".join(data)}. Rename the one that holds it.')
     return data["text"]
 
 
-def _require_unicode(text):
+def _require_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{text[:40]!r} holds half a character, which no file can hold; correct it") from None
 
 
-def _path(label, separator):
+def _path(label: Any, separator: str) -> tuple[str, ...]:
     """A label as a tool has it, a name or the list of its levels, as tuple of level names. Raises ValueError."""
     levels = label.split(separator) if isinstance(label, str) else label
     if not isinstance(levels, list) or not all(isinstance(level, str) for level in levels):
@@ -195,11 +197,11 @@ def _path(label, separator):
 # ---- files to import -------------------------------------------------------------------------------------------------
 
 
-def import_files(rows, notes, tree):
+def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> dict[str, tuple[str, str]]:
     """What both tools need to annotate rows: {file name: (what it holds, content)}.
 
-    rows  list[utils.Row]; the labels of a row are shown as a first answer, only the deepest of each branch
-    notes list[str], shown beside the texts, or []
+    rows  the labels of a row are shown as a first answer, only the deepest of each branch
+    notes shown beside the texts, or []
 
     doccano_import.jsonl     texts and labels          label_studio_tasks.json   the same, labels as predictions
     doccano_labels.json      the label types           label_studio_config.xml   the labelling interface, a Taxonomy
@@ -210,7 +212,7 @@ def import_files(rows, notes, tree):
         deepest = [label for label in row.labels or () if label not in above]
         data = {"text": row.text, **({"note": notes[i]} if notes else {})}
         lines.append(json.dumps({**data, "label": [tree.labels[label] for label in deepest]}, ensure_ascii=False))
-        task = {"data": data}
+        task: dict[str, Any] = {"data": data}
         if row.labels is not None:
             value = {"taxonomy": [tree.segments(label) for label in deepest]}
             answer = {"from_name": CONTROL, "to_name": "text", "type": "taxonomy", "value": value}
@@ -226,12 +228,12 @@ def import_files(rows, notes, tree):
     }
 
 
-def _config(tree, with_notes):
+def _config(tree: LabelTree, with_notes: bool) -> str:
     """Label Studio's labelling interface for the tree: one Taxonomy, several paths of any depth."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Text", name="text", value="$text")
     taxonomy = ElementTree.SubElement(view, "Taxonomy", name=CONTROL, toName="text", showFullPath="true")
-    nodes = {}
+    nodes: dict[int, ElementTree.Element] = {}
     for i in sorted(range(len(tree)), key=lambda i: tree.levels[i]):  # a parent before its children
         above = nodes.get(int(tree.parents[i]), taxonomy)
         nodes[i] = ElementTree.SubElement(above, "Choice", value=tree.segments(i)[-1])

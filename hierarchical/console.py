@@ -19,7 +19,9 @@ def get_logger(log_file: str | os.PathLike | None = None) -> logging.Logger:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     # other programs, and progress bars, put handlers of their own in place
-    handlers = [] if any(one.formatter is FORMATTER for one in logger.handlers) else [logging.StreamHandler()]
+    handlers: list[logging.Handler] = []
+    if not any(one.formatter is FORMATTER for one in logger.handlers):
+        handlers.append(logging.StreamHandler())
     if log_file:
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
     for handler in handlers:

@@ -18,7 +18,7 @@ def affine(x: Any, weight: Any, bias: Any) -> Any:
 def speed_up_bias_gradients(paddle: Any, model: Any) -> None:
     """For CPUs: make every linear layer's bias gradient a matrix product, see `affine`."""
 
-    def forward(layer, x):
+    def forward(layer: Any, x: Any) -> Any:
         return affine(x, layer.weight, layer.bias)
 
     for layer in model.sublayers():

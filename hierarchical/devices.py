@@ -37,7 +37,7 @@ def launched_processes() -> tuple[int, int]:
     return int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
 
 
-def _mkl_code_path(cpuinfo="/proc/cpuinfo"):
+def _mkl_code_path(cpuinfo: str = "/proc/cpuinfo") -> str | None:
     """On AMD processors MKL takes its slowest code path unless told which instructions it may use (measured: 2.6x)."""
     try:
         text = Path(cpuinfo).read_text()

@@ -66,7 +66,7 @@ def importance(
     scores = [np.zeros(units) for _ in blocks for units in kept(model)]
     masks: list = [None for _ in scores]
 
-    def scaled(i, _, inputs):
+    def scaled(i: int, _: Any, inputs: tuple) -> Any:
         output = inputs[0]
         return (output.reshape([*output.shape[:2], len(scores[i]), -1]) * masks[i]).reshape(output.shape)
 
@@ -106,7 +106,7 @@ def reorder(model: Any, heads: np.ndarray, neurons: np.ndarray) -> None:
         _permute(block.narrow, rows=order)
 
 
-def _permute(linear, rows=slice(None), columns=slice(None)):
+def _permute(linear: Any, rows: Any = slice(None), columns: Any = slice(None)) -> None:
     linear.weight.set_value(linear.weight.numpy()[rows][:, columns])
     linear.bias.set_value(linear.bias.numpy()[columns])
 
@@ -123,7 +123,7 @@ def set_width(model: Any, fraction: Fraction) -> None:
 
     product = affine if paddle.get_device() == "cpu" else paddle.nn.functional.linear
 
-    def sliced(linear, rows, columns, x):
+    def sliced(linear: Any, rows: int | None, columns: int | None, x: Any) -> Any:
         return product(x, linear.weight[:rows, :columns], linear.bias[:columns])
 
     heads, neurons = kept(model, fraction)
@@ -173,7 +173,7 @@ def distillation_loss(
     import paddle
     import paddle.nn.functional as F
 
-    def cross_entropy(logits, targets):
+    def cross_entropy(logits: Any, targets: Any) -> Any:
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
     (logits, hidden), (teacher_logits, teacher_hidden) = student, teacher

@@ -71,7 +71,8 @@ class OnnxModel:
         options.log_severity_level = 3  # errors
         # Batches run side by side instead, which costs half as much: a session's own threads wait for each other.
         options.intra_op_num_threads = 1
-        providers, hint = ["CPUExecutionProvider"], "Export it again."
+        providers: list = ["CPUExecutionProvider"]
+        hint = "Export it again."
         if device == "gpu":
             providers = [("CUDAExecutionProvider", {"device_id": device_id}), *providers]
             hint = f"Export it again, or check --device_id {device_id} and the memory of this GPU."
@@ -177,7 +178,7 @@ def run_batches(
     """
     outputs = np.zeros((len(ids), width), np.float32)
 
-    def run(batch):
+    def run(batch: np.ndarray) -> int:
         outputs[batch] = compute(pad([ids[i] for i in batch], pad_id))
         if not np.isfinite(outputs[batch]).all():
             raise InputError(

@@ -37,11 +37,11 @@ def export_static(paddle: Any, model: Any, pad_id: int, prefix: Path) -> Path:
     """Write the static graph of a model; returns the path of its program, .pdmodel, or .json with a newer paddle."""
 
     class Graph(paddle.nn.Layer):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids, token_type_ids=None):
+        def forward(self, input_ids: Any, token_type_ids: Any = None) -> Any:
             mask = (input_ids != pad_id).astype("int64")
             if token_type_ids is None:
                 return self.model(input_ids, attention_mask=mask)
@@ -155,8 +155,8 @@ def export_checkpoint(
     if format != "paddle" and checkpoint.weights:
         require_onnx_size(checkpoint.weights, "--format paddle")
     output_path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_path) as work:
-        work = Path(work)
+    with tempfile.TemporaryDirectory(dir=output_path) as folder:
+        work = Path(folder)
         program = export_static(paddle, model, checkpoint.tokenizer.pad_id, work / name)
         models = [] if format == "onnx" else [program]
         if format != "paddle":
@@ -169,9 +169,7 @@ def export_checkpoint(
         for path in list(work.iterdir()):
             if path in models or (path.suffix != ".onnx" and format != "onnx"):
                 os.replace(path, output_path / path.name)
-    if (
-        checkpoint.directory.resolve() != output_path.resolve()
-    ):  # a width of prune.py is exported into its own directory
+    if checkpoint.directory.resolve() != output_path.resolve():  # a width of prune.py is exported into its own folder
         copy_settings(checkpoint, output_path)
     return [output_path / path.name for path in models]
 
@@ -199,11 +197,12 @@ def with_exports(
     """What `compare` compares: "checkpoint", the network, whose weights are in a file, and exported files by name."""
     width, cores = model.config.num_labels, available_cores()
 
-    def network(ids, progress=None):
+    def network(ids: list[list[int]], progress: Callable | None = None) -> np.ndarray:
         return predict_logits(model, ids, pad_id, batch_size, progress)
 
-    def session_of(path):
-        engine, callers = (OnnxModel(path), cores) if path.suffix == ".onnx" else (PaddleModel(path, threads=cores), 1)
+    def session_of(path: Path) -> Callable:
+        engine: Callable = OnnxModel(path) if path.suffix == ".onnx" else PaddleModel(path, threads=cores)
+        callers = cores if path.suffix == ".onnx" else 1
         return lambda ids, progress=None: run_batches(engine, ids, pad_id, width, batch_size, callers, progress)
 
     models = {"checkpoint": (network, [weights])}

@@ -7,19 +7,21 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO, Any
 
-from hierarchical.errors import InputError
+from hierarchical.errors import InputError, Problems
 
 
 @contextmanager
-def atomic_write(path, mode="w"):
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that takes its name only when it is complete and on disk (UTF-8, LF)."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
-        with open(temporary, mode, **text) as file:
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -31,7 +33,7 @@ def atomic_write(path, mode="w"):
         Path(temporary).unlink(missing_ok=True)
 
 
-def file_digest(path):
+def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal text."""
     sha256 = hashlib.sha256()
     with open(path, "rb") as file:
@@ -40,7 +42,7 @@ def file_digest(path):
     return sha256.hexdigest()
 
 
-def require_file(path, hint):
+def require_file(path: str | Path, hint: str) -> None:
     """Raise InputError unless `path` is a file that is not empty."""
     path = Path(path)
     if path.is_dir():
@@ -53,7 +55,7 @@ def require_file(path, hint):
         raise InputError(f"{path}: the file is empty. {hint}")
 
 
-def require_writable(path, flag, inputs):
+def require_writable(path: Path, flag: str, inputs: Iterable[Path]) -> None:
     """Raise InputError now if a file could not be written after all the work, or would replace one that is read."""
     if path.is_dir():
         raise InputError(f"{path}: is a directory. {flag} names a file to write.")
@@ -65,16 +67,17 @@ def require_writable(path, flag, inputs):
         raise InputError(f"{path}: cannot be written ({error.strerror}). Check {flag} and your rights.") from None
 
 
-def require_outputs(outputs, inputs):
+def require_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     """`require_writable` for every file of {flag: path}; no two flags may name the same one."""
-    flag_of = {}
+    flag_of: dict[Path, str] = {}
+    inputs = list(inputs)
     for flag, path in outputs.items():
         require_writable(path, flag, inputs)
         if (other := flag_of.setdefault(path.resolve(), flag)) != flag:
             raise InputError(f"{path}: {other} and {flag} must have different names.")
 
 
-def read_lines(path, problems):
+def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Yield (line number, text without line end) of a UTF-8 file; a line that is not UTF-8 is a problem.
 
     Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text. "-" is stdin.
@@ -93,7 +96,7 @@ def read_lines(path, problems):
                 problems.add(path, number, f"byte {error.start + 1} is not UTF-8{guess}; convert the file to UTF-8")
 
 
-def _guess_encoding(raw):
+def _guess_encoding(raw: bytes) -> str:
     try:
         return f" (as GB18030 it reads {raw.decode('gb18030').strip()[:20]!r})"
     except UnicodeDecodeError:

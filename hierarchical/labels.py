@@ -6,7 +6,9 @@ the few-shot route a word for the label; others ignore it.
 
 import difflib
 import heapq
+from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -27,10 +29,17 @@ class LabelTree:
     equal names under two parents are two nodes.
     """
 
-    def __init__(self, labels, source="label list", lines=None, words=None):
+    def __init__(
+        self,
+        labels: Iterable[str],
+        source: str | Path = "label list",
+        lines: Sequence[int] | None = None,
+        words: Sequence[str] | None = None,
+    ):
         self.labels = list(labels)
         lines = lines or range(1, len(self.labels) + 1)
-        problems, line_of, self.index = Problems(), {}, {}
+        problems, line_of = Problems(), dict[str, int]()
+        self.index: dict[str, int] = {}
         for i, (label, line) in enumerate(zip(self.labels, lines)):
             self.index.setdefault(label, i)
             if line_of.setdefault(label, line) != line:
@@ -54,16 +63,16 @@ class LabelTree:
         self.depth = int(self.levels.max())
         words = words or [""] * len(self.labels)
         self.words = [word or label.split(SEPARATOR)[-1] for label, word in zip(self.labels, words)]
-        self.children = [[] for _ in self.labels]
+        self.children: list[list[int]] = [[] for _ in self.labels]
         for child, parent in enumerate(self.parents):
             if parent >= 0:
                 self.children[parent].append(child)
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: str | Path) -> "LabelTree":
         """Read label.txt; blank lines are skipped, every fault is named with its line."""
         require_file(path, "It holds one label per line, each level of a path joined by '##'.")
-        problems, lines, labels, words = Problems(), [], [], []
+        problems, lines, labels, words = Problems(), list[int](), list[str](), list[str]()
         for number, text in read_lines(path, problems):
             if "\t" in text.strip():
                 problems.add(path, number, "a TAB in a label; one label per line, nothing else")
@@ -77,10 +86,10 @@ class LabelTree:
         problems.raise_if_any()
         return cls(labels, path, lines, words)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """The lines of label.txt that give this tree and its words, without line ends."""
         own = [label.split(SEPARATOR)[-1] for label in self.labels]
         return [
@@ -88,29 +97,29 @@ class LabelTree:
             for label, word, name in zip(self.labels, self.words, own)
         ]
 
-    def segments(self, i):
-        """The names on the path to node i, root first: list[str]."""
+    def segments(self, i: int) -> list[str]:
+        """The names on the path to node i, root first."""
         return self.labels[i].split(SEPARATOR)
 
-    def ancestors(self, i):
+    def ancestors(self, i: int) -> list[int]:
         """The class indices above node i, root first."""
         above = []
         while (i := int(self.parents[i])) >= 0:
             above.append(i)
         return above[::-1]
 
-    def closure(self, indices):
+    def closure(self, indices: Iterable[int]) -> list[int]:
         """The given class indices and all their ancestors, as a sorted list."""
         return sorted(set(chain.from_iterable((i, *self.ancestors(i)) for i in indices)))
 
-    def nearest(self, label):
+    def nearest(self, label: str) -> str | None:
         """The known label most like an unknown one, or None."""
         if same_name := [known for known in self.labels if known.split(SEPARATOR)[-1] == label]:
             return same_name[0]
         # difflib is slow: it compares only the labels that share most pairs of neighbouring characters with this one
         pairs = _pairs(label)
 
-        def shared(known):
+        def shared(known: str) -> float:
             others = _pairs(known)
             return len(pairs & others) / (len(pairs) + len(others))
 
@@ -118,12 +127,12 @@ class LabelTree:
         return next(iter(difflib.get_close_matches(label, candidates, n=1, cutoff=0.4)), None)
 
 
-def _pairs(name):
+def _pairs(name: str) -> set[tuple[str, str]]:
     name = f" {name} "
     return set(zip(name, name[1:]))
 
 
-def levels_text(tree, predicted):
+def levels_text(tree: LabelTree, predicted: Iterable[int]) -> list[str]:
     """The `level k : name,name` lines of a prediction: each level's names once, in first-seen order.
 
     predicted: class indices in ascending order. A child shows its parent's name above it whether or not the parent's

@@ -10,9 +10,13 @@ Shapes: N rows, L labels in class-index order. `tree` is a `labels.LabelTree`. A
 equal names under two parents are two nodes. All scores are fractions from 0 to 1, and 0/0 counts as 0.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+
+from hierarchical.labels import LabelTree
 
 DECODINGS = ("raw", "closure", "topdown")
 CRITERIA = ("micro_f1", "macro_f1")
@@ -41,12 +45,12 @@ class Decision:
     max_labels: int | None = None
     top_k: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.threshold, (np.ndarray, np.generic)):  # as the tuning functions return them
             object.__setattr__(self, "threshold", self.threshold.tolist())
         self.validate()
 
-    def validate(self):
+    def validate(self) -> None:
         """Raise ValueError, saying what would be right, unless every setting is usable."""
         thresholds = self.threshold if isinstance(self.threshold, list) else [self.threshold]
         for value in thresholds:
@@ -64,12 +68,12 @@ class Decision:
         if self.max_labels is not None and self.min_labels > self.max_labels:
             raise ValueError(f"min_labels ({self.min_labels}) must not be above max_labels ({self.max_labels})")
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The settings as a dict that JSON can hold; `Decision.from_dict` reads it back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, settings):
+    def from_dict(cls, settings: Any) -> "Decision":
         """A Decision from `to_dict()`; settings left out keep their default. Raises ValueError on anything else."""
         if not isinstance(settings, dict):
             raise ValueError(f"decision settings must be a dict, got {type(settings).__name__}")
@@ -79,7 +83,7 @@ class Decision:
             raise ValueError(f"unknown decision settings {', '.join(unknown)}; known are {', '.join(known)}")
         return cls(**settings)
 
-    def updated(self, **asked):
+    def updated(self, **asked: Any) -> "Decision":
         """The Decision with the settings that are not None in place of its own. Raises ValueError like the class.
 
         A number of labels asked for now replaces limits stored earlier, and the other way round.
@@ -93,12 +97,12 @@ class Decision:
         return Decision.from_dict(settings | given)
 
 
-def _one_of(name, value, known):
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
 
 
-def decide(probabilities, tree, decision=Decision()):
+def decide(probabilities: np.ndarray, tree: LabelTree, decision: Decision = Decision()) -> np.ndarray:
     """Turn probabilities (float [N, L], sigmoid outputs) into label sets (bool [N, L]).
 
     Everything follows from the margin, probability minus threshold, in float64. "closure" raises a node's margin to the
@@ -126,7 +130,7 @@ def decide(probabilities, tree, decision=Decision()):
     return selected
 
 
-def _decode(values, tree, decoding):
+def _decode(values: np.ndarray, tree: LabelTree, decoding: str) -> None:
     """Make values [N, L] consistent with the tree, in place."""
     if decoding == "closure":
         _raise_to_subtree_maximum(values, tree)
@@ -136,7 +140,7 @@ def _decode(values, tree, decoding):
             values[:, children] = np.minimum(values[:, children], values[:, tree.parents[children]])
 
 
-def _raise_to_subtree_maximum(values, tree):
+def _raise_to_subtree_maximum(values: np.ndarray, tree: LabelTree) -> None:
     """Bottom-up, in place; on bool values [N, L] this adds the ancestors of every label set."""
     for level in range(tree.depth, 1, -1):
         children = np.flatnonzero(tree.levels == level)
@@ -146,7 +150,7 @@ def _raise_to_subtree_maximum(values, tree):
         values[:, parents] = np.maximum(values[:, parents], best_child)
 
 
-def _best_k(margins, tree, k):
+def _best_k(margins: np.ndarray, tree: LabelTree, k: int) -> np.ndarray:
     """The k best labels of every row, bool [N, L], for 1 <= k <= L; no full sort, only the k-th value is looked for."""
     by_level = np.argsort(tree.levels, kind="stable")
     margins = margins[:, by_level]
@@ -158,7 +162,7 @@ def _best_k(margins, tree, k):
     return best
 
 
-def _probabilities(values, n_labels):
+def _probabilities(values: Any, n_labels: int) -> np.ndarray:
     """A float64 copy [N, L] of the probabilities, checked."""
     values = np.asarray(values)
     if values.ndim != 2 or values.shape[1] != n_labels:
@@ -170,7 +174,7 @@ def _probabilities(values, n_labels):
     return values.astype(np.float64)
 
 
-def _multi_hot(values, shape, name):
+def _multi_hot(values: Any, shape: tuple, name: str) -> np.ndarray:
     """The label sets as bool, checked; `shape` may leave the number of rows open with None."""
     values = np.asarray(values)
     if values.ndim != 2 or values.shape[1] != shape[1] or shape[0] not in (None, len(values)):
@@ -190,7 +194,7 @@ class Scores:
     and read the whole with `Scores.from_vector(tree, summed).result()`.
     """
 
-    def __init__(self, tree):
+    def __init__(self, tree: LabelTree):
         self.tree = tree
         n_labels, depth = len(tree), tree.depth
         self._vector = np.zeros(3 * n_labels + 2 * depth + 7)
@@ -201,7 +205,7 @@ class Scores:
         self._by_level = np.argsort(tree.levels, kind="stable")
         self._level_starts = np.searchsorted(tree.levels[self._by_level], np.arange(1, depth + 1))
 
-    def update(self, predicted, gold, losses=None):
+    def update(self, predicted: Any, gold: Any, losses: Any = None) -> None:
         """Count a batch: predicted and gold are multi-hot [n, L] (bool, or 0 and 1), losses a float [n] or their mean.
 
         Raises ValueError, and counts nothing, for a wrong shape or values that are not multi-hot.
@@ -226,16 +230,16 @@ class Scores:
         closed = [np.count_nonzero(sets) for sets in (predicted & gold, predicted, gold)]
         self._totals += [n, exact, 0 if losses is None else n, loss_sum, *closed]
 
-    def _any_per_level(self, values):
+    def _any_per_level(self, values: np.ndarray) -> np.ndarray:
         """bool [n, L] -> bool [n, depth]: is any label of the level set?"""
         return np.logical_or.reduceat(values[:, self._by_level], self._level_starts, axis=1)
 
-    def to_vector(self):
+    def to_vector(self) -> np.ndarray:
         """A copy of all counts, float64 [3 L + 2 depth + 7]; vectors of the same tree may be summed."""
         return self._vector.copy()
 
     @classmethod
-    def from_vector(cls, tree, vector):
+    def from_vector(cls, tree: LabelTree, vector: Any) -> "Scores":
         """The Scores with the counts of `to_vector()`. Raises ValueError when the length does not fit the tree."""
         scores, vector = cls(tree), np.asarray(vector)
         if vector.shape != scores._vector.shape:
@@ -243,7 +247,7 @@ class Scores:
         scores._vector[:] = vector
         return scores
 
-    def result(self):
+    def result(self) -> dict[str, Any]:
         """All scores so far, in plain Python types.
 
         n_rows, loss             rows counted; mean loss of the rows that came with one, or None
@@ -299,14 +303,14 @@ class Scores:
         return result
 
 
-def evaluate(predicted, gold, tree):
+def evaluate(predicted: Any, gold: Any, tree: LabelTree) -> dict[str, Any]:
     """`Scores.result()` of one comparison: predicted and gold are multi-hot [N, L]. Raises ValueError like update."""
     scores = Scores(tree)
     scores.update(predicted, gold)
     return scores.result()
 
 
-def _precision_recall_f1(tp, fp, fn):
+def _precision_recall_f1(tp: Any, fp: Any, fn: Any) -> dict[str, Any]:
     # Counts are whole numbers and the numerator is 0 wherever the denominator is: a floor of 1 makes 0/0 a 0.
     return {
         "precision": tp / np.maximum(tp + fp, 1),
@@ -318,7 +322,9 @@ def _precision_recall_f1(tp, fp, fn):
 # ---- Thresholds from dev rows ----------------------------------------------------------------------------------------
 
 
-def tune_threshold(probabilities, gold, tree=None, decoding="raw", criterion="micro_f1"):
+def tune_threshold(
+    probabilities: Any, gold: Any, tree: LabelTree | None = None, decoding: str = "raw", criterion: str = "micro_f1"
+) -> float:
     """The one threshold (float) with the highest "micro_f1" or "macro_f1" on these rows.
 
     probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed for a decoding other than "raw". Exact: F1 only
@@ -333,7 +339,8 @@ def tune_threshold(probabilities, gold, tree=None, decoding="raw", criterion="mi
         raise ValueError(f"decoding {decoding!r} needs the label tree")
     probabilities, gold = _dev_arrays(probabilities, gold, None if tree is None else len(tree))
     # With one threshold for all labels, margins and probabilities have the same order: decode once, then cut anywhere.
-    _decode(probabilities, tree, decoding)
+    if tree is not None:
+        _decode(probabilities, tree, decoding)
     if criterion == "macro_f1":
         per_label = np.argsort(-probabilities, axis=0)
         curves = _f1_curve(np.take_along_axis(gold, per_label, axis=0))
@@ -344,7 +351,7 @@ def tune_threshold(probabilities, gold, tree=None, decoding="raw", criterion="mi
     return _best_threshold(probabilities.ravel()[order], scores, preferred=0.5)
 
 
-def tune_thresholds_per_label(probabilities, gold, default, min_support=20):
+def tune_thresholds_per_label(probabilities: Any, gold: Any, default: float, min_support: int = 20) -> np.ndarray:
     """One threshold per label (float64 [L]), each raising that label's own F1 on these rows, or `default`.
 
     A threshold fitted to a handful of positives is mostly noise. So a label with fewer than `min_support` positive rows
@@ -369,7 +376,14 @@ def tune_thresholds_per_label(probabilities, gold, default, min_support=20):
     return thresholds
 
 
-def cross_fitted_score(probabilities, gold, tree, tune, decision=Decision(), folds=5):
+def cross_fitted_score(
+    probabilities: Any,
+    gold: Any,
+    tree: LabelTree,
+    tune: Callable,
+    decision: Decision = Decision(),
+    folds: int = 5,
+) -> dict[str, Any]:
     """What tuning is worth on rows it has not seen: `Scores.result()` pooled over K held-out folds.
 
     `tune(probabilities, gold)` returns a threshold or one per label; it sees K-1 folds, and `decision` with that
@@ -389,7 +403,7 @@ def cross_fitted_score(probabilities, gold, tree, tune, decision=Decision(), fol
     return scores.result()
 
 
-def _dev_arrays(probabilities, gold, n_labels=None):
+def _dev_arrays(probabilities: Any, gold: Any, n_labels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Checked copies: probabilities float64 [N, L] and gold bool [N, L]."""
     if n_labels is None:
         n_labels = np.shape(probabilities)[-1] if np.ndim(probabilities) else 0
@@ -397,14 +411,14 @@ def _dev_arrays(probabilities, gold, n_labels=None):
     return probabilities, _multi_hot(gold, probabilities.shape, "gold")
 
 
-def _f1_curve(gold):
+def _f1_curve(gold: np.ndarray) -> np.ndarray:
     """Element k: the F1 when rows 0..k are predicted; gold is bool [N] or [N, L], sorted by falling probability."""
     predicted = np.arange(1, len(gold) + 1)
     predicted = predicted if gold.ndim == 1 else predicted[:, None]
     return 2 * np.cumsum(gold, axis=0) / (predicted + np.count_nonzero(gold, axis=0))
 
 
-def _best_threshold(values, scores, preferred):
+def _best_threshold(values: np.ndarray, scores: np.ndarray, preferred: float) -> float:
     """The threshold with the best score; values [M] fall, scores[k] belongs to predicting values[:k + 1]."""
     # Predicting k values needs low[k] <= threshold < high[k].
     high, low = np.append(1.0, values), np.append(values, 0.0)
@@ -418,7 +432,9 @@ def _best_threshold(values, scores, preferred):
     return float(candidates[np.argmin(np.abs(candidates - preferred))])
 
 
-def tuned_decision(probabilities, gold, tree, decision, how, criterion="micro_f1"):
+def tuned_decision(
+    probabilities: Any, gold: Any, tree: LabelTree, decision: Decision, how: str, criterion: str = "micro_f1"
+) -> tuple[Decision, dict[str, Any] | None]:
     """Choose threshold(s) on dev rows: (Decision, result dict of `cross_fitted_score`, or None with a single row).
 
     how: "global" for one threshold, "per_label" for one per label with enough rows. The result says what the tuning is
@@ -426,9 +442,9 @@ def tuned_decision(probabilities, gold, tree, decision, how, criterion="micro_f1
     """
     _one_of("how", how, ("global", "per_label"))
 
-    def tune(p, g):
+    def tune(p: np.ndarray, g: np.ndarray) -> float | list[float]:
         threshold = tune_threshold(p, g, tree, decision.decoding, criterion)
-        return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold)
+        return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold).tolist()
 
     tuned, folds = replace(decision, threshold=tune(probabilities, gold)), min(5, len(gold))
     return tuned, cross_fitted_score(probabilities, gold, tree, tune, decision, folds) if folds > 1 else None

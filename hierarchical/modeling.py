@@ -73,7 +73,15 @@ def predict_logits(
     return _outputs(model, model, model.config.num_labels, ids, pad_id, batch_size, progress)
 
 
-def _outputs(model, forward, width, ids, pad_id, batch_size, progress):
+def _outputs(
+    model: Any,
+    forward: Callable,
+    width: int,
+    ids: list[list[int]],
+    pad_id: int,
+    batch_size: int,
+    progress: Callable | None,
+) -> np.ndarray:
     """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]."""
     import paddle
 
@@ -136,7 +144,7 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
     """
     family, ids = family_of(model), tokenizer.encode(texts)
 
-    def forward(**inputs):
+    def forward(**inputs: Any) -> Any:
         return family.pooled(model, **inputs)
 
     with progress_bar(len(texts), name) as bar:

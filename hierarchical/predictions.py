@@ -256,14 +256,19 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
         raise InputError("Several processes share the rows of a file and write a file each; for pipes use one process.")
     path = output_path(job.output_file, tree, rank, world, logger)
     size = job.batch_size * max(1, min(WINDOW_BATCHES, WINDOW_CELLS // (job.batch_size * len(tree))))
-    seen, problems, start, stop = Counter(), Problems(), 0, None
+    seen, problems = Counter[str](), Problems()
+    start, stop = 0, None
     if not stream:
         start, stop = share(count_texts(data, tree, seen), size, rank, world)
     texts = read_texts(data, tree, problems, seen if stream else Counter())
-    if job.resume and path.exists() and not Path(f"{path}.part").exists():
+    if job.resume and isinstance(path, Path) and path.exists() and not Path(f"{path}.part").exists():
         logger.info(f"{path} is complete; remove it to predict again")
         return
-    settings = {"max_seq_length": labeller.tokenizer.max_seq_length, "batch_size": job.batch_size, "floor": job.floor}
+    settings: dict = {
+        "max_seq_length": labeller.tokenizer.max_seq_length,
+        "batch_size": job.batch_size,
+        "floor": job.floor,
+    }
     settings |= {"rows": [start, stop], **decision.to_dict(), **(further or {})}
     if isinstance(path, Path):
         settings |= {"data": None if stream else file_digest(data), "weights": file_digest(labeller.file)}

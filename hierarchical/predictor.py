@@ -128,7 +128,8 @@ class Predictor:
             require_export(path)
         if kind == "checkpoint" or is_checkpoint(path):
             opened = Checkpoint.open(path, max_seq_length)
-            self.file, self.engine = opened.weights, CheckpointModel(opened, device)
+            self.file = opened.weights or Path(path)
+            self.engine = CheckpointModel(opened, device)
         elif backend == "onnx":
             self.file = model_path(path, find_precision(path, precision), ".onnx")
             self.engine = OnnxModel(self.file, device, device_id)
@@ -201,7 +202,8 @@ class CheckpointModel:
     labels = None  # they are the checkpoint's own
 
     def __init__(self, checkpoint: Checkpoint, device: str):
-        self.checkpoint, self.device, self.model = checkpoint, device, None
+        self.checkpoint, self.device = checkpoint, device
+        self.model: Any = None
 
     def load(self) -> None:
         self.paddle = set_device(self.device)

@@ -9,7 +9,9 @@ import csv
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +19,17 @@ import numpy as np
 
 from hierarchical.errors import SHOWN, InputError, Problems, some
 from hierarchical.files import atomic_write, read_lines, require_file
+from hierarchical.labels import LabelTree
+
+Parsed = tuple[int, str | None, list[str] | None]  # line, text, label names
 
 
 class Row(NamedTuple):
+    """labels: class indices in ascending order, or names (see read_rows); None: the row is not labelled."""
+
     line: int
     text: str
-    labels: tuple | None  # class indices in ascending order, or names (see read_rows); None: the row is not labelled
+    labels: tuple | None
 
 
 class Rows(NamedTuple):
@@ -33,12 +40,12 @@ class Rows(NamedTuple):
     blank: int
     unlabelled: int
 
-    def multi_hot(self, n_labels, rows=None):
+    def multi_hot(self, n_labels: int, rows: Iterable[int] | None = None) -> np.ndarray:
         """The targets of the given rows (default: all) as bool [n, L]."""
         return multi_hot(self.labels if rows is None else [self.labels[i] for i in rows], n_labels)
 
 
-def multi_hot(labels, n_labels):
+def multi_hot(labels: Sequence[Sequence[int]], n_labels: int) -> np.ndarray:
     """Tuples of class indices -> bool [N, n_labels]."""
     targets = np.zeros((len(labels), n_labels), bool)
     rows = np.repeat(np.arange(len(labels)), np.array([len(row) for row in labels], np.int64))
@@ -46,13 +53,13 @@ def multi_hot(labels, n_labels):
     return targets
 
 
-def load_rows(path, tree, unlabelled="error"):
+def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error") -> Rows:
     """Read a labelled file whole. Raises InputError with every bad row; blank rows are skipped and counted.
 
     tree: as in read_rows
     unlabelled: "error" or "skip", for rows that have a text but no label column.
     """
-    path, problems, seen = Path(path), Problems(), Counter()
+    path, problems, seen = Path(path), Problems(), Counter[str]()
     require_file(path, "A row is: text<TAB>label,label,...")
     rows = list(read_rows(path, tree, problems, seen))
     if unlabelled == "error":
@@ -66,15 +73,15 @@ def load_rows(path, tree, unlabelled="error"):
     return Rows([row.text for row in rows], [row.labels for row in rows], seen["blank"], seen["unlabelled"])
 
 
-def load_reported(path, tree, logger):
-    """The labelled rows of a file (utils.Rows); what is passed over is reported."""
+def load_reported(path: str | Path, tree: LabelTree | None, logger: Logger) -> Rows:
+    """The labelled rows of a file ; what is passed over is reported."""
     rows = load_rows(path, tree, unlabelled="skip")
     if rows.blank or rows.unlabelled:
         logger.warning(f"{Path(path).name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
     return rows
 
 
-def report_rows(name, rows, tree, logger):
+def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
     """Warn about the lines of a file that were passed over, labels without their parent, and labels without a row."""
     if rows.blank or rows.unlabelled:
         logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
@@ -90,7 +97,7 @@ def report_rows(name, rows, tree, logger):
         logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names})")
 
 
-def read_rows(path, tree, problems, seen):
+def read_rows(path: str | Path, tree: LabelTree | None, problems: Problems, seen: Counter) -> Iterator[Row]:
     """Yield the good rows of a labelled file, of any size, in order.
 
     tree: its labels are the known ones; None: any name is a label, and Row.labels are the names as they stand.
@@ -111,12 +118,12 @@ def read_rows(path, tree, problems, seen):
             problems.add(path, line, label_faults(names, tree) if problems.count < SHOWN else "")
 
 
-def label_faults(names, tree):
+def label_faults(names: Sequence[str], tree: LabelTree | None) -> str:
     """What is wrong with the labels of a row, in words; without a tree only an empty name is wrong."""
     faults, wrong = [], [name for name in dict.fromkeys(names) if not (name in tree.index if tree else name)]
     for name in wrong[:3]:
         shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
-        if not name:
+        if not name or tree is None:
             faults.append("an empty label (a comma at the end, two commas in a row, or nothing after the TAB)")
         elif len(parts := re.split("[，、;；]", name)) > 1 and all(part.strip() in tree.index for part in parts):
             faults.append(f"labels must be separated by an ASCII comma ',', not as in {shown}")
@@ -128,13 +135,13 @@ def label_faults(names, tree):
     return "; ".join(faults)
 
 
-def parse_rows(path, problems):
+def parse_rows(path: str | Path, problems: Problems) -> Iterator[Parsed]:
     """Yield (line, text, label names) of every row, whatever its labels; None as in parse_jsonl."""
     parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower(), _parse_tab)
     return parse(path, problems)
 
 
-def _parse_tab(path, problems):
+def _parse_tab(path: str | Path, problems: Problems) -> Iterator[Parsed]:
     for line, content in read_lines(path, problems):
         text, *labels = content.split("\t")
         if not content.strip():
@@ -145,7 +152,7 @@ def _parse_tab(path, problems):
             yield line, text, [name.strip() for name in labels[0].split(",")] if labels else None
 
 
-def parse_jsonl(path, problems):
+def parse_jsonl(path: str | Path, problems: Problems) -> Iterator[Parsed]:
     """Yield (line, text, label names) of every row; text is None for a blank line, names where there are none."""
     for line, content in read_lines(path, problems):
         if not content.strip():
@@ -166,11 +173,11 @@ def parse_jsonl(path, problems):
             yield line, text, names if names is None else [name.strip() for name in names]
 
 
-def parse_csv(path, problems):
+def parse_csv(path: str | Path, problems: Problems) -> Iterator[Parsed]:
     """Like parse_jsonl; a quoted text may go over several lines, the first of which then names the row."""
-    first = None
+    first: int | None = None
 
-    def lines():
+    def lines() -> Iterator[str]:
         nonlocal first
         for number, content in read_lines(path, problems):
             first = first or number
@@ -193,11 +200,12 @@ def parse_csv(path, problems):
                 problems.add(path, first, f"a header that starts with text must come first, not {','.join(row)!r}")
                 return
         else:
-            text, *names = row if any(map(str.strip, row)) else [None]
-            yield first, text, [name.strip() for name in names if name.strip()] or None
+            text, *names = row or [""]
+            names = [name.strip() for name in names if name.strip()]
+            yield first or 0, text if text.strip() or names else None, names or None
 
 
-def require_row_format(path, flag, rows):
+def require_row_format(path: str | Path, flag: str, rows: Iterable[tuple[str, Sequence[str] | None]]) -> None:
     """Raise InputError if `write_rows` could not write these (text, label names) so that they read back the same."""
     path = Path(path)
     if path.suffix.lower() == ".csv":
@@ -216,13 +224,13 @@ def require_row_format(path, flag, rows):
             )
 
 
-def write_rows(path, rows):
+def write_rows(path: str | Path, rows: Iterable[tuple[str, Sequence[str] | None]]) -> None:
     """Write (text, label names) in the format of the file's suffix, atomically; names is None for an unlabelled row."""
     with atomic_write(path) as file:
         file.writelines(format_row(path, text, names) for text, names in rows)
 
 
-def format_row(path, text, names):
+def format_row(path: str | Path, text: str, names: Sequence[str] | None) -> str:
     """The line of a row in a file of this name."""
     if Path(path).suffix.lower() == ".jsonl":
         row = {"text": text} if names is None else {"text": text, "labels": list(names)}

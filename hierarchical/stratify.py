@@ -1,20 +1,22 @@
 """Splitting rows with several labels each so that every part gets its share of every label."""
 
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from tqdm import tqdm
 
 
-def stratified_split(rows, n_labels, shares, seed):
+def stratified_split(rows: Sequence[Sequence[int]], n_labels: int, shares: Sequence[Fraction], seed: int) -> np.ndarray:
     """The part that each row goes to, int64 [N], so that every part gets its share of every label's rows.
 
-    rows: N tuples of class indices; shares: Fractions that sum to 1. Iterative stratification: the label with the
+    rows: N tuples of class indices; shares: they sum to 1. Iterative stratification: the label with the
     fewest rows left is dealt out first, each of its rows to the part that lacks the label most. Sechidis, Tsoumakas and
     Vlahavas (2011), On the stratification of multi-label data. Added here: part 0 gets a row of every label first, and
     so lacks none that has a row.
     """
-    part, rows_of = np.full(len(rows), -1), [[] for _ in range(n_labels)]
+    part, rows_of = np.full(len(rows), -1), [list[int]() for _ in range(n_labels)]
     order = np.random.default_rng(seed).permutation(len(rows))
     for row in order:
         for label in rows[row]:
@@ -23,10 +25,10 @@ def stratified_split(rows, n_labels, shares, seed):
     room = [int(len(rows) * share * whole) for share in shares]
     lacks = [[int(len(of_label) * share * whole) for share in shares] for of_label in rows_of]
     left = np.array([len(of_label) for of_label in rows_of], np.int64)
-    covered = set()  # labels with a row in part 0
+    covered: set[int] = set()  # labels with a row in part 0
     progress = tqdm(total=len(rows), desc="split", unit=" rows", disable=None, leave=False, delay=1)
 
-    def put(row, to):
+    def put(row: int, to: int) -> None:
         part[row] = to
         room[to] -= whole
         for label in rows[row]:

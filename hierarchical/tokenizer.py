@@ -14,9 +14,11 @@ then remembered: on one thread this outruns the Rust ones, and there are no thre
 import json
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
@@ -44,9 +46,8 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
     return CLASSES[name](Path(model_dir), config, max_seq_length)
 
 
-class Tokenizer:
-    """What the families share. Each adds `_split(text) -> words`, `_pieces(word) -> [(start, end, id)]`, and
-    `_sources(text) -> [(word, the (start, end) in the text of each of its characters)]`, with the words of `_split`.
+class Tokenizer(ABC):
+    """What the families share. Each adds `_split`, `_pieces` and `_sources`.
 
     Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_id` (without one: `unk_id`), `max_seq_length`, and `vocab`
     (dict, token to id).
@@ -105,6 +106,18 @@ class Tokenizer:
             with atomic_write(Path(directory) / path.name, "wb") as file:
                 file.write(path.read_bytes())
 
+    @abstractmethod
+    def _split(self, text: str) -> list[str]:
+        """The words of a text without special tokens."""
+
+    @abstractmethod
+    def _pieces(self, word: str) -> list[tuple[int, int, int]]:
+        """The tokens of a word: (first character, character after the last, id)."""
+
+    @abstractmethod
+    def _sources(self, text: str) -> list[tuple[str, list[tuple[int, int]]]]:
+        """The words of `_split`, each with the (start, end) in the text of each of its characters."""
+
     def _first_ids(self, text: str, count: int) -> list[int]:
         """The first `count` ids of a text, or more, or all it has."""
         return self._ids(self._words(text))
@@ -117,7 +130,7 @@ class Tokenizer:
 
     def _words(self, text: str) -> list[str]:
         """A text's words, special tokens among them."""
-        words = []
+        words: list[str] = []
         for i, (_, part) in enumerate(self._parts(text)):
             words += [part] if i % 2 else self._split(part)
         return words
@@ -276,7 +289,7 @@ class _Remembered(dict):
         super().__init__(known or {})
         self.function = function
 
-    def __missing__(self, key):
+    def __missing__(self, key: Any) -> Any:
         value = self.function(key)
         if len(self) < REMEMBERED and len(str(key)) <= LONGEST_WORD:
             self[key] = value

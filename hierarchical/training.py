@@ -200,7 +200,7 @@ def label_frequency_bias(targets: np.ndarray) -> np.ndarray:
 def rate_schedule(shape: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
     """step (from 0) -> factor of the peak rates; shape: one of SCHEDULES."""
 
-    def factor(step):
+    def factor(step: int) -> float:
         if step < warmup_steps:
             return step / warmup_steps
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
@@ -216,9 +216,9 @@ def train_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) ->
     sorted by length within pools of 32 batches, cut into batches, and the batches are shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
-    order, lengths = rng.permutation(len(lengths)), np.asarray(lengths)
+    order, sizes = rng.permutation(len(lengths)), np.asarray(lengths)
     pools = [order[i : i + 32 * batch_size] for i in range(0, len(order), 32 * batch_size)]
-    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     rng.shuffle(batches)
     return batches
@@ -329,7 +329,7 @@ def stop_on_signals() -> Iterator[list[int]]:
     """A list, to which SIGTERM and SIGINT add their number, for a loop to look at; asked twice, they stop at once."""
     stop: list[int] = []
 
-    def request_stop(number, _):
+    def request_stop(number: int, _: Any) -> None:
         stop.append(number)
         signal.signal(number, signal.SIG_DFL)
 
