@@ -1,13 +1,10 @@
-"""The door through which scripts reach scores and decisions; what each does is told in hierarchical/metric.py."""
+"""The door through which scripts reach scores, decisions and thresholds, each in its module of hierarchical/."""
 
-from hierarchical.metric import (
+from hierarchical.decisions import DECODINGS, Decision, decide
+from hierarchical.metric import Scores, evaluate
+from hierarchical.thresholds import (
     CRITERIA,
-    DECODINGS,
-    Decision,
-    Scores,
     cross_fitted_score,
-    decide,
-    evaluate,
     tune_threshold,
     tune_thresholds_per_label,
     tuned_decision,

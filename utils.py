@@ -15,6 +15,7 @@ from pathlib import Path
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import FLAT, get_logger, progress_bar, quiet
+from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
 from hierarchical.errors import SHOWN, InputError, Problems, some
 from hierarchical.files import (
     atomic_write,
@@ -25,7 +26,6 @@ from hierarchical.files import (
     require_writable,
 )
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
-from hierarchical.metric import DECODINGS, Decision
 from hierarchical.predictions import FORMATS, Job
 from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
@@ -205,8 +205,7 @@ def add_decision_arguments(parser, default, otherwise="as stored in the checkpoi
         "--decoding",
         choices=DECODINGS,
         default=shown["decoding"],
-        help="raw: each label on its own; closure: a label brings its ancestors; topdown: no label without its "
-        f"ancestors{stored}",
+        help=f"{RULES_TEXT}{stored}",
     )
     for name, text in (
         ("min_labels", "at least this many labels in every row"),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hierarchical.errors import SHOWN, InputError, Problems
 from hierarchical.files import read_lines, require_file
-from hierarchical.rows import label_faults, read_rows
+from hierarchical.rows import PARSERS, label_faults, read_rows
 
 COLUMNS = ("Text", "Label", "Prediction")
 
@@ -34,7 +34,7 @@ def read_cases(path, tree, logger):
     """The rows of a file as a list of Case. Raises InputError with every bad row, or if there are none."""
     require_file(path, "It holds bad cases of analysis/evaluate.py, or rows text<TAB>label,label,..., or texts.")
     problems, seen = Problems(), Counter()
-    if path.suffix.lower() in (".jsonl", ".csv"):
+    if path.suffix.lower() in PARSERS:
         cases = [Case(row.text, row.labels, None) for row in read_rows(path, tree, problems, seen)]
     else:
         cases = list(_read_columns(path, tree, problems, seen))

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.decisions import decide
 from hierarchical.files import atomic_write
 from hierarchical.labels import SEPARATOR
-from hierarchical.metric import Scores, decide
+from hierarchical.metric import Scores
 
 THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hierarchical.console import get_logger
+from hierarchical.decisions import Decision
 from hierarchical.encoders import FAMILIES, Family, read_config
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision
 from hierarchical.modeling import build_model, library_config
 from hierarchical.tokenizer import Tokenizer, load_tokenizer
 from hierarchical.weights import WEIGHTS, find_weights, load_weights, write_weights

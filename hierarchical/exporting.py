@@ -16,13 +16,14 @@ import numpy as np
 import hierarchical
 from hierarchical.checkpoints import SETTINGS, Checkpoint
 from hierarchical.console import progress_bar, quiet
+from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
 from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, model_path, run_batches
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision, Scores, decide
+from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits, sigmoid
 
 BATCH_SIZE = 32

@@ -10,11 +10,12 @@ import numpy as np
 
 from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import progress_bar
+from hierarchical.decisions import Decision, decide
 from hierarchical.encoders import FAMILIES, family_of
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
-from hierarchical.metric import Decision, Scores, decide
+from hierarchical.metric import Scores
 from hierarchical.rows import Rows
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ import numpy as np
 
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.console import FLAT, get_logger
+from hierarchical.decisions import Decision
 from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, file_digest, read_lines, require_file
 from hierarchical.labels import LabelTree, levels_text
-from hierarchical.metric import Decision
 from hierarchical.predictor import FLOOR, describe, label_texts
-from hierarchical.rows import parse_csv, parse_jsonl
+from hierarchical.rows import PARSERS
 from hierarchical.tokenizer import Tokenizer
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
@@ -61,7 +61,7 @@ class Job:
 
 def read_texts(path: str | Path, tree: LabelTree, problems: Problems, seen: Counter) -> Iterator[str]:
     """Yield the text of every row, "" for a blank one. What is wrong goes to `problems`; `seen` counts what is odd."""
-    parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower())
+    parse = PARSERS.get(Path(path).suffix.lower())
     if parse:
         texts = (text or "" for _, text, _ in parse(path, problems))
     else:

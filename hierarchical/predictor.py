@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.checkpoints import Checkpoint
+from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, set_device
 from hierarchical.engines import (
     BACKENDS,
@@ -33,7 +34,6 @@ from hierarchical.engines import (
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision, decide
 from hierarchical.modeling import sigmoid, tensors
 from hierarchical.weights import find_weights
 
@@ -193,7 +193,7 @@ class Predictor:
     ) -> list[Prediction]:
         """One Prediction for each text, in their order; a blank text has no labels.
 
-        The decision settings replace the stored ones (see metric.Decision); floor: tell the probabilities of labels
+        The decision settings replace the stored ones (see decisions.Decision); floor: tell the probabilities of labels
         above this. Raises ValueError for settings that cannot be, TypeError for what is no text.
         """
         if isinstance(texts, (str, bytes)):

@@ -137,8 +137,7 @@ def label_faults(names: Sequence[str], tree: LabelTree | None) -> str:
 
 def parse_rows(path: str | Path, problems: Problems) -> Iterator[Parsed]:
     """Yield (line, text, label names) of every row, whatever its labels; None as in parse_jsonl."""
-    parse = {".jsonl": parse_jsonl, ".csv": parse_csv}.get(Path(path).suffix.lower(), _parse_tab)
-    return parse(path, problems)
+    return PARSERS.get(Path(path).suffix.lower(), _parse_tab)(path, problems)
 
 
 def _parse_tab(path: str | Path, problems: Problems) -> Iterator[Parsed]:
@@ -203,6 +202,9 @@ def parse_csv(path: str | Path, problems: Problems) -> Iterator[Parsed]:
             text, *names = row or [""]
             names = [name.strip() for name in names if name.strip()]
             yield first or 0, text if text.strip() or names else None, names or None
+
+
+PARSERS = {".jsonl": parse_jsonl, ".csv": parse_csv}  # by a file's suffix; others hold a row, or a text, in each line
 
 
 def require_row_format(path: str | Path, flag: str, rows: Iterable[tuple[str, Sequence[str] | None]]) -> None:

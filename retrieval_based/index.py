@@ -25,10 +25,10 @@ from uuid import uuid4
 import numpy as np
 
 from hierarchical.console import progress_bar
+from hierarchical.decisions import Decision
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision
 from hierarchical.modeling import WINDOW
 from retrieval_based.encoder import labels_to_index, texts_of_labels
 from retrieval_based.vectors import MilvusVectors, Vectors

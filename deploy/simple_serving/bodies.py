@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from hierarchical.metric import DECODINGS
+from hierarchical.decisions import DECODINGS, RULES_TEXT
 
 SHOWN = 20  # problems of a request that are told in full
 HOW = {
@@ -44,11 +44,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class ClassifyBody(Body):
     texts: Texts = Field(description="one text or a list; a blank one gets no labels", examples=[["国足今晚出战"]])
     threshold: Share | None = Field(None, description="a label needs a probability above this")
-    decoding: Literal[DECODINGS] | None = Field(
-        None,
-        description="raw: each label on its own; closure: a label brings its ancestors; topdown: no label without its "
-        "ancestors",
-    )
+    decoding: Literal[DECODINGS] | None = Field(None, description=RULES_TEXT)
     min_labels: _whole(0) | None = Field(None, description="at least this many labels for every text")
     max_labels: _whole(1) | None = Field(None, description="at most this many labels for every text")
     top_k: _whole(1) | None = Field(None, description="exactly this many labels, whatever the threshold")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hierarchical.batches import pad
+from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
-from hierarchical.metric import Decision, decide
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor, describe
 

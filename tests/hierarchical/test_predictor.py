@@ -13,8 +13,8 @@ import pytest
 import hierarchical
 import predict
 from hierarchical import InputError, Prediction, Predictor
+from hierarchical.decisions import Decision
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision
 from hierarchical.predictor import describe, label_texts
 
 from tests.conftest import ROOT, SAMPLE  # isort: skip
@@ -155,7 +155,7 @@ def probabilities(predictor, texts):
 
 
 def test_each_setting_changes_the_answer(predictor, texts, probabilities):
-    """Each as metric.decide says it; worked out here from the probabilities, by other means."""
+    """Each as decisions.decide says it; worked out here from the probabilities, by other means."""
 
     def ask(**settings):
         (answer,) = predictor.predict(texts[:1], **settings)

@@ -14,7 +14,7 @@ import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hierarchical.checkpoints import read_settings
-from hierarchical.metric import decide
+from hierarchical.decisions import decide
 from hierarchical.modeling import sigmoid
 
 
