@@ -41,7 +41,7 @@ from hierarchical.checkpoints import Checkpoint
 from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Experiments with analysis/.")
     parser.add_argument("experiment", choices=EXPERIMENTS, help="what to measure")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
@@ -59,7 +59,7 @@ def parse_args():
     parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
     parser.add_argument("--support", type=int, nargs="+", default=[50], help="annotate: rows to add")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 ERRORS = "dirty: a leaf becomes another one, of any branch or a sibling if there is one; is left out; or is added"
@@ -176,15 +176,15 @@ def suspicious_orders(args, checkpoint, path):
     """{strategy: row numbers, most suspicious first} of dirty.py's strategies and of cleanlab's scores."""
     from cleanlab.multilabel_classification import get_label_quality_scores
 
-    tree = Checkpoint.open(checkpoint).tree
+    opened = Checkpoint.open(checkpoint)
+    tree = opened.tree
     train, orders = load_rows(path, tree), {}
     gold = train.multi_hot(len(tree))
     settings = argparse.Namespace(
-        params_path=checkpoint, max_seq_length=None, batch_size=args.batch_size, device=args.device, seed=3,
-        dirty_threshold=0.0,
-    )  # fmt: skip
+        train_file=path.name, batch_size=args.batch_size, device=args.device, seed=3, dirty_threshold=0.0
+    )
     for name, strategy in STRATEGIES.items():
-        scores, likely = strategy(train, gold, settings)
+        scores, likely = strategy(train, gold, opened, settings)
         orders[name] = np.argsort(-scores, kind="stable")
         if name == "out_of_fold":
             quality = get_label_quality_scores([list(labels) for labels in train.labels], likely)
@@ -254,8 +254,8 @@ def summary(results):
         print(f"{rows} rows, {what}, {len(by_seed)} seeds: {', '.join(shown)}")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     for seed in args.seeds:
         EXPERIMENTS[args.experiment](Bench(args, seed))
     summary(read_results(args.work_dir / "results.jsonl"))

@@ -48,7 +48,7 @@ from utils import (
 BATCH_SIZE = 32
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Time predictions.")
     parser.add_argument("--params_path", type=Path, required=True, help="a checkpoint")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of dev.txt and label.txt")
@@ -56,7 +56,7 @@ def parse_args():
     parser.add_argument("--torch_python", help="Python interpreter that has torch, transformers and safetensors")
     parser.add_argument("--repetitions", type=int, default=3, help="of every command")
     parser.add_argument("--output_json", help="write all figures to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_minima(parser, args, repetitions=1)
     return args
 
@@ -185,8 +185,8 @@ def compare_in_process(args, export, texts):
     return result
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     load = os.getloadavg()[0]
     if load > BUSY:
         print(f"warning: the load average is {load:.2f}; on a machine that is not idle the times mean little")

@@ -35,7 +35,7 @@ IMPORTS = (
 )
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Time it against a plain loop.")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of the data files")
     parser.add_argument("--model_name", required=True, help="model directory with weights, or a name train.py knows")
@@ -49,7 +49,7 @@ def parse_args():
     parser.add_argument("--head_learning_rate", type=float, default=5e-3, help="rate of the classifier, constant")
     parser.add_argument("--repetitions", type=int, default=3, help="each with another seed")
     parser.add_argument("--output_json", help="write all figures to this file")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def write_data(args, directory):
@@ -126,8 +126,8 @@ def print_table(task, summary):
     print(f"target of the whole command, on two cores with 6 layers of width 384: {TARGETS[task]}")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     load = os.getloadavg()[0]
     if load > BUSY:
         print(f"warning: the load average is {load:.2f}; on a machine that is not idle the times mean little")

@@ -31,7 +31,7 @@ from metric import evaluate
 from utils import HelpFormatter, LabelTree, levels_text, make_parser
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("The same work as a plain loop.")
     shared = argparse.ArgumentParser(add_help=False, formatter_class=HelpFormatter)
     shared.add_argument("--dataset_dir", type=Path, required=True, help="directory of the data files")
@@ -48,7 +48,7 @@ def parse_args():
     predict = commands.add_parser("predict", parents=[shared], formatter_class=HelpFormatter)
     predict.add_argument("--params_path", required=True, help="directory the model was saved in")
     predict.add_argument("--output_file", required=True, help="text file with the predictions")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def read_lines(path):
@@ -157,8 +157,8 @@ def predict(args):
             print("-" * 20, file=file)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     paddle.set_device("cpu")
     {"train": train, "predict": predict}[args.command](args)
 

@@ -26,7 +26,7 @@ from retrieval_based.vectors import Vectors
 from utils import HelpFormatter, LabelTree, make_parser, run
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Measure label retrieval.")
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", formatter_class=HelpFormatter)
@@ -38,7 +38,7 @@ def parse_args():
     labels = commands.add_parser("labels", formatter_class=HelpFormatter)
     labels.add_argument("--params_path", default="./checkpoint/model_best", help="an encoder")
     labels.add_argument("--labels", type=int, default=100_000, help="how many")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def clustered(rng, centres, n):
@@ -92,8 +92,8 @@ def measure_labels(args):
           f"{len(own) / seconds:.0f} texts/s; found by their own words: recall@1 {hits['recall@1']:.4f}")  # fmt: skip
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     {"index": measure_index, "labels": measure_labels}[args.command](args)
 
 

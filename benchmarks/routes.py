@@ -44,7 +44,7 @@ SECONDS_PER_TOKEN = 0.045 / 55, 0.015 / 55  # of a CPU core: training, predictio
 SECONDS_TO_START = 15  # the scripts of a run
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Compare the routes on the same rows.")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
     parser.add_argument("--model_name", type=Path, required=True, help="directory of the encoder")
@@ -58,7 +58,7 @@ def parse_args():
     parser.add_argument("--dev_rows", type=int, default=200, help="to choose the epoch by")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the epochs; below 1 to try the script out")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for shots in args.shots:
         if shots != "all" and not (shots.isdigit() and int(shots)):
             parser.error(f"argument --shots: must be numbers from 1, or all, got {shots}")
@@ -168,7 +168,9 @@ def wanted_runs(args):
     """The keys of all runs: (shots, draw, route, labels withheld)."""
     draws = {shots: 1 if shots == "all" else args.draws for shots in args.shots}
     runs = [(shots, draw, route, 0) for shots in args.shots for draw in range(draws[shots]) for route in args.routes]
-    return runs + [("all", 0, "retrieval", args.withheld)] * bool(args.withheld)
+    if args.withheld:
+        runs.append(("all", 0, "retrieval", args.withheld))
+    return runs
 
 
 def estimate(args, tree, runs):
@@ -215,8 +217,8 @@ def show_withheld(args, tree):
             print(f"{kind:>8} labels, trained {trained:<7} the withheld ones: {shown}")
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     tree = LabelTree.read(args.dataset_dir / "label.txt")
     args.work_dir.mkdir(parents=True, exist_ok=True)
     record, results = args.work_dir / "results.jsonl", {}

@@ -38,7 +38,7 @@ HALF_LOAD_CLIENTS = 64  # connections that the texts at random moments are sprea
 BATCHES, ALONE, TRITON = "batches up to 8", "no batches", "Triton"
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Put load on the HTTP server.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of dev.txt")
@@ -50,7 +50,7 @@ def parse_args():
         "--triton_python", help="Python with deploy/triton_serving/requirements.txt; left out: no Triton"
     )
     parser.add_argument("--output_json", help="write all figures to this file")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def bare_session(predictor, texts, seconds):
@@ -142,8 +142,8 @@ def targets(results):
     return [(what, f"{value:.2f}" if isinstance(value, float) else value, wanted) for what, value, wanted in rows]
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     predictor = Predictor(args.model_path, args.precision)
     texts = load_rows(args.dataset_dir / "dev.txt", predictor.tree).texts
     order = np.random.default_rng(0).permutation(len(texts)).tolist()

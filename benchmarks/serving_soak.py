@@ -32,7 +32,7 @@ NORMAL = 1.5  # times the usual p95: a text that takes no longer is answered as 
 AGAIN = 10  # texts in a row that show that times are normal again
 
 
-def parse_args():
+def parse_args(argv):
     parser = make_parser("Overload the HTTP server, and kill it.")
     parser.add_argument("--model_path", required=True, help="folder of export_model.py")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of dev.txt")
@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument("--soak_minutes", type=float, default=10, help="of twice the capacity")
     parser.add_argument("--seconds", type=float, default=20, help="of each other measurement")
     parser.add_argument("--output_json", help="write all figures to this file")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def memory_mb(server):
@@ -152,8 +152,8 @@ def targets(results):
     ]
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     texts = load_rows(args.dataset_dir / "dev.txt", LabelTree.read(Path(args.model_path) / "label.txt")).texts
     order = np.random.default_rng(0).permutation(len(texts)).tolist()
 

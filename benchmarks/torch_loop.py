@@ -27,13 +27,13 @@ LAYER = {
 }
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(description="Label texts with torch.")
     parser.add_argument("--params_path", type=Path, required=True)
     parser.add_argument("--data_file", type=Path, required=True)
     parser.add_argument("--output_file", type=Path, required=True)
     parser.add_argument("--batch_size", type=int, default=32)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def convert(state):
@@ -51,8 +51,8 @@ def convert(state):
     return result
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     labels = (args.params_path / "label.txt").read_text(encoding="utf-8").split()
     settings = json.loads((args.params_path / "config.json").read_text(encoding="utf-8"))
     length = json.loads((args.params_path / "decision.json").read_text(encoding="utf-8"))["max_seq_length"]

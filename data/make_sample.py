@@ -169,16 +169,16 @@ def write_lines(path, lines):
     os.replace(temporary, path)
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(
         description="Rebuild the synthetic sample data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output_dir", default="data", help="folder to write into")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     for name, lines in build_files().items():
         path = os.path.join(args.output_dir, name)
         write_lines(path, lines)

@@ -65,7 +65,7 @@ class SemanticIndex:
                     for label in self.entries[position] if position >= 0 else ():
                         scores.setdefault(label, similarity)
             else:
-                weights = [max(similarity, 0.0) * (position >= 0) for similarity, position in zip(row, near)]
+                weights = [max(similarity, 0.0) if position >= 0 else 0.0 for similarity, position in zip(row, near)]
                 for weight, position in zip(weights, near):
                     for label in self.entries[position] if weight else ():
                         scores[label] = scores.get(label, 0.0) + weight
