@@ -99,6 +99,15 @@ def run(main):
             sys.exit(0)
         where = error.filename or "a file"
         sys.exit(_complain(f"{where}: {error.strerror or error}. Check the path, your rights and the free disk space."))
+    except ModuleNotFoundError as error:
+        if (Path(__file__).parent / str(error.name).partition(".")[0]).exists():  # ours: a bug
+            raise
+        sys.exit(
+            _complain(
+                f"the package {error.name} is not installed for {sys.executable}. Enter the environment that has it, or "
+                "install requirements.txt: the one beside this script, or the one at the root."
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(130)
 

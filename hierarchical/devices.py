@@ -50,11 +50,23 @@ def _mkl_code_path(cpuinfo: str = "/proc/cpuinfo") -> str | None:
     return "7" if "avx512f" in flags else "5" if "avx2" in flags else None
 
 
+def load_paddle() -> Any:
+    """The module paddle. Raises InputError, saying what to install, where it or paddlenlp is missing."""
+    try:
+        import paddle
+        import paddlenlp  # noqa: F401 (the networks are its own)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the package {error.name}, which checkpoints need, is not installed: see requirements.txt. A model of "
+            "export_model.py runs without it."
+        ) from None
+    return paddle
+
+
 def set_device(device: str) -> Any:
     """Load paddle and choose the device; without the accelerator asked for, warn and use the CPU. Returns paddle."""
     prepare_runtime("cpu" if device == "gpu" and not has_nvidia_driver() else device)
-    import paddle
-
+    paddle = load_paddle()
     logging_off()
     kind = device.partition(":")[0]
     built = {"cpu": True, "gpu": paddle.is_compiled_with_cuda(), "xpu": paddle.is_compiled_with_xpu()}

@@ -117,7 +117,10 @@ class PaddleModel:
         require_file(path, "Make it with export_model.py --format paddle.")
         require_file(path.with_suffix(".pdiparams"), "It belongs to the model beside it; export both again.")
         prepare_runtime(device)
-        from paddle import inference
+        try:
+            from paddle import inference
+        except ImportError:
+            raise InputError("the package paddle, which the back end of that name needs, is not installed.") from None
 
         require_program(path)
         config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))
@@ -216,10 +219,13 @@ def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
         hint = "this machine has no NVIDIA GPU"
     elif backend == "paddle":
         prepare_runtime(device)
-        import paddle
+        try:
+            import paddle
 
-        if paddle.is_compiled_with_cuda():
-            return device
+            if paddle.is_compiled_with_cuda():
+                return device
+        except ImportError:
+            return "cpu"  # where the back end says that it is missing
         hint = "this paddle is built for CPUs: install requirements-gpu.txt"
     else:
         try:
