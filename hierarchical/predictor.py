@@ -237,13 +237,7 @@ class CheckpointModel:
 
     def load(self) -> None:
         if self.model is None:
-            try:
-                self.paddle = set_device(self.device)
-            except ImportError as error:
-                raise InputError(
-                    f"{self.checkpoint.directory}: a checkpoint needs paddle and paddlenlp to run ({error}). Install "
-                    "them as for train.py, or export the checkpoint where they are."
-                ) from None
+            self.paddle = set_device(self.device)
             self.model = self.checkpoint.load_model()
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:

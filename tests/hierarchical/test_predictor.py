@@ -544,19 +544,26 @@ for call in (lambda: Predictor(sys.argv[1]), lambda: find_gpu("gpu")):
         assert line.startswith("the package onnxruntime, which runs exported models, is not installed. Run: pip")
 
 
-def test_a_checkpoint_without_paddle(tiny_checkpoint):
+def test_a_checkpoint_without_paddle(tiny_checkpoint, tiny_export):
     code = """
 from hierarchical import InputError, Predictor
 predictor = Predictor(sys.argv[1])
 print(len(predictor.labels))
-try:
-    predictor.predict(["文"])
-except InputError as error:
-    print(error)
+for call in (lambda: predictor.predict(["文"]), lambda: Predictor(sys.argv[2], backend="paddle")):
+    try:
+        call()
+    except InputError as error:
+        print(error)
 """
-    labels, said = python(code, tiny_checkpoint, refused=["paddle"]).splitlines()
-    assert labels == "31"
-    assert said.startswith(f"{tiny_checkpoint}: a checkpoint needs paddle") and "or export the checkpoint" in said
+    for refused in ("paddle", "paddlenlp"):
+        labels, checkpoint, *export = python(code, tiny_checkpoint, tiny_export, refused=[refused]).splitlines()
+        assert labels == "31"
+        assert checkpoint.startswith(
+            f"the package {refused}, which checkpoints need, is not installed: see requirements"
+        )
+        assert "export_model.py" in checkpoint
+        if refused == "paddle":
+            assert export == ["the package paddle, which the back end of that name needs, is not installed."]
 
 
 def test_numpy_and_onnxruntime_are_enough(tiny_export, predictor, texts):
