@@ -17,11 +17,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if not __package__:  # run as a file: the project's root must be found
-    sys.path.insert(0, str(ROOT))
 from hierarchical.devices import available_cores
 from utils import InputError, atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # ---- servers ---------------------------------------------------------------------------------------------------------
 

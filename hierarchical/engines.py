@@ -24,6 +24,10 @@ from hierarchical.files import require_file
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
+MISSING = (
+    "the package onnxruntime, which runs exported models, is not installed. Run: pip install onnxruntime (on NVIDIA's "
+    "GPUs: onnxruntime-gpu)"
+)
 AUTOMATIC = ("int8", "float32", "float16")  # the order in which "auto" looks for files
 
 
@@ -65,7 +69,7 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError:
-            raise InputError("the package onnxruntime, which runs exported models, is not installed.") from None
+            raise InputError(MISSING) from None
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
@@ -224,9 +228,12 @@ def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
             return "cpu"  # where the back end says that it is missing
         hint = "this paddle is built for CPUs: install requirements-gpu.txt"
     else:
-        import onnxruntime
+        try:
+            from onnxruntime import get_available_providers
+        except ImportError:
+            raise InputError(MISSING) from None
 
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        if "CUDAExecutionProvider" in get_available_providers():
             return device
         hint = missing_provider()
     (logger or get_logger()).warning(f"--device gpu: predicting on the CPU ({hint})")

@@ -13,6 +13,7 @@ Writes nothing. An export needs onnxruntime and numpy (ERNIE-M: sentencepiece to
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,28 @@ import numpy as np
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, set_device
-from hierarchical.engines import OnnxModel, PaddleModel, exported_models, find_precision, model_path, run_batches
+from hierarchical.engines import (
+    BACKENDS,
+    PRECISIONS,
+    OnnxModel,
+    PaddleModel,
+    exported_models,
+    find_precision,
+    model_path,
+    run_batches,
+)
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import sigmoid, tensors
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
+# What precision and device may be, by what computes.
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "onnx": {"precision": (*PRECISIONS, "auto"), "device": ("cpu", "gpu")},
+    "paddle": {"precision": ("float32", "bfloat16", "auto"), "device": ("cpu", "gpu")},
+    "checkpoint": {"precision": ("float32", "auto")},
+}
 
 
 @dataclass(frozen=True)
@@ -103,9 +119,9 @@ class Predictor:
     tokenizer, decision    the Tokenizer and the stored Decision
     file            the file that holds the model
 
-    Raises InputError, a ValueError, for whatever is missing, damaged, or does not fit together. A checkpoint's network
-    is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export may be called by several
-    threads with the back end onnx; anything else by one at a time.
+    Raises InputError, a ValueError, for settings that cannot be and for whatever is missing, damaged, or does not fit
+    together. A checkpoint's network is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export
+    may be called by several threads with the back end onnx; anything else by one at a time.
     """
 
     def __init__(
@@ -121,16 +137,25 @@ class Predictor:
         kind: str | None = None,
         template: bool = False,
     ):
+        require_least("device_id", device_id, 0)
+        require_least("batch_size", batch_size, 1)
+        require_least("num_threads", num_threads, 1, optional=True)
+        require_least("max_seq_length", max_seq_length, 3, optional=True)
+        require_choice("kind", kind, (None, "export", "checkpoint"))
+        require_choice("backend", backend, BACKENDS)
+        if kind == "export":
+            require_export(path)
+        computes = "checkpoint" if kind == "checkpoint" or is_checkpoint(path) else backend
+        for name, value in (("precision", precision), ("device", device)):
+            require_choice(name, value, CHOICES[computes].get(name, (value,)), f" ({computes})")
         self.batch_size, self.callers = batch_size, 1
         cores = num_threads or available_cores()
         self.engine: Any
-        if kind == "export":
-            require_export(path)
-        if kind == "checkpoint" or is_checkpoint(path):
+        if computes == "checkpoint":
             opened = Checkpoint.open(path, max_seq_length)
             self.file = opened.weights or Path(path)
             self.engine = CheckpointModel(opened, device)
-        elif backend == "onnx":
+        elif computes == "onnx":
             self.file = model_path(path, find_precision(path, precision), ".onnx")
             self.engine = OnnxModel(self.file, device, device_id)
             self.callers = cores if device == "cpu" else 1  # batches that run side by side
@@ -169,10 +194,15 @@ class Predictor:
         """One Prediction for each text, in their order; a blank text has no labels.
 
         The decision settings replace the stored ones (see decisions.Decision); floor: tell the probabilities of labels
-        above this. Raises ValueError for settings that cannot be.
+        above this. Raises ValueError for settings that cannot be, TypeError for what is no text.
         """
-        if isinstance(texts, str):
+        if isinstance(texts, (str, bytes)):
             raise TypeError("texts is a list of texts; for a single one write [text]")
+        texts = list(texts)
+        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
+            raise TypeError(f"texts[{wrong[0]}] is {texts[wrong[0]]!r}, and not a text")
+        if not isinstance(floor, Real) or not 0 <= floor <= 1:
+            raise ValueError(f"floor must be a number from 0 to 1; got {floor!r}")
         decision = self.decision.updated(
             threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k
         )
@@ -206,14 +236,28 @@ class CheckpointModel:
         self.model: Any = None
 
     def load(self) -> None:
-        self.paddle = set_device(self.device)
-        self.model = self.checkpoint.load_model()
+        if self.model is None:
+            self.paddle = set_device(self.device)
+            self.model = self.checkpoint.load_model()
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
-        if self.model is None:
-            self.load()
+        self.load()
         with self.paddle.no_grad():
             return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
+
+
+def require_least(name: str, value: int | None, lowest: int, optional: bool = False) -> None:
+    """Raise InputError unless a setting is a whole number, `lowest` or more; with `optional` None will do."""
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise InputError(f"{name} must be a whole number, {lowest} or more; got {value!r}")
+
+
+def require_choice(name: str, value: str | None, known: Sequence[str | None], where: str = "") -> None:
+    """Raise InputError unless a setting has one of the known values; `where`: what they belong to."""
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(map(str, known))}{where}; got {value!r}")
 
 
 def is_checkpoint(path: str | Path) -> bool:

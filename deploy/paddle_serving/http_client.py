@@ -21,6 +21,12 @@ from deploy.paddle_serving.protocol import HTTP_PORT, ROUTE
 from utils import InputError, make_parser, run
 
 
+def parse_args(argv):
+    parser = make_parser("Ask Paddle Serving by HTTP.")
+    client_texts.add_arguments(parser, f"http://127.0.0.1:{HTTP_PORT}", "the service")
+    return client_texts.parse_args(parser, argv)
+
+
 def connect(url, timeout):
     """ask(value) as client.classify() needs it. Raises InputError when the service cannot be reached."""
     address = url.rstrip("/") + ROUTE
@@ -45,9 +51,7 @@ def connect(url, timeout):
 
 
 def main(argv=None):
-    parser = make_parser("Ask Paddle Serving by HTTP.")
-    client_texts.add_arguments(parser, f"http://127.0.0.1:{HTTP_PORT}", "the service")
-    args = client_texts.parse_args(parser, argv)
+    args = parse_args(argv)
     print_labels(args, connect(args.url, args.timeout))
 
 

@@ -21,6 +21,12 @@ from deploy.paddle_serving.protocol import RPC_PORT, SERVICE
 from utils import InputError, make_parser, run
 
 
+def parse_args(argv):
+    parser = make_parser("Ask Paddle Serving by gRPC.")
+    client_texts.add_arguments(parser, f"127.0.0.1:{RPC_PORT}", "the service")
+    return client_texts.parse_args(parser, argv)
+
+
 def load_messages():
     """(gRPC, the messages, the stub) as Paddle Serving has them; importing it would leave log files behind."""
     collections.Iterable = collections.abc.Iterable  # the library was written for Python 3.9
@@ -60,9 +66,7 @@ def connect(url, timeout):
 
 
 def main(argv=None):
-    parser = make_parser("Ask Paddle Serving by gRPC.")
-    client_texts.add_arguments(parser, f"127.0.0.1:{RPC_PORT}", "the service")
-    args = client_texts.parse_args(parser, argv)
+    args = parse_args(argv)
     print_labels(args, connect(args.url, args.timeout))
 
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from deploy.simple_serving import bodies
 from deploy.simple_serving import model as answers
-from deploy.simple_serving.serving import KEY_VARIABLE
+from deploy.simple_serving.key import KEY_VARIABLE
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_POLICY = (

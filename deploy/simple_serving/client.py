@@ -14,7 +14,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.simple_serving.serving import KEY_VARIABLE, read_api_key
+from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
 from utils import InputError, make_parser, run
 
 

@@ -1,12 +1,11 @@
-"""What every script that serves over HTTP shares: its flags but for the model, the key, the socket, and serving."""
+"""What every script that serves over HTTP shares: its flags but for the model, the socket, and serving."""
 
-import os
 import socket
 from pathlib import Path
 
-from utils import InputError, check_minima, get_logger, require_file
+from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
+from utils import InputError, check_minima, get_logger
 
-KEY_VARIABLE = "SERVING_API_KEY"
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -37,18 +36,6 @@ def check_serving_arguments(parser, args):
         parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
     if args.queue_size < max(2, args.max_texts):
         parser.error(f"argument --queue_size: must be at least 2, and hold the {args.max_texts} texts of --max_texts")
-
-
-def read_api_key(path):
-    """The key that requests must bring, as bytes, or None."""
-    key = os.environ.get(KEY_VARIABLE, "")
-    if path:
-        require_file(path, "Its first line is the key, such as what `openssl rand -hex 32` prints.")
-        key = path.read_text(encoding="utf-8", errors="replace").split("\n")[0]
-    key = key.strip()
-    if (path or KEY_VARIABLE in os.environ) and (len(key) < 8 or not key.isascii() or not key.isprintable()):
-        raise InputError(f"{path or KEY_VARIABLE}: the key must be 8 or more letters, digits or signs of ASCII.")
-    return key.encode() or None
 
 
 def listen(host, port):

@@ -1,8 +1,8 @@
 """Fixtures of the servers' tests: what they are asked, and who knows the answers."""
 
 import pytest
-from deploy.predictor.predictor import Predictor
 
+from hierarchical.predictor import Predictor
 from utils import load_rows
 
 from tests.conftest import SAMPLE  # isort: skip

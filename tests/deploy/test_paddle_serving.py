@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from deploy.predictor.predictor import Predictor
-from hierarchical.modeling import sigmoid
 
 from deploy.paddle_serving import client, http_client, make_config
 from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, ROUTE, labels_of, texts_of
+from hierarchical.modeling import sigmoid
+from hierarchical.predictor import Predictor
 from metric import Decision, decide
 from utils import InputError
 
@@ -66,13 +66,12 @@ print(answer.err_no, answer.err_msg)
 
 
 @pytest.fixture
-def make(monkeypatch, tiny_export, tmp_path):
+def make(tiny_export, tmp_path):
     """make(*flags): make_config.py's main() on the tiny export, in this process; returns the folder."""
 
     def make(*flags):
-        words = ["make_config.py", "--model_path", tiny_export, "--output", tmp_path / "serving", *flags]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        make_config.main()
+        words = ["--model_path", tiny_export, "--output", tmp_path / "serving", *flags]
+        make_config.main([str(word) for word in words])
         return tmp_path / "serving"
 
     return make
@@ -100,7 +99,7 @@ def test_names_come_from_the_model(make, tiny_export):
     folder = make("--num_threads", "3", "--rpc_port", "2000", "--http_port", "2001", "--threshold", "0.9")
     assert sorted(path.name for path in folder.iterdir()) == ["config.yml", "serving_client", "serving_server"]
     assert [path.name for path in folder.parent.iterdir()] == ["serving"], "nothing is left beside it"
-    server, model = folder / "serving_server", Predictor(tiny_export, backend="paddle").model
+    server, model = folder / "serving_server", Predictor(tiny_export, backend="paddle").engine
     for name in ("float32.pdmodel", "float32.pdiparams", "label.txt", "vocab.txt", "config.json"):
         assert (server / name).read_bytes() == (tiny_export / name).read_bytes()
     assert json.loads((server / "decision.json").read_text("utf-8"))["threshold"] == 0.9
@@ -226,17 +225,15 @@ def test_a_refused_request_ends_the_client():
         list(client.classify(["文"], lambda value: (5000, "too long", [], [])))
 
 
-def test_client_without_a_service(monkeypatch):
+def test_client_without_a_service():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     for url, message in ((f"http://127.0.0.1:{port}", "is it up"), ("nonsense", "unknown url type")):
-        monkeypatch.setattr(sys, "argv", ["http_client.py", "--texts", "文", "--url", url])
         with pytest.raises(InputError, match=message):
-            http_client.main()
+            http_client.main(["--texts", "文", "--url", url])
     for words in ([], ["--texts", "文", "--timeout", "0"]):
-        monkeypatch.setattr(sys, "argv", ["http_client.py", *words])
         with pytest.raises(SystemExit):
-            http_client.main()
+            http_client.main(words)
 
 
 def test_where_paddle_serving_is_missing():
@@ -272,9 +269,7 @@ class Running:
             one.close()
         self.http, self.rpc, self.folder = f"127.0.0.1:{http}", f"127.0.0.1:{rpc}", folder / "serving"
         words = ["--model_path", export, "--output", self.folder, "--http_port", http, "--rpc_port", rpc, *flags]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["make_config.py", "--num_threads", "1", *map(str, words)])
-            make_config.main()
+        make_config.main(["--num_threads", "1", *map(str, words)])
         path = self.folder / "config.yml"
         config = yaml.safe_load(path.read_text("utf-8"))
         if batch_size > 1:
@@ -449,15 +444,13 @@ def test_it_listens_on_one_address(service):
             socket.create_connection(("127.0.0.2", port), timeout=10)
 
 
-def test_clients_as_typed(service, data_dir, predictor, monkeypatch, capsys):
+def test_clients_as_typed(service, data_dir, predictor, capsys):
     data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
     texts, lines = ["门将扑出点球", "", "央行下调利率"], []
     for text, (names, probabilities) in zip(texts, answers(predictor, texts)):
         lines += [f"text: {text}", f"label: {','.join(names)}"]
         lines += [f"confidence: {','.join(f'{p:.4f}' for p in probabilities)}", "-" * 20]
-    words = ["http_client.py", "--url", f"http://{service.http}", "--dataset_dir", str(data)]
-    monkeypatch.setattr(sys, "argv", words)
-    http_client.main()
+    http_client.main(["--url", f"http://{service.http}", "--dataset_dir", str(data)])
     assert capsys.readouterr().out.splitlines() == lines
     command = [service.python, f"{HERE}/rpc_client.py", "--url", service.rpc, "--data_file", "-"]
     done = subprocess.run(command, cwd=ROOT, input="\n".join(texts), capture_output=True, text=True)

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from deploy.predictor.predictor import Predictor
-from hierarchical.modeling import sigmoid
 
 from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
+from hierarchical.modeling import sigmoid
+from hierarchical.predictor import Predictor
 from metric import decide
 from utils import InputError, file_digest
 
@@ -28,13 +28,12 @@ MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
 
 
 @pytest.fixture
-def make(monkeypatch, tiny_export, tmp_path):
+def make(tiny_export, tmp_path):
     """make(*flags): make_repository.py's main() on the tiny export, in this process; returns the repository."""
 
     def make(*flags):
-        words = ["make_repository.py", "--model_path", tiny_export, "--output", tmp_path / "models", *flags]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        make_repository.main()
+        words = ["--model_path", tiny_export, "--output", tmp_path / "models", *flags]
+        make_repository.main([str(word) for word in words])
         return tmp_path / "models"
 
     return make
@@ -360,9 +359,7 @@ def server(tiny_export, tmp_path_factory):
         "--backend",
         "python",
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["make_repository.py", *map(str, words)])
-        make_repository.main()
+    make_repository.main([str(word) for word in words])
     command = [sys.executable, "deploy/triton_serving/start_triton.py", "--model_repository", folder / "models"]
     command += ["--http_port", http, "--grpc_port", grpc, "--metrics_port", metrics]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
@@ -451,39 +448,34 @@ def test_metrics(server):
         assert 'nv_inference_request_success{model="seqcls"' in response.read().decode()
 
 
-def test_client_as_typed(server, data_dir, predictor, monkeypatch, capsys):
+def test_client_as_typed(server, data_dir, predictor, capsys):
     data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
-    words = ["seqcls_grpc_client.py", "--url", server.grpc, "--dataset_dir", str(data)]
-    monkeypatch.setattr(sys, "argv", words)
-    seqcls_grpc_client.main()
+    words = ["--url", server.grpc, "--dataset_dir", str(data)]
+    seqcls_grpc_client.main(words)
     texts, lines = ["门将扑出点球", "", "央行下调利率"], []
     for text, row in zip(texts, answers(predictor, texts, predictor.decision)):
         lines += [f"text: {text}", f"label: {','.join(str(i) for i, _, _ in row)}"]
         lines += [f"label name: {','.join(name for _, name, _ in row)}"]
         lines += [f"confidence: {','.join(f'{p:.4f}' for _, _, p in row)}", "-" * 20]
     assert capsys.readouterr().out.splitlines() == lines
-    monkeypatch.setattr(sys, "argv", [*words, "--model_name", "none"])
     with pytest.raises(InputError, match="unknown model: 'none'"):
-        seqcls_grpc_client.main()
+        seqcls_grpc_client.main([*words, "--model_name", "none"])
 
 
-def test_client_without_a_server(monkeypatch):
+def test_client_without_a_server():
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    monkeypatch.setattr(sys, "argv", ["client", "--url", f"127.0.0.1:{port}", "--texts", "文"])
     with pytest.raises(InputError, match=f"127.0.0.1:{port}, model seqcls: .* is it up"):
-        seqcls_grpc_client.main()
-    for words in (["client"], ["client", "--texts", "文", "--timeout", "0"]):
-        monkeypatch.setattr(sys, "argv", words)
+        seqcls_grpc_client.main(["--url", f"127.0.0.1:{port}", "--texts", "文"])
+    for words in ([], ["--texts", "文", "--timeout", "0"]):
         with pytest.raises(SystemExit):
-            seqcls_grpc_client.main()
+            seqcls_grpc_client.main(words)
 
 
 def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
     def start(*words):
-        monkeypatch.setattr(sys, "argv", ["start_triton.py", *map(str, words)])
-        start_triton.main()
+        start_triton.main([str(word) for word in words])
 
     with pytest.raises(InputError, match="none: no model repository"):
         start("--model_repository", tmp_path / "none")

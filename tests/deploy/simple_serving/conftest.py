@@ -11,9 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from deploy.predictor.predictor import Predictor
-from hierarchical.modeling import sigmoid
 
+from hierarchical.modeling import sigmoid
+from hierarchical.predictor import Predictor
 from utils import load_rows
 
 from tests.conftest import ROOT, SAMPLE  # isort: skip
@@ -23,7 +23,7 @@ KEY = "correct horse battery staple"
 LAUNCHER = """
 import sys, time
 sys.path.insert(0, ".")
-from deploy.simple_serving import model, protocol, server, service
+from deploy.simple_serving import model, protocol, server, service, serving
 from utils import run
 {change}
 run(server.main)

@@ -15,7 +15,6 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 import httpx
 
 from deploy.simple_serving import server
-from deploy.simple_serving.model import find_precision
 from utils import InputError
 
 from tests.deploy.simple_serving.conftest import KEY, figures, in_background, problem, wait_until  # isort: skip
@@ -190,25 +189,15 @@ def test_reload_drops_no_request(start, export):
     assert {(2, 2, 2), (1, 1, 1)} <= counts
 
 
-def test_precision(tiny_export, export):
-    assert find_precision(tiny_export, "auto") == "int8" and find_precision(tiny_export, "float16") == "float16"
-    (export / "int8.onnx").unlink()
-    assert find_precision(export, "auto") == "float32"
-    for path in export.glob("*.onnx"):
-        path.unlink()
-    assert find_precision(export, "auto") == "float32"  # which is then missed
-
-
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def call(monkeypatch, tiny_export):
+def call(tiny_export):
     """call(*flags): main() in this process, with faults that end it before it serves."""
 
     def call(*flags):
-        monkeypatch.setattr(sys, "argv", ["server.py", "--model_path", str(tiny_export), *map(str, flags)])
-        server.main()
+        server.main(["--model_path", str(tiny_export), *map(str, flags)])
 
     return call
 

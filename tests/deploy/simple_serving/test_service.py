@@ -13,9 +13,8 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 
 # ruff: noqa: E402
 
-from deploy.predictor.predictor import Predictor
-
 from deploy.simple_serving.model import words_of
+from hierarchical.predictor import Predictor
 from metric import decide
 
 from tests.deploy.simple_serving.conftest import figures, probabilities, problem  # isort: skip

@@ -1,19 +1,19 @@
-"""deploy/predictor: the exported model predicts what predict.py predicts, and nothing but onnxruntime is needed."""
+"""deploy/predictor/infer.py: the exported model predicts what predict.py predicts, and nothing but onnxruntime is needed."""
 
 import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hierarchical.checkpoints import load_checkpoint, open_checkpoint
-from deploy.predictor.predictor import Predictor, find_gpu, has_bf16, model_path
-from hierarchical.modeling import predict_logits, sigmoid
 
 import predict
-from deploy.predictor import infer, predictor
+from deploy.predictor import infer
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.engines import has_bf16
+from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.predictor import Predictor
 from metric import Scores, decide
 from utils import InputError, file_digest, load_rows
 
@@ -21,13 +21,12 @@ from tests.conftest import ROOT, SAMPLE  # isort: skip
 
 
 @pytest.fixture
-def call(monkeypatch, tiny_export):
+def call(tiny_export):
     """call(*flags): infer.py's main() on the sample data, in this process; a later flag replaces an earlier one."""
 
     def call(*flags):
-        words = ["infer.py", "--model_path_prefix", tiny_export / "float32", "--device", "cpu", "--dataset_dir", SAMPLE]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in (*words, *flags)])
-        infer.main()
+        words = ["--model_path_prefix", tiny_export / "float32", "--device", "cpu", "--dataset_dir", SAMPLE, *flags]
+        infer.main([str(word) for word in words])
 
     return call
 
@@ -39,32 +38,12 @@ def export(tiny_export, tmp_path):
     return tmp_path / "export"
 
 
-@pytest.mark.parametrize(
-    ("prefix", "precision", "expected"),
-    [
-        ("export/float32", "float32", "export/float32.onnx"),
-        ("export/float32", "int8", "export/int8.onnx"),
-        ("export/float32.onnx", "float16", "export/float16.onnx"),
-        ("export/int8", "float32", "export/int8.onnx"),
-        ("prune/width_mult_0.75/pruned_model", "float32", "prune/width_mult_0.75/pruned_model.onnx"),
-        ("prune/width_mult_0.75/pruned_model", "int8", "prune/width_mult_0.75/pruned_model_int8.onnx"),
-        ("model.v2", "float32", "model.v2.onnx"),
-        ("float32", "float32", "float32.onnx"),
-    ],
-)
-def test_model_path(prefix, precision, expected):
-    assert model_path(prefix, precision, ".onnx") == Path(expected)
-
-
-def test_a_directory_stands_for_its_float32(tiny_export):
-    assert model_path(tiny_export, "int8", ".onnx") == tiny_export / "int8.onnx"
-
-
 @pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--num_threads", "3", "--batch_size", "7"]])
-def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, monkeypatch, flags):
-    words = f"predict.py --params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl"
-    monkeypatch.setattr(sys, "argv", [*words.split(), "--quiet"])
-    predict.main()
+def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, flags):
+    words = (
+        f"--params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
+    )
+    predict.main(words.split())
     call("--output_file", tmp_path / "b.jsonl", "--quiet", *flags)
     rows = [(tmp_path / name).read_text(encoding="utf-8").splitlines() for name in ("a.jsonl", "b.jsonl")]
     assert len(rows[0]) == len(rows[1]) == len((SAMPLE / "data.txt").read_text(encoding="utf-8").splitlines())
@@ -83,32 +62,15 @@ def test_bf16_is_near_and_prints_nothing(call, tiny_export, monkeypatch, capfd):
     said = capfd.readouterr()
     assert said.out == "" and "operators to bfloat16" not in said.err
     half, full = (Predictor(tiny_export, precision, "paddle") for precision in ("bfloat16", "float32"))
-    assert half.path == full.path
+    assert half.file == full.file
     ids = full.tokenizer.encode(["某公司宣布裁员", "球队主场获胜，股价随之上涨" * 4])
     one, other = half.logits(ids), full.logits(ids)
     np.testing.assert_allclose(one, other, atol=0.05 * np.abs(other).max())
     assert np.array_equal(one, other) != has_bf16()
 
 
-@pytest.mark.parametrize(
-    ("flags", "answer"),
-    [
-        ("flags : fpu avx512f avx512_bf16", True),
-        ("flags : fpu amx_bf16", True),
-        ("flags : avx512f", False),
-        (None, False),
-    ],
-)
-def test_has_bf16(tmp_path, flags, answer):
-    if flags:
-        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
-    assert has_bf16(tmp_path / "cpuinfo") == answer
-
-
-def test_logs_what_predict_logs(call, tiny_checkpoint, printed, monkeypatch):
-    words = f"predict.py --params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu"
-    monkeypatch.setattr(sys, "argv", words.split())
-    predict.main()
+def test_logs_what_predict_logs(call, tiny_checkpoint, printed):
+    predict.main(f"--params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu".split())
     wanted = [line for line in printed if "texts/s" not in line]
     del printed[:]
     call()
@@ -133,11 +95,12 @@ def test_perf_prints_the_scores_and_both_latencies(call, tiny_checkpoint, printe
     call("--perf", "--use_quantize")
     assert printed[1].endswith("int8.onnx")
     call("--perf")
-    tree, tokenizer, decision = open_checkpoint(tiny_checkpoint)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    tree, ids = checkpoint.tree, checkpoint.tokenizer.encode
     rows = load_rows(SAMPLE / "dev.txt", tree)
-    probabilities = sigmoid(predict_logits(load_checkpoint(tiny_checkpoint), tokenizer.encode(rows.texts), 0, 32))
+    probabilities = sigmoid(predict_logits(checkpoint.load_model(), ids(rows.texts), 0, 32))
     scores = Scores(tree)
-    scores.update(decide(probabilities, tree, decision), rows.multi_hot(len(tree)))
+    scores.update(decide(probabilities, tree, checkpoint.decision), rows.multi_hot(len(tree)))
     result = scores.result()
     assert printed[-3] == f"micro f1: {100 * result['micro_f1']:.2f}, macro f1: {100 * result['macro_f1']:.2f}"
     assert printed[-2].startswith(f"sample nums: {len(rows.texts)}, time: ")
@@ -163,7 +126,7 @@ def test_nothing_is_written_beside_the_model(call, export, tmp_path):
 
 def test_neither_paddle_nor_a_library_of_tokenizers_is_imported(tiny_export):
     code = (
-        "import sys; sys.argv[0] = 'infer.py'; sys.path.insert(0, '.');"
+        "import sys; sys.path.insert(0, '.');"
         "from deploy.predictor import infer; infer.main();"
         "sys.exit(bool({'paddle', 'paddlenlp', 'tokenizers', 'transformers', 'sklearn', 'torch'} & set(sys.modules)))"
     )
@@ -290,76 +253,3 @@ def test_bad_flags(call, flags):
     with pytest.raises(SystemExit) as stopped:
         call(*flags)
     assert stopped.value.code == 2
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """machine(driver, packages, providers) pretends that these are installed."""
-    import onnxruntime
-
-    def pretend(driver, packages=(), providers=("CPUExecutionProvider",)):
-        def version(package):
-            if package not in packages:
-                raise predictor.PackageNotFoundError
-            return "1.0"
-
-        monkeypatch.setattr(predictor, "has_nvidia_driver", lambda: driver)
-        monkeypatch.setattr(predictor, "version", version)
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
-
-    return pretend
-
-
-def test_gpu_asked_for_and_absent(machine, printed):
-    assert find_gpu("cpu") == "cpu" and printed == []
-    for driver, packages, message in (
-        (False, ["onnxruntime-gpu"], "this machine has no NVIDIA GPU"),
-        (True, ["onnxruntime"], "onnxruntime-gpu is not installed in place of onnxruntime"),
-        (True, ["onnxruntime", "onnxruntime-gpu"],
-         "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both, then install onnxruntime-gpu alone"),
-    ):  # fmt: skip
-        machine(driver, packages)
-        assert find_gpu("gpu") == "cpu"
-        assert printed.pop() == f"--device gpu: predicting on the CPU ({message})"
-
-
-@pytest.mark.parametrize("built_for_gpus", [False, True])
-def test_gpu_of_the_back_end_that_is_used(machine, monkeypatch, paddle, printed, built_for_gpus):
-    machine(True, providers=["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * (not built_for_gpus))
-    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: built_for_gpus)
-    assert find_gpu("gpu", backend="paddle") == ("gpu" if built_for_gpus else "cpu")
-    assert find_gpu("gpu") == ("cpu" if built_for_gpus else "gpu")
-    assert len(printed) == 1 and ("requirements-gpu.txt" in printed[0]) != built_for_gpus
-
-
-def test_gpu_session(tiny_export, monkeypatch, capfd):
-    """What a session on a GPU is asked for, and that one which fell back to the CPU is not taken for it."""
-    import onnxruntime
-
-    asked, session = [], onnxruntime.InferenceSession
-
-    def on_cpu(path, options, providers, enable_fallback):
-        asked.append((providers, enable_fallback))
-        return session(path, options, providers=["CPUExecutionProvider"])
-
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("libcudnn.so.9 is missing"))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
-    with pytest.raises(InputError, match="found no CUDA and cuDNN of the versions it needs"):
-        Predictor(tiny_export, "float16", device="gpu", device_id=1)
-    assert asked == [([("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], 0)]
-    said = capfd.readouterr()
-    assert said.out == "" and "libcudnn.so.9 is missing" in said.err  # stdout may carry the predictions
-
-
-def test_other_length_than_trained_with(tiny_export, printed):
-    assert Predictor(tiny_export, max_seq_length=16).tokenizer.max_seq_length == 16
-    assert "the model was trained with 64" in printed[0]
-    with pytest.raises(InputError, match="this model reads at most"):
-        Predictor(tiny_export, max_seq_length=100_000)
-
-
-def test_results_do_not_depend_on_batches_or_threads(tiny_export):
-    one, many = (Predictor(tiny_export, threads=n, batch_size=b) for n, b in ((1, 1), (4, 5)))
-    ids = one.tokenizer.encode(["甲" * n for n in (3, 60, 1, 17, 17, 8, 40, 2, 5, 9, 33)])
-    np.testing.assert_allclose(one.logits(ids), many.logits(ids), atol=1e-3)
-    assert one.logits([]).shape == (0, len(one.tree))

@@ -1,0 +1,122 @@
+"""hierarchical/engines.py: which file is loaded, on which device, and what is said where one cannot be had."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hierarchical import engines
+from hierarchical.engines import find_gpu, find_precision, has_bf16, model_path
+from hierarchical.errors import InputError
+from hierarchical.predictor import Predictor
+
+
+@pytest.fixture
+def export(tiny_export, tmp_path):
+    """A copy of the exported model that a test may damage."""
+    shutil.copytree(tiny_export, tmp_path / "export")
+    return tmp_path / "export"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "precision", "expected"),
+    [
+        ("export/float32", "float32", "export/float32.onnx"),
+        ("export/float32", "int8", "export/int8.onnx"),
+        ("export/float32.onnx", "float16", "export/float16.onnx"),
+        ("export/int8", "float32", "export/int8.onnx"),
+        ("prune/width_mult_0.75/pruned_model", "float32", "prune/width_mult_0.75/pruned_model.onnx"),
+        ("prune/width_mult_0.75/pruned_model", "int8", "prune/width_mult_0.75/pruned_model_int8.onnx"),
+        ("model.v2", "float32", "model.v2.onnx"),
+        ("float32", "float32", "float32.onnx"),
+    ],
+)
+def test_model_path(prefix, precision, expected):
+    assert model_path(prefix, precision, ".onnx") == Path(expected)
+
+
+def test_a_directory_stands_for_its_float32(tiny_export):
+    assert model_path(tiny_export, "int8", ".onnx") == tiny_export / "int8.onnx"
+
+
+def test_precision(tiny_export, export):
+    assert find_precision(tiny_export, "auto") == "int8" and find_precision(tiny_export, "float16") == "float16"
+    (export / "int8.onnx").unlink()
+    assert find_precision(export, "auto") == "float32"
+    for path in export.glob("*.onnx"):
+        path.unlink()
+    assert find_precision(export, "auto") == "float32"  # which is then missed
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        ("flags : fpu avx512f avx512_bf16", True),
+        ("flags : fpu amx_bf16", True),
+        ("flags : avx512f", False),
+        (None, False),
+    ],
+)
+def test_has_bf16(tmp_path, flags, answer):
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_bf16(tmp_path / "cpuinfo") == answer
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(driver, packages, providers) pretends that these are installed."""
+    import onnxruntime
+
+    def pretend(driver, packages=(), providers=("CPUExecutionProvider",)):
+        def version(package):
+            if package not in packages:
+                raise engines.PackageNotFoundError
+            return "1.0"
+
+        monkeypatch.setattr(engines, "has_nvidia_driver", lambda: driver)
+        monkeypatch.setattr(engines, "version", version)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+
+    return pretend
+
+
+def test_gpu_asked_for_and_absent(machine, printed):
+    assert find_gpu("cpu") == "cpu" and printed == []
+    for driver, packages, message in (
+        (False, ["onnxruntime-gpu"], "this machine has no NVIDIA GPU"),
+        (True, ["onnxruntime"], "onnxruntime-gpu is not installed in place of onnxruntime"),
+        (True, ["onnxruntime", "onnxruntime-gpu"],
+         "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both, then install onnxruntime-gpu alone"),
+    ):  # fmt: skip
+        machine(driver, packages)
+        assert find_gpu("gpu") == "cpu"
+        assert printed.pop() == f"--device gpu: predicting on the CPU ({message})"
+
+
+@pytest.mark.parametrize("built_for_gpus", [False, True])
+def test_gpu_of_the_back_end_that_is_used(machine, monkeypatch, paddle, printed, built_for_gpus):
+    machine(True, providers=["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * (not built_for_gpus))
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: built_for_gpus)
+    assert find_gpu("gpu", backend="paddle") == ("gpu" if built_for_gpus else "cpu")
+    assert find_gpu("gpu") == ("cpu" if built_for_gpus else "gpu")
+    assert len(printed) == 1 and ("requirements-gpu.txt" in printed[0]) != built_for_gpus
+
+
+def test_gpu_session(tiny_export, monkeypatch, capfd):
+    """What a session on a GPU is asked for, and that one which fell back to the CPU is not taken for it."""
+    import onnxruntime
+
+    asked, session = [], onnxruntime.InferenceSession
+
+    def on_cpu(path, options, providers, enable_fallback):
+        asked.append((providers, enable_fallback))
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("libcudnn.so.9 is missing"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    with pytest.raises(InputError, match="found no CUDA and cuDNN of the versions it needs"):
+        Predictor(tiny_export, "float16", device="gpu", device_id=1)
+    assert asked == [([("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], 0)]
+    said = capfd.readouterr()
+    assert said.out == "" and "libcudnn.so.9 is missing" in said.err  # stdout may carry the predictions

@@ -1,0 +1,580 @@
+"""hierarchical/predictor.py: the door for other people's programs."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import hierarchical
+import predict
+from hierarchical import InputError, Prediction, Predictor
+from hierarchical.decisions import Decision
+from hierarchical.labels import LabelTree
+from hierarchical.predictor import describe, label_texts
+
+from tests.conftest import ROOT, SAMPLE  # isort: skip
+
+# Runs a program to which some packages are not there; their own sub-packages neither.
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {refused!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.fixture
+def export(tiny_export, tmp_path):
+    """A copy of the exported model that a test may damage."""
+    return shutil.copytree(tiny_export, tmp_path / "export")
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    """A copy of the checkpoint that a test may damage."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_export):
+    """The float32 export, for tests that leave it as it is."""
+    return Predictor(tiny_export)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Texts of several batches and lengths: blank ones among them, one twice, one longer than the model reads."""
+    rows = (SAMPLE / "dev.txt").read_text(encoding="utf-8").splitlines()[:90]
+    texts = [row.split("\t")[0] for row in rows]
+    texts[7], texts[40], texts[50], texts[60] = "", "", texts[3], texts[5] * 20
+    return texts
+
+
+def with_parents(label):
+    """A label's path and those above it, root first."""
+    names = label.split("##")
+    return ["##".join(names[: i + 1]) for i in range(len(names))]
+
+
+# ---- one answer, whatever computes it --------------------------------------------------------------------------------
+
+
+def test_an_export_and_its_checkpoint_answer_alike(tiny_checkpoint, predictor, texts):
+    exported, trained = predictor.predict(texts), Predictor(tiny_checkpoint).predict(texts)
+    assert [one.text for one in exported] == [one.text for one in trained] == texts
+    for one, other in zip(exported, trained, strict=True):
+        assert isinstance(one, Prediction) and one.labels == other.labels and one.levels == other.levels
+        floors = {label: 0.01 for label in one.probabilities.keys() ^ other.probabilities.keys()}  # on its two sides
+        assert floors | one.probabilities == pytest.approx(floors | other.probabilities, abs=1e-5 + 1e-6)
+
+
+@pytest.mark.parametrize("flags", [[], ["--decoding", "closure", "--floor", "0.3", "--max_labels", "4"]])
+def test_answers_are_the_rows_that_predict_writes(tiny_checkpoint, texts, tmp_path, flags):
+    (tmp_path / "data.txt").write_text("\n".join(texts), encoding="utf-8")
+    where = f"--params_path {tiny_checkpoint} --dataset_dir {tmp_path} --output_file {tmp_path}/out.jsonl"
+    predict.main([*where.split(), "--device", "cpu", "--quiet", *flags])
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    settings = {"decoding": "closure", "floor": 0.3, "max_labels": 4} if flags else {}
+    answers = Predictor(tiny_checkpoint).predict(texts, **settings)
+    assert [answer.to_json() for answer in answers] == lines
+    for answer, row in zip(answers, map(json.loads, lines), strict=True):
+        assert list(row) == ["text", "labels", "probabilities", "levels"]
+        assert row["text"] == answer.text and row["labels"] == answer.labels
+        assert list(row["probabilities"].items()) == list(answer.probabilities.items())
+        assert row["levels"] == {str(level): labels for level, labels in answer.levels.items()}
+
+
+def test_what_an_answer_holds(predictor, texts):
+    labels = predictor.labels
+    for text, answer, p in zip(texts, predictor.predict(texts), predictor.probabilities(texts)):
+        assert answer.text == text
+        if not text:
+            assert (answer.labels, answer.probabilities, answer.levels) == ([], {}, {})
+            continue
+        assert answer.labels == [label for label, value in zip(labels, p) if value > 0.5]  # in class-index order
+        shown = {label: value for label, value in zip(labels, p) if value > 0.01}
+        assert answer.probabilities == pytest.approx(shown, abs=1e-6)
+        assert list(answer.probabilities.values()) == sorted(answer.probabilities.values(), reverse=True)
+        closed = {path for label in answer.labels for path in with_parents(label)}
+        assert {path for level in answer.levels.values() for path in level} == closed
+        assert list(answer.levels) == list(range(1, len(answer.levels) + 1))
+        assert all(path.count("##") + 1 == level for level, paths in answer.levels.items() for path in paths)
+
+
+def test_an_answer_by_hand():
+    tree = LabelTree(["A", "A##B", "A##B##C", "D", "D##E"])
+    answer = describe(tree, "x", [2, 3], np.array([0.4, 0.02, 0.9, 0.75, 0.01], np.float32), floor=0.02)
+    assert answer == Prediction(
+        "x",
+        ["A##B##C", "D"],
+        {"A##B##C": 0.9, "D": 0.75, "A": 0.4},  # 0.02 is not above the floor
+        {1: ["A", "D"], 2: ["A##B"], 3: ["A##B##C"]},
+    )
+    assert json.loads(answer.to_json()) == {
+        "text": "x",
+        "labels": ["A##B##C", "D"],
+        "probabilities": {"A##B##C": 0.9, "D": 0.75, "A": 0.4},
+        "levels": {"1": ["A", "D"], "2": ["A##B"], "3": ["A##B##C"]},
+    }
+    low = describe(tree, "x", [4], np.array([0.4, 0.02, 0.9, 0.75, 0.01], np.float32), floor=1)
+    assert low.probabilities == {"D##E": 0.01}, "a predicted label's is told, however low"
+    with pytest.raises(AttributeError):
+        answer.text = "y"
+
+
+def test_blank_texts_are_kept_from_the_model():
+    tree, asked = LabelTree(["A", "A##B", "D"]), []
+
+    def compute(texts):
+        asked.append(texts)
+        return np.array([[0.9, 0.2, 0.1], [0.1, 0.8, 0.6]], np.float32)
+
+    rows = label_texts(["", "x", " \t\u3000", "y"], compute, tree, Decision(min_labels=1))
+    assert asked == [["x", "y"]]
+    assert [(text, chosen) for text, chosen, _ in rows] == [("", []), ("x", [0]), (" \t\u3000", []), ("y", [1, 2])]
+    expected = [[0, 0, 0], [0.9, 0.2, 0.1], [0, 0, 0], [0.1, 0.8, 0.6]]
+    assert np.array_equal([p for *_, p in rows], np.array(expected, np.float32))
+    del asked[:]
+    assert [chosen for _, chosen, _ in label_texts(["", " "], compute, tree, Decision())] == [[], []] and asked == []
+
+
+# ---- what may be asked for -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def probabilities(predictor, texts):
+    """label -> probability of the first of the texts."""
+    return dict(zip(predictor.labels, predictor.probabilities(texts[:1])[0].tolist()))
+
+
+def test_each_setting_changes_the_answer(predictor, texts, probabilities):
+    """Each as decisions.decide says it; worked out here from the probabilities, by other means."""
+
+    def ask(**settings):
+        (answer,) = predictor.predict(texts[:1], **settings)
+        return answer.labels
+
+    def best(count):
+        chosen = sorted(probabilities, key=probabilities.get, reverse=True)[:count]
+        return [label for label in predictor.labels if label in chosen]
+
+    stored = [label for label, p in probabilities.items() if p > 0.5]
+    assert 5 < len(stored) and ask() == stored
+    bar = min(probabilities[label] for label in best(4))  # what is not above it is not predicted
+    assert ask(threshold=bar) == ask(threshold=np.float32(bar)) == best(3) and ask(threshold=1) == []
+    one_each = [0.0 if label in best(2) else 1.0 for label in predictor.labels]
+    assert ask(threshold=one_each) == ask(threshold=np.array(one_each)) == best(2)
+    closed = {path for label in stored for path in with_parents(label)}
+    assert ask(decoding="closure") == [label for label in predictor.labels if label in closed] != stored
+    complete = [label for label in stored if set(with_parents(label)) <= set(stored)]
+    assert ask(decoding="topdown") == complete != stored
+    assert ask(min_labels=len(stored) + 2) == best(len(stored) + 2) and ask(min_labels=1) == stored
+    assert ask(threshold=1, min_labels=1) == best(1)
+    assert ask(max_labels=3) == best(3) and ask(max_labels=31) == stored
+    assert ask(top_k=2) == best(2) and ask(top_k=20) == best(20) and ask(top_k=99) == predictor.labels
+    assert ask(threshold=bar, min_labels=1, max_labels=2) == best(2)
+
+
+def test_the_floor_of_what_is_told(predictor, texts, probabilities):
+    for floor in (0, 0.01, 0.2, 1):
+        (answer,) = predictor.predict(texts[:1], floor=floor)
+        told = {label for label, p in probabilities.items() if p > floor or p > 0.5}
+        assert answer.probabilities.keys() == told
+    assert len(predictor.predict(texts[:1], floor=0)[0].probabilities) == 31
+    assert predictor.predict(texts[:1]) == predictor.predict(texts[:1], floor=0.01)
+
+
+def test_stored_settings_are_the_default(export, texts, probabilities):
+    stored = json.loads((export / "decision.json").read_text(encoding="utf-8"))
+    (export / "decision.json").write_text(json.dumps(stored | {"top_k": 2, "threshold": 0.25}), encoding="utf-8")
+    predictor = Predictor(export)
+    assert predictor.decision == Decision(threshold=0.25, top_k=2)
+    assert len(predictor.predict(texts[:1])[0].labels) == 2
+    assert len(predictor.predict(texts[:1], top_k=4)[0].labels) == 4
+    capped = predictor.predict(texts[:1], max_labels=30)[0].labels  # in place of top_k; the threshold stays
+    assert capped == [label for label, p in probabilities.items() if p > 0.25]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 1.5},
+        {"threshold": -0.1},
+        {"threshold": math.nan},
+        {"threshold": "0.5"},
+        {"threshold": [0.5] * 3},
+        {"decoding": "greedy"},
+        {"min_labels": -1},
+        {"min_labels": 1.5},
+        {"max_labels": 0},
+        {"top_k": 0},
+        {"top_k": True},
+        {"top_k": 2, "min_labels": 1},
+        {"top_k": 2, "max_labels": 1},
+        {"min_labels": 3, "max_labels": 2},
+        {"floor": 1.5},
+        {"floor": -0.1},
+        {"floor": math.nan},
+        {"floor": None},
+        {"floor": "0.1"},
+    ],
+)
+def test_settings_that_cannot_be(predictor, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        predictor.predict(["文"], **settings)
+    if settings.get("threshold") != [0.5] * 3:  # how many labels there are is asked when there is a text
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            predictor.predict([], **settings)
+    with pytest.raises(TypeError):
+        predictor.predict(["文"], *settings.values())  # by name only
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "int4"},
+        {"precision": "bfloat16"},
+        {"precision": "int8", "backend": "paddle"},
+        {"backend": "torch"},
+        {"device": "tpu"},
+        {"device": "gpu:1"},
+        {"device_id": -1},
+        {"num_threads": 0},
+        {"max_seq_length": 2},
+        {"max_seq_length": 0},
+        {"batch_size": 0},
+        {"batch_size": 2.5},
+        {"kind": "model"},
+    ],
+)
+def test_settings_of_a_predictor_that_cannot_be(tiny_export, settings):
+    name = next(iter(settings))
+    with pytest.raises(InputError, match=f"^{name} must be .*got {settings[name]!r}"):
+        Predictor(tiny_export, **settings)
+
+
+def test_an_export_has_settings_that_a_checkpoint_has_not(tiny_checkpoint):
+    with pytest.raises(InputError, match="^precision must be .*got 'int8'"):
+        Predictor(tiny_checkpoint, precision="int8")
+    assert Predictor(tiny_checkpoint, precision="auto").file == tiny_checkpoint / "model.safetensors"
+
+
+def test_what_is_no_list_of_texts(predictor):
+    for wrong in ("文", b"text", ""):
+        with pytest.raises(TypeError, match=r"texts is a list of texts; for a single one write \[text\]"):
+            predictor.predict(wrong)
+    for wrong in (["文", None], ["文", 7], ["文", b"text"], ["文", ["文"]]):
+        with pytest.raises(TypeError, match=r"texts\[1\] is .* not a text"):
+            predictor.predict(wrong)
+
+
+def test_any_row_of_texts_will_do(predictor):
+    one, other = predictor.predict(["国足今晚出战", "两市小幅收涨"])
+    assert predictor.predict(("国足今晚出战", "两市小幅收涨")) == [one, other]
+    assert predictor.predict(np.array(["国足今晚出战", "两市小幅收涨"])) == [one, other]
+    assert predictor.predict(text for text in ("国足今晚出战", "两市小幅收涨")) == [one, other]
+    assert predictor.predict([]) == predictor.predict(()) == []
+    assert predictor.probabilities([]).shape == (0, 31)
+    (blank,) = predictor.predict([" \u3000\n"], top_k=3)
+    assert blank == Prediction(" \u3000\n", [], {}, {})
+
+
+def test_what_a_predictor_tells(predictor, tiny_export, tiny_checkpoint):
+    labels = (SAMPLE / "label.txt").read_text(encoding="utf-8").split()
+    for one, file in (
+        (predictor, tiny_export / "float32.onnx"),
+        (Predictor(str(tiny_export), backend="paddle"), tiny_export / "float32.pdmodel"),
+        (Predictor(str(tiny_checkpoint)), tiny_checkpoint / "model.safetensors"),
+    ):
+        assert one.labels == one.tree.labels == labels and len(one.tree) == 31
+        assert one.decision == Decision() and one.tokenizer.max_seq_length == 64
+        assert one.file == file
+    with pytest.raises(AttributeError):
+        predictor.labels = []
+
+
+def test_precision(export, predictor, texts):
+    sizes = {}
+    for asked, name in (("float32", "float32"), ("int8", "int8"), ("float16", "float16"), ("auto", "int8")):
+        one = Predictor(export, precision=asked)
+        assert one.file == export / f"{name}.onnx"
+        sizes[name] = np.abs(one.probabilities(texts[:7]) - predictor.probabilities(texts[:7])).max()
+    assert sizes["float32"] == 0 < sizes["float16"] < 0.05 and 0 < sizes["int8"] < 0.5
+    (export / "int8.onnx").unlink()
+    assert Predictor(export, precision="auto").file == export / "float32.onnx"
+    with pytest.raises(InputError, match=r"int8.onnx: no such file.*export_model.py \(--precision"):
+        Predictor(export, precision="int8")
+    assert Predictor(export, backend="paddle", precision="auto").file == export / "float32.pdmodel"
+
+
+def test_other_length_than_trained_with(tiny_export, printed):
+    assert Predictor(tiny_export, max_seq_length=16).tokenizer.max_seq_length == 16
+    assert "the model was trained with 64" in printed[0]
+    with pytest.raises(InputError, match="this model reads at most"):
+        Predictor(tiny_export, max_seq_length=100_000)
+
+
+def test_results_do_not_depend_on_batches_or_threads(tiny_export):
+    one, many = (Predictor(tiny_export, num_threads=n, batch_size=b) for n, b in ((1, 1), (4, 5)))
+    ids = one.tokenizer.encode(["甲" * n for n in (3, 60, 1, 17, 17, 8, 40, 2, 5, 9, 33)])
+    np.testing.assert_allclose(one.logits(ids), many.logits(ids), atol=1e-3)
+    assert one.logits([]).shape == (0, len(one.tree))
+
+
+def test_from_several_threads_at_once(predictor, texts):
+    parts = [texts[i : i + 30] for i in (0, 20, 40, 60, 10, 30, 50, 5)] * 3
+    expected = [predictor.predict(part) for part in parts]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(predictor.predict, parts)) == expected
+
+
+# ---- which of the two a path is --------------------------------------------------------------------------------------
+
+
+def kind(path, **settings):
+    return Predictor(path, **settings).file.suffix
+
+
+def test_only_one_kind_is_welcome(tiny_checkpoint, tiny_export):
+    with pytest.raises(InputError, match=r"checkpoint: a checkpoint, where .* Make one with export_model.py"):
+        Predictor(tiny_checkpoint, kind="export")
+    with pytest.raises(InputError, match=r"export: no model.safetensors in it.* checkpoint of train.py"):
+        Predictor(tiny_export, kind="checkpoint")
+    assert kind(tiny_export, kind="export") == kind(tiny_export) == ".onnx"
+    assert kind(tiny_checkpoint, kind="checkpoint") == kind(tiny_checkpoint) == ".safetensors"
+
+
+def test_a_width_of_prune(tiny_checkpoint, tiny_export, tmp_path):
+    """Beside the weights of prune.py lies its export, called pruned_model."""
+    width = shutil.copytree(tiny_checkpoint, tmp_path / "width_mult_0.75")
+    for name in ("float32.onnx", "float32.pdmodel", "float32.pdiparams"):
+        shutil.copy(tiny_export / name, width / name.replace("float32", "pruned_model"))
+    shutil.copy(tiny_export / "int8.onnx", width / "pruned_model_int8.onnx")
+    assert kind(width) == kind(width, kind="checkpoint") == ".safetensors"
+    for path in (width / "pruned_model", width / "pruned_model.onnx"):
+        assert Predictor(path).file == Predictor(path, kind="export").file == width / "pruned_model.onnx"
+        assert Predictor(path, precision="auto").file == width / "pruned_model_int8.onnx"
+    assert Predictor(width / "pruned_model", backend="paddle").file == width / "pruned_model.pdmodel"
+    with pytest.raises(InputError, match="in a folder of prune.py it is called pruned_model"):
+        Predictor(width, kind="export")
+    alike = [Predictor(path).predict(["国足今晚出战"])[0].labels for path in (width, width / "pruned_model")]
+    assert alike[0] == alike[1]
+
+
+def test_an_export_within_the_checkpoint(checkpoint, tiny_export):
+    """In a folder of its own there, or right among the weights: what was exported last is meant."""
+    shutil.copytree(tiny_export, checkpoint / "export")
+    assert kind(checkpoint) == ".safetensors" and kind(checkpoint / "export") == ".onnx"
+    shutil.copy(tiny_export / "int8.onnx", checkpoint)
+    assert kind(checkpoint, precision="auto") == ".onnx"
+    shutil.copy(tiny_export / "float32.onnx", checkpoint)
+    assert kind(checkpoint) == kind(checkpoint, kind="export") == kind(checkpoint / "float32") == ".onnx"
+    assert kind(checkpoint, kind="checkpoint") == ".safetensors"
+    one, other = (Predictor(checkpoint, kind=kind).predict(["国足今晚出战"])[0] for kind in ("export", "checkpoint"))
+    assert one.labels == other.labels and one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+
+
+def test_a_checkpoint_is_loaded_when_it_is_needed(checkpoint):
+    predictor = Predictor(checkpoint)
+    for name in ("model.safetensors", "model_state.pdparams"):
+        (checkpoint / name).rename(checkpoint / f"away_{name}")
+    with pytest.raises(InputError, match=r"model.safetensors: no such file"):
+        predictor.predict(["文"])
+    (checkpoint / "away_model.safetensors").rename(checkpoint / "model.safetensors")
+    predictor.load()
+    (checkpoint / "model.safetensors").unlink()
+    predictor.load()  # once is enough
+    assert len(predictor.predict(["国足今晚出战"])) == 1
+    assert len(predictor.predict(["", " "])) == 2
+
+
+def test_the_older_form_of_the_weights(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    assert Predictor(checkpoint).file == checkpoint / "model_state.pdparams"
+
+
+# ---- what can be wrong with the files --------------------------------------------------------------------------------
+
+
+def test_nothing_is_there(tmp_path):
+    for path, settings, message in (
+        (tmp_path / "none", {}, r"none.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path / "none", {"kind": "export"}, r"none.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path / "none", {"kind": "checkpoint"}, r"none: no such directory. Pass the --save_dir of train.py"),
+        (tmp_path / "none", {"backend": "paddle"}, r"none.json: no such file.* Make it with export_model.py"),
+        (tmp_path, {}, r"float32.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path, {"kind": "checkpoint"}, r"no model.safetensors in it.* checkpoint of train.py"),
+        (tmp_path / "a" / "b.onnx", {}, r"a/b.onnx: no such file.* Make it with export_model.py"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Predictor(path, **settings)
+
+
+@pytest.mark.parametrize("name", ["label.txt", "config.json", "decision.json", "vocab.txt", "tokenizer_config.json"])
+def test_missing_files(export, checkpoint, name):
+    for folder in (export, checkpoint):
+        (folder / name).unlink()
+        with pytest.raises(InputError, match=rf"(?i){name}: no such file"):
+            Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("label.txt", "体育\n体育\n", "label.txt:2: label '体育' is already on line 1; remove one of them"),
+        ("config.json", "{", "config.json: not a model configuration"),
+        ("config.json", '{"model_type": "bert"}', "config.json: model_type is 'bert'; supported are ernie, ernie_m"),
+        ("decision.json", '{"max_seq_length": 64, "threshold": 7}', "decision.json: not the decision settings"),
+        ("decision.json", "[]", "decision.json: not the decision settings"),
+    ],
+)
+def test_damaged_files(export, checkpoint, name, content, message):
+    for folder in (export, checkpoint):
+        (folder / name).write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            Predictor(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08\x12\x00" * 100], ids=["empty", "text", "bytes"])
+def test_a_damaged_model(export, content):
+    (export / "float32.onnx").write_bytes(content)
+    said = r"float32.onnx: (the file is empty|not a model that ONNX Runtime can read).*(Make|Export) it"
+    with pytest.raises(InputError, match=said):
+        Predictor(export)
+
+
+def test_damaged_weights(checkpoint):
+    content = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"model.safetensors: not a usable parameter file .* copy it again"):
+        Predictor(checkpoint).load()
+
+
+def test_labels_that_differ(export, checkpoint):
+    labels = (export / "label.txt").read_text(encoding="utf-8").split()
+    (export / "label.txt").write_text("\n".join([*labels[1:], labels[0]]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"float32.onnx: its labels are not those of label.txt.* Export the model"):
+        Predictor(export)
+    for changed, count in ((labels[:-1], 30), ([*labels, "新"], 32)):
+        for folder in (export, checkpoint):
+            (folder / "label.txt").write_text("\n".join(changed), encoding="utf-8")
+        paddle = Predictor(export, backend="paddle")  # its files do not say which labels they are for
+        with pytest.raises(InputError, match=f"float32.pdmodel: 31 outputs, but label.txt has {count} labels"):
+            paddle.predict(["文"])
+        with pytest.raises(InputError, match=f"checkpoint: the model has 31 outputs, but label.txt {count} labels"):
+            Predictor(checkpoint).load()
+
+
+def test_a_model_that_reads_its_texts_in_a_template(export, checkpoint):
+    for folder in (export, checkpoint):
+        (folder / "template_config.json").write_text('{"method": "prompt"}', encoding="utf-8")
+        with pytest.raises(InputError, match="reads its texts in a template. Use few-shot/infer.py"):
+            Predictor(folder)
+        assert Predictor(folder, template=True).labels
+        (folder / "template_config.json").write_text('{"method": "similarity"}', encoding="utf-8")
+        assert Predictor(folder).labels
+        (folder / "template_config.json").write_text("{", encoding="utf-8")
+        with pytest.raises(InputError, match="few-shot/infer.py"):
+            Predictor(folder)
+
+
+def test_outputs_that_are_not_finite(tiny_export, monkeypatch):
+    predictor = Predictor(tiny_export)
+    monkeypatch.setattr(predictor, "engine", lambda input_ids: np.full((len(input_ids), 31), np.nan, np.float32))
+    with pytest.raises(InputError, match="not finite: .*lower learning rate.*export it as float32"):
+        predictor.predict(["文"])
+
+
+# ---- what is loaded, and what is needed ------------------------------------------------------------------------------
+
+
+def python(code, *words, refused=()):
+    """What a Python of its own prints, to which some packages are not there."""
+    code = REFUSE.format(refused=set(refused)) + code
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_loads_nothing_heavy():
+    heavy = "{'numpy', 'paddle', 'paddlenlp', 'onnxruntime', 'tqdm', 'scipy', 'sklearn', 'safetensors', 'jinja2'}"
+    tell = f"print(sorted({heavy} & set(sys.modules)))"
+    assert python(f"import hierarchical; hierarchical.InputError; {tell}") == "[]\n"
+    assert python(f"from hierarchical import Predictor; {tell}") == "['numpy']\n"
+    assert python(f"from hierarchical import Prediction, InputError; {tell}") == "['numpy']\n"
+
+
+def test_the_names_that_are_promised():
+    assert hierarchical.__all__ == ["InputError", "Prediction", "Predictor", "__version__"]
+    assert set(hierarchical.__all__) <= set(dir(hierarchical))
+    for name in {*hierarchical.__all__, *dir(hierarchical)}:
+        getattr(hierarchical, name)
+    code = (
+        "import hierarchical; names = dir(hierarchical); [getattr(hierarchical, name) for name in names]; print(names)"
+    )
+    assert "'Predictor'" in python(code)  # before anything has asked for it
+    assert issubclass(InputError, ValueError) and hierarchical.Predictor is Predictor
+    with pytest.raises(AttributeError, match="module 'hierarchical' has no attribute 'nothing'"):
+        hierarchical.nothing  # noqa: B018
+
+
+def test_without_onnxruntime(tiny_export):
+    code = """
+from hierarchical import InputError, Predictor
+from hierarchical.engines import find_gpu
+import hierarchical.engines
+hierarchical.engines.has_nvidia_driver = lambda: True
+for call in (lambda: Predictor(sys.argv[1]), lambda: find_gpu("gpu")):
+    try:
+        call()
+    except InputError as error:
+        print(error)
+"""
+    said = python(code, tiny_export, refused=["onnxruntime"]).splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith("the package onnxruntime, which runs exported models, is not installed. Run: pip")
+
+
+def test_a_checkpoint_without_paddle(tiny_checkpoint, tiny_export):
+    code = """
+from hierarchical import InputError, Predictor
+predictor = Predictor(sys.argv[1])
+print(len(predictor.labels))
+for call in (lambda: predictor.predict(["文"]), lambda: Predictor(sys.argv[2], backend="paddle")):
+    try:
+        call()
+    except InputError as error:
+        print(error)
+"""
+    for refused in ("paddle", "paddlenlp"):
+        labels, checkpoint, *export = python(code, tiny_checkpoint, tiny_export, refused=[refused]).splitlines()
+        assert labels == "31"
+        assert checkpoint.startswith(
+            f"the package {refused}, which checkpoints need, is not installed: see requirements"
+        )
+        assert "export_model.py" in checkpoint
+        if refused == "paddle":
+            assert export == ["the package paddle, which the back end of that name needs, is not installed."]
+
+
+def test_numpy_and_onnxruntime_are_enough(tiny_export, predictor, texts):
+    code = """
+import json
+from hierarchical import Predictor
+predictor = Predictor(sys.argv[1])
+for answer in predictor.predict(json.loads(sys.argv[2]), decoding="closure", max_labels=5):
+    print(answer.to_json())
+"""
+    refused = "paddle paddlenlp tqdm scipy sklearn safetensors jinja2 tokenizers transformers sentencepiece onnx torch"
+    said = python(code, tiny_export, json.dumps(texts[:12]), refused=refused.split())
+    expected = predictor.predict(texts[:12], decoding="closure", max_labels=5)
+    assert [json.loads(line) for line in said.splitlines()] == [json.loads(answer.to_json()) for answer in expected]
