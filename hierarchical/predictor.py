@@ -34,7 +34,7 @@ from hierarchical.engines import (
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
-from hierarchical.modeling import sigmoid, tensors
+from hierarchical.modeling import WINDOW, sigmoid, tensors
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
@@ -206,8 +206,11 @@ class Predictor:
         decision = self.decision.updated(
             threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k
         )
-        rows = label_texts(texts, self.probabilities, self.tree, decision)
-        return [describe(self.tree, *row, floor) for row in rows]
+        found: list[Prediction] = []
+        for start in range(0, len(texts), WINDOW):
+            rows = label_texts(texts[start : start + WINDOW], self.probabilities, self.tree, decision)
+            found += [describe(self.tree, *row, floor) for row in rows]
+        return found
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, L] of texts, in the order given."""
