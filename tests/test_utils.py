@@ -1,6 +1,7 @@
 """utils.py: how a script ends, the flags that several share, and what can be wrong with them."""
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import utils
 from tests.conftest import ROOT
 from utils import check_minima
 
-# ---- endings -----------------------------------------------------------------------------------------------------------
+# ---- endings ---------------------------------------------------------------------------------------------------------
 
 
 def ended(code, **options):
@@ -94,6 +95,13 @@ def test_the_version(parser, capsys):
         parser.parse_args(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"nothing.py {hierarchical.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["check_data", "doccano", "export_model", "predict", "prune", "train"])
+def test_every_script_tells_its_version(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out.endswith(f" {hierarchical.__version__}\n")
 
 
 def test_help_tells_defaults_that_say_something(parser):
