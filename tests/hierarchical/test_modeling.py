@@ -8,7 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hierarchical.modeling import build_model, encode_features, model_directory, model_inputs, predict_logits, read_config, sigmoid
+from hierarchical.modeling import (
+    build_model,
+    encode_features,
+    model_directory,
+    model_inputs,
+    predict_logits,
+    read_config,
+    sigmoid,
+)
 
 from utils import InputError
 
