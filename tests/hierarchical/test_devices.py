@@ -5,7 +5,7 @@ import os
 import pytest
 
 from hierarchical import devices
-from hierarchical.devices import prepare_runtime, set_device
+from hierarchical.devices import launched_processes, prepare_runtime, set_device
 from utils import InputError
 
 
@@ -49,6 +49,13 @@ def test_a_single_process_uses_all_cores_unless_told_otherwise(monkeypatch, othe
     monkeypatch.setattr(os, "environ", dict(others))
     prepare_runtime("cpu")
     assert os.environ.get("MKL_NUM_THREADS") == threads
+
+
+def test_launched_processes(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    assert launched_processes() == (0, 1)
+    os.environ.update(PADDLE_TRAINER_ID="2", PADDLE_TRAINERS_NUM="4")
+    assert launched_processes() == (2, 4)
 
 
 def test_a_missing_device_is_replaced_with_a_warning(paddle, monkeypatch):
