@@ -176,6 +176,19 @@ def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_d
         assert "running on the CPU" in log and "--amp: the CPU kernels gain nothing" in log
 
 
+@pytest.mark.parametrize(
+    "flags, shape",
+    [
+        ([], "constant"),  # the reference: no schedule without --warmup
+        (["--warmup"], "linear"),
+        (["--warmup", "--lr_scheduler", "constant"], "constant"),
+        (["--lr_scheduler", "cosine"], "cosine"),
+    ],
+)
+def test_the_shape_of_the_rate(flags, shape):
+    assert train.schedule(train.parse_args(["--dataset_dir", "data", *flags])) == shape
+
+
 def test_training_continues_from_init_from_ckpt(run_train, rows_dir, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run_train("--dataset_dir", rows_dir, "--save_dir", first, "--epochs", 2, "--learning_rate", "1e-3")
