@@ -136,12 +136,14 @@ def labeller(tmp_path):
 
 def test_any_labeller_can_label_a_file(labeller, tmp_path, monkeypatch, printed):
     monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(predictions, "LOGGED_ROWS", 3)
     (tmp_path / "data.txt").write_text("体育\n\n足球与财经\n无\n财经\n", encoding="utf-8")
     output = tmp_path / "out.tsv"
     job = Job(tmp_path / "data.txt", tmp_path / "label.txt", str(output), batch_size=1)
     predict_file(job, labeller, Decision(decoding="closure"))
     assert output.read_text(encoding="utf-8") == "体育\t体育\n\t\n足球与财经\t体育,体育##足球,财经\n无\t\n财经\t财经\n"
     assert labeller.windows == [1, 2, 1] and labeller.loads == 1  # windows of two rows; a blank one is not asked about
+    assert [line for line in printed if line.startswith("text: ")] == ["text: 体育", "text: ", "text: 足球与财经"]
     assert printed[-1].startswith("Predicted 5 texts in ") and f"{tmp_path / 'data.txt'}: blank rows: 1 " in printed[-2]
 
 
