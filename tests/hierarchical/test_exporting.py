@@ -13,9 +13,9 @@ from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint
 from hierarchical.files import file_digest
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision
 from hierarchical.modeling import predict_logits, sigmoid
 from hierarchical.predictor import Predictor
+from metric import Decision
 from tests.conftest import SAMPLE
 
 TEXTS = [

@@ -11,8 +11,8 @@ import pytest
 from hierarchical import predictions
 from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
-from hierarchical.metric import Decision
 from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
+from metric import Decision
 from tests.conftest import SAMPLE
 
 TREE = LabelTree.read(SAMPLE / "label.txt")
