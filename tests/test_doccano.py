@@ -16,7 +16,7 @@ SAMPLE = ROOT / "data"
 
 
 @pytest.fixture
-def convert(tmp_path, monkeypatch, capsys, printed):
+def convert(tmp_path, capsys, printed):
     """convert(records, *flags) -> (exit code, log and error text); records go to all.jsonl, results to tmp_path/out."""
 
     def call(records, *flags, save_dir="out", to="--doccano_file"):
@@ -24,11 +24,10 @@ def convert(tmp_path, monkeypatch, capsys, printed):
         if not isinstance(records, Path):
             path = tmp_path / "all.jsonl"
             path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
-        arguments = ["doccano.py", to, path, "--save_dir", tmp_path / save_dir, *flags]
-        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        arguments = [to, path, "--save_dir", tmp_path / save_dir, *flags]
         printed.clear()
         try:
-            run(doccano.main)
+            run(lambda: doccano.main(list(map(str, arguments))))
             code = 0
         except SystemExit as end:
             code = end.code

@@ -1,32 +1,26 @@
-"""export_model.py: the exported models say what the checkpoint says, and what is lost is told."""
+"""export_model.py: the rows that are compared, the table, and what is told of losses and wrong folders."""
 
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
-import onnx
 import pytest
-from hierarchical.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
-from deploy.predictor.predictor import Predictor
-from hierarchical.modeling import predict_logits, sigmoid
-from hierarchical.weights import find_weights
 
 import export_model
-from export_model import export_checkpoint, warn_about
+import hierarchical
+from export_model import warn_about
+from hierarchical.checkpoints import Checkpoint, save_checkpoint
+from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.predictor import Predictor
+from hierarchical.weights import find_weights
 from metric import Decision
-from utils import InputError, LabelTree, file_digest, load_rows, run
-
-from tests.conftest import SAMPLE  # isort: skip
-
-TEXTS = [
-    "短",
-    "某公司宣布裁员",
-    "球队主场获胜，股价随之上涨" * 4,
-    "[PAD] is spelt out here",
-    "𠮷野家 ㎡ ® emoji 😀",
-    "长" * 300,
-]
+from tests.conftest import ROOT, SAMPLE
+from tests.hierarchical.test_checkpoints import COUNTING
+from tests.hierarchical.test_exporting import TEXTS
+from tests.hierarchical.test_modeling import tiny_model
+from utils import InputError, LabelTree, load_rows, run
 
 
 class Log:
@@ -37,90 +31,22 @@ class Log:
         self.info, self.warning = self.infos.append, self.warnings.append
 
 
-@pytest.fixture(scope="module")
-def expected(tiny_checkpoint):
-    """(token ids of TEXTS, logits of the checkpoint)."""
-    _, tokenizer, _ = open_checkpoint(tiny_checkpoint)
-    ids = tokenizer.encode(TEXTS)
-    return ids, predict_logits(load_checkpoint(tiny_checkpoint), ids, tokenizer.pad_id, 4)
-
-
 @pytest.fixture
-def call(monkeypatch, tmp_path):
+def call(tmp_path):
     """call(*flags): main() in this process; returns the output directory."""
 
     def call(params_path, *flags):
-        words = ["export_model.py", "--params_path", params_path, "--output_path", tmp_path / "export", *flags]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        export_model.main()
+        words = ["--params_path", params_path, "--output_path", tmp_path / "export", *flags]
+        export_model.main([str(word) for word in words])
         return tmp_path / "export"
 
     return call
 
 
-def test_the_folder_is_complete(tiny_export, tiny_checkpoint):
-    names = {path.name for path in tiny_export.iterdir()}
-    assert names == {
-        *("float32.pdmodel", "float32.pdiparams", "float32.pdiparams.info"),
-        *("float32.onnx", "float16.onnx", "int8.onnx"),
-        *("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json"),
-    }
-    for name in ("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json"):
-        assert (tiny_export / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
-
-
-@pytest.mark.parametrize("backend", ["onnx", "paddle"])
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_float32_equals_the_checkpoint(tiny_export, expected, backend, batch_size):
-    ids, logits = expected
-    predictor = Predictor(tiny_export / "float32", backend=backend, batch_size=batch_size)
-    assert predictor.tokenizer.encode(TEXTS) == ids
-    np.testing.assert_allclose(predictor.logits(ids), logits, atol=1e-3, rtol=1e-4)
-    assert np.ptp(logits) > 5  # the tolerance is far below what the texts differ by
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.05), ("int8", 0.5)])
-def test_smaller_precisions_are_near(tiny_export, expected, precision, tolerance):
-    ids, logits = expected
-    found = Predictor(tiny_export / "float32", precision).logits(ids)
-    assert np.abs(sigmoid(found) - sigmoid(logits)).max() < tolerance
-    assert np.corrcoef(found.ravel(), logits.ravel())[0, 1] > 0.98
-    assert not np.array_equal(found, logits)
-
-
-def test_int8_is_quantized_and_small(tiny_export):
-    graph = onnx.load(tiny_export / "int8.onnx").graph
-    encoder_layers, products = 2, 6  # q, k, v, attention output, two of the feed-forward network
-    quantized = [node for node in graph.node if node.op_type == "MatMulInteger"]
-    assert len(quantized) >= encoder_layers * products
-    sizes = {name: (tiny_export / f"{name}.onnx").stat().st_size for name in ("float32", "float16", "int8")}
-    assert sizes["int8"] < 0.45 * sizes["float32"] and sizes["float16"] < 0.6 * sizes["float32"]
-
-
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_onnx_names_axes_and_labels(tiny_export, precision):
-    model = onnx.load(tiny_export / f"{precision}.onnx")
-    labels = LabelTree.read(SAMPLE / "label.txt").labels
-
-    def axes(tensor):
-        return [axis.dim_param or axis.dim_value for axis in tensor.type.tensor_type.shape.dim]
-
-    assert {tensor.name: axes(tensor) for tensor in model.graph.input} == {
-        "input_ids": ["batch", "length"],
-        "token_type_ids": ["batch", "length"],
-    }
-    assert {tensor.name: axes(tensor) for tensor in model.graph.output} == {"logits": ["batch", len(labels)]}
-    assert {tensor.type.tensor_type.elem_type for tensor in model.graph.input} == {onnx.TensorProto.INT64}
-    assert json.loads({prop.key: prop.value for prop in model.metadata_props}["labels"]) == labels
-    # no weight is left in a node, where a quantizer would not see it
-    assert not [node for node in model.graph.node if node.op_type == "Constant"]
-
-
 def test_ernie_m_has_one_input(paddle, tiny_checkpoint, call, tmp_path, capsys):
     """The flag --multilingual is left out: the checkpoint knows."""
-    from tests.test_modeling import tiny_model
-
-    tree, tokenizer, _ = open_checkpoint(tiny_checkpoint)
+    tiny = Checkpoint.open(tiny_checkpoint)
+    tree, tokenizer = tiny.tree, tiny.tokenizer
     model = tiny_model(paddle, len(tree), "ErnieM", vocab_size=1075, max_position_embeddings=130)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
@@ -133,42 +59,9 @@ def test_ernie_m_has_one_input(paddle, tiny_checkpoint, call, tmp_path, capsys):
         ((), 1e-4), (("float32", "paddle"), 1e-4), (("float16",), 0.02), (("int8",), 0.2),
     ):  # fmt: skip
         predictor = Predictor(export, *flags)
-        assert predictor.model.inputs == ["input_ids"]
+        assert predictor.engine.inputs == ["input_ids"]
         np.testing.assert_allclose(predictor.logits(ids), logits, atol=tolerance)
     assert np.ptp(logits) > 1
-
-
-def test_formats(tiny_checkpoint, tmp_path):
-    paths = export_checkpoint(tiny_checkpoint, tmp_path / "paddle", format="paddle", precisions=("float32", "int8"))
-    assert [path.name for path in paths] == ["float32.pdmodel"]
-    assert not list((tmp_path / "paddle").glob("*.onnx"))
-    paths = export_checkpoint(tiny_checkpoint, tmp_path / "onnx", format="onnx", precisions=("int8",), name="pruned")
-    assert [path.name for path in paths] == ["pruned_int8.onnx"]
-    assert not list((tmp_path / "onnx").glob("*.pd*")) and not (tmp_path / "onnx" / "pruned.onnx").exists()
-    assert Predictor(tmp_path / "onnx" / "pruned", "int8").path == paths[0]
-
-
-def test_into_the_checkpoints_own_folder(tiny_checkpoint, tmp_path):
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(tiny_checkpoint, folder)
-    before = {path.name: file_digest(path) for path in folder.iterdir()}
-    export_checkpoint(folder, folder, "pruned_model")
-    assert (folder / "pruned_model.onnx").exists() and (folder / "pruned_model.pdmodel").exists()
-    assert before.items() <= {path.name: file_digest(path) for path in folder.iterdir()}.items()
-
-
-def test_a_failure_leaves_the_earlier_export(tiny_export, tiny_checkpoint, tmp_path, monkeypatch):
-    folder = tmp_path / "export"
-    shutil.copytree(tiny_export, folder)
-    before = {path.name: file_digest(path) for path in folder.iterdir()}
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export_model, "quantize", fail)
-    with pytest.raises(OSError, match="No space"):
-        export_checkpoint(tiny_checkpoint, folder, precisions=("float32", "int8"))
-    assert before == {path.name: file_digest(path) for path in folder.iterdir()}
 
 
 def test_table_has_the_scores_of_the_dev_rows(tiny_checkpoint, call, capsys):
@@ -176,14 +69,16 @@ def test_table_has_the_scores_of_the_dev_rows(tiny_checkpoint, call, capsys):
     printed = capsys.readouterr().err
     assert "--multilingual: this checkpoint is not ERNIE-M" in printed
     report = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    tree, tokenizer, decision = open_checkpoint(tiny_checkpoint)
+    assert report["version"] == hierarchical.__version__
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     rows = load_rows(SAMPLE / "dev.txt", tree)
     assert report["rows"] == len(rows.texts)
     assert [row["model"] for row in report["models"]] == ["checkpoint", "float32.pdmodel", "float32.onnx"]
     # scikit-learn's figures for the same predictions
     from sklearn.metrics import f1_score
 
-    model = load_checkpoint(tiny_checkpoint)
+    model = checkpoint.load_model()
     predicted = sigmoid(predict_logits(model, tokenizer.encode(rows.texts), tokenizer.pad_id, 64)) > 0.5
     gold = rows.multi_hot(len(tree))
     for row in report["models"]:
@@ -253,16 +148,15 @@ def test_incomplete_checkpoint(tiny_checkpoint, tmp_path, call, missing, message
     assert not (tmp_path / "export").exists()
 
 
-def test_foreign_and_damaged_checkpoints(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+def test_foreign_and_damaged_checkpoints(tiny_checkpoint, tmp_path, capsys):
     """What a user sees: exit code 2, and a message without a traceback."""
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
 
     def fails():
-        words = ["export_model.py", "--params_path", folder, "--output_path", tmp_path / "export"]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        words = ["--params_path", folder, "--output_path", tmp_path / "export"]
         with pytest.raises(SystemExit) as stopped:
-            run(export_model.main)
+            run(lambda: export_model.main(list(map(str, words))))
         assert stopped.value.code == 2 and not (tmp_path / "export").exists()
         message = capsys.readouterr().err
         assert "Traceback" not in message
@@ -278,21 +172,13 @@ def test_foreign_and_damaged_checkpoints(tiny_checkpoint, tmp_path, monkeypatch,
     assert "checkpoint: no such directory. Pass the --save_dir of train.py." in fails()
 
 
-def test_folder_that_cannot_be_written(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+def test_folder_that_cannot_be_written(tiny_checkpoint, capsys):
     """/sys is read-only for everybody, also for root, whom the rights of a folder would not stop."""
-    words = ["export_model.py", "--params_path", tiny_checkpoint, "--output_path", "/sys/export", "--format", "paddle"]
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    words = ["--params_path", tiny_checkpoint, "--output_path", "/sys/export", "--format", "paddle"]
     with pytest.raises(SystemExit) as stopped:
-        run(export_model.main)
+        run(lambda: export_model.main(list(map(str, words))))
     assert stopped.value.code == 2
     assert "error: /sys/export: " in capsys.readouterr().err
-
-
-def test_more_parameters_than_an_onnx_file_holds(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_model, "ONNX_BYTES", 1_000_000)
-    with pytest.raises(InputError, match=r"its parameters take 0.0 GB.*--format paddle"):
-        export_checkpoint(tiny_checkpoint, tmp_path / "export")
-    assert export_checkpoint(tiny_checkpoint, tmp_path / "export", format="paddle")
 
 
 def test_models_of_an_earlier_export_are_named(tiny_export, tiny_checkpoint, tmp_path, call, capsys):
@@ -325,5 +211,12 @@ def test_bad_flags(tiny_checkpoint, call, flags):
     assert stopped.value.code == 2
 
 
-def test_decision_default_is_kept(tiny_export):
-    assert Predictor(tiny_export / "float32").decision == Decision()
+def test_the_files_of_the_checkpoint_are_opened_once_to_read_and_once_to_copy(tiny_checkpoint, tmp_path):
+    code = f"{COUNTING}import json, export_model\nexport_model.main(sys.argv[2:])\nprint(json.dumps(count_of(sys.argv[1])))"
+    flags = ["--params_path", tiny_checkpoint, "--output_path", tmp_path / "export", "--precision", "float32"]
+    command = [sys.executable, "-c", code, str(tiny_checkpoint), *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    small = ("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json")
+    assert counts["model.safetensors"] == 1 and all(1 <= counts[name] <= 2 for name in small), counts

@@ -9,28 +9,24 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data"
-sys.path.insert(0, str(ROOT))
+import predict
+from hierarchical import predictions
+from hierarchical.checkpoints import Checkpoint, write_settings
+from hierarchical.modeling import model_inputs
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.weights import WEIGHTS
+from metric import Decision, decide
+from tests.conftest import ROOT, SAMPLE
+from utils import LabelTree, run
 
-from hierarchical.checkpoints import load_checkpoint, write_settings  # noqa: E402
-from hierarchical.modeling import model_inputs  # noqa: E402
-from hierarchical.tokenizer import load_tokenizer  # noqa: E402
-from hierarchical.weights import WEIGHTS  # noqa: E402
-
-import predict  # noqa: E402
-from metric import Decision, decide  # noqa: E402
-from utils import LabelTree, Problems, run  # noqa: E402
-
-TREE = LabelTree.read(DATA / "label.txt")
-TEXTS = (DATA / "data.txt").read_text(encoding="utf-8").splitlines()[:20]
+LOAD_MODEL = Checkpoint.load_model
+TREE = LabelTree.read(SAMPLE / "label.txt")
+TEXTS = (SAMPLE / "data.txt").read_text(encoding="utf-8").splitlines()[:20]
 
 
 @pytest.fixture
@@ -43,25 +39,24 @@ def call(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     loaded = {}  # loading takes longer than predicting
 
-    def load_once(path):
-        key = path, (Path(path) / WEIGHTS).stat().st_mtime_ns if (Path(path) / WEIGHTS).exists() else None
-        return loaded.get(key) or loaded.setdefault(key, load_checkpoint(path))
+    def load_once(checkpoint):
+        key = checkpoint.weights, checkpoint.weights.stat().st_mtime_ns
+        return loaded.get(key) or loaded.setdefault(key, LOAD_MODEL(checkpoint))
 
-    monkeypatch.setattr(predict, "load_checkpoint", load_once)
+    monkeypatch.setattr(Checkpoint, "load_model", load_once)
 
     def call(*arguments, params=tiny_checkpoint, **files):
         for name, content in files.items():
             content = content if isinstance(content, bytes) else content.encode("utf-8")
             (tmp_path / "data" / name.replace("_", ".")).write_bytes(content)
-        base = ["predict.py", "--dataset_dir", "data", "--params_path", str(params), "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", [*base, *map(str, arguments)])
+        base = ["--dataset_dir", "data", "--params_path", str(params), "--device", "cpu"]
         messages, handler, logger = [], logging.Handler(), logging.getLogger("hierarchical")
         handler.emit = lambda record: messages.append(record.getMessage())
         monkeypatch.setattr(logger, "handlers", [handler])
         logger.setLevel("INFO")
         code = 0
         try:
-            run(predict.main)
+            run(lambda: predict.main([*base, *map(str, arguments)]))
         except SystemExit as error:
             code = error.code
         output = next((path.read_bytes() for path in sorted(tmp_path.glob("out.*")) if path.is_file()), None)
@@ -89,7 +84,7 @@ def fails(result, *parts):
 def by_hand(checkpoint, text, max_seq_length=64):
     """float32 [L]: the model's sigmoid for one text alone."""
     ids = load_tokenizer(checkpoint, max_seq_length).encode([text])
-    logits = load_checkpoint(checkpoint)(**model_inputs(ids, 0)).numpy()[0]
+    logits = LOAD_MODEL(Checkpoint.open(checkpoint))(**model_inputs(ids, 0)).numpy()[0]
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
@@ -154,7 +149,7 @@ def test_tsv_reads_back_as_labelled_rows(call):
 def test_the_log_beside_a_file(call):
     data = lines(*TEXTS)
     log = call("--output_file", "out.jsonl", data_txt=data).log
-    assert sum(line.startswith("text: ") for line in log) == predict.LOGGED_ROWS
+    assert sum(line.startswith("text: ") for line in log) == predictions.LOGGED_ROWS
     assert "20 texts" in log[-1] and "texts/s" in log[-1] and log[-1].endswith("in out.jsonl")
     assert len(call("--output_file", "out.jsonl", "--quiet").log) == 1
 
@@ -276,7 +271,7 @@ def test_results_depend_neither_on_batches_nor_on_neighbours(call, monkeypatch):
         return {row["text"]: row for row in rows}, [row["text"] for row in rows]
 
     reference, _ = by_text(data=lines(*TEXTS))
-    monkeypatch.setattr(predict, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
     for batch_size in (1, 3, 64):
         shuffled = TEXTS[::-1] if batch_size == 3 else TEXTS
         rows, order = by_text("--batch_size", batch_size, data=lines(*shuffled))
@@ -287,26 +282,8 @@ def test_results_depend_neither_on_batches_nor_on_neighbours(call, monkeypatch):
                 assert value == pytest.approx(reference[text]["probabilities"][label], abs=1e-5)
 
 
-def test_no_more_is_read_than_the_window_that_is_predicted():
-    read = []
-    texts = (read.append(i) or str(i) for i in range(1000))
-    for number, window in enumerate(predict.windows(texts, 7, Problems()), start=1):
-        assert len(read) == min(7 * number, 1000)
-        assert window == [str(i) for i in read[-len(window) :]]
-    assert len(read) == 1000
-
-
-def test_shares_are_whole_windows_in_order():
-    for total, size, world in ((0, 8, 2), (1, 8, 3), (100, 8, 2), (100, 8, 7), (64, 8, 8), (7, 8, 2)):
-        shares = [predict.share(total, size, rank, world) for rank in range(world)]
-        assert shares[0][0] == 0 and shares[-1][1] == total
-        assert all(stop == start for (_, stop), (start, _) in zip(shares, shares[1:]))
-        assert all(start % size == 0 for start, _ in shares)
-        assert all(stop >= start for start, stop in shares)
-
-
 def test_two_processes_share_the_rows(call, monkeypatch, tmp_path):
-    monkeypatch.setattr(predict, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
     whole = call("--output_file", "out.jsonl", "--batch_size", 3, data_txt=lines(*TEXTS[:10], "", *TEXTS[10:])).output
     parts = b""
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
@@ -328,13 +305,14 @@ def test_two_processes_share_the_rows(call, monkeypatch, tmp_path):
 KILL_IN_THE_THIRD_WINDOW = """
 import os, signal, sys
 import predict
-predict.WINDOW_BATCHES = 2
+from hierarchical import predictions
+predictions.WINDOW_BATCHES = 2
 sys.argv = ["predict.py", *sys.argv[1:]]
 if "--resume" not in sys.argv:
     sys.argv[-1] = "whole.jsonl"
     predict.main()
     sys.argv[-1] = "killed.jsonl"
-    seen, write = [], predict.jsonl_row
+    seen, write = [], predictions.jsonl_row
     def jsonl_row(*arguments):
         seen.append(1)
         if len(seen) == 14:
@@ -343,7 +321,7 @@ if "--resume" not in sys.argv:
             part.flush()
             os.kill(os.getpid(), signal.SIGKILL)
         return write(*arguments)
-    predict.FORMATS[".jsonl"] = jsonl_row
+    predictions.FORMATS[".jsonl"] = jsonl_row
 predict.main()
 """
 
@@ -367,7 +345,7 @@ def test_resuming_after_sigkill_gives_the_same_bytes(tiny_checkpoint, tmp_path):
 @pytest.fixture
 def interrupted(call, monkeypatch):
     """A run over TEXTS that broke off after two windows of six rows."""
-    monkeypatch.setattr(predict, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
 
     def break_off(texts, size, problems):
         for number, window in enumerate(windows(texts, size, problems)):
@@ -375,9 +353,9 @@ def interrupted(call, monkeypatch):
                 raise KeyboardInterrupt
             yield window
 
-    windows = predict.windows
+    windows = predictions.windows
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "windows", break_off)
+        patch.setattr(predictions, "windows", break_off)
         assert call("--output_file", "out.jsonl", "--batch_size", 3, data_txt=lines(*TEXTS)).code == 130
 
 
@@ -400,7 +378,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_rows(call, interrupted, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = (tmp_path / "out.jsonl.part").read_bytes()
-    monkeypatch.setattr(predict, "label_texts", full)
+    monkeypatch.setattr(predictions, "label_texts", full)
     result = call("--output_file", "out.jsonl", "--batch_size", 3, "--resume")
     assert fails(result, "out.jsonl.part", "No space left")
     assert (tmp_path / "out.jsonl.part").read_bytes() == before
@@ -456,7 +434,7 @@ def test_bad_arguments(call, tmp_path):
 
 
 def test_other_labels_than_the_checkpoints(call, tiny_checkpoint, tmp_path):
-    labels = (DATA / "label.txt").read_text(encoding="utf-8")
+    labels = (SAMPLE / "label.txt").read_text(encoding="utf-8")
     data = dict(data_txt=lines(TEXTS[0]))
     assert call(label_txt=labels, **data).code == 0
     assert fails(call(label_txt=labels + "新的\n"), "label.txt", "新的")
@@ -521,10 +499,3 @@ def test_a_reader_that_has_seen_enough(tiny_checkpoint, tmp_path):
         process.stdout.close()
     assert process.wait() == 0 and first["text"] == TEXTS[0]
     assert (tmp_path / "log").read_bytes() == b""
-
-
-def test_labels_are_counted_by_kind():
-    seen = Counter()
-    assert predict.text_of_line("甲\t乙\t体育赛事, 体育赛事##伤病", TREE, seen) == "甲 乙"
-    assert predict.text_of_line("甲\t", TREE, seen) == "甲 "
-    assert seen == {"labelled": 1, "tab": 1}

@@ -12,17 +12,16 @@ import sys
 from argparse import ArgumentTypeError
 from fractions import Fraction
 
-from hierarchical import checkpoints
-from hierarchical import modeling
 import numpy as np
 import pytest
-from hierarchical import weights
-from deploy.predictor.predictor import Predictor
 
 import predict
 import prune
 import train
 from deploy.predictor import infer
+from hierarchical import modeling, weights
+from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint
+from hierarchical.predictor import Predictor
 from metric import Decision
 from tests.conftest import ROOT, SAMPLE
 from utils import LabelTree, load_rows, run
@@ -43,20 +42,19 @@ def sample_rows(tmp_path_factory):
     return folder
 
 
-def call(monkeypatch, script, *flags):
+def call(script, *flags):
     for handler in logging.getLogger("hierarchical").handlers[:]:
         logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
-    run(script.main)
+    run(lambda: script.main(list(map(str, flags))))
 
 
 @pytest.fixture
-def run_prune(monkeypatch, paddle, tiny_checkpoint, sample_rows, tmp_path):
+def run_prune(paddle, tiny_checkpoint, sample_rows, tmp_path):
     """run_prune(*flags) prunes tiny_checkpoint into tmp_path/prune; later flags win."""
 
     def run_it(*flags):
         paths = ("--dataset_dir", sample_rows, "--params_dir", tiny_checkpoint, "--output_dir", tmp_path / "prune")
-        call(monkeypatch, prune, *QUICK, *paths, *flags)
+        call(prune, *QUICK, *paths, *flags)
 
     return run_it
 
@@ -76,9 +74,9 @@ def fails(run_prune, capsys, *flags):
 
 
 def logits_of(folder, rows_dir):
-    tree, tokenizer, _ = checkpoints.open_checkpoint(folder)
-    ids = tokenizer.encode(load_rows(rows_dir / "dev.txt", tree).texts)
-    return modeling.predict_logits(checkpoints.load_checkpoint(folder), ids, tokenizer.pad_id, 8)
+    checkpoint = Checkpoint.open(folder)
+    ids = checkpoint.tokenizer.encode(load_rows(rows_dir / "dev.txt", checkpoint.tree).texts)
+    return modeling.predict_logits(checkpoint.load_model(), ids, checkpoint.tokenizer.pad_id, 8)
 
 
 # ---- the whole chain -------------------------------------------------------------------------------------------------
@@ -123,13 +121,13 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
             np.testing.assert_array_equal(value, block, err_msg=name)
         assert sum(value.size for value in narrow.values()) == row["parameters"] < sum(v.size for v in wide.values())
         assert row["megabytes"] == (folder / "model.safetensors").stat().st_size / 1e6
-        tree, length, decision = checkpoints.read_settings(folder)
+        tree, length, decision = read_settings(folder)
         assert (tree.labels, length, decision) == (LabelTree.read(SAMPLE / "label.txt").labels, 64, Decision())
         # the graph computes what the checkpoint does
         logits = logits_of(folder, sample_rows)
         onnxruntime = pytest.importorskip("onnxruntime")
         session = onnxruntime.InferenceSession(folder / "pruned_model.onnx", providers=["CPUExecutionProvider"])
-        tokenizer = checkpoints.open_checkpoint(folder)[1]
+        tokenizer = Checkpoint.open(folder).tokenizer
         texts = load_rows(sample_rows / "dev.txt", tree).texts[:4]
         for i, ids in enumerate(tokenizer.encode(texts)):
             inputs = {"input_ids": np.array([ids]), "token_type_ids": np.zeros((1, len(ids)), np.int64)}
@@ -143,25 +141,26 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
         (infer, "--model_path_prefix", half / "pruned_model"),
     ):
         output = tmp_path / f"{script.__name__}.jsonl"
-        call(monkeypatch, script, "--dataset_dir", sample_rows, *model, "--device", "cpu", "--output_file", output)
+        call(script, "--dataset_dir", sample_rows, *model, "--device", "cpu", "--output_file", output)
         said.append([json.loads(line)["labels"] for line in output.read_text(encoding="utf-8").splitlines()])
     assert said[0] == said[1] and len(said[0]) == 60 and any(said[0])
     more = ("--model_name", half, "--save_dir", tmp_path / "more", "--epochs", 1, "--batch_size", 32, "--device", "cpu")
-    call(monkeypatch, train, "--dataset_dir", sample_rows, *more)
-    assert checkpoints.load_checkpoint(tmp_path / "more").base_model.encoder.layers[0].self_attn.num_heads == 2
+    call(train, "--dataset_dir", sample_rows, *more)
+    assert Checkpoint.open(tmp_path / "more").load_model().base_model.encoder.layers[0].self_attn.num_heads == 2
 
 
 def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample_rows, tmp_path):
     from paddlenlp.transformers import ErnieMConfig
 
-    tree, tokenizer, _ = checkpoints.open_checkpoint(tiny_checkpoint)
+    tiny = Checkpoint.open(tiny_checkpoint)
+    tree, tokenizer = tiny.tree, tiny.tokenizer
     config = ErnieMConfig(
         num_hidden_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=1075, max_position_embeddings=130,
         num_labels=len(tree),
     )  # fmt: skip
     source, half = tmp_path / "m", tmp_path / "prune" / "width_mult_0.5"
     source.mkdir()
-    checkpoints.save_checkpoint(source, modeling.build_model(config), tokenizer, tree, Decision())
+    save_checkpoint(source, modeling.build_model(config), tokenizer, tree, Decision())
     run_prune("--params_dir", source, "--width_mult_list", "1/2", "--max_steps", "1")
     again = ("--params_dir", half, "--output_dir", tmp_path / "again", "--width_mult_list", "0.50")
     run_prune(*again, "--max_steps", "1")
@@ -169,9 +168,9 @@ def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample
     for folder in (half, quarter):  # the graphs compute what the cut networks do
         exported = Predictor(folder / "pruned_model")
         ids = exported.tokenizer.encode(load_rows(sample_rows / "dev.txt", tree).texts)
-        assert exported.model.inputs == ["input_ids"]
+        assert exported.engine.inputs == ["input_ids"]
         np.testing.assert_allclose(exported.logits(ids), logits_of(folder, sample_rows), atol=1e-4)
-    layer = checkpoints.load_checkpoint(quarter).base_model.encoder.layers[0]
+    layer = Checkpoint.open(quarter).load_model().base_model.encoder.layers[0]
     assert (layer.self_attn.num_heads, layer.self_attn.head_dim) == (1, 8)
     assert layer.self_attn.q_proj.weight.shape == [32, 8] and layer.linear1.weight.shape == [32, 32]
 

@@ -5,6 +5,7 @@ takes seconds.
 """
 
 import json
+import math
 import os
 import pickle
 import re
@@ -16,23 +17,26 @@ import sys
 import numpy as np
 import pytest
 
+import hierarchical
 import train
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.modeling import predict_logits, score
+from metric import Decision
 from tests.conftest import NO_GRADIENT, ROOT, SAMPLE
-from utils import run
+from utils import load_rows, run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
 
 
 @pytest.fixture
-def run_train(monkeypatch, paddle):
+def run_train(paddle):
     """run_train(*flags) calls train.main() as the command line would, with QUICK's flags first."""
     import logging
 
     def call(*flags):
         for handler in logging.getLogger("hierarchical").handlers[:]:
             logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
-        monkeypatch.setattr(sys, "argv", ["train.py", *QUICK, *map(str, flags)])
-        run(train.main)
+        run(lambda: train.main([*QUICK, *map(str, flags)]))
 
     return call
 
@@ -83,7 +87,9 @@ def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(ru
     assert (save / "label.txt").read_text("utf-8") == (rows_dir / "label.txt").read_text("utf-8")
     assert (save / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((save / "decision.json").read_text())["max_seq_length"] == 128
-    assert json.loads((save / "run.json").read_text())["data"] == {"labels": 5, "train_rows": 20, "dev_rows": 2}
+    told = json.loads((save / "run.json").read_text())
+    assert told["data"] == {"labels": 5, "train_rows": 20, "dev_rows": 2}
+    assert told["arguments"]["epochs"] == 2 and told["versions"]["hierarchical"] == hierarchical.__version__
     assert "\nepochs : 2\n" in (save / "setting.txt").read_text() and (save / "setting.txt").read_text().endswith("\n")
     history = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history] == [1, 2] and history[-1]["step"] == 20
@@ -101,22 +107,38 @@ def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(ru
 
 
 def test_the_saved_model_has_the_score_that_was_logged(run_train, rows_dir, tmp_path):
-    from hierarchical.checkpoints import load_checkpoint
-    from hierarchical.modeling import score
-    from hierarchical.tokenizer import load_tokenizer
-
-    from metric import Decision
-    from utils import LabelTree, load_rows
-
     save = tmp_path / "checkpoint"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 3, "--learning_rate", "1e-3")
     history = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     best = max(history, key=lambda entry: entry["macro_f1"])  # the first of equals, as the run keeps it
-    tree = LabelTree.read(save / "label.txt")
-    dev, tokenizer = load_rows(rows_dir / "dev.txt", tree), load_tokenizer(save, 128)
-    again = score(load_checkpoint(save), tree, dev, tokenizer.encode(dev.texts), tokenizer.pad_id, Decision(), 2)
+    checkpoint = Checkpoint.open(save)
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
+    dev = load_rows(rows_dir / "dev.txt", tree)
+    again = score(checkpoint.load_model(), tree, dev, tokenizer.encode(dev.texts), tokenizer.pad_id, Decision(), 2)
     assert again.result()["loss"] == pytest.approx(best["loss"], rel=1e-5)
     assert again.result()["macro_f1"] == pytest.approx(best["macro_f1"])
+
+
+@pytest.mark.parametrize("loss", ["bce", "zlpr"])
+def test_the_dev_loss_is_the_one_that_is_trained(run_train, rows_dir, tmp_path, loss):
+    save = tmp_path / "checkpoint"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1, "--loss", loss, "--learning_rate", "1e-3")
+    (entry,) = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    checkpoint = Checkpoint.open(save)
+    dev, tokenizer = load_rows(rows_dir / "dev.txt", checkpoint.tree), checkpoint.tokenizer
+    logits = predict_logits(checkpoint.load_model(), tokenizer.encode(dev.texts), tokenizer.pad_id, 2)
+    expected = {"bce": [], "zlpr": []}
+    for row, own in zip(logits.tolist(), dev.labels):
+        p = [1 / (1 + math.exp(-x)) for x in row]
+        expected["bce"].append(-sum(math.log(p[i] if i in own else 1 - p[i]) for i in range(5)) / 5)
+        absent, present = (
+            sum(math.exp(-x if i in own else x) for i, x in enumerate(row) if (i in own) == side)
+            for side in (False, True)
+        )
+        expected["zlpr"].append(math.log(1 + absent) + math.log(1 + present))
+    bce, zlpr = (sum(losses) / 2 for losses in expected.values())
+    assert entry["loss"] == pytest.approx({"bce": bce, "zlpr": zlpr}[loss], rel=1e-5)
+    assert zlpr > 1.5 * bce  # they are not to be mixed up
 
 
 def test_zero_f1_is_saved_and_explained(run_train, rows_dir, tmp_path, capsys):
@@ -152,6 +174,19 @@ def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_d
 
     if not paddle.is_compiled_with_cuda():
         assert "running on the CPU" in log and "--amp: the CPU kernels gain nothing" in log
+
+
+@pytest.mark.parametrize(
+    "flags, shape",
+    [
+        ([], "constant"),  # the reference: no schedule without --warmup
+        (["--warmup"], "linear"),
+        (["--warmup", "--lr_scheduler", "constant"], "constant"),
+        (["--lr_scheduler", "cosine"], "cosine"),
+    ],
+)
+def test_the_shape_of_the_rate(flags, shape):
+    assert train.schedule(train.parse_args(["--dataset_dir", "data", *flags])) == shape
 
 
 def test_training_continues_from_init_from_ckpt(run_train, rows_dir, tmp_path):

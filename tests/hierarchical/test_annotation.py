@@ -5,15 +5,15 @@ The small exports here have the shape of real ones; real ones are read, too, whe
 
 import json
 import zipfile
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hierarchical.annotation import import_files, read_export
 
+from hierarchical.annotation import import_files, read_export
+from tests.conftest import ROOT
 from utils import InputError, LabelTree, Problems, Row
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotation"
+REAL = ROOT.parent / "shared" / "data" / "annotation"
 
 
 def labels_of(path, separator="##", keep_empty=False):

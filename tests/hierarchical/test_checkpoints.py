@@ -1,13 +1,28 @@
 """checkpoints.py: settings that survive a round trip, and checkpoints whose files do not fit each other."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
-from hierarchical.checkpoints import DECISION, load_checkpoint, read_settings, require_same_labels, write_settings
-from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS
 
+from hierarchical.checkpoints import (
+    DECISION,
+    Checkpoint,
+    read_settings,
+    require_same_labels,
+    save_checkpoint,
+    write_settings,
+)
+from hierarchical.encoders import FAMILIES
+from hierarchical.modeling import predict_logits
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS
 from metric import Decision
+from tests.conftest import ROOT, SAMPLE
 from utils import InputError, LabelTree
 
 TREE = LabelTree(["体育", "体育##足球", "财经"])
@@ -90,14 +105,95 @@ def test_load_checkpoint_with_files_that_do_not_fit(tiny_checkpoint, tmp_path):
     with open(folder / "label.txt", "a", encoding="utf-8") as file:
         file.write("新标签\n")
     with pytest.raises(InputError, match="the model has 31 outputs, but label.txt 32 labels"):
-        load_checkpoint(folder)
+        Checkpoint.open(folder).load_model()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["id2label"]["31"] = "新标签"
     config["label2id"]["新标签"] = 31
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(InputError, match=r"classifier.weight has the shape \[128, 31\], this model needs \[128, 32\]"):
-        load_checkpoint(folder)
+        Checkpoint.open(folder).load_model()
+    opened = Checkpoint.open(folder)
     for name in (WEIGHTS, PICKLED_WEIGHTS):
         (folder / name).unlink()
     with pytest.raises(InputError, match=f"{WEIGHTS}: no such file"):
-        load_checkpoint(folder)
+        opened.load_model()
+    with pytest.raises(InputError, match=f"no {WEIGHTS} in it"):
+        Checkpoint.open(folder)
+
+
+# ---- Checkpoint ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_checkpoint_holds(tiny_checkpoint, tiny_export):
+    opened = Checkpoint.open(str(tiny_checkpoint))
+    assert opened.directory == tiny_checkpoint and opened.weights == tiny_checkpoint / WEIGHTS
+    assert opened.config == json.loads((tiny_checkpoint / "config.json").read_text(encoding="utf-8"))
+    assert opened.tree.labels == LabelTree.read(SAMPLE / "label.txt").labels and opened.decision == Decision()
+    assert opened.tokenizer.encode(["北京"]) == load_tokenizer(SAMPLE / "tiny-ernie", 64).encode(["北京"])
+    assert opened.tokenizer.max_seq_length == 64 and opened.family is FAMILIES["ernie"]
+    export = Checkpoint.open(tiny_export, exported=True)
+    assert export.weights is None and export.tree.labels == opened.tree.labels and export.config == opened.config
+    with pytest.raises(InputError, match=f"no {WEIGHTS} in it. .* is not a complete checkpoint of train.py"):
+        Checkpoint.open(tiny_export)
+    with pytest.raises(InputError, match="no such directory. Pass the --output_path of export_model.py"):
+        Checkpoint.open(tiny_export / "nowhere", exported=True)
+
+
+def test_a_length_of_ones_own(tiny_checkpoint, printed):
+    assert Checkpoint.open(tiny_checkpoint, 64).tokenizer.max_seq_length == 64 and not printed
+    assert Checkpoint.open(tiny_checkpoint, 256).tokenizer.max_seq_length == 256
+    assert printed == ["--max_seq_length 256: the model was trained with 64"]
+    with pytest.raises(InputError, match="--max_seq_length 257: this model reads at most 256 tokens"):
+        Checkpoint.open(tiny_checkpoint, 257)
+
+
+def test_a_model_can_be_loaded_twice_and_saved_again(tiny_checkpoint, tmp_path):
+    opened = Checkpoint.open(tiny_checkpoint)
+    config, ids = json.dumps(opened.config), opened.tokenizer.encode(["北京今天有雨", "国足"])
+    one, other = opened.load_model(), opened.load_model()
+    assert not one.training and one is not other and json.dumps(opened.config) == config
+    logits = predict_logits(one, ids, 0, 2)
+    one.classifier.bias.set_value(one.classifier.bias * 0)
+    assert np.array_equal(predict_logits(other, ids, 0, 2), logits)
+    save_checkpoint(tmp_path, other, opened.tokenizer, opened.tree, Decision(0.25))
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(tiny_checkpoint))
+    again = Checkpoint.open(tmp_path)
+    assert (again.tree.labels, again.decision) == (opened.tree.labels, Decision(0.25))
+    assert np.array_equal(predict_logits(again.load_model(), ids, 0, 2), logits)
+
+
+# Code before a script's: count_of(folder) is how often each file of a folder has been opened since, and the weights read.
+COUNTING = """
+import collections, os, sys
+import safetensors.numpy
+opened = collections.Counter()
+
+def count(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        opened[os.path.abspath(os.fsdecode(arguments[0]))] += 1
+
+def load_file(path, load_file=safetensors.numpy.load_file):  # it does not open as Python does
+    opened[os.path.abspath(path)] += 1
+    return load_file(path)
+
+def count_of(folder):
+    inside = {os.path.split(path)[1]: count for path, count in opened.items() if os.path.split(path)[0] == folder}
+    return {name: inside[name] for name in sorted(inside)}
+
+sys.addaudithook(count)
+safetensors.numpy.load_file = load_file
+"""
+
+
+def test_each_file_is_read_once(tiny_checkpoint):
+    code = (
+        f"{COUNTING}import json\nfrom hierarchical.checkpoints import Checkpoint\n"
+        "checkpoint = Checkpoint.open(sys.argv[1])\nprint(json.dumps(count_of(sys.argv[1])))\n"
+        "checkpoint.load_model()\nprint(json.dumps(count_of(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, str(tiny_checkpoint)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    before, after = map(json.loads, done.stdout.splitlines())
+    assert before == dict.fromkeys(("config.json", "label.txt", DECISION, "vocab.txt", "tokenizer_config.json"), 1)
+    assert after == before | {WEIGHTS: 1}

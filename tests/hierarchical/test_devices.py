@@ -1,11 +1,11 @@
-"""runtime.py: what is set before paddle is loaded, and devices that are not there."""
+"""devices.py: what is set before paddle is loaded, and devices that are not there."""
 
 import os
 
 import pytest
-from hierarchical import devices
-from hierarchical.devices import prepare_runtime, set_device
 
+from hierarchical import devices
+from hierarchical.devices import launched_processes, prepare_runtime, set_device
 from utils import InputError
 
 
@@ -24,11 +24,11 @@ from utils import InputError
 def test_mkl_code_path(tmp_path, cpuinfo, code_path):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert runtime._mkl_code_path(tmp_path / "cpuinfo") == code_path
+    assert devices._mkl_code_path(tmp_path / "cpuinfo") == code_path
 
 
 def test_prepare_runtime_overrides_nothing(monkeypatch):
-    monkeypatch.setattr(runtime, "_mkl_code_path", lambda: "7")
+    monkeypatch.setattr(devices, "_mkl_code_path", lambda: "7")
     names = ["GLOG_minloglevel", "FLAGS_use_stride_kernel", "TOKENIZERS_PARALLELISM", "MKL_DEBUG_CPU_TYPE"]
     names.append("MKL_NUM_THREADS")
     monkeypatch.setattr(os, "environ", dict.fromkeys(names, "mine"))
@@ -45,15 +45,22 @@ def test_prepare_runtime_overrides_nothing(monkeypatch):
     "others, threads", [({}, "3"), ({"OMP_NUM_THREADS": "1"}, None), ({"PADDLE_TRAINERS_NUM": "2"}, None)]
 )
 def test_a_single_process_uses_all_cores_unless_told_otherwise(monkeypatch, others, threads):
-    monkeypatch.setattr(runtime, "available_cores", lambda: 3)
+    monkeypatch.setattr(devices, "available_cores", lambda: 3)
     monkeypatch.setattr(os, "environ", dict(others))
     prepare_runtime("cpu")
     assert os.environ.get("MKL_NUM_THREADS") == threads
 
 
+def test_launched_processes(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    assert launched_processes() == (0, 1)
+    os.environ.update(PADDLE_TRAINER_ID="2", PADDLE_TRAINERS_NUM="4")
+    assert launched_processes() == (2, 4)
+
+
 def test_a_missing_device_is_replaced_with_a_warning(paddle, monkeypatch):
     said = []
-    monkeypatch.setattr(runtime.get_logger(), "warning", said.append)
+    monkeypatch.setattr(devices.get_logger(), "warning", said.append)
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: False)
     for device in ("gpu", "gpu:1", "npu", "abacus"):
         assert set_device(device) is paddle and paddle.get_device() == "cpu"

@@ -6,9 +6,10 @@ Everything holds for ERNIE and ERNIE-M, and for a network that has been cut befo
 
 from fractions import Fraction
 
-from hierarchical import dynabert
 import numpy as np
 import pytest
+
+from hierarchical import dynabert
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
 from hierarchical.modeling import build_model, model_inputs, predict_logits
 

@@ -230,6 +230,60 @@ def test_bad_decision_settings(wrong, said):
 
 
 @pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ({}, Decision(0.25, "closure", 1, 3)),
+        (
+            dict(threshold=None, decoding=None, min_labels=None, max_labels=None, top_k=None),
+            Decision(0.25, "closure", 1, 3),
+        ),
+        ({"threshold": 0.0}, Decision(0.0, "closure", 1, 3)),  # 0 is something asked for
+        ({"threshold": [0.5, 0.75]}, Decision([0.5, 0.75], "closure", 1, 3)),
+        ({"decoding": "raw", "top_k": None}, Decision(0.25, "raw", 1, 3)),
+        ({"min_labels": 0}, Decision(0.25, "closure", 0, 3)),
+        ({"max_labels": 2}, Decision(0.25, "closure", 1, 2)),
+        ({"top_k": 2}, Decision(0.25, "closure", top_k=2)),
+        ({"top_k": 2, "threshold": 0.5, "min_labels": None}, Decision(0.5, "closure", top_k=2)),
+    ],
+)
+def test_an_updated_decision_over_limits(asked, expected):
+    stored = Decision(0.25, "closure", 1, 3)
+    assert stored.updated(**asked) == expected
+    assert stored == Decision(0.25, "closure", 1, 3)  # and is another one
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ({}, Decision(top_k=2)),
+        ({"threshold": 0.75}, Decision(0.75, top_k=2)),
+        ({"top_k": 5}, Decision(top_k=5)),
+        ({"min_labels": 1}, Decision(min_labels=1)),
+        ({"max_labels": 4}, Decision(max_labels=4)),
+        ({"min_labels": 1, "max_labels": 4, "top_k": None}, Decision(min_labels=1, max_labels=4)),
+    ],
+)
+def test_an_updated_decision_over_a_number_of_labels(asked, expected):
+    assert Decision(top_k=2).updated(**asked) == expected
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ({"treshold": 0.5}, "unknown decision settings treshold; known are threshold"),
+        ({"threshold": 1.5}, "from 0 to 1"),
+        ({"decoding": "best"}, "one of raw, closure, topdown"),
+        ({"top_k": 0}, "1 or more"),
+        ({"top_k": 2, "max_labels": 2}, "already fixes"),
+        ({"min_labels": 4}, r"min_labels \(4\) must not be above max_labels \(3\)"),  # of which one was stored
+    ],
+)
+def test_a_decision_that_cannot_be_updated(asked, said):
+    with pytest.raises(ValueError, match=said):
+        Decision(0.25, "closure", 1, 3).updated(**asked)
+
+
+@pytest.mark.parametrize(
     "probabilities, said",
     [
         (np.full((2, 5), 0.5), "shape"),

@@ -1,26 +1,27 @@
-"""modeling.py: models that are found or refused, logits that depend on the text alone."""
+"""modeling.py: networks as their configuration says, and logits that depend on the text alone."""
 
-import socket
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from hierarchical.encoders import read_config
 from hierarchical.modeling import (
     build_model,
+    classify_features,
     encode_features,
-    model_directory,
+    library_config,
     model_inputs,
     predict_logits,
-    read_config,
+    score,
     sigmoid,
 )
+from metric import Decision
+from tests.conftest import ROOT, SAMPLE
+from utils import LabelTree, Rows
 
-from utils import InputError
-
-ROOT = Path(__file__).resolve().parents[1]
 TINY = dict(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=50)
 TEXTS = ["北京今天有雨", "国足三比零获胜，主帅赛后表示满意", "", "A股三大指数集体高开", "雨" * 60, "网红餐厅开业"]
 
@@ -35,39 +36,13 @@ def tiny_model(paddle, n_labels=3, family="Ernie", seed=0, **config):
     return model
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "not a model configuration"),
-        ("[]", "not a model configuration"),
-        ("[" * 100_000, "not a model configuration"),
-        ('{"model_type": "llama"}', "'llama'"),
-        ("{}", "None"),
-    ],
-)
-def test_foreign_configurations(tmp_path, content, says):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=f"config.json: .*{says}"):
-        read_config(tmp_path)
-
-
-def test_model_directory(paddle, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="config.json: no such file"):
-        model_directory(str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
-    assert model_directory(str(tmp_path)) == tmp_path
-    with pytest.raises(InputError, match="neither a local directory nor a known name. Known: .*ernie-3.0-medium-zh"):
-        model_directory("ernie-9.0")
-
-    def no_network(*_, **__):
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr("paddlenlp.utils.env.MODEL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(socket, "create_connection", no_network)
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    for name in ("ernie-3.0-medium-zh", "ernie-m-base"):
-        with pytest.raises(InputError, match="could not be downloaded.*--model_name path/to/directory"):
-            model_directory(name)
+def test_a_library_configuration_leaves_the_dict_as_it_was(paddle):
+    config = read_config(SAMPLE / "tiny-ernie")
+    before = repr(config)
+    made = library_config(config)
+    made.num_labels, made.hidden_size = 7, 16
+    assert type(made).__name__ == "ErnieConfig" and repr(config) == before
+    assert library_config(config).hidden_size == config["hidden_size"] == 128
 
 
 def test_model_inputs(paddle):
@@ -101,6 +76,7 @@ def test_features_are_what_the_classifier_sees(paddle, family):
     weight, bias = model.classifier.weight.numpy(), model.classifier.bias.numpy()
     logits = predict_logits(model, tokenizer.encode(TEXTS[:4]), 0, batch_size=3)
     np.testing.assert_allclose(features @ weight + bias, logits, atol=1e-5)
+    np.testing.assert_allclose(classify_features(model, features), logits, atol=1e-5)
     assert encode_features(model, tokenizer, [], 2, "encode").shape == (0, 16)
 
 
@@ -112,6 +88,29 @@ def test_predict_logits_leaves_the_model_as_it_was(paddle):
     model.train()
     assert np.array_equal(predict_logits(model, ids, 0, 2), expected) and model.training
     assert predict_logits(model, [], 0, 2).shape == (0, 3)
+
+
+@pytest.mark.parametrize("loss", ["bce", "zlpr"])
+def test_score_by_hand(paddle, loss):
+    model, tree = tiny_model(paddle), LabelTree(["a", "a##b", "c"])
+    ids = [[1, 5, 2], [1, 6, 7, 2], [1, 2]]
+    rows = Rows(["", "", ""], [(0, 1), (), (2,)], 0, 0)
+    logits = predict_logits(model, ids, 0, 3).astype(np.float64)
+    gold = np.array([[1, 1, 0], [0, 0, 0], [0, 0, 1]], bool)
+    p = 1 / (1 + np.exp(-logits))
+    losses = {
+        "bce": -np.log(np.where(gold, p, 1 - p)).mean(1),
+        "zlpr": np.log(1 + (np.exp(logits) * ~gold).sum(1)) + np.log(1 + (np.exp(-logits) * gold).sum(1)),
+    }[loss]
+
+    def scored(*shared):
+        return score(model, tree, rows, ids, 0, Decision(0.4), 2, None, *shared, loss=loss).result()
+
+    result = scored()
+    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5) and result["n_rows"] == 3
+    assert result["accuracy"] == ((p > 0.4) == gold).all(1).mean()
+    assert scored(0, 2)["loss"] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-5)  # every second row
+    assert scored(1, 2)["loss"] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_sigmoid():
@@ -127,6 +126,6 @@ def test_sigmoid():
 
 
 def test_nothing_heavy_is_imported_with_the_module():
-    code = "import sys, checkpoints, runtime; print(any(name in sys.modules for name in ('paddle', 'paddlenlp', 'safetensors')))"
+    code = "import sys, hierarchical.checkpoints, hierarchical.devices; print(any(name in sys.modules for name in ('paddle', 'paddlenlp', 'safetensors')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"

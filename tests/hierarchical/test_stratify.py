@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from hierarchical.stratify import stratified_split
 
 HALVES = [Fraction(1, 2)] * 2

@@ -12,11 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-MODELS = ROOT.parent / "shared" / "models"
-sys.path.insert(0, str(ROOT))
+from hierarchical.tokenizer import load_tokenizer
+from tests.conftest import ROOT
 
-from hierarchical.tokenizer import load_tokenizer  # noqa: E402
+MODELS = ROOT.parent / "shared" / "models"
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
 VOCAB = (
@@ -175,7 +174,7 @@ def test_a_megabyte_in_one_line_takes_no_time(tmp_path, name):
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("tokenizer.REMEMBERED", 50)
+    monkeypatch.setattr("hierarchical.tokenizer.REMEMBERED", 50)
     tokenizer = load_tokenizer(write_model(tmp_path), 16)
     texts = [f"{number} union 北{chr(0x4E00 + number)}" for number in range(500)]
     assert tokenizer.encode(texts) == load_tokenizer(tmp_path, 16).encode(texts)
@@ -245,7 +244,7 @@ def test_needs_neither_paddle_nor_paddlenlp(tmp_path):
     folders = [write_model(tmp_path)] + [path for path in [MODELS / "ernie-m-small"] if path.is_dir()]
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('paddle', 'paddlenlp', 'tokenizers')))\n"
-        "from tokenizer import load_tokenizer\n"
+        "from hierarchical.tokenizer import load_tokenizer\n"
         f"for folder in {list(map(str, folders))}: load_tokenizer(folder, 9).encode(['北京'])"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

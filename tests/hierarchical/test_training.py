@@ -1,15 +1,35 @@
-"""training.py: the row order of an epoch, rates, the first bias, and what one step does to the parameters."""
+"""training.py: the row order of an epoch, rates, the first bias, what one step does to the parameters, and states."""
 
+import json
 from argparse import Namespace
+from dataclasses import asdict, fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hierarchical.training import LOSSES, Trainer, label_frequency_bias, rate_schedule, train_batches
 
+from hierarchical.batches import length_sorted_batches
+from hierarchical.encoders import read_config
+from hierarchical.errors import InputError
+from hierarchical.losses import LOSSES
+from hierarchical.modeling import build_model, library_config, predict_logits
+from hierarchical.training import (
+    STATE,
+    Progress,
+    Settings,
+    Trainer,
+    label_frequency_bias,
+    open_model,
+    rate_schedule,
+    read_state,
+    require_other_directory,
+    save_progress,
+    start_or_resume,
+    train_batches,
+)
 from tests.conftest import NO_GRADIENT, SAMPLE
-from utils import length_sorted_batches
 
 
 @given(
@@ -55,33 +75,29 @@ def test_label_frequency_bias_is_the_log_odds_and_finite_for_never_and_always():
 
 
 @pytest.mark.parametrize(
-    "shape, warmup, expected",
+    "shape, warmup_steps, expected",
     [
-        (None, False, [1, 1, 1, 1, 1]),  # the reference: no schedule without --warmup
-        (None, True, [0, 0.5, 1, 0.5, 0]),  # 2 steps up, 2 steps down
-        ("constant", True, [0, 0.5, 1, 1, 1]),
-        ("cosine", True, [0, 0.5, 1, 0.5, 0]),  # (1 + cos(pi / 2)) / 2 = 0.5
+        ("constant", 0, [1, 1, 1, 1, 1]),
+        ("linear", 2, [0, 0.5, 1, 0.5, 0]),  # 2 steps up, 2 steps down
+        ("constant", 2, [0, 0.5, 1, 1, 1]),
+        ("cosine", 2, [0, 0.5, 1, 0.5, 0]),  # (1 + cos(pi / 2)) / 2 = 0.5
+        ("linear", 0, [1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", 0, [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0]),  # cos(pi / 4) = sqrt(2) / 2
     ],
 )
-def test_rate_schedule(shape, warmup, expected):
-    args = Namespace(lr_scheduler=shape, warmup=warmup, warmup_steps=2 if warmup else 0)
-    factor = rate_schedule(args, total_steps=4)
+def test_rate_schedule(shape, warmup_steps, expected):
+    factor = rate_schedule(shape, warmup_steps, total_steps=4)
     np.testing.assert_allclose([factor(step) for step in range(5)], expected, atol=1e-12)
 
 
 def make_trainer(paddle, **flags):
-    from hierarchical.modeling import build_model, read_config
-
-    config = read_config(SAMPLE / "tiny-ernie")
+    config = library_config(read_config(SAMPLE / "tiny-ernie"))
     config.num_labels, config.hidden_dropout_prob, config.attention_probs_dropout_prob = 3, 0.0, 0.0
     paddle.seed(0)
     model = build_model(config)
     model.train()
-    defaults = dict(
-        learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.0, max_grad_norm=0, amp=False, seed=3,
-        gradient_accumulation_steps=1, lr_scheduler="constant", warmup=False, warmup_steps=0, loss="bce",
-    )  # fmt: skip
-    return Trainer(paddle, Namespace(**(defaults | flags)), model, total_steps=10)
+    settings = Settings(**dict(learning_rate=1e-3, head_learning_rate=5e-3, max_grad_norm=0) | flags)
+    return Trainer(paddle, settings, model, total_steps=10)
 
 
 ROWS, TARGETS = [[1, 9, 8, 2], [1, 7, 2], [1, 30, 31, 32, 33, 2], [1, 12, 13, 2]], [(0,), (1,), (0, 2), ()]
@@ -99,38 +115,11 @@ def test_first_adam_step_moves_encoder_and_head_by_their_own_rates(paddle):
 
 def test_loss_is_the_mean_binary_cross_entropy(paddle):
     trainer = make_trainer(paddle)
-    from hierarchical.modeling import predict_logits
-
     logits = predict_logits(trainer.model, ROWS, 0, 4).astype(np.float64)
     gold = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
     p = 1 / (1 + np.exp(-logits))
     expected = -(gold * np.log(p) + (1 - gold) * np.log(1 - p)).mean()
     assert trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0) == pytest.approx(expected, rel=1e-5)
-
-
-def test_zlpr_by_hand_and_its_gradient(paddle):
-    logits = paddle.to_tensor([[2.0, -1.0, 0.5], [0.0, -3.0, 1.0]], stop_gradient=False)
-    targets = paddle.to_tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    loss = LOSSES["zlpr"](logits, targets)
-    first = np.log(1 + np.exp(-1)) + np.log(1 + np.exp(-2) + np.exp(-0.5))  # one absent label, two of its own
-    second = np.log(1 + 1 + np.exp(-3) + np.exp(1))  # no label of its own
-    assert float(loss) == pytest.approx(first + second, rel=1e-6)
-    loss.backward()
-    own, absent = 1 + np.exp(-2) + np.exp(-0.5), 2 + np.exp(-3) + np.exp(1)
-    np.testing.assert_allclose(
-        logits.grad.numpy(),
-        [
-            [-np.exp(-2) / own, np.exp(-1) / (1 + np.exp(-1)), -np.exp(-0.5) / own],
-            [1 / absent, np.exp(-3) / absent, np.exp(1) / absent],
-        ],
-        rtol=1e-5,
-    )
-
-
-def test_zlpr_of_large_logits_is_finite(paddle):
-    logits = paddle.to_tensor([[200.0, -200.0]])
-    assert float(LOSSES["zlpr"](logits, paddle.to_tensor([[0.0, 1.0]]))) == pytest.approx(400)
-    assert float(LOSSES["zlpr"](logits, paddle.to_tensor([[1.0, 0.0]]))) == 0
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -152,3 +141,127 @@ def test_weight_decay_spares_biases_and_norms(paddle):
     for name in a:
         same = np.array_equal(a[name].numpy(), b[name].numpy())
         assert same == ("bias" in name or "norm" in name), name
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_settings_take_the_flags_of_the_same_names_and_others_win():
+    flags = Namespace(
+        learning_rate=1e-4, head_learning_rate=2e-3, loss="zlpr", weight_decay=0.01, max_grad_norm=0.5, warmup_steps=7,
+        gradient_accumulation_steps=2, amp=True, seed=11, logging_steps=9, dataset_dir="data", epochs=3,
+    )  # fmt: skip
+    settings = Settings.from_arguments(flags, schedule="cosine", seed=12)
+    assert settings == Settings(1e-4, 2e-3, "zlpr", 0.01, 0.5, "cosine", 7, 2, True, 12, 9)
+    assert asdict(settings).keys() == {field.name for field in fields(Settings)}
+    few = Settings.from_arguments(Namespace(learning_rate=1e-4), head_learning_rate=0.0)
+    assert few == Settings(1e-4, 0.0, "bce", 0.0, 1.0, "constant", 0, 1, False, 3, 5)  # the rest by default
+    with pytest.raises(TypeError):
+        Settings.from_arguments(Namespace(learning_rate=1e-4))
+    with pytest.raises(TypeError):
+        Settings.from_arguments(flags, scheduel="cosine")
+
+
+def test_a_schedule_and_the_head_that_were_set_are_used(paddle):
+    trainer = make_trainer(paddle, schedule="linear", warmup_steps=2)
+    rates = []
+    for step in range(4):
+        trainer.step = step
+        trainer.begin_step()
+        rates.append(trainer.optimizer.get_lr())
+    np.testing.assert_allclose(rates, [0, 5e-4, 1e-3, 1e-3 * 7 / 8], rtol=1e-6)  # of 10 steps
+
+
+# ---- progress and its file -------------------------------------------------------------------------------------------
+
+
+def test_progress_by_hand():
+    progress, said = Progress(), []
+    for score in (0.0, 0.5, 0.5, 0.4, 0.6, 0.1):
+        progress.loss_sum = 3.0
+        said.append((progress.evaluated(score, {"macro_f1": score}), progress.best, progress.stale, progress.loss_sum))
+    assert said == [
+        (True, 0.0, 0, 0.0),  # a score of 0 is one
+        (True, 0.5, 0, 0.0),
+        (False, 0.5, 1, 0.0),  # the first of equals is kept
+        (False, 0.5, 2, 0.0),
+        (True, 0.6, 0, 0.0),
+        (False, 0.6, 1, 0.0),
+    ]
+    assert [entry["macro_f1"] for entry in progress.history] == [0.0, 0.5, 0.5, 0.4, 0.6, 0.1]
+    assert Progress().history == [] and Progress() == Progress(0, 0, 0, None, 0, 0.0, [], {})
+
+
+class Arrays:
+    """What save_progress asks of a Trainer."""
+
+    def state(self):
+        return {"parameter/a": np.arange(3, dtype=np.float32), "moment1_0/a": np.zeros(3, np.float32)}
+
+
+def test_a_state_is_read_as_it_was_saved(tmp_path):
+    progress = Progress(2, 1, 9, 0.25, 1, 0.5, [{"epoch": 1, "标签": 0.25}, {"epoch": 2}], {"seed": 3})
+    save_progress(tmp_path, Arrays(), progress)
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == progress.history
+    read, arrays = read_state(tmp_path / STATE, {"seed": 3})
+    assert read == progress and arrays.keys() == Arrays().state().keys()
+    assert arrays["parameter/a"].tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match=r"--go_on: the run in .* was another one \(seed: 3 then, 4 now\)"):
+        read_state(tmp_path / STATE, {"seed": 4}, "--go_on")
+    with pytest.raises(InputError, match="--go_on: no .*Leave --go_on out"):
+        read_state(tmp_path / "nowhere", {}, "--go_on")
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"progress": "{"}, {"progress": "[]"}, {"progress": '{"epochs": 1}'}])
+def test_a_state_of_something_else(tmp_path, metadata):
+    from safetensors.numpy import save_file
+
+    save_file(Arrays().state(), tmp_path / STATE, metadata)
+    with pytest.raises(InputError, match=f"{STATE}: not a readable state"):
+        read_state(tmp_path / STATE, {})
+
+
+def test_a_run_starts_or_goes_on(tmp_path):
+    warned = []
+    logger, now = SimpleNamespace(warning=warned.append), {"seed": 3}
+    assert start_or_resume(tmp_path, False, now, logger) == (Progress(fingerprint=now), None) and not warned
+    with pytest.raises(InputError, match="--resume: no"):
+        start_or_resume(tmp_path, True, now, logger)
+    save_progress(tmp_path, Arrays(), Progress(epoch=2, step=9, best=0.25, fingerprint={"seed": 3, "then": 1}))
+    assert start_or_resume(tmp_path, False, now, logger, "--go_on") == (Progress(fingerprint=now), None)
+    assert warned == [f"{tmp_path} holds an earlier run, which this one replaces; --go_on would have continued it"]
+    progress, arrays = start_or_resume(tmp_path, True, now, logger)
+    assert progress == Progress(epoch=2, step=9, best=0.25, fingerprint=now) and len(arrays) == 2
+
+
+def test_a_restored_trainer_goes_on_as_the_saved_one(paddle):
+    whole, broken = make_trainer(paddle), make_trainer(paddle)
+    for _ in range(4):
+        whole.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    for _ in range(2):
+        broken.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    again = make_trainer(paddle)
+    again.restore(broken.state(), step=2)
+    for _ in range(2):
+        again.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    one, other = whole.state(), again.state()
+    assert one.keys() == other.keys() and len(one) > 3 * 30
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+# ---- the model that a run starts from --------------------------------------------------------------------------------
+
+
+def test_open_model(paddle):
+    directory, tokenizer, config = open_model(str(SAMPLE / "tiny-ernie"), 256)
+    assert directory == SAMPLE / "tiny-ernie" and tokenizer.max_seq_length == 256 and config.hidden_size == 128
+    with pytest.raises(InputError, match="--max_seq_length 257: .*tiny-ernie reads at most 256 tokens"):
+        open_model(str(SAMPLE / "tiny-ernie"), 257)
+
+
+def test_an_encoder_is_not_trained_over(tmp_path):
+    require_other_directory(tmp_path / "new", tmp_path)
+    require_other_directory(tmp_path, "ernie-3.0-medium-zh")
+    with pytest.raises(InputError, match="--output_dir .*: the encoder lies there"):
+        require_other_directory(tmp_path / "a" / "..", str(tmp_path), "--output_dir")

@@ -5,12 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
-from hierarchical.checkpoints import load_checkpoint
-from hierarchical.modeling import predict_logits
-from hierarchical.tokenizer import load_tokenizer
-from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights, read_weights, write_weights
 
-from tests.test_modeling import TEXTS, tiny_model
+from hierarchical.checkpoints import Checkpoint
+from hierarchical.modeling import predict_logits
+from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights, read_weights, write_weights
+from tests.hierarchical.test_modeling import TEXTS, tiny_model
 from utils import InputError
 
 
@@ -178,8 +177,8 @@ def test_encoder_only(paddle, tmp_path):
 def test_the_library_loads_a_checkpoint(tiny_checkpoint):
     from paddlenlp.transformers import AutoModelForSequenceClassification
 
-    ids = load_tokenizer(tiny_checkpoint, 64).encode(TEXTS)
-    own = load_checkpoint(tiny_checkpoint)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    ids, own = checkpoint.tokenizer.encode(TEXTS), checkpoint.load_model()
     theirs = AutoModelForSequenceClassification.from_pretrained(str(tiny_checkpoint))
     theirs.eval()
     assert same(state_of(own), state_of(theirs))

@@ -1,0 +1,157 @@
+"""labels.py: how a tree hangs together, label.txt with every fault it can have, and the label nearest to a wrong one."""
+
+import time
+
+import numpy as np
+import pytest
+
+from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree, levels_text
+
+PATHS = ["体育", "体育##足球", "体育##其他", "财经", "财经##其他", "财经##其他##利率"]
+TREE = LabelTree(PATHS)
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def faults_of(path, content):
+    """The message of the InputError that reading a label file with this content raises."""
+    with pytest.raises(InputError) as error:
+        LabelTree.read(write(path, content))
+    return str(error.value)
+
+
+def test_tree_structure():
+    assert TREE.labels == PATHS and len(TREE) == 6 and TREE.depth == 3
+    assert [TREE.index[path] for path in PATHS] == [0, 1, 2, 3, 4, 5]
+    assert TREE.parents.tolist() == [-1, 0, 0, -1, 3, 4] and TREE.parents.dtype == np.int64
+    assert TREE.children == [[1, 2], [], [], [4], [5], []]
+    assert TREE.levels.tolist() == [1, 2, 2, 1, 2, 3]
+    assert TREE.segments(5) == ["财经", "其他", "利率"]
+    assert TREE.ancestors(5) == [3, 4] and TREE.ancestors(0) == []
+    assert TREE.closure([5, 1]) == [0, 1, 3, 4, 5] and TREE.closure([]) == []
+
+
+def test_a_node_is_its_full_path():
+    assert TREE.index["体育##其他"] != TREE.index["财经##其他"]
+    assert TREE.closure([2]) == [0, 2] and TREE.closure([4]) == [3, 4]
+
+
+def test_parents_may_come_after_children():
+    tree = LabelTree(["a##b##c", "a##b", "a"])
+    assert tree.parents.tolist() == [1, 2, -1] and tree.ancestors(0) == [2, 1]
+
+
+@pytest.mark.parametrize("content", ["\ufeffa\nb\n", "a\r\nb\r\n", "a\n\n  \nb", " a \nb\t\n", "\n\na\nb\n\n"])
+def test_label_files_that_are_read_alike(tmp_path, content):
+    assert LabelTree.read(write(tmp_path / "label.txt", content)).labels == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        ("a\nb\na\n", 3, "already on line 1"),
+        ("a\n\nb\n\na\n", 5, "already on line 1"),  # the line of the file, not of the list
+        ("a\na##\n", 2, "empty level"),
+        ("a\n##a\n", 2, "empty level"),
+        ("a\na####b\n", 2, "empty level"),
+        ("a\na## ##b\n", 2, "empty level"),
+        ("a\na ## b\n", 2, "blank beside"),
+        ("a\na###b\n", 2, "more than two #"),
+        ("a\nb##c\n", 2, "add the line 'b'"),
+        ("a\na##b##c\n", 2, "add the line 'a##b'"),
+        ("a\nb\tc\n", 2, "a TAB"),
+        ("体育\n足球\n".encode("gbk"), 1, "'体育'"),  # read as what it is, so that the user recognises it
+        ("体育\n".encode() + b"\xff\xff\n", 2, "not UTF-8"),
+        ("体育\n".encode("utf-16"), 1, "UTF-16"),
+    ],
+)
+def test_label_file_faults_name_the_line(tmp_path, content, line, says):
+    message = faults_of(tmp_path / "label.txt", content)
+    assert f"label.txt:{line}: " in message and says in message
+
+
+def test_all_label_faults_at_once_and_each_once(tmp_path):
+    message = faults_of(tmp_path / "label.txt", "a\na\nb##c\na##\n d##e##f")
+    assert message.startswith("4 problems found") and len(message.splitlines()) == 5
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
+def test_label_file_without_labels(tmp_path, content):
+    assert "label.txt" in faults_of(tmp_path / "label.txt", content)
+
+
+def test_missing_file_says_what_is_there(tmp_path):
+    write(tmp_path / "labels.txt", "a")
+    with pytest.raises(InputError, match="label.txt: no such file.*labels.txt"):
+        LabelTree.read(tmp_path / "label.txt")
+    with pytest.raises(InputError, match="no such file"):
+        LabelTree.read(tmp_path / "nowhere" / "label.txt")
+    with pytest.raises(InputError, match="directory"):
+        LabelTree.read(tmp_path)
+
+
+def deep_labels(roots=1250, depth=8):
+    names = [[f"类{root}", *(f"层{level}节点{root}" for level in range(1, depth))] for root in range(roots)]
+    return ["##".join(path[:level]) for path in names for level in range(1, depth + 1)]
+
+
+def test_ten_thousand_labels_of_depth_eight(tmp_path):
+    path = write(tmp_path / "label.txt", "\n".join(deep_labels()))
+    started = time.process_time()
+    tree = LabelTree.read(path)
+    assert time.process_time() - started < 1
+    assert len(tree) == 10_000 and tree.depth == 8 and tree.ancestors(7) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known"),
+    [
+        ("足球", "体育##足球"),  # the name alone
+        ("体育#足球", "体育##足球"),
+        ("体育##足求", "体育##足球"),
+        ("财经##其它##利率", "财经##其他##利率"),
+        ("完全不同", None),
+        ("", None),
+    ],
+)
+def test_nearest(unknown, known):
+    assert TREE.nearest(unknown) == known
+
+
+def test_nearest_among_many():
+    labels = deep_labels()
+    tree = LabelTree(labels)
+    started = time.process_time()
+    for i in (7, 100, 9_999):
+        assert tree.nearest(labels[i] + "误") == labels[i]
+    tree.nearest("长" * 1_000_000)
+    assert time.process_time() - started < 2
+
+
+def test_levels_text():
+    assert levels_text(TREE, [0, 1, 2]) == ["level 1 : 体育", "level 2 : 足球,其他"]
+    assert levels_text(TREE, [5]) == [
+        "level 1 : 财经",
+        "level 2 : 其他",
+        "level 3 : 利率",
+    ]  # as if the parents were there
+    assert levels_text(TREE, [2, 4]) == ["level 1 : 体育,财经", "level 2 : 其他"]  # one name, shown once
+    assert levels_text(TREE, []) == []
+
+
+def test_label_words(tmp_path):
+    path = tmp_path / "label.txt"
+    path.write_text("交往\n交往##会见==见面\n灾害 == 天灾\n", encoding="utf-8")
+    tree = LabelTree.read(path)
+    assert tree.labels == ["交往", "交往##会见", "灾害"] and tree.words == ["交往", "见面", "天灾"]
+    assert tree.lines() == ["交往", "交往##会见==见面", "灾害==天灾"]
+    assert LabelTree(["a", "a##b"]).words == ["a", "b"]
+    path.write_text("交往\n交往##会见==\n==见面\n", encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        LabelTree.read(path)
+    assert "label.txt:2: a label and its word are written path==word" in str(error.value)
+    assert "label.txt:3: " in str(error.value)

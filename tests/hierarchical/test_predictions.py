@@ -1,0 +1,190 @@
+"""predictions.py: texts of a file, windows of them, shares of processes, rows that are written, runs that go on."""
+
+import json
+import logging
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hierarchical import predictions
+from hierarchical.errors import InputError, Problems
+from hierarchical.labels import LabelTree
+from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
+from metric import Decision
+from tests.conftest import SAMPLE
+
+TREE = LabelTree.read(SAMPLE / "label.txt")
+SMALL = LabelTree(["体育", "体育##足球", "财经"])
+
+
+def test_no_more_is_read_than_the_window_that_is_predicted():
+    read = []
+    texts = (read.append(i) or str(i) for i in range(1000))
+    for number, window in enumerate(predictions.windows(texts, 7, Problems()), start=1):
+        assert len(read) == min(7 * number, 1000)
+        assert window == [str(i) for i in read[-len(window) :]]
+    assert len(read) == 1000
+
+
+def test_shares_are_whole_windows_in_order():
+    for total, size, world in ((0, 8, 2), (1, 8, 3), (100, 8, 2), (100, 8, 7), (64, 8, 8), (7, 8, 2)):
+        shares = [predictions.share(total, size, rank, world) for rank in range(world)]
+        assert shares[0][0] == 0 and shares[-1][1] == total
+        assert all(stop == start for (_, stop), (start, _) in zip(shares, shares[1:]))
+        assert all(start % size == 0 for start, _ in shares)
+        assert all(stop >= start for start, stop in shares)
+
+
+def test_labels_are_counted_by_kind():
+    seen = Counter()
+    assert predictions.text_of_line("甲\t乙\t体育赛事, 体育赛事##伤病", TREE, seen) == "甲 乙"
+    assert predictions.text_of_line("甲\t", TREE, seen) == "甲 "
+    assert seen == {"labelled": 1, "tab": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", " 一\t体育赛事\n\n二\t三\n"),
+        ("a.jsonl", '{"text": " 一 ", "labels": ["没有"]}\n\n{"text": "二 三"}\n'),
+        ("a.csv", 'text,label\n一,没有\n,\n"二 三",\n'),
+    ],
+)
+def test_texts_of_all_formats(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    seen, problems = Counter(), Problems()
+    assert list(predictions.read_texts(tmp_path / name, TREE, problems, seen)) == ["一", "", "二 三"]
+    assert seen["blank"] == 1 and problems.count == 0
+    assert (seen["labelled"], seen["tab"]) == ((1, 1) if name == "a.txt" else (0, 0))
+    assert predictions.count_texts(tmp_path / name, TREE, Counter()) == 3
+
+
+# ---- rows that are written -------------------------------------------------------------------------------------------
+
+
+def test_rows_by_hand():
+    probabilities = np.array([0.25, 0.75, 0.015625], np.float32)
+    row = json.loads(jsonl_row(SMALL, "进\t球", [1], probabilities, 0.125))
+    assert row == {
+        "text": "进\t球",
+        "labels": ["体育##足球"],
+        "probabilities": {"体育##足球": 0.75, "体育": 0.25},
+        "levels": {"1": ["体育"], "2": ["体育##足球"]},
+    }
+    assert list(row["probabilities"]) == ["体育##足球", "体育"]
+    assert jsonl_row(SMALL, "", [], np.zeros(3, np.float32), 0.125).endswith('"levels": {}}\n')
+    assert tsv_row(SMALL, "进\t球\n了", [0, 2], probabilities, 0) == "进 球 了\t体育,财经\n"
+    assert tsv_row(SMALL, "", [], probabilities, 0) == "\t\n"
+
+
+# ---- files, and going on ---------------------------------------------------------------------------------------------
+
+
+def test_an_output_is_whole_or_a_part(tmp_path):
+    path, log = tmp_path / "out.jsonl", logging.getLogger("silent")
+    part, record = tmp_path / "out.jsonl.part", tmp_path / "out.jsonl.part.json"
+    with pytest.raises(KeyboardInterrupt), open_output(path, False, {"a": 1}, 2, log) as (file, done):
+        assert done == 0
+        file.write(b"1\n2\n3\n4\n5")
+        raise KeyboardInterrupt
+    assert not path.exists() and part.read_bytes() == b"1\n2\n3\n4\n5" and json.loads(record.read_text()) == {"a": 1}
+    with pytest.raises(InputError, match="since then these have changed: a"):
+        with open_output(path, True, {"a": 2}, 2, log):
+            pass
+    assert part.read_bytes() == b"1\n2\n3\n4\n5"
+    with open_output(path, True, {"a": 1}, 2, log) as (file, done):
+        assert done == 4
+        file.write(b"five\n")
+    assert path.read_bytes() == b"1\n2\n3\n4\nfive\n" and not part.exists() and not record.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "kept"),
+    [(b"", 2, 0), (b"1\n", 2, 0), (b"1\n2\n", 2, 2), (b"1\n2\n3\n4", 2, 2), (b"1\n2\n3\n", 1, 3), (b"1\n2", 1, 1)],
+)
+def test_whole_windows_are_kept(tmp_path, content, size, kept):
+    (tmp_path / "part").write_bytes(content)
+    (tmp_path / "record").write_text("{}")
+    assert predictions.rows_to_keep(tmp_path / "part", tmp_path / "record", {}, size) == kept
+    assert (tmp_path / "part").read_bytes() == b"".join(content.splitlines(keepends=True)[:kept])
+
+
+class Labeller:
+    """What predict_file asks of a Predictor: a text has the label whose name is in it."""
+
+    tree, tokenizer = SMALL, SimpleNamespace(max_seq_length=64)
+
+    def __init__(self, file):
+        self.file, self.loads, self.windows = file, 0, []
+        file.write_bytes(b"numbers")
+
+    def load(self):
+        self.loads += 1
+
+    def probabilities(self, texts):
+        assert self.loads == 1
+        self.windows.append(len(texts))
+        return np.array([[0.75 * (name in text) for name in self.tree.words] for text in texts], np.float32)
+
+
+@pytest.fixture
+def labeller(tmp_path):
+    return Labeller(tmp_path / "model")
+
+
+def test_any_labeller_can_label_a_file(labeller, tmp_path, monkeypatch, printed):
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(predictions, "LOGGED_ROWS", 3)
+    (tmp_path / "data.txt").write_text("体育\n\n足球与财经\n无\n财经\n", encoding="utf-8")
+    output = tmp_path / "out.tsv"
+    job = Job(tmp_path / "data.txt", tmp_path / "label.txt", str(output), batch_size=1)
+    predict_file(job, labeller, Decision(decoding="closure"))
+    assert output.read_text(encoding="utf-8") == "体育\t体育\n\t\n足球与财经\t体育,体育##足球,财经\n无\t\n财经\t财经\n"
+    assert labeller.windows == [1, 2, 1] and labeller.loads == 1  # windows of two rows; a blank one is not asked about
+    assert [line for line in printed if line.startswith("text: ")] == ["text: 体育", "text: ", "text: 足球与财经"]
+    assert printed[-1].startswith("Predicted 5 texts in ") and f"{tmp_path / 'data.txt'}: blank rows: 1 " in printed[-2]
+
+
+def test_nothing_is_loaded_before_everything_is_in_order(labeller, tmp_path):
+    (tmp_path / "label.txt").write_text("体育\n", encoding="utf-8")
+    (tmp_path / "data.txt").write_bytes(b"\xff\n")
+    for job, says in (
+        (Job(tmp_path / "data.txt", tmp_path / "label.txt"), "label.txt: differs from the labels"),
+        (Job(tmp_path / "data.txt"), "data.txt:1: byte 1 is not UTF-8"),
+        (Job(tmp_path / "none.txt"), "none.txt: no such file"),
+        (Job(tmp_path / "data.txt", output_file=str(tmp_path)), "is a directory"),
+    ):
+        with pytest.raises(InputError, match=says):
+            predict_file(job, labeller, Decision())
+    assert labeller.loads == 0 and not list(tmp_path.glob("*.part*"))
+
+
+def test_a_run_goes_on_only_as_what_it_was(labeller, tmp_path, monkeypatch, printed):
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 1)
+    (tmp_path / "data.txt").write_text("体育\n财经\n足球\n", encoding="utf-8")
+    job = Job(tmp_path / "data.txt", output_file=str(tmp_path / "out.jsonl"), batch_size=1, resume=True)
+
+    def fail(texts, probabilities=labeller.probabilities):
+        if texts == ["财经"]:
+            raise KeyboardInterrupt
+        return probabilities(texts)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(labeller, "probabilities", fail)
+        predict_file(job, labeller, Decision(), {"precision": "float32"})
+    for further, changed in (
+        ({"precision": "int8"}, "precision"),
+        ({"precision": "float32", "template": "x"}, "template"),
+    ):
+        with pytest.raises(InputError, match=f"these have changed: {changed}"):
+            predict_file(job, labeller, Decision(), further)
+    labeller.file.write_bytes(b"other numbers")
+    with pytest.raises(InputError, match="these have changed: weights"):
+        predict_file(job, labeller, Decision(), {"precision": "float32"})
+    labeller = Labeller(tmp_path / "model")
+    predict_file(job, labeller, Decision(), {"precision": "float32"})
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["labels"] for row in rows] == [["体育"], ["财经"], ["体育##足球"]] and labeller.windows == [1, 1]
+    assert "Resuming after 1 rows" in printed
