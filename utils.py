@@ -104,8 +104,8 @@ def run(main):
             raise
         sys.exit(
             _complain(
-                f"the package {error.name} is not installed for {sys.executable}. Enter the environment that has it, or "
-                "install requirements.txt: the one beside this script, or the one at the root."
+                f"the package {error.name} is not installed for {sys.executable}. Enter the environment that has it, "
+                "or install requirements.txt: the one beside this script, or the one at the root."
             )
         )
     except KeyboardInterrupt:

@@ -57,7 +57,7 @@ def load_paddle() -> Any:
         import paddlenlp  # noqa: F401 (the networks are its own)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"the package {error.name}, which checkpoints need, is not installed: see requirements.txt. A model of "
+            f"a checkpoint needs the package {error.name}, which is not installed: see requirements.txt. A model of "
             "export_model.py runs without it."
         ) from None
     return paddle

@@ -120,7 +120,9 @@ class PaddleModel:
         try:
             from paddle import inference
         except ImportError:
-            raise InputError("the package paddle, which the back end of that name needs, is not installed.") from None
+            raise InputError(
+                "the back end paddle needs the package paddle, which is not installed: see requirements.txt."
+            ) from None
 
         require_program(path)
         config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))

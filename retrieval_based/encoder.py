@@ -177,13 +177,7 @@ class Encoder:
             self.model = OnnxModel(self.onnx)
             self.require_own_id(self.onnx, self.model.metadata.get("encoder_id"))
             return
-        try:
-            set_device(device)
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"{self.directory}: a checkpoint, which needs the package {error.name}. Install requirements.txt, or "
-                "pass an export (retrieval_based/export_model.py), which does without."
-            ) from None
+        set_device(device)
         self.model = build_encoder(library_config(self.checkpoint.config))
         load_weights(self.model, self.file)
         self.model.eval()

@@ -144,7 +144,6 @@ def tiny_checkpoint(paddle, tmp_path_factory):
     from hierarchical.modeling import build_model, library_config, predict_logits
     from hierarchical.tokenizer import load_tokenizer
     from hierarchical.weights import write_weights
-
     from metric import Decision
     from utils import LabelTree, load_rows
 

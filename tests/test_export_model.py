@@ -64,6 +64,7 @@ def test_ernie_m_has_one_input(paddle, tiny_checkpoint, call, tmp_path, capsys):
     assert np.ptp(logits) > 1
 
 
+@pytest.mark.slow
 def test_table_has_the_scores_of_the_dev_rows(tiny_checkpoint, call, capsys):
     folder = call(tiny_checkpoint, "--dataset_dir", SAMPLE, "--precision", "float32", "--multilingual")
     printed = capsys.readouterr().err
@@ -99,6 +100,7 @@ def test_without_dev_rows_the_names_of_the_labels_are_compared(tiny_checkpoint, 
     assert "micro_f1" not in report["models"][0]
 
 
+@pytest.mark.slow
 def test_rows_default_to_those_of_the_training(tiny_checkpoint, tmp_path, call, data_dir):
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
@@ -181,6 +183,7 @@ def test_folder_that_cannot_be_written(tiny_checkpoint, capsys):
     assert "error: /sys/export: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_models_of_an_earlier_export_are_named(tiny_export, tiny_checkpoint, tmp_path, call, capsys):
     shutil.copytree(tiny_export, tmp_path / "export")
     call(tiny_checkpoint, "--format", "onnx", "--precision", "float32", "float16")
@@ -211,6 +214,7 @@ def test_bad_flags(tiny_checkpoint, call, flags):
     assert stopped.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_files_of_the_checkpoint_are_opened_once_to_read_and_once_to_copy(tiny_checkpoint, tmp_path):
     code = f"{COUNTING}import json, export_model\nexport_model.main(sys.argv[2:])\nprint(json.dumps(count_of(sys.argv[1])))"
     flags = ["--params_path", tiny_checkpoint, "--output_path", tmp_path / "export", "--precision", "float32"]

@@ -138,6 +138,7 @@ def test_the_wheel_holds_the_package_alone(wheel, metadata):
     assert f"{about}/licenses/LICENSE" in names and metadata["License-Expression"] == "Apache-2.0"
 
 
+@pytest.mark.slow
 def test_beside_modules_of_the_same_names_with_numpy_and_onnxruntime_alone(wheel, required, tmp_path):
     """No site-packages here: the packages of the extra `predict`, and what those require, are all that can be found."""
     site, program = tmp_path / "site", tmp_path / "program"

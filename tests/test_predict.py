@@ -326,6 +326,7 @@ predict.main()
 """
 
 
+@pytest.mark.slow
 def test_resuming_after_sigkill_gives_the_same_bytes(tiny_checkpoint, tmp_path):
     (tmp_path / "data.txt").write_text(lines(*TEXTS), encoding="utf-8")
     base = f"--dataset_dir . --params_path {tiny_checkpoint} --device cpu --batch_size 3".split()
@@ -489,6 +490,7 @@ def test_help_and_mistakes_do_not_wait_for_paddle(tmp_path):
         assert "| paddle" not in done.stderr and "|   paddle" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough(tiny_checkpoint, tmp_path):
     (tmp_path / "in.txt").write_text(lines(*TEXTS * 40), encoding="utf-8")
     with open(tmp_path / "in.txt", "rb") as stdin, open(tmp_path / "log", "wb") as log:

@@ -82,6 +82,7 @@ def logits_of(folder, rows_dir):
 # ---- the whole chain -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_rows, tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
     students = []
@@ -149,6 +150,7 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
     assert Checkpoint.open(tmp_path / "more").load_model().base_model.encoder.layers[0].self_attn.num_heads == 2
 
 
+@pytest.mark.slow
 def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample_rows, tmp_path):
     from paddlenlp.transformers import ErnieMConfig
 
@@ -175,6 +177,7 @@ def test_ernie_m_and_a_second_pruning(paddle, run_prune, tiny_checkpoint, sample
     assert layer.self_attn.q_proj.weight.shape == [32, 8] and layer.linear1.weight.shape == [32, 32]
 
 
+@pytest.mark.slow
 def test_distillation_learns(no_export, run_prune, tiny_checkpoint, sample_rows, tmp_path):
     """The narrow network comes nearer to the teacher's outputs than the mere cut."""
     flags = ["--width_mult_list", "1/2", "--save_steps", "1000", "--logging_steps", "1000"]
@@ -228,6 +231,7 @@ def test_each_width_keeps_its_best_by_macro_f1(run_prune, scripted, tmp_path, ca
     assert {ratio: scores["step"] for ratio, scores in best.items()} == {"0.75": 4, "0.5": 2}
 
 
+@pytest.mark.slow
 def test_a_score_of_zero_is_saved_and_the_seed_repeats_a_run(run_prune, scripted, tmp_path):
     seen, weights = scripted(0.0, 0.0), []
     for _ in range(2):
@@ -273,6 +277,7 @@ def test_a_failed_export_loses_nothing(run_prune, scripted, monkeypatch, tmp_pat
     assert json.loads((tmp_path / "prune" / "prune.json").read_text(encoding="utf-8"))["table"][1]["macro_f1"] == 0.5
 
 
+@pytest.mark.slow
 def test_ranking_rows(run_prune, no_export, monkeypatch, sample_rows):
     """Training rows rank, unless asked; the seed and nothing else decides which."""
     tree = LabelTree.read(sample_rows / "label.txt")

@@ -74,6 +74,7 @@ def rows_dir(data_dir):
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(run_train, rows_dir, tmp_path, capsys):
     save = tmp_path / "new" / "checkpoint"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 2, "--log_dir", tmp_path / "vdl")
@@ -106,6 +107,7 @@ def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(ru
         assert re.search(prefix + pattern, log, re.M), pattern
 
 
+@pytest.mark.slow
 def test_the_saved_model_has_the_score_that_was_logged(run_train, rows_dir, tmp_path):
     save = tmp_path / "checkpoint"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 3, "--learning_rate", "1e-3")
@@ -150,6 +152,7 @@ def test_zero_f1_is_saved_and_explained(run_train, rows_dir, tmp_path, capsys):
     assert "Final best macro f1 score: 0.00000" in log
 
 
+@pytest.mark.slow
 def test_early_stop_after_so_many_epochs_without_improvement(run_train, rows_dir, tmp_path, capsys):
     flags = ("--early_stop", "--early_stop_nums", 2, "--epochs", 9, "--threshold", 1)  # F1 stays 0
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
@@ -189,6 +192,7 @@ def test_the_shape_of_the_rate(flags, shape):
     assert train.schedule(train.parse_args(["--dataset_dir", "data", *flags])) == shape
 
 
+@pytest.mark.slow
 def test_training_continues_from_init_from_ckpt(run_train, rows_dir, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run_train("--dataset_dir", rows_dir, "--save_dir", first, "--epochs", 2, "--learning_rate", "1e-3")
@@ -238,6 +242,7 @@ def wait_for(process, text):
     pytest.fail(f"{text!r} never came")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train, rows_dir, tmp_path):
     flags = ["--epochs", "3", "--learning_rate", "1e-3", "--warmup_steps", "4"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -285,6 +290,7 @@ def test_the_encoder_is_not_overwritten(run_train, rows_dir, tiny_checkpoint, ca
     assert (tiny_checkpoint / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_run_and_a_damaged_state(run_train, rows_dir, tmp_path, capsys):
     flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1)
     assert "--resume: no" in fails(run_train, capsys, *flags, "--resume")
@@ -318,6 +324,7 @@ def test_a_full_disk_leaves_the_previous_best(run_train, rows_dir, tmp_path, cap
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_gloo_processes_equal_one_with_the_same_global_batch(run_train, rows_dir, tmp_path):
     model = tmp_path / "model"  # without dropout, whose masks differ between processes on purpose
     shutil.copytree(SAMPLE / "tiny-ernie", model)

@@ -246,6 +246,7 @@ def test_no_label_has_a_dev_row(tmp_path):
     assert "No label has a dev row." in page.text and "were not read" not in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
     tree, rows, probabilities = hostile

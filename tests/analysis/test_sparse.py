@@ -187,6 +187,7 @@ def test_candidates_come_in_order(tmp_path, log):
         read_candidates(path, TREE, {"乙\n丙", "甲", "丁"}, logging.getLogger("hierarchical"))
 
 
+@pytest.mark.slow
 def test_a_real_checkpoint(tmp_path, tiny_checkpoint):
     for name, count in (("train.txt", 60), ("dev.txt", 30), ("data.txt", 60)):
         lines = (ROOT / "data" / name).read_text(encoding="utf-8").splitlines()[:count]

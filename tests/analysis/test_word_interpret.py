@@ -148,6 +148,7 @@ def explained(checkpoint, n_texts):
     return model, tokenizer, tree, found
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(tiny_checkpoint):
     """Scores add up to logit - baseline_logit within 0.1 % of it, and the error falls with the square of the steps."""
     model, tokenizer, _, found = explained(tiny_checkpoint, 3)
@@ -163,6 +164,7 @@ def test_integrated_gradients_are_complete(tiny_checkpoint):
     assert errors[64] < 0.001 and errors[64] < errors[16] / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpreter", ["ig", "grad", "lime"])
 def test_deleting_the_top_words_costs_more_than_deleting_others(tiny_checkpoint, interpreter):
     model, tokenizer, _, found = explained(tiny_checkpoint, 3)
@@ -283,6 +285,7 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpreter", ["ig", "grad", "lime"])
 def test_outputs(tiny_checkpoint, data, call, capsys, interpreter):
     call("--interpreter", interpreter, "--samples", "24", "--top_k", "2")

@@ -32,6 +32,8 @@ from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 HERE = "deploy/paddle_serving"
 # Reads one JSON value of `sentence` a line, asks for all of them side by side, and prints the answers in that order.
 ASK_BY_RPC = """

@@ -24,6 +24,8 @@ from utils import InputError, file_digest
 
 from tests.conftest import ROOT  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
 
 

@@ -49,6 +49,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [None, "{'soft':'这是'}{'text':'text_a'}{'mask'}"])
 def test_chain(folder, arguments, tmp_path, run_script, printed, prompt):
     out = tmp_path / "out"
@@ -77,6 +78,7 @@ def test_chain(folder, arguments, tmp_path, run_script, printed, prompt):
         (out / "export" / "model.onnx").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_an_export_leaves_no_older_model(folder, arguments, tmp_path, run_script):
     export = tmp_path / "out" / "export"
     run_script("train", *arguments, "--do_train", "--max_steps", 1, "--do_export", "--export_type", "onnx")
@@ -88,6 +90,7 @@ def test_an_export_leaves_no_older_model(folder, arguments, tmp_path, run_script
     assert {path.suffix for path in export.glob("model.*")} == {".onnx"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [None, "这是"])
 def test_the_predictor_reads_exports_without_a_template(folder, arguments, tmp_path, run_script, prompt):
     flags = [*arguments, "--export_type", "onnx", *(["--prompt", prompt] if prompt else [])]
@@ -108,6 +111,7 @@ def test_the_predictor_reads_exports_without_a_template(folder, arguments, tmp_p
             assert found[predictor.tree.index[label]] == pytest.approx(probability, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_training_learns_its_rows(arguments, tmp_path, run_script):
     run_script("train", *arguments, "--do_train", "--num_train_epochs", 25)
     losses = [entry["train_loss"] for entry in lines(tmp_path / "out" / "metrics.jsonl")]
@@ -233,6 +237,7 @@ def test_data_txt_is_predicted_row_for_row(folder, arguments, tmp_path, run_scri
     assert rows[1]["labels"] == [] and any("blank rows: 1" in message for message in printed)
 
 
+@pytest.mark.slow
 def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_script, printed, monkeypatch):
     """Every row gets the label 体育 alone, by --top_k and a word that is nearest: of 3 rows with labels 2 have it."""
     rows = " 国足今晚出战\t体育\n\n球队夺冠\n大盘午后跳水\t财经\n球员转会\t体育\n"
@@ -272,6 +277,7 @@ def test_patience(arguments, tmp_path, run_script, printed):
     assert "Early stop!" in printed and len(lines(tmp_path / "out" / "metrics.jsonl")) == 3
 
 
+@pytest.mark.slow
 def test_rows_with_no_label_and_with_several_leaves(folder, arguments, tmp_path, run_script):
     """What is learned by heart: no label above a half for the one, about a half for both leaves of the other."""
     rows = {"今天天气很好": [], "球队老板公司上市": ["体育", "体育##足球", "财经", "财经##股票"]}

@@ -185,6 +185,7 @@ safetensors.numpy.load_file = load_file
 """
 
 
+@pytest.mark.slow
 def test_each_file_is_read_once(tiny_checkpoint):
     code = (
         f"{COUNTING}import json\nfrom hierarchical.checkpoints import Checkpoint\n"

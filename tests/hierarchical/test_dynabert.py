@@ -76,6 +76,7 @@ def slope(model, linear, rows, row):
     return (losses[1] - losses[0]) / 0.04
 
 
+@pytest.mark.slow
 def test_importance_is_the_slope_of_the_loss_summed_over_rows(model):
     heads, neurons = importance(model, IDS, GOLD, 0, batch_size=3)
     assert heads.shape == (LAYERS, HEADS) and neurons.shape == (LAYERS, neurons_of(model))

@@ -109,6 +109,7 @@ def test_decision_default_is_kept(tiny_export):
     assert Predictor(tiny_export / "float32").decision == Decision()
 
 
+@pytest.mark.slow
 def test_formats(export, tmp_path):
     paths = export(tmp_path / "paddle", format="paddle", precisions=("float32", "int8"))
     assert [path.name for path in paths] == ["float32.pdmodel"]

@@ -117,6 +117,7 @@ def test_default_is_above_one_half(dtype):
     assert (decide(noise, TREE) == (noise > 0.5)).all()
 
 
+@pytest.mark.slow
 @given(cases(), st.sampled_from(DECODINGS), limits())
 @settings(max_examples=300, deadline=None)
 def test_decide_holds_its_promises(case, decoding, limit):

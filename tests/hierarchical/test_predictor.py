@@ -559,11 +559,13 @@ for call in (lambda: predictor.predict(["文"]), lambda: Predictor(sys.argv[2], 
         labels, checkpoint, *export = python(code, tiny_checkpoint, tiny_export, refused=[refused]).splitlines()
         assert labels == "31"
         assert checkpoint.startswith(
-            f"the package {refused}, which checkpoints need, is not installed: see requirements"
+            f"a checkpoint needs the package {refused}, which is not installed: see requirements"
         )
         assert "export_model.py" in checkpoint
         if refused == "paddle":
-            assert export == ["the package paddle, which the back end of that name needs, is not installed."]
+            assert export == [
+                "the back end paddle needs the package paddle, which is not installed: see requirements.txt."
+            ]
 
 
 def test_numpy_and_onnxruntime_are_enough(tiny_export, predictor, texts):

@@ -140,6 +140,7 @@ def test_all_faults_at_once_the_first_twenty_in_full(tmp_path):
     assert message.startswith("5 problems") and all(f":{line}: " in message for line in range(1, 6))
 
 
+@pytest.mark.slow
 def test_a_wholly_wrong_large_file_is_reported_soon(tmp_path):
     labels = deep_labels()
     content = "".join(f"文\t{labels[i % 10_000]}误\n" for i in range(50_000))

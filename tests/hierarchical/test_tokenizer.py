@@ -86,6 +86,7 @@ def test_odd_texts_as_paddlenlp(tmp_path, name, lower):
     assert load_tokenizer(folder, 3).lengths(texts) == [len(slow(text)) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zh-6l", "zh-4l", "ernie-m-small"])
 def test_odd_texts_with_real_vocabularies(name):
     folder = shared_model(name)
@@ -154,6 +155,7 @@ def test_cutting_a_long_text_early_changes_nothing(tmp_path):
                 assert ids == (whole[: length - 1] + whole[-1:] if len(whole) > length else whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "ernie-m-small"])
 def test_a_megabyte_in_one_line_takes_no_time(tmp_path, name):
     tokenizer = load_tokenizer(write_model(tmp_path) if name == "tiny" else shared_model(name), 128)

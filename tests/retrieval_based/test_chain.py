@@ -122,6 +122,7 @@ def test_rows_that_end_at_an_inner_label(trained, tmp_path, printed):
     assert SemanticIndex.read(index, encoder).entries == [(0,), (1,), (2,), (3,), (4,)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_encoder(trained, tmp_path):
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     command += ["--log_dir", tmp_path / "log", "retrieval_based/train.py"]
@@ -347,6 +348,7 @@ def test_thresholds_of_other_labels(trained, use, tmp_path, capsys):
     call(build_index, *flags, "--corpus_file", corpus, "--train_set_file", trained[0] / "train.txt")
 
 
+@pytest.mark.slow
 def test_with_milvus_as_without(trained, use, real_milvus, monkeypatch, tmp_path, capsys, printed):
     """Build, recall, add, recall, build again: the same labels, and of the collections only the own one is dropped."""
     from pymilvus import MilvusClient
@@ -426,6 +428,7 @@ def test_an_unfinished_prediction_goes_on_with_the_same_settings_alone(trained, 
     assert output.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use, tmp_path, capsys):
     best, out, index = trained[1] / "model_best", tmp_path / "out", tmp_path / "index"
     call(build_index, *use, "--index_dir", index)
@@ -441,6 +444,7 @@ def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use
     assert "is an export already" in fails(export_model, capsys, "--params_path", out)
 
 
+@pytest.mark.slow
 def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monkeypatch, tmp_path, capsys):
     best, out = trained[1] / "model_best", tmp_path / "out"
     before = {path.name: path.read_bytes() for path in best.iterdir()}

@@ -20,6 +20,8 @@ from tests.conftest import ROOT
 from tests.deploy.simple_serving.conftest import Running, figures, in_background, problem, wait_until
 from tests.retrieval_based.conftest import LABELS, call, fails
 
+pytestmark = pytest.mark.slow
+
 # The launcher of a server ends with server.main().
 SERVE = "from retrieval_based import serve; server.main = serve.main; "
 NOTE_PADDLE = (

@@ -105,6 +105,7 @@ def fake_milvus(monkeypatch):
     return "http://fake:19530"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["fake", "real"])
 def test_milvus_behind_the_same_interface(server, request, monkeypatch, tmp_path):
     uri = request.getfixturevalue(f"{server}_milvus")

@@ -12,6 +12,8 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 # ruff: noqa: E402
 import httpx
 
+pytestmark = pytest.mark.slow
+
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
 
 

@@ -19,6 +19,8 @@ from utils import InputError
 
 from tests.deploy.simple_serving.conftest import KEY, figures, in_background, problem, wait_until  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 SLOW = """
 service.run = lambda items: (time.sleep(0.4), model.run(items))[1]
 service.BODY_SECONDS = protocol.HEAD_SECONDS = 1

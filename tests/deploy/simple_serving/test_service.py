@@ -87,6 +87,7 @@ def test_each_reference_parameter_is_obeyed(client, shared, predictor, texts, ti
         assert large == after["batch_size_count"] - before["batch_size_count"] >= least
 
 
+@pytest.mark.slow
 def test_explain_leaves_out_each_word(client, predictor):
     text = "国足今晚出战"
     answer = client.post("/v1/explain", json={"text": text}).raise_for_status().json()
