@@ -43,6 +43,7 @@ def call(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_ernie_m_has_one_input(paddle, tiny_checkpoint, call, tmp_path, capsys):
     """The flag --multilingual is left out: the checkpoint knows."""
     tiny = Checkpoint.open(tiny_checkpoint)
@@ -92,6 +93,7 @@ def test_table_has_the_scores_of_the_dev_rows(tiny_checkpoint, call, capsys):
     assert report["models"][0]["megabytes"] == find_weights(tiny_checkpoint).stat().st_size / 1e6
 
 
+@pytest.mark.slow
 def test_without_dev_rows_the_names_of_the_labels_are_compared(tiny_checkpoint, call, capsys):
     folder = call(tiny_checkpoint, "--format", "onnx", "--precision", "float32")
     assert "No dev rows to check on" in capsys.readouterr().err

@@ -224,6 +224,7 @@ def test_the_path_is_changed_only_by_what_is_typed(sources, scripts):
         assert "sys.path" not in names and "site" not in names, path
 
 
+@pytest.mark.slow
 def test_what_is_loaded_by_an_import(sources, scripts):
     def top(name):
         return name.split(".")[0]

@@ -482,6 +482,7 @@ def test_bad_checkpoints(call, tiny_checkpoint, tmp_path):
 # ---- as a command ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_do_not_wait_for_paddle(tmp_path):
     command = [sys.executable, "-X", "importtime", str(ROOT / "predict.py")]
     for arguments, code in ((["--help"], 0), ([], 2), (["--dataset_dir", "x", "--params_path", "x"], 2)):

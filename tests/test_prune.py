@@ -219,6 +219,7 @@ def saved(tmp_path, ratio):
     return weights.read_weights(tmp_path / "prune" / f"width_mult_{ratio}" / "model.safetensors")["classifier.weight"]
 
 
+@pytest.mark.slow
 def test_each_width_keeps_its_best_by_macro_f1(run_prune, scripted, tmp_path, capsys):
     seen = scripted(0.5, 0.3, 0.7, 0.2, 0.6, 0.2)  # of 3/4 and 1/2 in turn, at steps 2, 4 and 5
     run_prune("--width_mult_list", "3/4", "1/2", "--max_steps", "5", "--learning_rate", "1e-3")

@@ -121,6 +121,7 @@ def test_the_saved_model_has_the_score_that_was_logged(run_train, rows_dir, tmp_
     assert again.result()["macro_f1"] == pytest.approx(best["macro_f1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bce", "zlpr"])
 def test_the_dev_loss_is_the_one_that_is_trained(run_train, rows_dir, tmp_path, loss):
     save = tmp_path / "checkpoint"

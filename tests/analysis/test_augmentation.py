@@ -54,6 +54,7 @@ def test_nothing_to_change(change):
     assert CHANGES[change](["100", "！"], 0.5, SAME, Choices()) is None
 
 
+@pytest.mark.slow
 def test_words_of_an_alphabet_keep_their_blanks():
     words = cut("big deal, new CEO")
     assert "".join(words) == "big deal, new CEO"

@@ -266,6 +266,7 @@ def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
     assert page.faults == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_coloured_words_in_a_browser(tmp_path, opened, width):
     text = "<img src=x onerror=alert(1)>" + "w" * 500 + "字" * 5000

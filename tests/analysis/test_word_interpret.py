@@ -37,6 +37,7 @@ TREE = LabelTree(["组织", "组织##裁员", "财经"])
 # ---- words and tokens ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -190,6 +191,7 @@ def test_deleting_the_top_words_costs_more_than_deleting_others(tiny_checkpoint,
     assert np.mean(drops["top"]) > 2 * np.mean(drops["random"]) > 0
 
 
+@pytest.mark.slow
 def test_ernie_m_and_words_without_tokens(paddle):
     """SentencePiece, whose tokens may cover several words; the encoder is random, so only what must hold is asked."""
     folder = ROOT.parent / "shared" / "models" / "ernie-m-small"

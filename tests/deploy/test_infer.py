@@ -55,6 +55,7 @@ def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, flags):
             assert one["probabilities"][label] == pytest.approx(other["probabilities"][label], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_is_near_and_prints_nothing(call, tiny_export, monkeypatch, capfd):
     """On a processor without it Paddle imitates it or goes on in float32: what is asked for is tested all the same."""
     monkeypatch.setattr(infer, "has_bf16", lambda: True)
@@ -117,6 +118,7 @@ def test_perf_of_another_file(call, export, data_dir, printed):
         call("--dataset_dir", data_dir(dev_txt="文\t无此标签\n", label_txt=None), "--perf")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_beside_the_model(call, export, tmp_path):
     before = {path.name: file_digest(path) for path in export.iterdir()}
     call("--model_path_prefix", export / "float32", "--use_quantize", "--output_file", tmp_path / "a.jsonl", "--quiet")
@@ -229,6 +231,7 @@ def test_precision_that_was_not_exported(export, call):
         call("--model_path_prefix", export / "float32", "--use_quantize")
 
 
+@pytest.mark.slow
 def test_switches_that_do_not_fit_are_told(call, printed, monkeypatch):
     call("--use_fp16", "--perf")
     assert any(line.startswith("--use_fp16: only on a GPU") for line in printed)

@@ -118,6 +118,7 @@ def test_training_learns_its_rows(arguments, tmp_path, run_script):
     assert len(losses) == 25 and losses[-1] < losses[0] / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [1, 3, 4])  # before the first evaluation, within an epoch, at an evaluation
 def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_script, monkeypatch, stopped_at):
     """Evaluations after steps 2, 4 and 5, epochs of 2 steps: what is due at a stop must not be left out."""

@@ -120,6 +120,7 @@ def test_formats(export, tmp_path):
     assert Predictor(tmp_path / "onnx" / "pruned", "int8").file == paths[0]
 
 
+@pytest.mark.slow
 def test_into_the_checkpoints_own_folder(export, tiny_checkpoint, tmp_path):
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
@@ -129,6 +130,7 @@ def test_into_the_checkpoints_own_folder(export, tiny_checkpoint, tmp_path):
     assert before.items() <= {path.name: file_digest(path) for path in folder.iterdir()}.items()
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_earlier_export(export, tiny_export, tmp_path, monkeypatch):
     folder = tmp_path / "export"
     shutil.copytree(tiny_export, folder)
@@ -143,6 +145,7 @@ def test_a_failure_leaves_the_earlier_export(export, tiny_export, tmp_path, monk
     assert before == {path.name: file_digest(path) for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_more_parameters_than_an_onnx_file_holds(export, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "ONNX_BYTES", 1_000_000)
     with pytest.raises(InputError, match=r"its parameters take 0.0 GB.*--format paddle"):

@@ -359,6 +359,7 @@ def test_equal_names_under_two_parents_are_two_nodes():
     assert result["labels"]["组织##其他"]["support"] == 1 and result["labels"]["财经##其他"]["support"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
 def test_equals_scikit_learn(density):
     metrics = pytest.importorskip("sklearn.metrics")
@@ -399,6 +400,7 @@ def test_equals_scikit_learn(density):
         assert level["accuracy"] == pytest.approx(exact) and level["n_rows"] == used.sum()
 
 
+@pytest.mark.slow
 def test_hierarchical_scores_equal_hiclass():
     """hiclass averages "micro" by default (sums over rows before dividing) and knows no root above level 1, as here.
 

@@ -328,6 +328,7 @@ def test_results_do_not_depend_on_batches_or_threads(tiny_export):
     assert one.logits([]).shape == (0, len(one.tree))
 
 
+@pytest.mark.slow
 def test_from_several_threads_at_once(predictor, texts):
     parts = [texts[i : i + 30] for i in (0, 20, 40, 60, 10, 30, 50, 5)] * 3
     expected = [predictor.predict(part) for part in parts]
@@ -544,6 +545,7 @@ for call in (lambda: Predictor(sys.argv[1]), lambda: find_gpu("gpu")):
         assert line.startswith("the package onnxruntime, which runs exported models, is not installed. Run: pip")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_paddle(tiny_checkpoint, tiny_export):
     code = """
 from hierarchical import InputError, Predictor

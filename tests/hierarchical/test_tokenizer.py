@@ -74,6 +74,7 @@ def assert_equal(folder: Path, texts: list[str], length: int, slow=None) -> None
         assert ids == slow(text, length), (length, text[:200])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ErnieTokenizer", "BertTokenizer"])
 @pytest.mark.parametrize("lower", [True, False])
 def test_odd_texts_as_paddlenlp(tmp_path, name, lower):

@@ -403,6 +403,7 @@ def test_predictions_are_written_as_by_the_main_route(trained, use, tmp_path, ca
     assert "pairs.txt: only blank lines in it" in error
 
 
+@pytest.mark.slow
 def test_an_unfinished_prediction_goes_on_with_the_same_settings_alone(trained, use, monkeypatch, tmp_path, capsys):
     index, output = tmp_path / "index", tmp_path / "predictions.jsonl"
     call(build_index, *use, "--index_dir", index)

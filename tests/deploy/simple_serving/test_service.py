@@ -105,6 +105,7 @@ def test_explain_leaves_out_each_word(client, predictor):
     assert [row["label"] for row in only["labels"]] == [label]
 
 
+@pytest.mark.slow
 def test_explain_long_and_wordless_texts(client):
     answer = client.post("/v1/explain", json={"text": "长文本" * 300}).raise_for_status().json()
     assert answer["read"] == 62 and len(answer["words"]) <= 64 and answer["words"][-1][1] == 62
