@@ -1,12 +1,14 @@
 """hierarchical/engines.py: which file is loaded, on which device, and what is said where one cannot be had."""
 
 import shutil
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hierarchical import engines
-from hierarchical.engines import find_gpu, find_precision, has_bf16, model_path
+from hierarchical.engines import find_gpu, find_precision, has_bf16, model_path, run_batches
 from hierarchical.errors import InputError
 from hierarchical.predictor import Predictor
 
@@ -120,3 +122,17 @@ def test_gpu_session(tiny_export, monkeypatch, capfd):
     assert asked == [([("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], 0)]
     said = capfd.readouterr()
     assert said.out == "" and "libcudnn.so.9 is missing" in said.err  # stdout may carry the predictions
+
+
+def test_batches_of_an_export_run_side_by_side_and_must_be_finite():
+    both = threading.Barrier(2, timeout=60)  # lets nobody through alone
+
+    def compute(input_ids):
+        both.wait()
+        return input_ids.sum(1, keepdims=True).astype(np.float32)
+
+    done, ids = [], [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
+    assert run_batches(compute, ids, 0, 1, 2, 2, done.append).tolist() == [[6], [4], [11], [34]] and done == [2, 2]
+    assert run_batches(compute, [], 0, 3, 2, 2).shape == (0, 3)
+    with pytest.raises(InputError, match="not finite"):
+        run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from math import exp, log
 
 import numpy as np
@@ -12,7 +11,6 @@ import onnx
 import pytest
 from safetensors.numpy import load_file
 
-from hierarchical.engines import run_batches
 from hierarchical.training import Settings
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.encoder import Encoder
@@ -470,20 +468,6 @@ def test_vectors_of_another_encoder_than_config_names_are_refused(trained, monke
     onnx.save(model, out / name)
     with pytest.raises(InputError, match="does not name its encoder. Export it again"):
         Encoder(out).load("cpu")
-
-
-def test_batches_of_an_export_run_side_by_side_and_must_be_finite():
-    both = threading.Barrier(2, timeout=60)  # lets nobody through alone
-
-    def compute(input_ids):
-        both.wait()
-        return input_ids.sum(1, keepdims=True).astype(np.float32)
-
-    done, ids = [], [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
-    assert run_batches(compute, ids, 0, 1, 2, 2, done.append).tolist() == [[6], [4], [11], [34]] and done == [2, 2]
-    assert run_batches(compute, [], 0, 3, 2, 2).shape == (0, 3)
-    with pytest.raises(InputError, match="not finite"):
-        run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)
 
 
 def test_what_users_get_wrong(trained, use, tiny_checkpoint, tmp_path, capsys):

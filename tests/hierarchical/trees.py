@@ -1,0 +1,54 @@
+"""Label trees, label sets and probabilities that the tests of decisions, scores and thresholds share."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from utils import LabelTree
+
+# Class indices 0..5; "其他" (other) is the name of a node under both roots.
+PATHS = ["组织", "组织##加盟", "组织##其他", "财经", "财经##其他", "财经##其他##利率"]
+TREE = LabelTree(PATHS)
+
+
+def multi_hot(*rows, n_labels=len(PATHS)):
+    sets = np.zeros((len(rows), n_labels), dtype=bool)
+    for row, labels in enumerate(rows):
+        sets[row, list(labels)] = True
+    return sets
+
+
+def random_tree(rng, n_labels, depth=5):
+    """Labels in random order, so that class index order, level order and parent order all differ."""
+    paths = [f"根{i}" for i in range(max(1, n_labels // 5))]
+    while len(paths) < n_labels:
+        parent = paths[rng.integers(len(paths))]
+        if parent.count("##") < depth - 1:
+            paths.append(f"{parent}##节{len(paths)}")
+    return LabelTree([paths[i] for i in rng.permutation(n_labels)])
+
+
+def is_closed(sets, tree):
+    children = np.flatnonzero(np.asarray(tree.parents) >= 0)
+    return not (sets[:, children] & ~sets[:, np.asarray(tree.parents)[children]]).any()
+
+
+@st.composite
+def cases(draw):
+    """A tree, probabilities with many exact ties, and thresholds."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tree = random_tree(rng, draw(st.integers(1, 14)))
+    shape = (draw(st.integers(0, 5)), len(tree))
+    steps = draw(st.sampled_from([1, 2, 4, 10, 10**6]))
+    probabilities = rng.integers(0, steps + 1, shape) / steps
+    per_label = draw(st.booleans())
+    threshold = rng.integers(0, 11, len(tree)) / 10 if per_label else draw(st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    return tree, probabilities.astype(dtype), threshold
+
+
+@st.composite
+def limits(draw):
+    if draw(st.booleans()):
+        return {"top_k": draw(st.integers(1, 20))}
+    lowest = draw(st.integers(0, 6))
+    return {"min_labels": lowest, "max_labels": draw(st.one_of(st.none(), st.integers(max(lowest, 1), 20)))}
