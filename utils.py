@@ -16,6 +16,7 @@ import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import FLAT, get_logger, progress_bar, quiet
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
+from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
 from hierarchical.files import (
     atomic_write,
@@ -110,6 +111,10 @@ def run(main):
         )
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # of whatever type the libraries have for a machine that can't go on
+        if fault := computing_fault(error):
+            sys.exit(_complain(fault))
+        raise
 
 
 def _complain(message):
@@ -173,14 +178,29 @@ def add_checkpoint_arguments(parser, batch_size, title="model"):
     add_device_argument(model)
 
 
+def device_word(text, kinds=DEVICES):
+    """What --device is given, as paddle writes it; for argparse, with a usage error for a word that nobody knows."""
+    try:
+        return parse_device(text, kinds)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
+def engine_device_word(text):
+    return device_word(text, ENGINE_DEVICES)
+
+
 def add_device_argument(group):
-    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    text = "cpu, gpu, xpu or npu, or one of several, as gpu:1; if there is none: cpu, with a warning"
+    group.add_argument("--device", type=device_word, default="gpu", help=text)
 
 
 def add_engine_device_arguments(group):
-    """Where an exported model runs: --device, --device_id, --num_threads."""
-    group.add_argument("--device", choices=("cpu", "gpu"), default="gpu", help="without a GPU: cpu, with a warning")
+    """Where an exported model runs: --device, --device_id, --no_tf32, --num_threads."""
+    text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
+    group.add_argument("--device", type=engine_device_word, default="gpu", help=text)
     group.add_argument("--device_id", type=int, default=0, help="number of the GPU")
+    group.add_argument("--no_tf32", action="store_true", help="on a GPU: float32 as exact as on a CPU, and slower")
     group.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
 
 
@@ -242,6 +262,15 @@ def check_minima(parser, args, **minima):
     for name, lowest in minima.items():
         if (value := getattr(args, name)) is not None and not lowest <= value < float("inf"):  # also catches nan
             parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
+
+
+def check_engine_arguments(parser, args):
+    """End with a usage error for what is wrong with the flags of add_engine_device_arguments()."""
+    check_minima(parser, args, num_threads=1, device_id=0)
+    try:
+        engine_gpu(args.device, args.device_id)
+    except InputError as error:
+        parser.error(f"argument --device: {error}")
 
 
 def check_prediction_arguments(parser, args, directory="--dataset_dir"):

@@ -17,6 +17,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import load_template
 
+from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import find_gpu, model_path
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
@@ -26,7 +27,7 @@ from utils import (
     add_decision_arguments,
     add_engine_device_arguments,
     add_result_arguments,
-    check_minima,
+    check_engine_arguments,
     check_prediction_arguments,
     decision_from_arguments,
     get_logger,
@@ -51,7 +52,7 @@ def parse_args(argv):
     add_result_arguments(parser)
     args = parser.parse_args(argv)
     check_prediction_arguments(parser, args, "--data_dir")
-    check_minima(parser, args, num_threads=1)
+    check_engine_arguments(parser, args)
     return args
 
 
@@ -64,11 +65,15 @@ def main(argv=None):
     if backend is None:
         shown = " nor ".join(map(str, files.values()))
         raise InputError(f"--model_path_prefix: neither {shown}. Make them with few-shot/train.py --do_export.")
+    if args.no_tf32:
+        forbid_tf32()
+    device = find_gpu(args.device, logger, backend)
+    tell_tf32(device, "float32", logger)
     predictor = Predictor(
         args.model_path_prefix,
         kind="export",
         backend=backend,
-        device=find_gpu(args.device, logger, backend),
+        device=device,
         device_id=args.device_id,
         num_threads=args.num_threads,
         max_seq_length=args.max_seq_length,

@@ -19,7 +19,7 @@ from hierarchical.console import progress_bar, quiet
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
-from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, model_path, run_batches
+from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path, run_batches
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.labels import LabelTree
@@ -74,9 +74,9 @@ def export_onnx(program: Path, path: Path, labels: list[str], **metadata: str) -
     every call. ONNX Runtime's basic optimisation, which is portable, mends both.
     """
     import onnx
-    import onnxruntime
     import paddle2onnx
 
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)

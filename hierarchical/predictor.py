@@ -21,7 +21,7 @@ import numpy as np
 
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.decisions import Decision, decide
-from hierarchical.devices import available_cores, set_device
+from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,
     PRECISIONS,
@@ -38,11 +38,11 @@ from hierarchical.modeling import WINDOW, sigmoid, tensors
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
-# What precision and device may be, by what computes.
-CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "onnx": {"precision": (*PRECISIONS, "auto"), "device": ("cpu", "gpu")},
-    "paddle": {"precision": ("float32", "bfloat16", "auto"), "device": ("cpu", "gpu")},
-    "checkpoint": {"precision": ("float32", "auto")},
+# What the precision may be, by what computes.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "onnx": (*PRECISIONS, "auto"),
+    "paddle": ("float32", "bfloat16", "auto"),
+    "checkpoint": ("float32", "auto"),
 }
 
 
@@ -107,8 +107,8 @@ class Predictor:
     precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there. With the back end
                     paddle float32 or bfloat16, both from one file
     backend         of an export: onnx or paddle
-    device          cpu or gpu; for a checkpoint also xpu, npu, or one by its number as in gpu:1
-    device_id       number of the GPU, for an export
+    device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu
+    device_id       number of the GPU, for an export; not needed beside gpu:1
     num_threads     CPU threads; None: all cores
     max_seq_length  tokens of a text that are read; None: as in training
     batch_size      texts of a step, at most
@@ -146,8 +146,11 @@ class Predictor:
         if kind == "export":
             require_export(path)
         computes = "checkpoint" if kind == "checkpoint" or is_checkpoint(path) else backend
-        for name, value in (("precision", precision), ("device", device)):
-            require_choice(name, value, CHOICES[computes].get(name, (value,)), f" ({computes})")
+        require_choice("precision", precision, CHOICES[computes], f" ({computes})")
+        if computes == "checkpoint":
+            device = parse_device(device)
+        else:
+            device, device_id = engine_gpu(device, device_id)
         self.batch_size, self.callers = batch_size, 1
         cores = num_threads or available_cores()
         self.engine: Any
@@ -245,8 +248,11 @@ class CheckpointModel:
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         self.load()
-        with self.paddle.no_grad():
-            return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
+        try:
+            with self.paddle.no_grad():
+                return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
+        except Exception as error:  # the library's own for a GPU without memory
+            raise computing_fault(error, self.device) or error from None
 
 
 def require_least(name: str, value: int | None, lowest: int, optional: bool = False) -> None:

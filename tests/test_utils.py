@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -34,6 +35,8 @@ def ended(code, **options):
         ("raise utils.InputError('文件: 坏了')", 2, "error: 文件: 坏了"),
         ("open('no/such/file')", 2, "error: no/such/file: No such file or directory"),
         ("raise OSError(errno.ENOSPC, 'No space left on device')", 2, "free disk space"),
+        ("raise MemoryError()", 2, "error: out of memory: lower --batch_size"),
+        ("raise SystemError('(Fatal) Out of memory error on GPU 0. Cannot allocate 2GB')", 2, "lower --batch_size"),
         ("raise BrokenPipeError()", 0, ""),
         ("raise KeyboardInterrupt()", 130, ""),
         ("sys.exit(7)", 7, ""),
@@ -74,6 +77,43 @@ def test_no_framework_is_loaded():
 
 
 # ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+OF_PADDLE = """train prune predict few-shot/train analysis/evaluate analysis/word_interpret analysis/sent_interpret
+analysis/sparse analysis/dirty analysis/aug retrieval_based/train retrieval_based/build_index retrieval_based/recall
+retrieval_based/predict retrieval_based/run_system retrieval_based/serve""".split()
+OF_EXPORTS = ["deploy/predictor/infer", "few-shot/infer", "deploy/triton_serving/make_repository"]
+
+
+@pytest.mark.slow
+def test_words_for_devices_in_every_script():
+    """One list of them: what nobody knows is refused before anything else is looked at."""
+    code = """
+import contextlib, io, json, os, runpy, sys
+said, path = {}, sys.path[1:]
+for script in sys.argv[2:]:
+    for word in sys.argv[1].split():
+        sys.argv[:], sys.path[:] = [script, "--device", word], [os.path.dirname(script), *path]
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as end:
+                said[f"{script} {word}"] = end.code, "argument --device: device must be one of" in errors.getvalue()
+print(json.dumps(said))
+"""
+    refused, known = "foo CPU gpu: cpu:1", "cpu gpu cuda gpu:1 cuda:0"
+    for scripts, more in ((OF_PADDLE, "xpu npu:1"), (OF_EXPORTS, "")):
+        paths, words = [f"{name}.py" for name in scripts], f"{refused} {known} {more}"
+        # without their other flags, scripts that need some end with another message, and the rest find no files
+        command = [sys.executable, "-c", code, words, *paths]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        said = json.loads(done.stdout.splitlines()[-1])
+        for path in paths:
+            found = {word: said[f"{path} {word}"] for word in words.split()}
+            assert all(found[word] == [2, True] for word in refused.split()), path
+            assert not any(found[word][1] for word in f"{known} {more}".split()), path
+    done = subprocess.run(command[:3] + ["xpu", *paths], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert set(map(tuple, json.loads(done.stdout).values())) == {(2, True)}
 
 
 @pytest.mark.parametrize("value, wrong", [(2, False), (None, False), (1, True), (float("nan"), True)])

@@ -71,7 +71,7 @@ def main(argv=None):
     model = Checkpoint.open(folder, args.max_seq_length, exported=True)
     # The library writes to these folders as soon as it is imported, else to the current one.
     os.environ["SERVING_LOG_PATH"] = os.environ["SERVING_HOME"] = str(args.config.parent.resolve())
-    prepare_runtime("cpu" if config["op"][SERVICE]["local_service_conf"].get("device_type", 0) == 0 else "gpu")
+    prepare_runtime()
     from deploy.paddle_serving import pipeline
 
     logger = get_logger()

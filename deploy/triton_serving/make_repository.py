@@ -31,6 +31,7 @@ from utils import (
     add_decision_arguments,
     check_minima,
     decision_from_arguments,
+    engine_device_word,
     get_logger,
     make_parser,
     run,
@@ -60,7 +61,9 @@ def parse_args(argv):
         default="auto",
         help="auto: int8 if it is there, on a GPU float16 if it is there",
     )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where the model runs")
+    parser.add_argument(
+        "--device", type=engine_device_word, default="cpu", help="where the model runs: cpu, gpu or gpu:1"
+    )
     parser.add_argument(
         "--instances", type=int, default=2, help="models side by side; on a CPU one per core, each takes one thread"
     )
@@ -73,7 +76,7 @@ def parse_args(argv):
 def find_model(args):
     """The Predictor of the model to serve. Raises InputError for what is missing or does not fit together."""
     precision = args.precision
-    if precision == "auto" and args.device == "gpu":
+    if precision == "auto" and args.device != "cpu":
         precision = "float16" if model_path(args.model_path, "float16", ".onnx").exists() else "float32"
     predictor = Predictor(args.model_path, precision, kind="export")
     predictor.logits(predictor.tokenizer.encode(["第一句，a first text"]))  # has as many outputs as there are labels
@@ -107,7 +110,9 @@ def parameter(key, value):
 
 
 def instances(count, device="cpu"):
-    return f"instance_group {{ kind: KIND_{device.upper()} count: {count} }}"
+    kind, _, number = device.partition(":")
+    gpus = f" gpus: [ {number} ]" if number else ""  # else Triton puts `count` on each that it finds
+    return f"instance_group {{ kind: KIND_{kind.upper()} count: {count}{gpus} }}"
 
 
 def step(model, inputs, outputs):

@@ -21,11 +21,17 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = 1  # instances side by side cost less than threads that wait for each other
-        providers = ["CPUExecutionProvider"]
-        if args["model_instance_kind"] == "GPU":
+        providers, gpu = ["CPUExecutionProvider"], args["model_instance_kind"] == "GPU"
+        if gpu:
             providers = [("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}), *providers]
         path = Path(__file__).resolve().with_name("model.onnx")
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # without its fallback, which would go on with another device and tell nobody
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        if gpu and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise triton.TritonModelException(
+                "onnxruntime finds no CUDA and cuDNN of its versions: install onnxruntime-gpu alone, or make the "
+                "repository with --device cpu"
+            )
 
     def execute(self, requests):
         feed = {}
