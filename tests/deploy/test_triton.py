@@ -5,12 +5,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -340,6 +343,13 @@ def test_a_bad_request_fails_alone(make):
 # ---- a real server ---------------------------------------------------------------------------------------------------
 
 
+CHANGES = "shared-memory,model-repository,statistics,trace,logging"  # what the README has a key for
+RESTRICTED = [
+    f"--http-restricted-api={CHANGES}:x-api-key=secret",
+    f"--grpc-restricted-protocol={CHANGES}:x-api-key=secret",
+]
+
+
 @pytest.fixture(scope="module")
 def server(tiny_export, tmp_path_factory):
     """A Triton of its own process on free ports, serving the float32 model: `http` and `grpc` are its addresses."""
@@ -363,13 +373,14 @@ def server(tiny_export, tmp_path_factory):
     ]
     make_repository.main([str(word) for word in words])
     command = [sys.executable, "deploy/triton_serving/start_triton.py", "--model_repository", folder / "models"]
-    command += ["--http_port", http, "--grpc_port", grpc, "--metrics_port", metrics]
+    command += ["--http_port", http, "--grpc_port", grpc, "--metrics_port", metrics, "--", *RESTRICTED]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         wait_until_ready(f"http://127.0.0.1:{http}/v2/health/ready", process, folder / "log")
-        yield SimpleNamespace(http=f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}", metrics=f"127.0.0.1:{metrics}")
+        addresses = {name: f"127.0.0.1:{port}" for name, port in (("http", http), ("grpc", grpc), ("metrics", metrics))}
+        yield SimpleNamespace(**addresses, process=process, log=folder / "log")
     finally:
         process.terminate()
         code = process.wait(60)
@@ -445,6 +456,96 @@ def test_long_texts(server, predictor):
     same(ask_http(server, texts), answers(predictor, texts, predictor.decision))
 
 
+def status_of(url, body=None, headers=None):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=60) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_bodies_that_would_overflow_a_thread(server):
+    """With the usual 8 MiB of stack the chunks end the server, and a body of 5 MB from some clients does."""
+    text = "文" * 26_000
+    body = {"inputs": [{"name": "INPUT", "shape": [64, 1], "datatype": "BYTES", "data": [text] * 64}]}
+    body = json.dumps(body, ensure_ascii=False).encode()
+    assert len(body) > 4_900_000 and status_of(f"http://{server.http}/v2/models/seqcls/infer", body) == 200
+    host, port = server.http.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
+        sock.sendall(b"POST /v2/models/seqcls/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"1\r\n{\r\n" * 600_000 + b"0\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 500 ")  # no JSON, and answered
+    assert "has ended Triton" not in server.log.read_text("utf-8", "replace")
+
+
+def test_flags_are_passed_on(server):
+    """Nobody without the key may change the server; asking is free."""
+    log = f"http://{server.http}/v2/logging"
+    assert status_of(log, b"{}") == 403 and status_of(log, b"{}", {"x-api-key": "secret"}) == 200
+    assert status_of(f"http://{server.http}/v2/health/ready") == 200
+
+
+def test_a_crash_is_told_and_mended(server, texts, expected):
+    (child,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGSEGV)
+    end = time.monotonic() + 60
+    while "SIGSEGV has ended Triton" not in server.log.read_text("utf-8", "replace"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    wait_until_ready(f"http://{server.http}/v2/health/ready", server.process, server.log)
+    same(ask_http(server, texts[:2]), expected[:2])
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+def test_nginx_in_front(server, predictor, tmp_path):
+    """The sample configuration, with the ports of this test in it."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    http, grpc = (one.getsockname()[1] for one in sockets)
+    for one in sockets:
+        one.close()
+    text = (ROOT / "deploy/triton_serving/nginx.conf").read_text("utf-8")
+    for old, new in (
+        ("http://127.0.0.1:8000", f"http://{server.http}"), ("grpc://127.0.0.1:8001", f"grpc://{server.grpc}"),
+        ("listen 8080;", f"listen {http};"), ("listen 8081 ", f"listen {grpc} "), ('"change-me"', '"a key of ours"'),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "triton.conf").write_text(text, "utf-8")
+    temporary = "".join(
+        f"{name}_temp_path {tmp_path}/{name};\n" for name in "client_body proxy fastcgi uwsgi scgi".split()
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"pid {tmp_path}/pid; daemon off; events {{}}\nhttp {{ access_log off; {temporary} include triton.conf; }}\n"
+    )
+    command = ["nginx", "-e", tmp_path / "errors", "-c", tmp_path / "nginx.conf"]
+    done = subprocess.run([*command, "-t"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(command)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{http}/v2/health/ready", process, tmp_path / "errors")
+        url, key = f"http://127.0.0.1:{http}/v2/models/seqcls/infer", {"x-api-key": "a key of ours"}
+        body = b'{"inputs": [{"name": "INPUT", "shape": [1, 1], "datatype": "BYTES", "data": ["%s"]}]}'
+        assert status_of(url, body % b"a") == 401 and status_of(url, body % b"a", key) == 200
+        assert status_of(url, body % (b"a" * 5_000_000), key) == 413
+        for path in ("/v2/logging", "/v2/repository/index", "/v2/models/seqcls/config"):
+            assert status_of(f"http://127.0.0.1:{http}{path}", b"{}", key) == 404
+        with pytest.raises(InputError, match="status: 401. Send the server's key"):
+            list(seqcls_grpc_client.Client(f"127.0.0.1:{grpc}").classify(["文"]))
+        texts = ["文" * 30_000] * 40 + ["球"]  # more than one request may hold
+        found = list(seqcls_grpc_client.Client(f"127.0.0.1:{grpc}", api_key="a key of ours").classify(texts))
+        same(found, answers(predictor, texts, predictor.decision))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_requests_of():
+    cut = seqcls_grpc_client.requests_of
+    large = b"x" * (seqcls_grpc_client.REQUEST_BYTES + 1)
+    assert [len(batch) for batch in cut([b"a"] * 130, 64)] == [64, 64, 2] and list(cut([], 64)) == []
+    assert [list(map(len, batch)) for batch in cut([b"a", large, b"b", b"c"], 64)] == [[1], [len(large)], [1, 1]]
+
+
 def test_metrics(server):
     with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
         assert 'nv_inference_request_success{model="seqcls"' in response.read().decode()
@@ -475,6 +576,69 @@ def test_client_without_a_server():
             seqcls_grpc_client.main(words)
 
 
+# ---- what keeps it running -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeper(tmp_path, monkeypatch):
+    """keeper(code): a Keeper of a process that runs this Python code, and counts its starts in the file `starts`."""
+    monkeypatch.setattr(start_triton, "SHORTEST", 0.1)
+    count = f"import os, resource, signal, sys\nopen({str(tmp_path / 'starts')!r}, 'a').write('x')\n"
+    count += f"n = os.path.getsize({str(tmp_path / 'starts')!r})\n"
+    return lambda code: start_triton.Keeper([sys.executable, "-c", count + code], dict(os.environ))
+
+
+def test_it_is_started_again_after_a_signal(keeper, tmp_path, printed):
+    crash = "os.kill(os.getpid(), signal.SIGSEGV if n < 3 else signal.SIGKILL) if n < 4 else sys.exit(0)"
+    began = time.monotonic()
+    assert keeper(crash).run() == 0
+    assert time.monotonic() - began > 0.7 and (tmp_path / "starts").read_text() == "xxxx"
+    assert [re.sub(r"after \d+ s", "after N s", line) for line in printed] == [
+        f"{name} has ended Triton after N s; it is started again in {pause} s"
+        for name, pause in (("SIGSEGV", 0.1), ("SIGSEGV", 0.2), ("SIGKILL", 0.4))
+    ]
+
+
+def test_pauses_grow_to_a_limit_and_shrink_after_a_good_run(keeper, monkeypatch, printed):
+    monkeypatch.setattr(start_triton, "LONGEST", 0.2)
+    crash = "os.kill(os.getpid(), signal.SIGSEGV) if n < 5 else sys.exit(0)"
+    keeper(crash).run()
+    assert [float(line.split()[-2]) for line in printed] == [0.1, 0.2, 0.2, 0.2]
+    printed.clear()
+    monkeypatch.setattr(start_triton, "STEADY", 0)
+    keeper("os.kill(os.getpid(), signal.SIGSEGV) if n < 8 else sys.exit(0)").run()
+    assert [float(line.split()[-2]) for line in printed] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_an_end_is_an_end(keeper, tmp_path, code):
+    assert keeper(f"sys.exit({code})").run() == code and (tmp_path / "starts").read_text() == "x"
+
+
+def test_it_can_be_ended_while_it_waits(keeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_triton, "SHORTEST", 60)
+    one = keeper("os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(one.logger, "error", lambda line: one.end(signal.SIGINT, None))
+    assert one.run() == 0 and (tmp_path / "starts").read_text() == "x"
+
+
+def test_the_stack_of_the_server(keeper, monkeypatch):
+    import resource
+
+    check = "sys.exit(resource.getrlimit(resource.RLIMIT_STACK)[0] >> 20)"
+    megabytes, free = 1 << 20, resource.RLIM_INFINITY
+    for limits, expected in (
+        ((8 * megabytes, free), 256), ((free, free), 256), ((512 * megabytes, free), 512),
+        ((8 * megabytes, 100 * megabytes), 100),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(resource, "getrlimit", lambda what, limits=limits: limits)
+            assert start_triton.stack_size() >> 20 == expected
+    if resource.getrlimit(resource.RLIMIT_STACK)[1] == free:
+        monkeypatch.setattr(start_triton, "STACK", 200 << 20)  # an exit code has 8 bits
+        assert keeper(check).run() == 200
+
+
 def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
     def start(*words):
         start_triton.main([str(word) for word in words])
@@ -483,8 +647,9 @@ def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
         start("--model_repository", tmp_path / "none")
     with pytest.raises(InputError, match="config.pbtxt: needs NVIDIA's image"):
         start("--model_repository", make())
-    with pytest.raises(SystemExit):
-        start("--http_port", "0")
+    for words in (["--http_port", "0"], ["models"]):
+        with pytest.raises(SystemExit):
+            start(*words)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="nvidia-pytriton, .* is not installed"):
         start("--model_repository", make("--overwrite", "--backend", "python"))
