@@ -135,12 +135,12 @@ def make_parser(description):
     return parser
 
 
-def add_dataset_arguments(group, *files, compared=False, directory="directory with the files below", **helps):
+def add_dataset_arguments(group, *files, compared=False, **helps):
     """--dataset_dir, --train_file or the like for each of `files`, and --label_file.
 
     compared: label.txt is only compared with the checkpoint's; helps: {"train": what --help says of --train_file}
     """
-    group.add_argument("--dataset_dir", required=True, help=directory)
+    group.add_argument("--dataset_dir", required=True, help="directory with the files below")
     for name in files:
         text = helps.get(name, "name inside dataset_dir; .txt, .jsonl or .csv")
         group.add_argument(f"--{name}_file", default=f"{name}.txt", help=text)

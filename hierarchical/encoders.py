@@ -50,9 +50,10 @@ class Family:
     projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
     attention_output: str = "out_proj"
     feed_forward: tuple[str, str] = ("linear1", "linear2")
-    # For analysis/aug.py: of the masked language model, parameters that hold what another one holds already; None: the
-    # library has no such model of this family.
-    masked_ties: Mapping[str, str] | None = None
+    # Of the masked language model, parameters that hold what another one holds already; None: the library has no such
+    # model of this family. And what its head does to an output on the way to the vocabulary: our name -> the library's.
+    tied_weights: Mapping[str, str] | None = None
+    masked_transform: Mapping[str, str] | None = None
 
     def library_class(self, part: str) -> Any:
         """The library's class for a part of the family: Config, Model, Tokenizer, ForSequenceClassification, ..."""
@@ -81,6 +82,16 @@ class Family:
     def classifier(self, model: Any) -> Any:
         """The linear layer from the pooled output to the logits."""
         return model.classifier
+
+    def replace_classifier(self, model: Any, layer: Any) -> None:
+        """Put another layer in the classifier's place."""
+        model.classifier = layer
+
+    def drop_pooler(self, model: Any) -> None:
+        """Take the layer between token outputs and pooled output away, where only the former are used."""
+        from paddle.nn import Identity
+
+        self.encoder(model).pooler = Identity()
 
     def layers(self, model: Any) -> list:
         """The transformer layers, first to last; `block` gives their parts."""
@@ -114,9 +125,15 @@ FAMILIES = {
     "ernie": Family(
         "ERNIE",
         "Ernie",
-        masked_ties={
+        tied_weights={
             "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
+        },
+        masked_transform={
+            "transform.weight": "cls.predictions.transform.weight",
+            "transform.bias": "cls.predictions.transform.bias",
+            "transform_norm.weight": "cls.predictions.layer_norm.weight",
+            "transform_norm.bias": "cls.predictions.layer_norm.bias",
         },
     ),
     "ernie_m": Family("ERNIE-M", "ErnieM", inputs=("input_ids",)),
