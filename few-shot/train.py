@@ -9,7 +9,7 @@ Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the wo
         data_dir/train.txt    a few rows per label (few-shot/sample.py draws them from many)
         data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
         data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
-        (rows may also be .jsonl or .csv, see rows.py; flags give the files other names)
+        (rows may also be .jsonl or .csv, see hierarchical/rows.py; flags give the files other names)
 Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
         output_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it
         output_dir/state.safetensors                  the last state, for --resume_from_checkpoint

@@ -19,10 +19,6 @@ from hierarchical.errors import InputError
 from hierarchical.files import require_file
 from hierarchical.weights import PICKLED_WEIGHTS
 
-MODEL_NAMES = (
-    "ernie-1.0-large-zh-cw ernie-3.0-xbase-zh ernie-3.0-base-zh ernie-3.0-medium-zh ernie-3.0-mini-zh "
-    "ernie-3.0-micro-zh ernie-3.0-nano-zh ernie-2.0-base-en ernie-2.0-large-en ernie-m-base ernie-m-large"
-).split()
 MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
 
 
@@ -45,6 +41,7 @@ class Family:
 
     title: str  # for people
     library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieTokenizer, ErnieForSequenceClassification
+    names: tuple[str, ...] = ()  # of pre-trained encoders that can be downloaded
     inputs: tuple[str, ...] = ("input_ids", "token_type_ids")  # of an exported graph, in this order
     attention: str = "self_attn"
     projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
@@ -125,6 +122,17 @@ FAMILIES = {
     "ernie": Family(
         "ERNIE",
         "Ernie",
+        names=(
+            "ernie-1.0-large-zh-cw",
+            "ernie-3.0-xbase-zh",
+            "ernie-3.0-base-zh",
+            "ernie-3.0-medium-zh",
+            "ernie-3.0-mini-zh",
+            "ernie-3.0-micro-zh",
+            "ernie-3.0-nano-zh",
+            "ernie-2.0-base-en",
+            "ernie-2.0-large-en",
+        ),
         tied_weights={
             "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
@@ -136,8 +144,9 @@ FAMILIES = {
             "transform_norm.bias": "cls.predictions.layer_norm.bias",
         },
     ),
-    "ernie_m": Family("ERNIE-M", "ErnieM", inputs=("input_ids",)),
+    "ernie_m": Family("ERNIE-M", "ErnieM", ("ernie-m-base", "ernie-m-large"), inputs=("input_ids",)),
 }
+MODEL_NAMES = [name for family in FAMILIES.values() for name in family.names]
 
 
 def family_of(model: Any) -> Family:
@@ -179,7 +188,7 @@ def model_directory(name: str) -> Path:
 
     # Only files are fetched here; from_pretrained() would also unpickle them.
     home = Path(MODEL_HOME) / "hierarchical" / name
-    family = FAMILIES["ernie_m" if name.startswith("ernie-m") else "ernie"]
+    family = next(family for family in FAMILIES.values() if name in family.names)
     try:
         if not (home / PICKLED_WEIGHTS).exists():
             home.mkdir(parents=True, exist_ok=True)

@@ -144,8 +144,7 @@ class Predictor:
         require_least("max_seq_length", max_seq_length, 3, optional=True)
         require_choice("kind", kind, (None, "export", "checkpoint"))
         require_choice("backend", backend, BACKENDS)
-        if kind == "export":
-            require_export(path)
+        require_kind(path, kind)
         computes = "checkpoint" if kind == "checkpoint" or is_checkpoint(path) else backend
         for name, value in (("precision", precision), ("device", device)):
             require_choice(name, value, CHOICES[computes].get(name, (value,)), f" ({computes})")
@@ -270,9 +269,16 @@ def is_checkpoint(path: str | Path) -> bool:
     return Path(path).is_dir() and find_weights(path) is not None and not exported_models(Path(path) / "float32")
 
 
-def require_export(path: str | Path) -> None:
-    """Raise InputError where a script that runs exported models alone is given a checkpoint."""
-    if is_checkpoint(path):
+def require_kind(path: str | Path, kind: str | None) -> None:
+    """Raise InputError for a path at which there is nothing, something else, or two models to choose from."""
+    if kind is None and not Path(path).is_dir() and not exported_models(path):
+        raise InputError(f"{path}: neither a folder nor a model file. Pass an export, a model in it, or a checkpoint.")
+    if kind is None and Path(path).is_dir() and find_weights(path) and exported_models(Path(path) / "float32"):
+        raise InputError(
+            f"{path}: holds a checkpoint and an export, which may be of different trainings. Say which you mean: "
+            'kind="checkpoint" or kind="export".'
+        )
+    if kind == "export" and is_checkpoint(path):
         raise InputError(
             f"{path}: a checkpoint, where an exported model is needed. Make one with export_model.py; in a folder of "
             "prune.py it is called pruned_model."

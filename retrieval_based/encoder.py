@@ -4,7 +4,7 @@ A vector is the mean of the encoder's outputs for all tokens, through dropout an
 output_emb_size 0), divided by its length, so that the inner product of two is their cosine. A label is encoded as its
 path with commas: `财经##股票` as `财经,股票`.
 
-A checkpoint is one of the main route's (see checkpoints.py) with three more entries in config.json:
+A checkpoint is one of the main route's (see hierarchical/checkpoints.py) with three more entries in config.json:
     output_emb_size   units of the linear layer, 0: there is none
     inner_labels      whether labels that have children are indexed: true if train rows ended at one
     encoder_id        digest of the parameters; an index knows by it which encoder made its vectors

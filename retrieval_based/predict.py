@@ -112,7 +112,7 @@ def main(argv=None):
     decision = decision_from_arguments(args, index.decision if index else encoder.decision)
 
     labeller = Retriever(encoder, index, tree, args)
-    predict_file(prediction_job(args, args.label_file), labeller, decision, {"recall_num": args.recall_num})
+    predict_file(prediction_job(args), labeller, decision, {"recall_num": args.recall_num})
 
 
 if __name__ == "__main__":

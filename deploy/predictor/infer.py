@@ -138,7 +138,7 @@ def main(argv=None):
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)
     else:
-        predict_file(prediction_job(args, args.label_file), predictor, decision)
+        predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":
