@@ -137,6 +137,7 @@ class PaddleModel:
                 "requirements.txt."
             ) from None
 
+        self.path = path
         require_program(path)
         config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))
         config.disable_glog_info()
