@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from deploy.simple_serving import bodies
 from deploy.simple_serving import model as answers
+from deploy.simple_serving.guard import Guard
 from deploy.simple_serving.key import KEY_VARIABLE
 
 PAGE = Path(__file__).with_name("page.html")
@@ -50,8 +51,8 @@ class Watch:
             service.seconds.labels(path).observe(time.perf_counter() - began)
 
 
-def make_app(service):
-    """The app of a service.Service."""
+def make_app(service, hosts):
+    """The app of a service.Service; hosts: the guard.Hosts by which it goes."""
 
     @asynccontextmanager
     async def lifespan(app):
@@ -153,7 +154,7 @@ def make_app(service):
     def json_response(text):
         return Response(text, media_type="application/json")
 
-    def refused(request, refusal):
+    def refused(scope, refusal):
         first = refusal.problems[0]
         content = bodies.ErrorAnswer(error=f"{first.where}: {first.what}", problems=refusal.problems)
         return JSONResponse(content.model_dump(), refusal.status, refusal.headers)
@@ -181,5 +182,6 @@ def make_app(service):
     app.add_exception_handler(HTTPException, refused_by_library)
     app.add_exception_handler(Exception, failed)
     watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
+    app.add_middleware(Guard, hosts=hosts, refused=refused)
     app.add_middleware(Watch, service=service, paths=frozenset(watched))
     return app

@@ -18,7 +18,6 @@ from hierarchical.errors import InputError
 BODY_SECONDS = 10  # for a body to arrive
 LOOK_SECONDS = 1  # between two looks at files that may change
 RETRY_SECONDS = 10  # the same after changed files turned out to be broken
-DISCARDED = 20  # a body this many times too large is read to its end, since most clients listen only then
 
 
 def gone():
@@ -72,10 +71,9 @@ class Service:
             with anyio.fail_after(BODY_SECONDS):
                 async for chunk in request.stream():
                     size += len(chunk)
-                    if size <= limit:
-                        content += chunk
-                    elif size > DISCARDED * limit:
-                        break
+                    if size > limit:
+                        break  # the protocol reads the rest, since most clients listen only when they have sent it
+                    content += chunk
         except TimeoutError:
             what = f"only {size} bytes of it came within {BODY_SECONDS} s"
             raise Refusal(408, "body", what, "Send it faster.", {"Connection": "close"}) from None
@@ -83,7 +81,7 @@ class Service:
             raise gone() from None
         if size > limit:
             how = f"Send at most {limit} bytes; split the texts over several requests."
-            raise Refusal(413, "body", f"more than {limit} bytes", how, {"Connection": "close"})
+            raise Refusal(413, "body", f"more than {limit} bytes", how)
         return parse(body_class, bytes(content))
 
     def check_texts(self, texts, field):

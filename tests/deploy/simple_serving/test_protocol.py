@@ -14,7 +14,7 @@ import httpx
 
 pytestmark = pytest.mark.slow
 
-HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
         HEAD + b"X : y\r\n\r\n",
         HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=lambda value: repr(value[-30:]),
 )
@@ -59,7 +59,7 @@ def test_slow_heads_and_bodies_stop_nobody(start, tiny_export):
     for sock in bodies:
         sock.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"texts"')
     half = one.connect()
-    half.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+    half.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     half.shutdown(socket.SHUT_WR)
     began = time.monotonic()
     assert httpx.post(f"{one.url}/v1/classify", json={"texts": "国足"}, timeout=30).status_code == 200
@@ -88,7 +88,7 @@ def test_idle_and_unfinished_connections_make_room_too(start, tiny_export):
     idle, unfinished = [], []
     for _ in range(110):
         idle.append(one.connect())
-        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[-1].recv(65_536).startswith(b"HTTP/1.1 200 ")
     for _ in range(110):
         unfinished.append(one.connect())
@@ -99,12 +99,12 @@ def test_idle_and_unfinished_connections_make_room_too(start, tiny_export):
     assert "Too many open files" not in one.log()
 
 
-@pytest.mark.parametrize("rest", [b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", b""])
+@pytest.mark.parametrize("rest", [b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", b""])
 def test_what_comes_drop_by_drop_ends(start, tiny_export, rest):
     """Bodies that nobody reads, and line ends before a request: neither is a request that the app could give up on."""
     one = start("--model_path", tiny_export, change="protocol.HEAD_SECONDS = protocol.BODY_SECONDS = 1")
     with one.connect() as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" + rest)
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + rest)
         end = time.monotonic() + 10
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             while time.monotonic() < end:
