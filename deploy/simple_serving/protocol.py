@@ -20,6 +20,10 @@ REFUSED_SECONDS = 5  # for a client to read why its request was no HTTP, and to 
 HEAD_BYTES = 65_536
 
 
+class HeadTooLarge(Exception):
+    """A head of more than HEAD_BYTES."""
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -51,13 +55,14 @@ class Protocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._answer_as_it_is(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, HeadTooLarge):
+                return self._refuse_head()
             return self._refuse(400, "request", "it is no HTTP", "Send HTTP/1.1, as any client's library does.")
         if self.head_bytes is not None:
             self.head_bytes += len(data)
             if self.head_bytes > HEAD_BYTES:
-                how = f"Send at most {HEAD_BYTES} bytes before the body."
-                return self._refuse(431, "headers", f"more than {HEAD_BYTES} bytes", how)
+                return self._refuse_head()
         if self in self.owing and not self.request_timer:
             self._expect_within(BODY_SECONDS if self.head_bytes is None else HEAD_SECONDS)
 
@@ -71,6 +76,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self):
         self.head_bytes = None
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
+            raise HeadTooLarge  # all of it came at once
         self._stop_expecting()
         if not self._offers_upgrade():
             super().on_headers_complete()
@@ -111,6 +118,10 @@ class Protocol(HttpToolsProtocol):
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def _refuse_head(self):
+        how = f"Send at most {HEAD_BYTES} bytes before the body."
+        self._refuse(431, "headers", f"more than {HEAD_BYTES} bytes", how)
 
     def _refuse(self, status, where, what, how):
         """Answer what never becomes a request; in the form of bodies.ErrorAnswer, and so that the client can read it.

@@ -85,16 +85,16 @@ class Service:
         return parse(body_class, bytes(content))
 
     def check_texts(self, texts, field):
-        most, longest = self.args.max_texts, self.args.max_chars
-        if len(texts) > most:
-            how = f"Send at most {most} in a request."
+        if len(texts) > self.args.max_texts:
+            how = f"Send at most {self.args.max_texts} in a request."
             raise Refusal(413, f"body.{field}", f"{len(texts)} texts", how)
         for i, text in enumerate(texts):
-            if len(text) > longest:
-                how = (
-                    f"Send at most {longest} characters; the model reads the first {self.model.max_seq_length} tokens."
-                )
-                raise Refusal(413, f"body.{field}[{i}]", f"{len(text)} characters", how)
+            self.check_text(text, f"{field}[{i}]")
+
+    def check_text(self, text, field):
+        if len(text) > (longest := self.args.max_chars):
+            how = f"Send at most {longest} characters; the model reads the first {self.model.max_seq_length} tokens."
+            raise Refusal(413, f"body.{field}", f"{len(text)} characters", how)
 
     def decision(self, model, **settings):
         """The model's stored decision with what the request asks for in its place."""

@@ -1,5 +1,7 @@
 """deploy/simple_serving: slow and strange clients, most of them bare sockets."""
 
+import json
+import re
 import socket
 import time
 from contextlib import suppress
@@ -17,6 +19,18 @@ pytestmark = pytest.mark.slow
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
 
 
+def read_answer(sock):
+    """(head, body) of an answer with a length."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += sock.recv(65_536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += sock.recv(65_536)
+    return head, body
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -28,6 +42,7 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
         HEAD + b"X : y\r\n\r\n",
         HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+        HEAD + b"X: " + b"y" * 5_000_000 + b"\r\n\r\n",
         b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=lambda value: repr(value[-30:]),
@@ -35,8 +50,11 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
 def test_what_is_no_http_is_refused(shared, client, request_bytes):
     with shared.connect() as sock:
         sock.sendall(request_bytes)
-        status = sock.recv(64).split(b" ")[1]
-    assert status in (b"400", b"404", b"431"), status
+        head, _, body = b"".join(iter(lambda: sock.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == (b"431" if len(request_bytes) > 65_536 else b"400")
+    assert b"content-type: application/json" in head
+    (problem,) = json.loads(body)["problems"]
+    assert problem["where"] and problem["what"] and problem["how"]
     assert client.get("/health").status_code == 200
 
 
@@ -47,6 +65,47 @@ def test_too_large_a_body_of_unknown_length(shared):
             sock.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
         sock.sendall(b"0\r\n\r\n")
         assert sock.recv(65_536).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("path", [b"/v1/classify", b"/nothing"])
+def test_a_body_that_nobody_reads_is_no_reset(shared, path):
+    """Most clients listen only when they have sent everything."""
+    size = 30_000_000
+    with shared.connect() as sock:
+        for _ in range(2):  # the connection can be used again
+            sock.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path, size))
+            sock.sendall(b"x" * size)
+            assert sock.recv(65_536).startswith(b"HTTP/1.1 413 " if path == b"/v1/classify" else b"HTTP/1.1 404 ")
+
+
+def test_a_connection_whose_body_nobody_read_is_idle_afterwards(start, tiny_export):
+    change = "import uvicorn; real = uvicorn.Config; uvicorn.Config = lambda *a, **k: real(*a, **k | {'timeout_keep_alive': 1})"
+    one = start("--model_path", tiny_export, change=change)
+    with one.connect() as sock:
+        sock.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 404 ")
+        sock.sendall(b"x" * 100_000)
+        sock.settimeout(10)
+        assert sock.recv(10) == b""
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"GET /health HTTP/1.0\r\n\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nHost: \t localhost:1 \t\r\n\r\n", 200),
+        (b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", 415),
+    ],
+)
+def test_hosts_and_encodings(shared, head, status):
+    with shared.connect() as sock:
+        sock.sendall(head)
+        line, body = read_answer(sock)
+    assert line.startswith(b"HTTP/1.1 %d " % status)
+    assert status == 200 or json.loads(body)["problems"][0]["how"]
 
 
 def test_slow_heads_and_bodies_stop_nobody(start, tiny_export):

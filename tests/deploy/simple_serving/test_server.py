@@ -1,5 +1,6 @@
 """deploy/simple_serving: overload, the end, the key, new models, the command line, and the page in a browser."""
 
+import http.client
 import json
 import shutil
 import signal
@@ -124,6 +125,45 @@ def test_what_the_model_needs_may_be_out_of_reach(start, tiny_export):
     assert "no way to the machine 10.0.0.7" in one.log() and "Traceback" not in one.log()
 
 
+RAISES = """
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+real = onnxruntime.InferenceSession.run
+def run_session(session, names, feed):
+    if {when}:
+        raise RuntimeException("Status Message: bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9")
+    return real(session, names, feed)
+onnxruntime.InferenceSession.run = run_session
+"""
+
+
+def test_out_of_memory(start, tiny_export):
+    one = start("--model_path", tiny_export, change=RAISES.format(when="feed['input_ids'].shape[1] > 20"))
+    response = httpx.post(f"{one.url}/v1/classify", json={"texts": "长" * 30}, timeout=30)
+    assert response.status_code == 503 and problem(response)["what"] == "the model cannot answer"
+    assert httpx.post(f"{one.url}/v1/classify", json={"texts": "短"}, timeout=30).status_code == 200
+    assert one.stop() == 0
+    assert "out of memory on cpu: lower --batch_size" in one.log() and "Traceback" not in one.log()
+
+
+def test_one_failing_text_fails_no_other(start, tiny_export):
+    """In one batch with it, but of other requests."""
+    slow = "service.run = lambda items: (time.sleep(0.4), model.run(items))[1]\n"
+    change = slow + RAISES.format(when="335 in feed['input_ids']")  # the token 天
+    one = start("--model_path", tiny_export, "--num_threads", "1", change=change)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        boxes = [
+            in_background(client.post, "/v1/classify", json={"texts": text})
+            for text in ("一一", "国足", "\u5929\u6c14", "两市", "央行")
+        ]
+        for box in boxes:
+            box.thread.join()
+        assert (
+            figures(client)['batch_size_bucket{le="2.0"}'] < figures(client)["batch_size_count"]
+        )  # they were together
+    assert [box.value.status_code for box in boxes] == [200, 200, 503, 200, 200]
+
+
 # ---- the key, and new models -----------------------------------------------------------------------------------------
 
 
@@ -144,6 +184,10 @@ def test_key(start, export, tmp_path):
                     response = client.post(path, content=b"{", headers=headers)
                     assert response.status_code == 401 and "X-API-Key" in problem(response)["how"]
                 assert client.post(path, content=b"{", headers={"X-API-Key": KEY}).status_code in (200, 400)
+                connection = http.client.HTTPConnection(*one.address, timeout=30)
+                connection.request("POST", path, b"{", {"X-API-Key": KEY + " \t"})  # blanks around it are none of it
+                assert connection.getresponse().status in (200, 400)
+                connection.close()
             assert client.get("/health").status_code == client.get("/").status_code == 200
             document = client.get("/openapi.json").json()
             assert document["paths"]["/v1/classify"]["post"]["security"] == [{"key": []}]
@@ -257,6 +301,14 @@ def test_paddle_is_not_imported(start, tiny_export):
 def test_warns_when_everybody_may_use_it(start, tiny_export):
     one = start("--model_path", tiny_export, "--host", "0.0.0.0")
     assert "whoever reaches this machine may use the server" in one.log()
+
+
+def test_names_that_it_goes_by(start, tiny_export):
+    one = start("--model_path", tiny_export, "--allowed_hosts", "classify.example", "other.example")
+    for host, status in (("classify.example:80", 200), ("other.example", 200), ("127.0.0.1", 421)):
+        response = httpx.get(f"{one.url}/health", headers={"Host": host})
+        assert response.status_code == status
+    assert "--allowed_hosts 127.0.0.1" in problem(response)["how"]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
