@@ -5,6 +5,7 @@ has make_environment.sh make it (measured: 19 s, with a fast package index).
 """
 
 import contextlib
+import http.client
 import json
 import os
 import platform
@@ -192,6 +193,7 @@ def test_texts_of():
         (["sentence"], ['{"文": 1}'], "a JSON array with at least one text"),
         (["sentence"], ['["文", 1, null]'], "entry 1 of 'sentence' is not a text"),
         (["sentence"], ['[["文"]]'], "entry 0 of 'sentence' is not a text"),
+        (["sentence"], ['["😀", "\\ud83d"]'], "entry 1 of 'sentence' has a lone surrogate"),
         (["sentence"], [json.dumps(["文"] * (MAX_TEXTS + 1))], f"send at most {MAX_TEXTS}"),
     ],
 )
@@ -368,7 +370,7 @@ def test_requests_of_unequal_length_side_by_side(service, texts, predictor):
 
 
 def test_strange_texts(service, predictor):
-    strange = ["球队赢了" * 50_000, "x\0y", "a" * 1000, "\ud83d", "😀", "\\", '"]', "\u2028"]
+    strange = ["球队赢了" * 50_000, "x\0y", "a" * 1000, "😀", "\\", '"]', "\u2028"]
     same(service.ask(strange), answers(predictor, strange))
 
 
@@ -427,6 +429,46 @@ def test_other_paths_methods_and_sizes(service):
     for length in ("-1", "x", "9" * 5000):
         assert service.post(b"", headers={"Content-Length": length})[0] in (411, 413)
     assert service.post(json.dumps({"key": ["sentence"], "value": [body.decode()], "name": "other"}).encode())[0] == 404
+
+
+def test_every_method_is_answered_as_json(service):
+    connection = http.client.HTTPConnection(service.http, timeout=60)
+    for method, path, status in (
+        *((method, ROUTE, 405) for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")),
+        ("PUT", "/", 404), ("TRACE", ROUTE, 501), ("NONSENSE", ROUTE, 501), ("GET", "/" + "x" * 70_000, 414),
+    ):  # fmt: skip
+        connection.request(method, path, b"{}")
+        response = connection.getresponse()
+        content = response.read()
+        assert response.status == status and response.headers["Content-Type"].startswith("application/json"), method
+        assert response.headers["Allow"] == ("POST" if status == 405 else None)
+        assert content == b"" if method == "HEAD" else json.loads(content)["err_no"] == 5000
+
+
+def test_what_is_no_http_is_answered_as_json(service):
+    host, port = service.http.split(":")
+    for sent in (
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"one two three four\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    ):
+        with socket.create_connection((host, int(port)), timeout=60) as sock:
+            sock.sendall(sent)
+            head, _, body = b"".join(iter(lambda sock=sock: sock.recv(65_536), b"")).partition(b"\r\n\r\n")
+        assert b"application/json" in head and json.loads(body)["err_msg"]
+
+
+def test_a_large_body_is_refused_and_not_reset(service):
+    for path, status in ((ROUTE, 413), ("/other", 404)):
+        assert service.post(b"x" * 30_000_000, path)[0] == status
+
+
+def test_a_lone_surrogate_is_refused(service):
+    body = json.dumps({"key": ["sentence"], "value": ['["\\ud800"]']}).encode()
+    status, answer = service.post(body)
+    assert status == 400 and "lone surrogate" in answer["err_msg"]
+    status, answer = service.post(b'{"key": ["sentence"], "value": ["[\\"\\ud800\\"]"]}')
+    assert status == 400 and answer["err_no"] == 5000
 
 
 def test_clients_that_stay_silent_do_not_stop_others(service, texts):
