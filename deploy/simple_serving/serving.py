@@ -18,7 +18,7 @@ def add_serving_arguments(parser):
     address.add_argument(
         "--allowed_hosts",
         nargs="+",
-        help="names by which clients call it, *: any (default: localhost, --host, the machine's name)",
+        help="names by which clients call it, *: any; left out: localhost, --host, the machine's name",
     )
     work = parser.add_argument_group("work")
     work.add_argument("--num_threads", type=int, help="model calls side by side (default: all cores)")
