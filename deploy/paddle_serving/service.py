@@ -61,7 +61,7 @@ def read_config(path):
 
 def main(argv=None):
     args = parse_args(argv)
-    if importlib.util.find_spec("paddle_serving_server") is None:
+    if not all(map(importlib.util.find_spec, ("paddle_serving_server", "paddle"))):
         raise InputError(
             "Paddle Serving is not installed in this Python. Run: bash deploy/paddle_serving/make_environment.sh, "
             "then .venv-paddle-serving/bin/python deploy/paddle_serving/service.py"
