@@ -15,7 +15,7 @@ Writes  into save_dir
         valid.txt or train_dirty.txt   instead of all these but the last, with --valid or --dirty
 
 With --annotate_file
-Reads   annotate_file   texts, with labels or without (.txt, .jsonl, .csv), and label_file, the label tree
+Reads   annotate_file   texts, with labels or without (see formats.py), and label_file, the label tree
 Writes  doccano_import.jsonl, doccano_labels.json, label_studio_tasks.json and label_studio_config.xml into save_dir
 """
 
@@ -44,7 +44,7 @@ from utils import (
     format_row,
     get_logger,
     make_parser,
-    read_lines,
+    parse_rows,
     read_rows,
     require_file,
     run,
@@ -298,21 +298,20 @@ def send_out(args, logger):
     problems, seen = Problems(), Counter()
     rows = list(read_rows(path, tree, problems, seen))
     problems.raise_if_any()
+    others = [row.others or {} for row in parse_rows(path, problems) if row.text is not None]
+    notes = list(map(note, others))  # what else a row holds is for the annotator to see
     if not rows:
         raise InputError(f"{path}: no row in it.")
     if too_long := sum(len(label) > LONGEST_IN_DOCCANO for label in tree.labels):
         logger.warning(f"labels of more than {LONGEST_IN_DOCCANO} characters, which doccano does not take: {too_long}")
-    notes = []
-    if path.suffix.lower() == ".jsonl":  # what else a row holds is for the annotator to see
-        notes = [note(json.loads(line)) for _, line in read_lines(path, problems) if line.strip()]
     return import_files(rows, notes if any(notes) else [], tree)
 
 
-def note(row):
-    """What a JSON row holds besides text and labels, on one line."""
-    others = ((key, value) for key, value in row.items() if key not in ("text", "labels"))
-    others = ((key, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for key, v in others if v != {})
-    joined = "; ".join(f"{key}: {value}" for key, value in others)
+def note(others):
+    """The further fields of a JSON row, on one line."""
+    others = {key: value for key, value in others.items() if value != {}}
+    others = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in others.items()}
+    joined = "; ".join(f"{key}: {value}" for key, value in others.items())
     return joined.encode(errors="replace").decode()  # half of a surrogate pair can be read, but not written
 
 

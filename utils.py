@@ -25,12 +25,14 @@ from hierarchical.files import (
     require_outputs,
     require_writable,
 )
+from hierarchical.formats import ROW_FILES
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
 from hierarchical.predictions import FORMATS, Job
 from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
     Row,
     Rows,
+    count_texts,
     format_row,
     label_faults,
     load_reported,
@@ -38,8 +40,10 @@ from hierarchical.rows import (
     multi_hot,
     parse_rows,
     read_rows,
+    read_texts,
     report_rows,
     require_row_format,
+    warn_about,
     write_rows,
 )
 
@@ -54,6 +58,7 @@ __all__ = [  # passed on
     "SHOWN",
     "WORD_SEPARATOR",
     "atomic_write",
+    "count_texts",
     "file_digest",
     "format_row",
     "get_logger",
@@ -69,12 +74,14 @@ __all__ = [  # passed on
     "quiet",
     "read_lines",
     "read_rows",
+    "read_texts",
     "report_rows",
     "require_file",
     "require_outputs",
     "require_row_format",
     "require_writable",
     "some",
+    "warn_about",
     "write_rows",
 ]
 
@@ -142,7 +149,7 @@ def add_dataset_arguments(group, *files, compared=False, directory="directory wi
     """
     group.add_argument("--dataset_dir", required=True, help=directory)
     for name in files:
-        text = helps.get(name, "name inside dataset_dir; .txt, .jsonl or .csv")
+        text = helps.get(name, f"name inside dataset_dir; {ROW_FILES}")
         group.add_argument(f"--{name}_file", default=f"{name}.txt", help=text)
     add_label_file_argument(group, compared)
 
@@ -161,7 +168,7 @@ def add_texts_arguments(parser):
 
 
 def add_data_file_argument(group, directory="dataset_dir"):
-    group.add_argument("--data_file", default="data.txt", help=f"in {directory}; .jsonl, .csv or else lines; -: stdin")
+    group.add_argument("--data_file", default="data.txt", help=f"in {directory}; {ROW_FILES}; -: stdin")
 
 
 def add_checkpoint_arguments(parser, batch_size, title="model"):

@@ -32,7 +32,7 @@ from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
 from hierarchical.exporting import require_onnx_size
 from hierarchical.modeling import predict_logits, score, sigmoid
-from hierarchical.predictions import count_texts, jsonl_row, read_texts, warn_about
+from hierarchical.predictions import jsonl_row
 from hierarchical.predictor import FLOOR, label_texts
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
@@ -58,6 +58,7 @@ from utils import (
     add_label_file_argument,
     atomic_write,
     check_minima,
+    count_texts,
     decision_from_arguments,
     file_digest,
     get_logger,
@@ -65,12 +66,13 @@ from utils import (
     load_rows,
     make_parser,
     multi_hot,
-    parse_rows,
     progress_bar,
     read_rows,
+    read_texts,
     report_rows,
     require_directory,
     run,
+    warn_about,
 )
 
 PREDICTED_TOGETHER = 4096
@@ -94,9 +96,9 @@ def parse_args(argv):
     steps.add_argument("--do_export", action="store_true", help="write output_dir/export for infer.py")
     data = parser.add_argument_group("data and model")
     data.add_argument("--data_dir", default="./data", help="directory of the files below, and of data.txt")
-    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
+    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
+    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
     add_label_file_argument(data, directory="data_dir")
     data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
     data.add_argument("--method", choices=METHODS, help="left out: prompt if there is a --prompt, else similarity")
@@ -174,13 +176,13 @@ def read_to_predict(args, source, tree, logger):
         count_texts(source, tree, seen)
         warn_about(seen, source, logger)
         return list(read_texts(source, tree, problems, Counter())), None
-    labels = {row.line: row.labels for row in read_rows(source, tree, problems, seen)}
+    rows = list(read_rows(source, tree, problems, seen))
     problems.raise_if_any()
     if seen:
         logger.warning(f"{source.name}: not scored are {seen['blank']} blank and {seen['unlabelled']} unlabelled rows")
-    rows = list(parse_rows(source, problems))
-    gold = [labels.get(line) for line, _, _ in rows]
-    return [(text or "").strip() for _, text, _ in rows], gold if any(row is not None for row in gold) else None
+    texts, labels = list(read_texts(source, tree, problems, Counter())), (row.labels for row in rows)
+    gold = [next(labels) if text else None for text in texts]  # those that are not blank are the rows, in order
+    return texts, gold if any(row is not None for row in gold) else None
 
 
 def fingerprint(args):

@@ -23,10 +23,10 @@ from hierarchical.console import FLAT, get_logger
 from hierarchical.decisions import Decision
 from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
-from hierarchical.files import atomic_write, file_digest, read_lines, require_file
+from hierarchical.files import atomic_write, file_digest
 from hierarchical.labels import LabelTree, levels_text
 from hierarchical.predictor import FLOOR, describe, label_texts
-from hierarchical.rows import PARSERS
+from hierarchical.rows import count_texts, read_texts, warn_about
 from hierarchical.tokenizer import Tokenizer
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
@@ -59,40 +59,6 @@ class Job:
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def read_texts(path: str | Path, tree: LabelTree, problems: Problems, seen: Counter) -> Iterator[str]:
-    """Yield the text of every row, "" for a blank one. What is wrong goes to `problems`; `seen` counts what is odd."""
-    parse = PARSERS.get(Path(path).suffix.lower())
-    if parse:
-        texts = (text or "" for _, text, _ in parse(path, problems))
-    else:
-        texts = (text_of_line(line, tree, seen) for _, line in read_lines(path, problems))
-    for text in map(str.strip, texts):
-        seen["blank"] += not text
-        yield text
-
-
-def text_of_line(line: str, tree: LabelTree, seen: Counter) -> str:
-    """A line without its labels, should it have some: a model must not be shown the answer."""
-    text, tab, labels = line.rpartition("\t")
-    if not tab:
-        return line
-    if all(name.strip() in tree.index for name in labels.split(",")):
-        seen["labelled"] += 1
-    else:
-        seen["tab"] += 1
-        text = line
-    return text.replace("\t", " ")
-
-
-def count_texts(path: str | Path, tree: LabelTree, seen: Counter) -> int:
-    """Read a file once to find everything that is wrong with it, before any model is loaded; the number of its rows."""
-    require_file(path, "It holds one text per line.")
-    problems = Problems()
-    count = sum(1 for _ in read_texts(path, tree, problems, seen))
-    problems.raise_if_any()
-    return count
-
-
 def windows(texts: Iterable[str], size: int, problems: Problems) -> Iterator[list[str]]:
     """Yield lists of `size` texts, the last one shorter, reading no further than the one that is yielded."""
     while window := list(islice(texts, size)):
@@ -105,16 +71,6 @@ def share(total: int, size: int, rank: int, world: int) -> tuple[int, int]:
     """(first row, row after the last) for one of `world` processes: whole windows, as one process would cut them."""
     count = -(-total // size)
     return rank * count // world * size, min(total, (rank + 1) * count // world * size)
-
-
-def warn_about(seen: Counter, path: str | Path, logger: Logger) -> None:
-    for key, message in (
-        ("blank", "blank rows: {} (each has an empty prediction, so that the rows stay in step)"),
-        ("labelled", "rows with labels after a TAB: {} (only the text before it was used)"),
-        ("tab", "rows with a TAB that no known labels follow: {} (it was read as a blank)"),
-    ):
-        if seen[key]:
-            logger.warning(f"{path}: {message.format(seen[key])}")
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 
-from deploy.client_texts import read_texts
+from deploy.client_texts import texts_to_send
 from deploy.paddle_serving.protocol import MAX_BYTES, labels_of
 from hierarchical.errors import InputError
 
@@ -33,7 +33,7 @@ def classify(texts, ask):
 
 
 def print_labels(args, ask):
-    texts = read_texts(args)
+    texts = texts_to_send(args)
     for text, (names, probabilities) in zip(texts, classify(texts, ask)):
         print("text:", text)
         print("label:", ",".join(names))

@@ -3,7 +3,7 @@
     python deploy/triton_serving/seqcls_grpc_client.py --texts 某公司宣布裁员 国足今晚出战
     python deploy/triton_serving/seqcls_grpc_client.py --dataset_dir data --url 192.168.0.7:8001
 
-Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
+Reads   data_file in dataset_dir: one text per line, or rows (see formats.py); "-" is standard input. Writes nothing.
 
 It knows nothing of the model: names of labels, and how many texts a request may hold, come from the server.
 """
@@ -68,7 +68,7 @@ class Client:
 
 def main(argv=None):
     args = parse_args(argv)
-    texts = client_texts.read_texts(args)
+    texts = client_texts.texts_to_send(args)
     client = Client(args.url, args.model_name, args.model_version, args.timeout)
     for text, labels in zip(texts, client.classify(texts)):
         print("text:", text)

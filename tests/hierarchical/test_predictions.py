@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +12,7 @@ from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
 from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
 from metric import Decision
-from tests.conftest import SAMPLE
 
-TREE = LabelTree.read(SAMPLE / "label.txt")
 SMALL = LabelTree(["体育", "体育##足球", "财经"])
 
 
@@ -35,30 +32,6 @@ def test_shares_are_whole_windows_in_order():
         assert all(stop == start for (_, stop), (start, _) in zip(shares, shares[1:]))
         assert all(start % size == 0 for start, _ in shares)
         assert all(stop >= start for start, stop in shares)
-
-
-def test_labels_are_counted_by_kind():
-    seen = Counter()
-    assert predictions.text_of_line("甲\t乙\t体育赛事, 体育赛事##伤病", TREE, seen) == "甲 乙"
-    assert predictions.text_of_line("甲\t", TREE, seen) == "甲 "
-    assert seen == {"labelled": 1, "tab": 1}
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.txt", " 一\t体育赛事\n\n二\t三\n"),
-        ("a.jsonl", '{"text": " 一 ", "labels": ["没有"]}\n\n{"text": "二 三"}\n'),
-        ("a.csv", 'text,label\n一,没有\n,\n"二 三",\n'),
-    ],
-)
-def test_texts_of_all_formats(tmp_path, name, content):
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    seen, problems = Counter(), Problems()
-    assert list(predictions.read_texts(tmp_path / name, TREE, problems, seen)) == ["一", "", "二 三"]
-    assert seen["blank"] == 1 and problems.count == 0
-    assert (seen["labelled"], seen["tab"]) == ((1, 1) if name == "a.txt" else (0, 0))
-    assert predictions.count_texts(tmp_path / name, TREE, Counter()) == 3
 
 
 # ---- rows that are written -------------------------------------------------------------------------------------------
