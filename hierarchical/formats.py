@@ -122,10 +122,11 @@ def text_lines(path: str | Path, lines: Lines, problems: Problems) -> Iterator[t
     first = True
     for number, line in lines:
         if first and _is_header(line):
-            csv_too = "" if "\t" in line or line.isalpha() else ", or give CSV a name that ends in .csv"
-            problems.add(
-                path, number, f"{line[:60]!r} looks like a header, where rows begin at once: remove it{csv_too}"
-            )
+            table = "\t" not in line and not line.isalpha()  # of CSV: the other lines are no better
+            advice = "remove it, or give CSV a name that ends in .csv" if table else "remove it"
+            problems.add(path, number, f"{line[:60]!r} looks like a header; rows begin with the first line: {advice}")
+            if table:
+                return
         else:
             yield number, line
         first = first and not line.strip()
