@@ -22,6 +22,7 @@ Writes  doccano_import.jsonl, doccano_labels.json, label_studio_tasks.json and l
 import argparse
 import json
 import re
+import shlex
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.annotation import LONGEST_IN_DOCCANO, import_files, read_export
+from hierarchical.annotation import LONGEST_IN_DOCCANO, Fields, import_files, read_export
 from hierarchical.stratify import stratified_split
 from utils import (
     SEPARATOR,
@@ -53,6 +54,7 @@ from utils import (
 
 LINE_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # what would break a row of a .txt file
 SPLIT_NAMES = ("train", "dev", "test")
+SEPARATORS = ("-->", "->", "=>", "::", "--", ">", "→", "»", "/", "|", "\\")  # what people put between levels
 
 
 def parse_args(argv):
@@ -67,6 +69,8 @@ def parse_args(argv):
     export.add_argument("--is_shuffle", type=yes_or_no, nargs="?", const=True, default=True, help="false: cut in order")
     export.add_argument("--seed", type=int, default=3, help="of the shuffle")
     export.add_argument("--separator", default=SEPARATOR, help="between the levels of a label in the tool")
+    export.add_argument("--text_field", help="the export's field that holds the text (default: text, or data)")
+    export.add_argument("--label_control", help="control or field that the labels come from (default: label)")
     export.add_argument("--valid", action="store_true", help="rows that sparse.py --annotate chose: to valid.txt")
     export.add_argument("--dirty", action="store_true", help="rows that dirty.py found: to train_dirty.txt")
     export.add_argument("--format", choices=("txt", "jsonl"), default="txt", help="of the rows that are written")
@@ -115,8 +119,9 @@ def read_annotations(args, tree, logger):
     tree: the label tree that the data folder has already, or None. Raises InputError with every bad record.
     """
     problems, annotations, counts = Problems(), [], Counter()
+    fields = Fields(args.text_field, args.label_control)
     for path in args.doccano_file:
-        for annotation in read_export(path, args.separator, args.keep_empty, problems):
+        for annotation in read_export(path, args.separator, args.keep_empty, problems, fields):
             text, labels = annotation.text, annotation.labels
             head, tab, column = text.rpartition("\t")
             if tab and is_label_column(column, tree):
@@ -182,8 +187,8 @@ def label_tree(known, label_sets, args):
         return LabelTree(names, "the labels of the export")
     new = [name for name in names if name not in known.index]
     if new and not args.add_labels:
-        near = [known.nearest(name) for name in new[:SHOWN]]
-        shown = [f"{name}" + (f"   (did you mean {like}?)" if like else "") for name, like in zip(new, near)]
+        guesses = [known.guess(name) for name in new[:SHOWN]]
+        shown = [f"{name}" + (f"   ({guess})" if guess else "") for name, guess in zip(new, guesses)]
         if len(new) > SHOWN:
             shown.append(f"... and {len(new) - SHOWN} more")
         raise InputError(
@@ -195,6 +200,16 @@ def label_tree(known, label_sets, args):
         )
     words = known.words + [""] * len(new)
     return LabelTree(known.labels + new, "label.txt with the labels of the export", words=words)
+
+
+def separator_in(paths):
+    """What probably stands between the levels of most labels (tuples of level names), if none was cut; else None."""
+    names = {path[0] for path in paths}
+    if any(len(path) > 1 for path in paths) or len(names) < 2:
+        return None
+    held = {mark: sum(mark in name for name in names) for mark in SEPARATORS}
+    mark = max(held, key=lambda mark: held[mark])  # of equals the first, which is the longest
+    return mark if 2 * held[mark] > len(names) else None
 
 
 # ---- rows -> files ---------------------------------------------------------------------------------------------------
@@ -246,7 +261,14 @@ def convert(args, logger):
     if not settled and not conflicts:
         raise InputError(f"{', '.join(args.doccano_file)}: no text with labels is left. Nothing was written.")
     disputed = [annotation.labels for opinions in conflicts.values() for annotation in opinions]
-    tree = label_tree(known, [*settled.values(), *disputed], args)
+    label_sets = [*settled.values(), *disputed]
+    mark = separator_in(set().union(*label_sets)) if args.task_type == "hierarchical" else None
+    if mark:
+        logger.warning(
+            f"no label has several levels, and most hold {mark!r}: if that stands between levels, run this again with "
+            f"--separator {shlex.quote(mark)} and another --save_dir"
+        )
+    tree = label_tree(known, label_sets, args)
 
     def names(paths):
         return [tree.labels[i] for i in sorted(tree.index[SEPARATOR.join(path)] for path in paths)]

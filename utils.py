@@ -9,6 +9,7 @@ The label tree, rows, files and messages live in hierarchical/ and are only pass
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -86,6 +87,16 @@ __all__ = [  # passed on
 ]
 
 AS_TRAINED = " (default: as in training)"
+TWINS = (  # flags that mean the same, in this project's scripts and in similar ones
+    ("--dataset_dir", "--data_dir"),
+    ("--save_dir", "--output_dir"),
+    ("--epochs", "--num_train_epochs"),
+    ("--max_seq_length", "--max_length"),
+    ("--model_name", "--model_name_or_path"),
+    ("--early_stop", "--early_stopping"),
+)
+MARK = "\0"  # which no argument of a command can hold
+VALUE = re.compile(r"^(--?[A-Za-z]\w*=)?(?=-(?!$|-?[A-Za-z]))")  # alone or after --flag=: a "-" without a letter
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -134,9 +145,36 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that knows what flags are called elsewhere, and takes values that begin with "-".
+
+    argparse takes "->" and "-5度" for flags, and loses "--" altogether. Where no letter follows the "-" it is a value,
+    and passes argparse with MARK before it.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = list(sys.argv[1:] if args is None else args)
+        if told := [f"{flag}: here it is {here}" for flag, here in map(self.twin, words) if here]:
+            self.error("; ".join(dict.fromkeys(told)))
+        return super().parse_known_args([VALUE.sub(rf"\1{MARK}", word) for word in words], namespace)
+
+    def twin(self, word):
+        """(a flag, what it is called in this script), None where it is known here, or nothing is."""
+        flag, options = word.partition("=")[0], self._option_string_actions
+        here = next((names[1 - names.index(flag)] for names in TWINS if flag in names), None)
+        known = flag in options or here not in options or here.startswith(flag)
+        return flag, None if known else here
+
+    def _get_value(self, action, arg_string):
+        return super()._get_value(action, arg_string.removeprefix(MARK))
+
+    def error(self, message):
+        super().error(message.replace(MARK, ""))
+
+
 def make_parser(description):
     """A script's ArgumentParser, with --version."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = Parser(description=description, formatter_class=HelpFormatter)
     version = f"%(prog)s {hierarchical.__version__}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     return parser

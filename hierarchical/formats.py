@@ -210,14 +210,14 @@ def parse_json_list(path: str | Path, lines: Lines, problems: Problems) -> Itera
 def json_row(line: int, row: Any) -> Parsed:
     """A parsed JSON value as a row. Raises InputError where there is no text in it."""
     if not isinstance(row, dict):
-        raise InputError(f"a row is one object {JSON_ROW}, not {_short(row)}")
+        raise InputError(f"a row is one object {JSON_ROW}, not {short(row)}")
     if "text" not in row:
         near = next((key for key in row if key.strip().lower() in TEXT_WORDS), None)
         has = f"which has: {', '.join(row) or 'nothing'}"
         raise InputError(f"unknown field {near!r}, did you mean 'text'?" if near else f'no "text" in this row, {has}')
     text = row["text"]
     if not isinstance(text, str):
-        raise InputError(f'"text" must be a text in quotes, not {_short(text)}')
+        raise InputError(f'"text" must be a text in quotes, not {short(text)}')
     if not _can_be_written(text):
         raise InputError(f"the text {text[:40]!r} holds half a character, which no file can hold; correct it")
     labels, fault = _json_labels(row)
@@ -230,14 +230,14 @@ def _json_labels(row: dict) -> tuple[list[str | int] | None, str]:
     if "labels" not in row and (near := next((key for key in row if key.strip().lower() in LABEL_WORDS[:4]), None)):
         return None, f"unknown field {near!r}, did you mean 'labels'?"
     if isinstance(labels, str):
-        return None, f'"labels" must be a list of names, [{_short(labels)}], not {_short(labels)}'
+        return None, f'"labels" must be a list of names, [{short(labels)}], not {short(labels)}'
     if isinstance(labels, int) and not isinstance(labels, bool):
         return [labels], ""
     if not isinstance(labels, list | None):
-        return None, f'"labels" must be a list of names, ["...", ...], not {_short(labels)}'
+        return None, f'"labels" must be a list of names, ["...", ...], not {short(labels)}'
     for label in labels or ():
         if not isinstance(label, str | int) or isinstance(label, bool):
-            return None, f"a label must be a name in quotes, not {_short(label)}"
+            return None, f"a label must be a name in quotes, not {short(label)}"
         if isinstance(label, str) and not _can_be_written(label):
             return None, f"the label {label[:40]!r} holds half a character, which no file can hold; correct it"
     return labels and [label.strip() if isinstance(label, str) else label for label in labels], ""
@@ -252,7 +252,8 @@ def _can_be_written(text: str) -> bool:
     return True
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A JSON value as text, cut."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
