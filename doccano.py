@@ -205,7 +205,7 @@ def label_tree(known, label_sets, args):
 def separator_in(paths):
     """What probably stands between the levels of most labels (tuples of level names), if none was cut; else None."""
     names = {path[0] for path in paths}
-    if any(len(path) > 1 for path in paths) or len(names) < 2:
+    if any(len(path) > 1 for path in paths):
         return None
     held = {mark: sum(mark in name for name in names) for mark in SEPARATORS}
     mark = max(held, key=lambda mark: held[mark])  # of equals the first, which is the longest

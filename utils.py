@@ -15,7 +15,7 @@ from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
-from hierarchical.console import FLAT, get_logger, progress_bar, quiet
+from hierarchical.console import FLAT, ON_PAGE, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
 from hierarchical.errors import SHOWN, InputError, Problems, some
 from hierarchical.files import (
@@ -52,6 +52,7 @@ __all__ = [  # passed on
     "FLAT",
     "InputError",
     "LabelTree",
+    "ON_PAGE",
     "Problems",
     "Row",
     "Rows",
@@ -81,6 +82,7 @@ __all__ = [  # passed on
     "require_outputs",
     "require_row_format",
     "require_writable",
+    "shown",
     "some",
     "warn_about",
     "write_rows",

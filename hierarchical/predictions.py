@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from hierarchical.checkpoints import require_same_labels
-from hierarchical.console import FLAT, get_logger
+from hierarchical.console import FLAT, get_logger, shown
 from hierarchical.decisions import Decision
 from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
@@ -32,6 +32,7 @@ from hierarchical.tokenizer import Tokenizer
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
 WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows
 LOGGED_ROWS = 12  # rows that are logged when there is an output file
+COMMONEST = 5  # labels that the last lines of the log name
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ FORMATS = {".jsonl": jsonl_row, ".tsv": tsv_row}
 
 def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray) -> None:
     """Log a row in the familiar form."""
-    logger.info(f"text: {text.translate(FLAT)}")
+    logger.info(f"text: {shown(text)}")
     logger.info(f"prediction result: {','.join(tree.labels[i] for i in predicted)}")
     if not text:
         logger.info("(blank row)")
@@ -101,6 +102,38 @@ def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], pr
     for line in levels_text(tree, predicted):
         logger.info(line)
     logger.info("-" * 20)
+
+
+class Outcome:
+    """What came out, over all rows that it is shown, for the last lines of the log."""
+
+    def __init__(self, tree: LabelTree):
+        self.tree = tree
+        self.texts = self.unlabelled = self.without_leaf = 0
+        self.counts = Counter[int]()
+
+    def update(self, rows: Iterable[tuple[str, list[int], np.ndarray]]) -> None:
+        """Count rows as label_texts() gives them, leaving blank ones out."""
+        for text, predicted, _ in rows:
+            if text:
+                self.texts += 1
+                self.unlabelled += not predicted
+                self.without_leaf += bool(predicted) and all(self.tree.children[i] for i in predicted)
+                self.counts.update(predicted)
+
+    def lines(self) -> list[str]:
+        """The lines to log; none without texts."""
+        if not self.texts:
+            return []
+        line = f"Without a label: {self.unlabelled} of {self.texts} texts ({self.unlabelled / self.texts:.1%})"
+        if self.unlabelled:
+            line += ", to which --min_labels 1 gives the likeliest"
+        if self.tree.depth > 1:
+            share = self.without_leaf / self.texts
+            line += f"; with labels of upper levels alone: {self.without_leaf} ({share:.1%})"
+        common = [f"{self.tree.labels[i]} {count}" for i, count in self.counts.most_common(COMMONEST)]
+        how_many = f"{len(self.counts)} of {len(self.tree)} labels were given"
+        return [line, f"{how_many}; the commonest: {', '.join(common)}" if common else how_many]
 
 
 # ---- the output file -------------------------------------------------------------------------------------------------
@@ -238,7 +271,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
         to_log = rows_to_log(path, rank, job.quiet)
         total = None if stop is None else stop - start
         bar = tqdm(total=total, initial=done, desc="predict", unit=" texts", disable=None if path else True)
-        began, count = time.monotonic(), 0
+        began, count, outcome = time.monotonic(), 0, Outcome(tree)
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
@@ -249,6 +282,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
                     lines = "".join(write_row(tree, *row, job.floor) for row in rows)
                     file.write(lines.encode("utf-8"))
                     file.flush()
+                outcome.update(rows)
                 count += len(window)
                 bar.update(len(window))
                 if path and bar.disable and time.monotonic() - told > 60:  # no terminal for a bar
@@ -256,6 +290,8 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
                     logger.info(f"{done + count} of {total or '?'} texts, {count / (told - began):.1f} texts/s")
     if rank == 0:
         warn_about(seen, data, logger)
+    for line in outcome.lines():
+        logger.info(line)
     seconds = time.monotonic() - began
     where = f", in {path}" if file and path != "-" else ""
     logger.info(f"Predicted {count} texts in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} texts/s){where}")

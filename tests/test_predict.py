@@ -103,7 +103,9 @@ def test_log_is_the_references(call, tiny_checkpoint):
             expected += [f"level {level} : {','.join(names)}"] * bool(names)
         expected += ["--------------------"]
     assert any(line.startswith("level 2 : ") for line in expected)
-    assert result.log[:-1] == expected
+    assert result.log[:-3] == expected
+    assert result.log[-3].startswith("Without a label: 0 of 3 texts (0.0%); with labels of upper levels alone: ")
+    assert " of 31 labels were given; the commonest: " in result.log[-2]
     assert result.log[-1].startswith("Predicted 3 texts in ")
 
 
@@ -151,7 +153,7 @@ def test_the_log_beside_a_file(call):
     log = call("--output_file", "out.jsonl", data_txt=data).log
     assert sum(line.startswith("text: ") for line in log) == predictions.LOGGED_ROWS
     assert "20 texts" in log[-1] and "texts/s" in log[-1] and log[-1].endswith("in out.jsonl")
-    assert len(call("--output_file", "out.jsonl", "--quiet").log) == 1
+    assert len(call("--output_file", "out.jsonl", "--quiet").log) == 3
 
 
 def test_decision_flags(call, tiny_checkpoint, tmp_path):

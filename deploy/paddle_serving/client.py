@@ -4,6 +4,7 @@ import json
 
 from deploy.client_texts import texts_to_send
 from deploy.paddle_serving.protocol import MAX_BYTES, labels_of
+from hierarchical.console import shown
 from hierarchical.errors import InputError
 
 BATCH_SIZE = 64  # texts of a request
@@ -35,7 +36,7 @@ def classify(texts, ask):
 def print_labels(args, ask):
     texts = texts_to_send(args)
     for text, (names, probabilities) in zip(texts, classify(texts, ask)):
-        print("text:", text)
+        print("text:", shown(text))
         print("label:", ",".join(names))
         print("confidence:", ",".join(f"{p:.4f}" for p in probabilities))
         print("-" * 20)

@@ -16,7 +16,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy import client_texts
-from utils import InputError, make_parser, run
+from utils import InputError, make_parser, run, shown
 
 
 def parse_args(argv):
@@ -71,7 +71,7 @@ def main(argv=None):
     texts = client_texts.texts_to_send(args)
     client = Client(args.url, args.model_name, args.model_version, args.timeout)
     for text, labels in zip(texts, client.classify(texts)):
-        print("text:", text)
+        print("text:", shown(text))
         print("label:", ",".join(str(i) for i, _, _ in labels))
         print("label name:", ",".join(name for _, name, _ in labels))
         print("confidence:", ",".join(f"{p:.4f}" for _, _, p in labels))
