@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.formats import PARSERS, format_of
+from hierarchical.formats import existing, format_of
 from utils import (
     SHOWN,
     InputError,
@@ -156,8 +156,10 @@ def read_folder(args, tokens):
         tree = LabelTree.read(folder / args.label_file)
     except InputError as error:
         faults.append(f"{error}\nUntil {args.label_file} is right, the rows of the other files can't be checked.")
-    tests = [args.test_file, *(str(Path(args.test_file).with_suffix(suffix)) for suffix in PARSERS if suffix)]
-    for name in (args.train_file, args.dev_file, *[name for name in tests if (folder / name).exists()][:1]):
+    names = [args.train_file, args.dev_file]
+    if test := existing(folder / args.test_file):
+        names.append(str(Path(args.test_file).with_suffix(test.suffix)))
+    for name in names:
         problems = Problems()
         try:
             require_file(folder / name, f"A row is: {format_of(name).row}")

@@ -70,6 +70,12 @@ def format_of(path: str | Path) -> Format:
     return PARSERS[suffix]
 
 
+def existing(path: Path) -> Path | None:
+    """This file, else the one of its name in another format, if there is one."""
+    others = [path.with_suffix(suffix) for suffix in PARSERS if suffix]
+    return next((one for one in (path, *others) if one.exists()), None)
+
+
 def open_rows(path: str | Path, problems: Problems) -> tuple[Format, Lines]:
     """(format, lines) of a file; no lines, and a problem, where it plainly has another format than its name says."""
     form, lines = format_of(path), read_lines(path, problems)

@@ -18,6 +18,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.engines import BACKENDS, find_gpu, has_bf16
+from hierarchical.formats import existing
 from hierarchical.modeling import sigmoid
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
@@ -96,7 +97,7 @@ def precision(args, device, logger):
 def measure(args, predictor, decision, logger):
     """Scores of labelled rows, and the time for them with and without tokenising."""
     path = Path(args.dataset_dir) / f"{args.perf_dataset}.txt"
-    rows = load_reported(path, predictor.tree, logger)
+    rows = load_reported(existing(path) or path, predictor.tree, logger)
     texts = rows.texts
     predictor.logits(predictor.tokenizer.encode(texts[: args.batch_size]))  # the first call also plans memory
     began = time.perf_counter()
