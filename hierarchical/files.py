@@ -31,6 +31,8 @@ KINDS = {
     b"SQLite format 3\0": "a database; export its rows as CSV in UTF-8",
 }
 
+UNKNOWN = "ITS_ENCODING"
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -100,7 +102,7 @@ def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]
     Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text. "-" is stdin. What
     is wrong with the whole file, no text or text in another encoding, is told once, and ends the reading.
     """
-    others = 0  # lines that are not ASCII, and good
+    others, whole = 0, None  # lines that are UTF-8 beyond ASCII; whether most are not, once there is one that is not
     with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             if number == 1:
@@ -111,10 +113,14 @@ def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]
             try:
                 text = raw.rstrip(b"\r\n").decode("utf-8")
             except UnicodeDecodeError as error:
-                fault, whole = _encoding_fault(path, raw, error.start + 1, others)
-                problems.add(path, number, fault)
+                guess = _guess_encoding(raw)
+                whole = _is_all_so(path, others) if whole is None else whole
+                fault = f"byte {error.start + 1} is not UTF-8{guess and f' (as GB18030 it reads {guess!r})'}"
                 if whole:
+                    conversion = _conversion(path, "GB18030" if guess else UNKNOWN)
+                    problems.add(path, number, f"{fault}: the file has another encoding. {conversion}")
                     return
+                problems.add(path, number, f"{fault}; other lines of the file are UTF-8: correct this one")
             else:
                 others += not text.isascii()
                 yield number, text
@@ -123,7 +129,7 @@ def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]
 def _other_kind(path: str | Path, head: bytes) -> str:
     """What a file that begins so is, when it is no UTF-8 text, and what to do about it; "" if it may be one."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return f"the file is UTF-16; save it as UTF-8: {_conversion(path, 'UTF-16')}"
+        return f"the file is UTF-16. {_conversion(path, 'UTF-16')}"
     for beginning, what in KINDS.items():
         if head.startswith(beginning):
             return f"the file is {what}"
@@ -132,30 +138,18 @@ def _other_kind(path: str | Path, head: bytes) -> str:
     return ""
 
 
-def _encoding_fault(path: str | Path, raw: bytes, position: int, others: int) -> tuple[str, bool]:
-    """(what is wrong with a line that is not UTF-8, whether it is the same with nearly all lines of the file).
-
-    others: how many lines before it are UTF-8 beyond ASCII
-    """
+def _guess_encoding(raw: bytes) -> str:
+    """The beginning of a line as GB18030; "" if it is not."""
     try:
-        reading, encoding = f" (as GB18030 it reads {raw.decode('gb18030').strip()[:20]!r})", "GB18030"
+        return raw.decode("gb18030").strip()[:20]
     except UnicodeDecodeError:
-        reading, encoding = "", "ITS_ENCODING"
-    fault = f"byte {position} is not UTF-8{reading}"
-    if Path(path).is_file():
-        good, bad = _count_beyond_ascii(path)
-        if 10 * good < bad:
-            return (
-                f"{fault}, nor are the other lines: the file has another encoding. {_conversion(path, encoding)}",
-                True,
-            )
-    elif not others and reading:  # what is still to come through a pipe is not known
-        return f"{fault}: the input has another encoding. {_conversion(path, encoding)}", True
-    return f"{fault}; other lines of the file are UTF-8: correct this one", False
+        return ""
 
 
-def _count_beyond_ascii(path: str | Path) -> tuple[int, int]:
-    """Of a file's lines that are not ASCII: (how many are UTF-8, how many are not)."""
+def _is_all_so(path: str | Path, others: int) -> bool:
+    """Whether nearly all lines beyond ASCII are not UTF-8, as one is not. others: how many before that are."""
+    if not _can_be_read_again(path):
+        return not others  # what is still to come is not known
     good = bad = 0
     with open(path, "rb") as file:
         for raw in file:
@@ -165,14 +159,18 @@ def _count_beyond_ascii(path: str | Path) -> tuple[int, int]:
                     good += 1
                 except UnicodeDecodeError:
                     bad += 1
-    return good, bad
+    return 10 * good < bad
+
+
+def _can_be_read_again(path: str | Path) -> bool:
+    return str(path) != "-" and Path(path).is_file()
 
 
 def _conversion(path: str | Path, encoding: str) -> str:
     """The command that makes UTF-8 of a file."""
     command = f"iconv -f {encoding} -t UTF-8"
-    if not Path(path).is_file():
+    if not _can_be_read_again(path):
         return f"Convert it on its way: ... | {command} | ..."
     new = Path(path).with_name(f"{Path(path).stem}.utf8{Path(path).suffix}")
-    find = f" (`file -i {shlex.quote(str(path))}` guesses it)" if encoding == "ITS_ENCODING" else ""
-    return f"{command} {shlex.quote(str(path))} > {shlex.quote(str(new))}{find}"
+    find = f" (`file -i {shlex.quote(str(path))}` guesses it)" if encoding == UNKNOWN else ""
+    return f"Convert it: {command} {shlex.quote(str(path))} > {shlex.quote(str(new))}{find}"

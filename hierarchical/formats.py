@@ -23,7 +23,8 @@ from hierarchical.files import read_lines
 Lines = Iterable[tuple[int, str]]  # line number, content without line end
 OBJECT = re.compile(r'\s*\{\s*("(?:[^"\\]|\\.)*"\s*:|\})')  # how a JSON object begins
 LIST = re.compile(r'\s*\[\s*\{\s*"')  # and a list of them
-SPREAD = "JSON objects over several lines"
+PYTHONS = re.compile(r"\s*(\[\s*)?\{\s*'")  # an object as Python prints it
+SPREAD, PRINTED = "JSON objects over several lines", "objects as Python prints them, which is not JSON"
 TEXT_WORDS = "text texts txt sentence content 文本 内容".split()  # what people call these columns and fields
 LABEL_WORDS = "labels label lables lable prediction 标签 类别".split()
 JSON_ROW = '{"text": "...", "labels": ["...", ...]}'
@@ -96,9 +97,11 @@ def open_rows(path: str | Path, problems: Problems) -> tuple[Format, Lines]:
 
 
 def _look(head: list[str]) -> Format | str | None:
-    """What the first lines plainly are: JSON_LINES, JSON_LIST or SPREAD; else None."""
+    """What the first lines plainly are: JSON_LINES, JSON_LIST, SPREAD or PRINTED; else None."""
     if head and OBJECT.match(head[0]):
         return JSON_LINES
+    if PYTHONS.match("\n".join(head)):
+        return PRINTED
     if LIST.match("\n".join(head)):
         return JSON_LIST
     return SPREAD if OBJECT.match("\n".join(head)) else None
@@ -110,6 +113,8 @@ def _other_format(form: Format, found: Format | str | None, head: list[str]) -> 
         return ""
     if found == SPREAD:
         return f"the file holds {SPREAD}: write each on one line (`jq -c .` does) into a file that ends in .jsonl"
+    if found == PRINTED:
+        return f"the file holds {PRINTED}: write them with json.dumps(row, ensure_ascii=False), one on each line"
     if isinstance(found, Format):
         return f"the file holds {found.name}, not {form.name}: give it a name that ends in {found.suffix}"
     begins = head[0].lstrip()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -73,11 +74,11 @@ def read(path):
         (
             CHINESE,
             "gb18030",
-            ":1: byte 1 is not UTF-8 (as GB18030 it reads '进球\\t体育'), nor are the other lines: the ",
+            ":1: byte 1 is not UTF-8 (as GB18030 it reads '进球\\t体育'): the file has another encoding. ",
         ),
-        ("id\n\n" + CHINESE, "gb18030", ":3: byte 1 is not UTF-8 (as GB18030 it reads '进球\\t体育'), nor are"),
-        (CHINESE, "utf-16", ":1: the file is UTF-16; save it as UTF-8: "),
-        (FRENCH, "latin-1", ":1: byte 3 is not UTF-8, nor are the other lines: the file has another encoding. "),
+        ("id\n\n" + CHINESE, "gb18030", ":3: byte 1 is not UTF-8 (as GB18030 it reads '进球\\t体育'): the file"),
+        (CHINESE, "utf-16", ":1: the file is UTF-16. Convert it: iconv"),
+        (FRENCH, "latin-1", ":1: byte 3 is not UTF-8: the file has another encoding. "),
     ],
 )
 def test_another_encoding_is_told_once_with_what_converts_it(tmp_path, content, encoding, says):
@@ -101,7 +102,17 @@ def test_a_single_line_of_another_encoding_is_told_by_its_number(tmp_path):
     assert len(lines) == 120
 
 
+def test_many_such_lines_take_no_longer_than_others(tmp_path):
+    content = (CHINESE.encode() + b"caf\xe9\n") * 3000
+    started = time.process_time()
+    lines, told = read(write(tmp_path / "a.txt", content))
+    assert len(lines) == 180_000 and len(told) == 20 and time.process_time() - started < 3
+
+
 def test_another_encoding_in_a_pipe(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CHINESE.encode("gb18030"))))
-    assert read("-") == ([], ["-:1: byte 1 is not UTF-8 (as GB18030 it reads '进球\\t体育'): the input has another "
+    assert read("-") == ([], ["-:1: byte 1 is not UTF-8 (as GB18030 it reads '进球\\t体育'): the file has another "
                               "encoding. Convert it on its way: ... | iconv -f GB18030 -t UTF-8 | ..."])  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("升息\n".encode() + b"caf\xe9\n" * 3 + b"tea\n")))
+    lines, told = read("-")
+    assert lines == ["升息", "tea"] and len(told) == 3

@@ -207,7 +207,7 @@ def test_jsonl_labels(tmp_path):
     ("row", "says"),
     [
         ('{"text": "一", "labels": ["体育"]', "not JSON"),
-        ("{'text': '一'}", "not JSON"),
+        ("{'text': '一'}", "which is not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"a":' * 100_000, "not JSON"),
         ('{"text": "一", "n": ' + "1" * 5_000 + "}", "not JSON"),
