@@ -3,7 +3,7 @@
     python check_data.py --dataset_dir data
     python check_data.py --dataset_dir data --max_seq_length 256 --model_name path/to/model --output_json report.json
 
-Reads   dataset_dir/{label.txt, train.txt, dev.txt}  (or JSON or CSV, see formats.py)
+Reads   dataset_dir/{label.txt, train.txt, dev.txt}  (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/test.txt   or test.jsonl or the like, if one is there
         model_name/{vocab.txt, tokenizer_config.json, ...}  for exact token counts, if given
 Writes  the report to stdout, and as JSON to --output_json

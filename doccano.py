@@ -15,7 +15,7 @@ Writes  into save_dir
         valid.txt or train_dirty.txt   instead of all these but the last, with --valid or --dirty
 
 With --annotate_file
-Reads   annotate_file   texts, with labels or without (see formats.py), and label_file, the label tree
+Reads   annotate_file   texts, with labels or without (see hierarchical/formats.py), and label_file, the label tree
 Writes  doccano_import.jsonl, doccano_labels.json, label_studio_tasks.json and label_studio_config.xml into save_dir
 """
 

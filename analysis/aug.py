@@ -5,7 +5,7 @@
     python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --dictionary synonyms.json
     python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --aug_type mlm --mlm_model path/to/model
 
-Reads   train_path   rows with labels (see formats.py); blank and unlabelled ones are passed over
+Reads   train_path   rows with labels (see hierarchical/formats.py); blank and unlabelled ones are passed over
         dictionary   {"word": ["another word", ...], ...}, if given
         mlm_model    a local masked language model: config.json, weights, vocab.txt, tokenizer_config.json
 Writes  aug_path     the new rows alone, with the labels of the rows they come from (.txt or .jsonl)

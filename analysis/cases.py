@@ -4,7 +4,7 @@ A .txt file has, separated by TABs, one of
     Text  Label  Prediction     bad cases, as evaluate.py writes them; older tools have the columns in another order
     text  label,label,...       rows of a train or dev file
     text                        rows to predict
-Rows in other formats are those of formats.py. Only the first line can be a header, and only one with these names.
+Rows in other formats: see hierarchical/formats.py. Only the first line can be a header, and only one with these names.
 """
 
 import os

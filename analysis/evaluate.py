@@ -5,7 +5,7 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
 
-Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see formats.py); without a train file dev alone is scored
+Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas

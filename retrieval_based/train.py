@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" retrieval_based/train.py --model_name ...
     python -m paddle.distributed.launch --gpus "0,1" retrieval_based/train.py --device gpu --model_name ...
 
-Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or JSON or CSV, see formats.py)
+Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (see hierarchical/formats.py)
         corpus_file                              all labels
 Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
         save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
@@ -24,6 +24,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.batches import CELLS
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, require_model
@@ -54,7 +55,7 @@ from retrieval_based.encoder import (
     parameter_digest,
     texts_of_labels,
 )
-from retrieval_based.index import RECALL_AT, SemanticIndex, dense, dense_windows, recalls
+from retrieval_based.index import RECALL_AT, SemanticIndex, dense, recalls
 from retrieval_based.vectors import Vectors
 from utils import (
     InputError,
@@ -212,8 +213,7 @@ def retrieve_dev(args, model, tree, indexed, label_ids, dev_ids, pad_id):
 
 def tuned_similarity(tree, dev, retrieved):
     """The Decision whose similarity threshold gives the best micro-F1 on the dev rows, or on as many as fit memory."""
-    rows = dense_windows(len(dev.texts), len(tree))[0]
-    every = -(-len(dev.texts) // len(rows))
+    every = -(-len(dev.texts) // max(1, CELLS // len(tree)))
     chosen = range(0, len(dev.texts), every)
     gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
     similarities = dense([retrieved[i] for i in chosen], len(tree))

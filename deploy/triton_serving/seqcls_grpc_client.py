@@ -3,7 +3,7 @@
     python deploy/triton_serving/seqcls_grpc_client.py --texts 某公司宣布裁员 国足今晚出战
     python deploy/triton_serving/seqcls_grpc_client.py --dataset_dir data --url 192.168.0.7:8001
 
-Reads   data_file in dataset_dir: one text per line, or rows (see formats.py); "-" is standard input. Writes nothing.
+Reads   data_file in dataset_dir: texts or rows (see hierarchical/formats.py); "-" is standard input. Writes nothing.
 
 It knows nothing of the model: names of labels, and how many texts a request may hold, come from the server.
 """
