@@ -232,7 +232,8 @@ def json_row(line: int, row: Any) -> Parsed:
     if not _can_be_written(text):
         raise InputError(f"the text {text[:40]!r} holds half a character, which no file can hold; correct it")
     labels, fault = _json_labels(row)
-    return Parsed(line, text, labels, fault, {key: row[key] for key in row if key not in ("text", "labels")})
+    others = {key: row[key] for key in row if key not in ("text", "labels")}
+    return Parsed(line, text, labels, fault, others)
 
 
 def _json_labels(row: dict) -> tuple[list[str | int] | None, str]:
