@@ -3,7 +3,7 @@
     python prune.py --dataset_dir data --params_dir checkpoint --output_dir prune --width_mult_list 3/4 2/3 1/2
 
 Reads   params_dir/                        a checkpoint of train.py
-        dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see hierarchical/rows.py)
+        dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
 Writes  output_dir/width_mult_0.75/        for each width, its ratio rounded to two decimals: the best so far on dev, a
                                            checkpoint like train.py's, which every script takes as --params_path

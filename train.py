@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" train.py --dataset_dir data --device cpu
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data
 
-Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see hierarchical/rows.py)
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or JSON or CSV, see hierarchical/formats.py)
 Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, labels, decision settings
         save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
         save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score

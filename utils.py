@@ -9,12 +9,13 @@ The label tree, rows, files and messages live in hierarchical/ and are only pass
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
-from hierarchical.console import FLAT, get_logger, progress_bar, quiet
+from hierarchical.console import FLAT, ON_PAGE, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
 from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
@@ -26,12 +27,14 @@ from hierarchical.files import (
     require_outputs,
     require_writable,
 )
+from hierarchical.formats import ROW_FILES
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
 from hierarchical.predictions import FORMATS, Job
 from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
     Row,
     Rows,
+    count_texts,
     format_row,
     label_faults,
     load_reported,
@@ -39,8 +42,10 @@ from hierarchical.rows import (
     multi_hot,
     parse_rows,
     read_rows,
+    read_texts,
     report_rows,
     require_row_format,
+    warn_about,
     write_rows,
 )
 
@@ -48,6 +53,7 @@ __all__ = [  # passed on
     "FLAT",
     "InputError",
     "LabelTree",
+    "ON_PAGE",
     "Problems",
     "Row",
     "Rows",
@@ -55,6 +61,7 @@ __all__ = [  # passed on
     "SHOWN",
     "WORD_SEPARATOR",
     "atomic_write",
+    "count_texts",
     "file_digest",
     "format_row",
     "get_logger",
@@ -70,16 +77,29 @@ __all__ = [  # passed on
     "quiet",
     "read_lines",
     "read_rows",
+    "read_texts",
     "report_rows",
     "require_file",
     "require_outputs",
     "require_row_format",
     "require_writable",
+    "shown",
     "some",
+    "warn_about",
     "write_rows",
 ]
 
 AS_TRAINED = " (default: as in training)"
+TWINS = (  # flags that mean the same, in this project's scripts and in similar ones
+    ("--dataset_dir", "--data_dir"),
+    ("--save_dir", "--output_dir"),
+    ("--epochs", "--num_train_epochs"),
+    ("--max_seq_length", "--max_length"),
+    ("--model_name", "--model_name_or_path"),
+    ("--early_stop", "--early_stopping"),
+)
+MARK = "\0"  # which no argument of a command can hold
+VALUE = re.compile(r"^(--?[A-Za-z]\w*=)?(?=-(?!$|-?[A-Za-z]))")  # alone or after --flag=: a "-" without a letter
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -132,9 +152,39 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that knows what flags are called elsewhere, and takes values that begin with "-".
+
+    argparse takes "->" and "-5度" for flags, and loses "--" altogether. Where no letter follows the "-" it is a value,
+    and passes argparse with MARK before it. In a script with positional arguments, though, these follow a bare "--".
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        words, positional = list(sys.argv[1:] if args is None else args), []
+        if "--" in words and self._get_positional_actions():
+            end = words.index("--")
+            words, positional = words[:end], words[end:]
+        if told := [f"{flag}: here it is {here}" for flag, here in map(self.twin, words) if here]:
+            self.error("; ".join(dict.fromkeys(told)))
+        return super().parse_known_args([*(VALUE.sub(rf"\1{MARK}", word) for word in words), *positional], namespace)
+
+    def twin(self, word):
+        """(a flag, what it is called in this script), None where it is known here, or nothing is."""
+        flag, options = word.partition("=")[0], self._option_string_actions
+        here = next((names[1 - names.index(flag)] for names in TWINS if flag in names), None)
+        known = flag in options or here not in options or here.startswith(flag)
+        return flag, None if known else here
+
+    def _get_value(self, action, arg_string):
+        return super()._get_value(action, arg_string.removeprefix(MARK))
+
+    def error(self, message):
+        super().error(message.replace(MARK, ""))
+
+
 def make_parser(description):
     """A script's ArgumentParser, with --version."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = Parser(description=description, formatter_class=HelpFormatter)
     version = f"%(prog)s {hierarchical.__version__}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     return parser
@@ -147,7 +197,7 @@ def add_dataset_arguments(group, *files, compared=False, **helps):
     """
     group.add_argument("--dataset_dir", required=True, help="directory with the files below")
     for name in files:
-        text = helps.get(name, "name inside dataset_dir; .txt, .jsonl or .csv")
+        text = helps.get(name, f"name inside dataset_dir; {ROW_FILES}")
         group.add_argument(f"--{name}_file", default=f"{name}.txt", help=text)
     add_label_file_argument(group, compared)
 
@@ -166,7 +216,7 @@ def add_texts_arguments(parser):
 
 
 def add_data_file_argument(group, directory="dataset_dir"):
-    group.add_argument("--data_file", default="data.txt", help=f"in {directory}; .jsonl, .csv or else lines; -: stdin")
+    group.add_argument("--data_file", default="data.txt", help=f"in {directory}; {ROW_FILES}; -: stdin")
 
 
 def add_checkpoint_arguments(parser, batch_size, title="model", batch="texts per step"):

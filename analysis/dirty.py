@@ -6,7 +6,7 @@
     python analysis/dirty.py --dataset_dir data --merge                                 # and back into training data
     python analysis/dirty.py --dataset_dir data --params_path checkpoint --strategy representer
 
-Reads   dataset_dir/train.txt               (or .jsonl/.csv rows, see hierarchical/rows.py)
+Reads   dataset_dir/train.txt               (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/label.txt               the label tree
         params_path/                        the checkpoint, for the strategies that need one
 Writes  dataset_dir/train_dirty.txt         the most suspicious rows, in the order of the training file

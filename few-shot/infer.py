@@ -6,7 +6,7 @@
 
 Reads   <prefix>.onnx, or else <prefix>.pdmodel (.json) and .pdiparams; beside it label.txt, decision.json, config.json,
         template_config.json and the tokenizer's files, as --do_export leaves them
-        data_dir/data.txt   one text per line (or .jsonl, .csv; see predict.py)
+        data_dir/data.txt   one text per line, or rows (see predict.py)
 Writes  what predict.py writes: the log, and --output_file
 """
 

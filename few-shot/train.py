@@ -9,7 +9,7 @@ Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the wo
         data_dir/train.txt    a few rows per label (few-shot/sample.py draws them from many)
         data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
         data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
-        (rows may also be .jsonl or .csv, see hierarchical/rows.py; flags give the files other names)
+        (rows may also be JSON or CSV, see hierarchical/formats.py; flags give the files other names)
 Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
         output_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it
         output_dir/state.safetensors                  the last state, for --resume_from_checkpoint
@@ -33,7 +33,7 @@ from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
 from hierarchical.exporting import require_onnx_size
 from hierarchical.modeling import predict_logits, score, sigmoid
-from hierarchical.predictions import count_texts, jsonl_row, read_texts, warn_about
+from hierarchical.predictions import jsonl_row
 from hierarchical.predictor import FLOOR, label_texts
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
@@ -60,6 +60,7 @@ from utils import (
     add_label_file_argument,
     atomic_write,
     check_minima,
+    count_texts,
     decision_from_arguments,
     file_digest,
     get_logger,
@@ -67,12 +68,13 @@ from utils import (
     load_rows,
     make_parser,
     multi_hot,
-    parse_rows,
     progress_bar,
     read_rows,
+    read_texts,
     report_rows,
     require_directory,
     run,
+    warn_about,
 )
 
 RESUME = "--resume_from_checkpoint"
@@ -95,9 +97,9 @@ def parse_args(argv):
     steps.add_argument("--do_export", action="store_true", help="write output_dir/export for infer.py")
     data = parser.add_argument_group("data and model")
     data.add_argument("--data_dir", default="./data", help="directory of the files below, and of data.txt")
-    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
+    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
+    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
     add_label_file_argument(data, directory="data_dir")
     data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
     data.add_argument("--method", choices=METHODS, help="left out: prompt if there is a --prompt, else similarity")
@@ -175,13 +177,13 @@ def read_to_predict(args, source, tree, logger):
         count_texts(source, tree, seen)
         warn_about(seen, source, logger)
         return list(read_texts(source, tree, problems, Counter())), None
-    labels = {row.line: row.labels for row in read_rows(source, tree, problems, seen)}
+    rows = list(read_rows(source, tree, problems, seen))
     problems.raise_if_any()
     if seen:
         logger.warning(f"{source.name}: not scored are {seen['blank']} blank and {seen['unlabelled']} unlabelled rows")
-    rows = list(parse_rows(source, problems))
-    gold = [labels.get(line) for line, _, _ in rows]
-    return [(text or "").strip() for _, text, _ in rows], gold if any(row is not None for row in gold) else None
+    texts, labels = list(read_texts(source, tree, problems, Counter())), (row.labels for row in rows)
+    gold = [next(labels) if text else None for text in texts]  # those that are not blank are the rows, in order
+    return texts, gold if any(row is not None for row in gold) else None
 
 
 def fingerprint(args):

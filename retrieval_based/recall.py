@@ -3,7 +3,7 @@
     python retrieval_based/recall.py --similar_text_pair_file data/dev.txt
     python retrieval_based/recall.py --similar_text_pair_file data/dev.txt --index_dir index
 
-Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see hierarchical/rows.py)
+Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or JSON or CSV, see hierarchical/formats.py)
         params_path, and index_dir or corpus_file
 Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
         recall_result_dir/recall_result_file.settings/{label.txt, decision.json}   what evaluate.py scores them with

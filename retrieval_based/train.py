@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" retrieval_based/train.py --model_name ...
     python -m paddle.distributed.launch --gpus "0,1" retrieval_based/train.py --device gpu --model_name ...
 
-Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see rows.py)
+Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (see hierarchical/formats.py)
         corpus_file                              all labels
 Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
         save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
@@ -80,7 +80,7 @@ CENTERED_ON = 512  # train texts
 def parse_args(argv):
     parser = make_parser("Train a bi-encoder for label retrieval.")
     data = parser.add_argument_group("data")
-    data.add_argument("--train_set_file", default="./data/train.txt", help="labelled rows; .txt, .jsonl or .csv")
+    data.add_argument("--train_set_file", default="./data/train.txt", help="labelled rows; .txt, .jsonl, .json or .csv")
     data.add_argument("--similar_text_pair_file", default="./data/dev.txt", help="labelled rows to measure recall on")
     data.add_argument("--corpus_file", default="./data/label.txt", help="all labels, one path per line")
     add_max_seq_length_argument(data, 512)

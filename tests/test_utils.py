@@ -163,6 +163,87 @@ def test_help_tells_defaults_that_say_something(parser):
     ]
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        (["--separator", "--"], "--"),
+        (["--separator=--"], "--"),
+        (["--separator", "->"], "->"),
+        (["--separator=->"], "->"),
+        (["--sep", "-->"], "-->"),
+        (["--separator", "-"], "-"),
+        (["--separator", " - "], " - "),
+        (["--separator=-x"], "-x"),
+        (["--separator=--separator"], "--separator"),
+    ],
+)
+def test_a_value_may_begin_with_a_dash(parser, typed, value):
+    parser.add_argument("--separator")
+    parser.add_argument("--seed", type=int)
+    assert vars(parser.parse_args([*typed, "--seed", "-3"])) == {"separator": value, "seed": -3}
+
+
+def test_several_values_and_numbers_may(parser):
+    parser.add_argument("--texts", nargs="+")
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--mark", choices=("->", "=>"))
+    typed = ["--texts", "-5度", "--", "甲", "- 乙", "--rate", "-1e-3", "--path", "-文", "--mark", "->"]
+    expected = {"texts": ["-5度", "--", "甲", "- 乙"], "rate": -0.001, "path": Path("-文"), "mark": "->"}
+    assert vars(parser.parse_args(typed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["--separator", "--seed", "3"], "argument --separator: expected one argument"),
+        (["--seed", "->"], "argument --seed: invalid int value: '->'"),
+        (["->"], "unrecognized arguments: ->"),
+        (["--unknown", "3"], "unrecognized arguments: --unknown 3"),
+    ],
+)
+def test_what_is_no_value_is_still_none(parser, typed, says, capsys):
+    parser.add_argument("--separator")
+    parser.add_argument("--seed", type=int)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(typed)
+    assert end.value.code == 2 and capsys.readouterr().err.endswith(f"error: {says}\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "typed", "here"),
+    [
+        ("train", "--data_dir", "--dataset_dir"),
+        ("train", "--output_dir", "--save_dir"),
+        ("train", "--num_train_epochs", "--epochs"),
+        ("train", "--max_length", "--max_seq_length"),
+        ("train", "--model_name_or_path", "--model_name"),
+        ("train", "--early_stopping", "--early_stop"),
+        ("check_data", "--data_dir", "--dataset_dir"),
+        ("doccano", "--output_dir", "--save_dir"),
+    ],
+)
+def test_what_a_flag_is_called_here(script, typed, here, capsys):
+    """Told before a flag that is missing for that reason, and never taken for the beginning of another one."""
+    for words in ([typed, "x"], [f"{typed}=x"]):
+        with pytest.raises(SystemExit) as end:
+            importlib.import_module(script).main(words)
+        assert end.value.code == 2 and capsys.readouterr().err.endswith(f"error: {typed}: here it is {here}\n")
+
+
+@pytest.mark.slow
+def test_the_few_shot_route_has_the_other_names():
+    command = [sys.executable, "few-shot/train.py", "--dataset_dir", "x", "--save_dir=y", "--epochs", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    told = "--dataset_dir: here it is --data_dir; --save_dir: here it is --output_dir; --epochs: here it is --num_train"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"train.py: error: {told}_epochs"
+
+
+def test_an_abbreviation_is_no_other_name(parser):
+    parser.add_argument("--model_name_or_path")
+    assert parser.parse_args(["--model_name", "x"]).model_name_or_path == "x"
+
+
 def test_a_decision_takes_what_is_asked_from_the_flags_and_the_rest_from_the_checkpoint(parser):
     utils.add_decision_arguments(parser, None)
     stored = utils.Decision([0.25, 0.75], "closure", max_labels=4)
@@ -227,3 +308,12 @@ def test_a_directory_that_is_not_there(tmp_path):
 def test_what_the_doors_promise_is_there():
     for door in (utils, metric):
         assert all(hasattr(door, name) for name in door.__all__) and len(set(door.__all__)) == len(door.__all__)
+
+
+def test_what_follows_two_dashes_is_for_another_program():
+    parser = utils.make_parser("Start a server.")
+    parser.add_argument("--model_repository")
+    parser.add_argument("rest", nargs="*")
+    words = "--model_repository -5 -- --data_dir=x -- -> --log 1".split()
+    args = parser.parse_args(words)
+    assert (args.model_repository, args.rest) == ("-5", ["--data_dir=x", "--", "->", "--log", "1"])

@@ -19,6 +19,7 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import BACKENDS, find_gpu, has_bf16
+from hierarchical.formats import existing
 from hierarchical.modeling import sigmoid
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
@@ -97,7 +98,7 @@ def precision(args, device, logger):
 def measure(args, predictor, decision, logger):
     """Scores of labelled rows, and the time for them with and without tokenising."""
     path = Path(args.dataset_dir) / f"{args.perf_dataset}.txt"
-    rows = load_reported(path, predictor.tree, logger)
+    rows = load_reported(existing(path) or path, predictor.tree, logger)
     texts = rows.texts
     predictor.tokenizer.encode(texts[:1])  # loads what it needs
     began = time.perf_counter()

@@ -140,8 +140,8 @@ class Service:
         """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""
         for i, label in enumerate(labels or ()):
             if label not in model.tree.index:
-                near = model.tree.nearest(label[:200])
-                how = f"Did you mean {near!r}?" if near else "Labels are full paths, as in label.txt."
+                guess = model.tree.guess(label[:200])
+                how = f"{guess[:1].upper()}{guess[1:]}" or "Labels are full paths, as in label.txt."
                 raise Refusal(422, f"body.labels[{i}]", "unknown label", how)
         return labels and [model.tree.index[label] for label in labels]
 

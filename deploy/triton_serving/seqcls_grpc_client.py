@@ -3,7 +3,7 @@
     python deploy/triton_serving/seqcls_grpc_client.py --texts 某公司宣布裁员 国足今晚出战
     python deploy/triton_serving/seqcls_grpc_client.py --dataset_dir data --url 192.168.0.7:8001
 
-Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
+Reads   data_file in dataset_dir: texts or rows (see hierarchical/formats.py); "-" is standard input. Writes nothing.
 
 It knows nothing of the model: names of labels, and how many texts a request may hold, come from the server.
 """
@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy import client_texts
 from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
-from utils import InputError, make_parser, run
+from utils import InputError, make_parser, run, shown
 
 REQUEST_BYTES = 3 << 20  # of texts in a request: below the limit of nginx.conf
 
@@ -94,10 +94,10 @@ class Client:
 def main(argv=None):
     args = parse_args(argv)
     key = read_api_key(args.api_key_file)
-    texts = client_texts.read_texts(args)
+    texts = client_texts.texts_to_send(args)
     client = Client(args.url, args.model_name, args.model_version, args.timeout, key and key.decode())
     for text, labels in zip(texts, client.classify(texts)):
-        print("text:", text)
+        print("text:", shown(text))
         print("label:", ",".join(str(i) for i, _, _ in labels))
         print("label name:", ",".join(name for _, name, _ in labels))
         print("confidence:", ",".join(f"{p:.4f}" for _, _, p in labels))

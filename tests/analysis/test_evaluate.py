@@ -144,6 +144,20 @@ def test_printed_text_and_bad_cases(data, checkpoint, call, printed, monkeypatch
     assert (data / "bad_case.txt").read_bytes().decode() == BAD_CASES
 
 
+def test_scores_of_many_labels_are_in_a_file(data, checkpoint, call, printed, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "LOGGED_LABELS", 4)
+    bad_cases = tmp_path / "wrong.tsv"
+    call(data, checkpoint, "--bad_case_file", bad_cases)
+    lines = PRINTED.format(bad_case_file=bad_cases).splitlines()
+    written = (tmp_path / "wrong_labels.txt").read_text("utf-8").splitlines()
+    assert written == lines[10:-1] and written[0] == "Class name: 组织"
+    assert printed == [
+        *lines[:10],
+        f"Scores of each of the 5 labels saved in {tmp_path / 'wrong_labels.txt'}",
+        lines[-1],
+    ]
+
+
 def test_output_json_holds_the_printed_numbers(data, checkpoint, call, printed, tmp_path):
     call(data, checkpoint, "--output_json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))

@@ -198,6 +198,12 @@ def test_page_shows_scores_labels_and_wrong_rows(tmp_path):
     assert wrong.count("missed") == 4 and wrong.count("extra") == 3
 
 
+def test_long_texts_are_cut(tmp_path):
+    rows = Rows([text + "长" * 1_000_000 for text in TEXTS], GOLD, 0, 0)
+    page = write(tmp_path / "report.html", *found(), rows=rows)
+    assert "三行" + "长" * 998 + "... (1,000,002 characters)" in page.text and len(page.text) < 20_000
+
+
 def test_page_loads_nothing_from_elsewhere(tmp_path):
     page = write(tmp_path / "report.html", *found())
     assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.tags}

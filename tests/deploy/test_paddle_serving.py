@@ -489,7 +489,7 @@ def test_it_listens_on_one_address(service):
 
 
 def test_clients_as_typed(service, data_dir, predictor, capsys):
-    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
+    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t体育,体育##足球\n")
     texts, lines = ["门将扑出点球", "", "央行下调利率"], []
     for text, (names, probabilities) in zip(texts, answers(predictor, texts)):
         lines += [f"text: {text}", f"label: {','.join(names)}"]

@@ -552,7 +552,7 @@ def test_metrics(server):
 
 
 def test_client_as_typed(server, data_dir, predictor, capsys):
-    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
+    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t体育,体育##足球\n")
     words = ["--url", server.grpc, "--dataset_dir", str(data)]
     seqcls_grpc_client.main(words)
     texts, lines = ["门将扑出点球", "", "央行下调利率"], []
