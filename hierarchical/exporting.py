@@ -25,6 +25,7 @@ from hierarchical.files import atomic_write
 from hierarchical.labels import LabelTree
 from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.quantizing import quantize_model
 
 BATCH_SIZE = 32
 OPSET = 17  # the first with LayerNormalization as one node
@@ -113,18 +114,12 @@ def save_onnx(model: Any, path: Path, labels: list[str], **metadata: str) -> Non
 
 
 def quantize(source: Path, path: Path, labels: list[str]) -> None:
-    """int8 weights, activations quantized as they come: no calibration rows are needed."""
+    """8-bit weights, and activations in 8 bits as they come (see quantizing.py): no calibration rows are needed."""
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with quiet():
-        quantize_dynamic(
-            str(source), str(path), per_channel=True, weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )  # fmt: skip
-    model = onnx.load(str(path))
-    if not any(node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul") for node in model.graph.node):
-        raise RuntimeError(f"{path}: the quantizer left the matrix products as they were")
+    model = onnx.load(str(source))
+    if not quantize_model(model):
+        raise RuntimeError(f"{source}: no product with weights was found in it")
     save_onnx(model, path, labels)
 
 
@@ -202,9 +197,9 @@ def with_exports(
         return predict_logits(model, ids, pad_id, batch_size, progress)
 
     def session_of(path: Path) -> Callable:
-        engine: Callable = OnnxModel(path) if path.suffix == ".onnx" else PaddleModel(path, threads=cores)
-        callers = cores if path.suffix == ".onnx" else 1
-        return lambda ids, progress=None: run_batches(engine, ids, pad_id, width, batch_size, callers, progress)
+        engine = OnnxModel(path) if path.suffix == ".onnx" else PaddleModel(path, threads=cores)
+        callers, most = cores if path.suffix == ".onnx" else 1, 1 if engine.singly else batch_size
+        return lambda ids, progress=None: run_batches(engine, ids, pad_id, width, most, callers, progress)
 
     models = {"checkpoint": (network, [weights])}
     for path in paths:
