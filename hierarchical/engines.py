@@ -50,7 +50,7 @@ def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
 
 
 def find_precision(prefix: str | Path, precision: str) -> str:
-    """The precision to load. "auto": int8 if it is there, and not found to be slower or worse (see `int8_is_better`)."""
+    """The precision to load. "auto": int8 if it is there, unless export_model.py found it slower or worse."""
     if precision != "auto":
         return precision
     there = [name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists()]
@@ -62,30 +62,25 @@ def find_precision(prefix: str | Path, precision: str) -> str:
 def int8_is_better(prefix: str | Path) -> bool:
     """Whether export_model.py found int8 to be faster than float32, and to lose no more F1 than it may.
 
-    Without its record, as with a width of prune.py, yes. Raises InputError for a damaged one.
+    Without its record, as with a width of prune.py: yes. If models were compared on no labelled rows: no, since nobody
+    knows. Raises InputError for a damaged record.
     """
     int8, float32 = (model_path(prefix, precision, ".onnx") for precision in ("int8", "float32"))
     path = int8.with_name(RECORD)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows = {row["model"]: row for row in record["models"]}
-        if not {int8.name, float32.name} <= rows.keys():
-            return True  # the record of other models
-        return is_better(rows[int8.name], rows[float32.name], record.get("max_f1_drop", MAX_F1_DROP))
+        first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
+        if int8.name not in rows:
+            return False
+        row, other = rows[int8.name], rows.get(float32.name, first)
+        if "micro_f1" not in row or row["milliseconds_per_text"] >= other["milliseconds_per_text"]:
+            return False
+        drop = max(first[key] - row[key] for key in ("micro_f1", "macro_f1"))
+        return 100 * drop <= record.get("max_f1_drop", MAX_F1_DROP)
     except FileNotFoundError:
         return True
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{path}: not the record that export_model.py writes. Export the model again.") from None
-
-
-def is_better(row: dict, other: dict, max_f1_drop: float) -> bool:
-    """Whether a model of export.json is faster than another one, and loses no more F1 than it may, as far as is known.
-
-    Scores are fractions, the drop is in points. Models that were compared without labelled rows have none: then, no.
-    """
-    drops = [100 * (other[key] - row[key]) for key in ("micro_f1", "macro_f1") if key in row]
-    faster = row["milliseconds_per_text"] < other["milliseconds_per_text"]
-    return faster and bool(drops) and max(drops) <= max_f1_drop
 
 
 def exported_models(prefix: str | Path) -> list[Path]:
