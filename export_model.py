@@ -29,6 +29,7 @@ from hierarchical.exporting import (
     BATCH_SIZE,
     compare,
     export_checkpoint,
+    require_onnx_size,
     show,
     with_exports,
     write_record,
@@ -101,11 +102,13 @@ def main(argv=None):
     args = parse_args(argv)
     logger, checkpoint = get_logger(), Checkpoint.open(args.params_path)
     tree = checkpoint.tree
-    if "token_type_ids" not in checkpoint.family.inputs:
+    if checkpoint.family.inputs == ("input_ids",):
         logger.info(f"This checkpoint is {checkpoint.family.title}: its models read input_ids alone")
     elif args.multilingual:
         logger.warning("--multilingual: this checkpoint is not ERNIE-M; exporting it as what it is")
     texts, gold = rows_to_check(args, tree, logger)
+    if args.format != "paddle":
+        require_onnx_size(checkpoint.weights, "--format paddle")
     paddle = set_device("cpu")  # the graph is the same everywhere
     model = checkpoint.load_model()
     paths = export_checkpoint(paddle, checkpoint, model, args.output_path, "float32", args.format, args.precision)

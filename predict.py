@@ -56,7 +56,7 @@ def main(argv=None):
         batch_size=args.batch_size,
     )
     decision = decision_from_arguments(args, predictor.decision)
-    predict_file(prediction_job(args, args.label_file), predictor, decision)
+    predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":

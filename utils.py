@@ -135,12 +135,12 @@ def make_parser(description):
     return parser
 
 
-def add_dataset_arguments(group, *files, compared=False, directory="directory with the files below", **helps):
+def add_dataset_arguments(group, *files, compared=False, **helps):
     """--dataset_dir, --train_file or the like for each of `files`, and --label_file.
 
     compared: label.txt is only compared with the checkpoint's; helps: {"train": what --help says of --train_file}
     """
-    group.add_argument("--dataset_dir", required=True, help=directory)
+    group.add_argument("--dataset_dir", required=True, help="directory with the files below")
     for name in files:
         text = helps.get(name, "name inside dataset_dir; .txt, .jsonl or .csv")
         group.add_argument(f"--{name}_file", default=f"{name}.txt", help=text)
@@ -164,12 +164,12 @@ def add_data_file_argument(group, directory="dataset_dir"):
     group.add_argument("--data_file", default="data.txt", help=f"in {directory}; .jsonl, .csv or else lines; -: stdin")
 
 
-def add_checkpoint_arguments(parser, batch_size, title="model"):
-    """The model to use: --params_path, --max_seq_length, --batch_size, --device."""
+def add_checkpoint_arguments(parser, batch_size, title="model", batch="texts per step"):
+    """The model to use: --params_path, --max_seq_length, --batch_size, --device. batch: what --batch_size counts."""
     model = parser.add_argument_group(title)
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
     add_max_seq_length_argument(model)
-    model.add_argument("--batch_size", type=int, default=batch_size, help="texts per step")
+    model.add_argument("--batch_size", type=int, default=batch_size, help=batch)
     add_device_argument(model)
 
 
@@ -257,11 +257,11 @@ def check_prediction_arguments(parser, args, directory="--dataset_dir"):
         parser.error("argument --resume: needs an --output_file to continue")
 
 
-def prediction_job(args, label_file):
-    """The Job of predictions.predict_file that the flags ask for; label_file: the name in dataset_dir."""
+def prediction_job(args):
+    """The Job of predictions.predict_file that the flags ask for."""
     return Job(
         data="-" if args.data_file == "-" else Path(args.dataset_dir) / args.data_file,
-        label_path=Path(args.dataset_dir) / label_file if args.dataset_dir else None,
+        label_path=Path(args.dataset_dir) / args.label_file if args.dataset_dir else None,
         output_file=args.output_file,
         batch_size=args.batch_size,
         floor=args.floor,

@@ -3,7 +3,7 @@
     python analysis/sent_interpret.py --dataset_dir data --params_path checkpoint
     python analysis/sent_interpret.py --dataset_dir data --params_path checkpoint --interpret_input_file dev.txt
 
-Reads   dataset_dir/train.txt             (or .jsonl/.csv rows, see rows.py)
+Reads   dataset_dir/train.txt             (or .jsonl/.csv rows, see hierarchical/rows.py)
         dataset_dir/bad_case.txt          of evaluate.py; or rows with or without labels, see cases.py
         params_path/                      the checkpoint
 Writes  dataset_dir/sent_interpret.txt    for every text its predicted and given labels and its nearest train rows

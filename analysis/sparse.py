@@ -4,7 +4,7 @@
     python analysis/sparse.py --dataset_dir data --params_path checkpoint --annotate            # unlabelled texts
     python doccano.py --annotate_file data/support.txt --save_dir annotate                      # which to label next
 
-Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see rows.py)
+Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see hierarchical/rows.py)
         dataset_dir/data.txt               with --annotate: one text per line, or .jsonl/.csv rows
         params_path/                       the checkpoint
 Writes  dataset_dir/sparse.txt             the dev rows that are least alike to any training row, least first

@@ -69,7 +69,7 @@ def parse_args(argv):
     add_dataset_arguments(data, compared=True)
     data.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain")
     data.add_argument("--num_rows", type=int, default=20, help="texts from the head of the file; 0: all")
-    add_checkpoint_arguments(parser, batch_size=16)
+    add_checkpoint_arguments(parser, batch_size=16, batch="steps or changed texts at a time")
     how = parser.add_argument_group("explanation")
     how.add_argument(
         "--interpreter", choices=SAMPLES, default="ig", help="ig: integrated gradients; grad: gradient SHAP; lime: LIME"

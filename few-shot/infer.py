@@ -38,6 +38,7 @@ from utils import (
 
 def parse_args(argv):
     parser = make_parser("Label texts with a few-shot model.")
+    parser.set_defaults(label_file="label.txt")  # if it is there, it must have the model's labels
     parser.add_argument("--model_path_prefix", required=True, help="model file without its ending: .../export/model")
     parser.add_argument("--model_name", "--model_name_or_path", help="accepted and not needed")
     parser.add_argument("--data_dir", dest="dataset_dir", help="directory of data_file; needed, unless data_file is -")
@@ -77,7 +78,7 @@ def main(argv=None):
     )
     predictor.tokenizer = load_template(predictor.file.parent, predictor.tokenizer, predictor.config)
     decision = decision_from_arguments(args, predictor.decision)
-    predict_file(prediction_job(args, "label.txt"), predictor, decision)  # if it is there, it has the model's labels
+    predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the wo
         data_dir/train.txt    a few rows per label (few-shot/sample.py draws them from many)
         data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
         data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
-        (rows may also be .jsonl or .csv, see rows.py; flags give the files other names)
+        (rows may also be .jsonl or .csv, see hierarchical/rows.py; flags give the files other names)
 Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
         output_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it
         output_dir/state.safetensors                  the last state, for --resume_from_checkpoint
@@ -27,6 +27,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
@@ -39,6 +40,7 @@ from hierarchical.training import (
     Settings,
     Trainer,
     leave,
+    log_scores,
     open_log,
     require_other_directory,
     save_progress,
@@ -73,7 +75,6 @@ from utils import (
     run,
 )
 
-PREDICTED_TOGETHER = 4096
 RESUME = "--resume_from_checkpoint"
 METRICS = ("macro_f1_score", "micro_f1_score")
 ACCEPTED = {
@@ -248,12 +249,12 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
                 progress.epoch, progress.batch = progress.epoch + 1, 0
             if trainer.step < due:
                 continue
-            entry, selected = {"step": due, "train_loss": progress.loss_sum / (due - evaluated)}, float(due)
+            entry, selected = {"step": due, "train_loss": progress.loss_sum / (due - evaluated)}, None
             if dev:
                 scores = score(
                     network, tree, dev, dev_ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size
                 ).result()
-                log_scores(logger, scores)
+                tell_scores(logger, scores)
                 entry |= {name: value for name, value in scores.items() if name != "labels"}
                 selected = scores[metric]
             better = progress.evaluated(selected, entry)  # without dev rows the last one is the best
@@ -273,11 +274,8 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     logger.info(f"Save {'best' if dev else 'last'} text classification model in {output_dir}")
 
 
-def log_scores(logger, scores):
-    logger.info(
-        f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
-        f"macro f1 score: {scores['macro_f1']:.5f}"
-    )
+def tell_scores(logger, scores):
+    log_scores(logger, scores)
     if scores["micro_f1"] == 0:
         logger.warning("F1 is 0: no label is likely enough yet. Train longer, raise the rates, or lower --threshold.")
 
@@ -291,11 +289,11 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
         return sigmoid(predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size))
 
     with atomic_write(path) as file, progress_bar(len(texts), "predict") as bar:
-        for start in range(0, len(texts), PREDICTED_TOGETHER):
-            part = label_texts(texts[start : start + PREDICTED_TOGETHER], compute, tree, decision)
+        for window in row_windows(len(texts), len(tree)):
+            part = label_texts(texts[window.start : window.stop], compute, tree, decision)
             file.writelines(jsonl_row(tree, *row, FLOOR) for row in part)
             if gold:
-                pairs = zip(part, gold[start : start + PREDICTED_TOGETHER])
+                pairs = zip(part, gold[window.start : window.stop])
                 if pairs := [(labels, known) for (_, labels, _), known in pairs if known is not None]:
                     scores.update(*(multi_hot(labels, len(tree)) for labels in zip(*pairs)))
             bar.update(len(part))
@@ -361,7 +359,7 @@ def main(argv=None):
     if args.do_eval:
         dev = load_reported(data_dir / args.dev_file, tree, logger)
         ids = tokenizer.encode(dev.texts)
-        log_scores(
+        tell_scores(
             logger,
             score(network, tree, dev, ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size).result(),
         )

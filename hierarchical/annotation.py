@@ -46,7 +46,7 @@ class Annotation(NamedTuple):
 
 
 def read_export(path: str | Path, separator: str, keep_empty: bool, problems: Problems) -> list[Annotation]:
-    """All annotations of an exported file: bad records go to `problems`.
+    """All annotations of an exported file. Bad records go to `problems`.
 
     keep_empty: doccano does not tell "not annotated" from "no label applies"; take it for the latter.
     Raises InputError for a file that is no export which can be read without guessing.

@@ -14,20 +14,24 @@ FORMATTER = logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
 
 
 def get_logger(log_file: str | os.PathLike | None = None) -> logging.Logger:
-    """The project's logger: PaddleNLP's line format, to stderr and, if given, appended to a file."""
+    """The project's logger: PaddleNLP's line format, to stderr and, if given, appended to a file, and to no other."""
     logger = logging.getLogger("hierarchical")
-    logger.setLevel(logging.INFO)
     logger.propagate = False
     # other programs, and progress bars, put handlers of their own in place
-    handlers: list[logging.Handler] = []
     if not any(one.formatter is FORMATTER for one in logger.handlers):
-        handlers.append(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+        _add(logger, logging.StreamHandler())
     if log_file:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(FORMATTER)
-        logger.addHandler(handler)
+        for handler in [one for one in logger.handlers if isinstance(one, logging.FileHandler)]:  # of an earlier run
+            logger.removeHandler(handler)
+            handler.close()
+        _add(logger, logging.FileHandler(log_file, encoding="utf-8"))
     return logger
+
+
+def _add(logger: logging.Logger, handler: logging.Handler) -> None:
+    handler.setFormatter(FORMATTER)
+    logger.addHandler(handler)
 
 
 @contextmanager

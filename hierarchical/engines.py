@@ -157,6 +157,7 @@ class PaddleModel:
                 "the back end paddle needs the package paddle, which is not installed: see requirements.txt."
             ) from None
 
+        self.path = path
         require_program(path)
         config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))
         config.disable_glog_info()

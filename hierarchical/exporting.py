@@ -39,20 +39,21 @@ ONNX_BYTES = 2**31 - 2**24  # of parameters; a message of protobuf, and so a fil
 def export_static(paddle: Any, model: Any, pad_id: int, prefix: Path) -> Path:
     """Write the static graph of a model; returns the path of its program, .pdmodel, or .json with a newer paddle."""
 
+    inputs = family_of(model).inputs
+
     class Graph(paddle.nn.Layer):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Any, token_type_ids: Any = None) -> Any:
+        def forward(self, input_ids: Any, second: Any = None) -> Any:
             mask = (input_ids != pad_id).astype("int64")
-            if token_type_ids is None:
-                return self.model(input_ids, attention_mask=mask)
-            return self.model(input_ids, token_type_ids=token_type_ids, attention_mask=mask)
+            more = {} if second is None else {inputs[1]: second}
+            return self.model(input_ids, attention_mask=mask, **more)
 
     graph = Graph()
     graph.eval()
-    spec = [paddle.static.InputSpec([None, None], "int64", name) for name in family_of(model).inputs]
+    spec = [paddle.static.InputSpec([None, None], "int64", name) for name in inputs]
     old_form = tuple(map(int, paddle.__version__.split(".")[:2])) < (3, 2)
     with quiet(), paddle.pir_utils.OldIrGuard() if old_form else nullcontext():
         paddle.jit.save(paddle.jit.to_static(graph, input_spec=spec, full_graph=True), str(prefix))
@@ -149,8 +150,6 @@ def export_checkpoint(
     directory of its own first, so that a failure leaves an earlier export as it was.
     """
     output_path, labels = Path(output_path), checkpoint.tree.labels
-    if format != "paddle" and checkpoint.weights:
-        require_onnx_size(checkpoint.weights, "--format paddle")
     output_path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_path) as folder:
         work = Path(folder)

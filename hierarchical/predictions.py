@@ -18,6 +18,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from hierarchical.batches import CELLS
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.console import FLAT, get_logger
 from hierarchical.decisions import Decision
@@ -30,7 +31,6 @@ from hierarchical.rows import PARSERS
 from hierarchical.tokenizer import Tokenizer
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
-WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows
 LOGGED_ROWS = 12  # rows that are logged when there is an output file
 
 
@@ -255,7 +255,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     if world > 1 and (stream or job.output_file == "-"):
         raise InputError("Several processes share the rows of a file and write a file each; for pipes use one process.")
     path = output_path(job.output_file, tree, rank, world, logger)
-    size = job.batch_size * max(1, min(WINDOW_BATCHES, WINDOW_CELLS // (job.batch_size * len(tree))))
+    size = job.batch_size * max(1, min(WINDOW_BATCHES, CELLS // (job.batch_size * len(tree))))
     seen, problems = Counter[str](), Problems()
     start, stop = 0, None
     if not stream:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, set_device
@@ -34,7 +35,7 @@ from hierarchical.engines import (
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
-from hierarchical.modeling import WINDOW, sigmoid, tensors
+from hierarchical.modeling import sigmoid, tensors
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
@@ -109,7 +110,7 @@ class Predictor:
     backend         of an export: onnx or paddle
     device          cpu or gpu; for a checkpoint also xpu, npu, or one by its number as in gpu:1
     device_id       number of the GPU, for an export
-    num_threads     CPU threads; None: all cores
+    num_threads     CPU threads, for an export; None: all cores
     max_seq_length  tokens of a text that are read; None: as in training
     batch_size      texts of a step, at most; an int8 model takes one after the other
     kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking
@@ -143,8 +144,7 @@ class Predictor:
         require_least("max_seq_length", max_seq_length, 3, optional=True)
         require_choice("kind", kind, (None, "export", "checkpoint"))
         require_choice("backend", backend, BACKENDS)
-        if kind == "export":
-            require_export(path)
+        require_kind(path, kind)
         computes = "checkpoint" if kind == "checkpoint" or is_checkpoint(path) else backend
         for name, value in (("precision", precision), ("device", device)):
             require_choice(name, value, CHOICES[computes].get(name, (value,)), f" ({computes})")
@@ -160,8 +160,9 @@ class Predictor:
             self.engine = OnnxModel(self.file, device, device_id)
             self.callers = cores if device == "cpu" else 1  # batches that run side by side
         else:
-            self.file = model_path(path, "float32", ".pdmodel")
-            self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
+            file = model_path(path, "float32", ".pdmodel")
+            self.engine = PaddleModel(file, device, device_id, cores, precision == "bfloat16")
+            self.file = self.engine.path  # the .json of a newer paddle, where that is what there is
         if self.engine.singly:
             self.batch_size = 1
         if not template and reads_template(self.file.parent):
@@ -209,8 +210,8 @@ class Predictor:
             threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k
         )
         found: list[Prediction] = []
-        for start in range(0, len(texts), WINDOW):
-            rows = label_texts(texts[start : start + WINDOW], self.probabilities, self.tree, decision)
+        for window in row_windows(len(texts), len(self.tree)):
+            rows = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)
             found += [describe(self.tree, *row, floor) for row in rows]
         return found
 
@@ -270,9 +271,16 @@ def is_checkpoint(path: str | Path) -> bool:
     return Path(path).is_dir() and find_weights(path) is not None and not exported_models(Path(path) / "float32")
 
 
-def require_export(path: str | Path) -> None:
-    """Raise InputError where a script that runs exported models alone is given a checkpoint."""
-    if is_checkpoint(path):
+def require_kind(path: str | Path, kind: str | None) -> None:
+    """Raise InputError for a path at which there is nothing, something else, or two models to choose from."""
+    if kind is None and not Path(path).is_dir() and not exported_models(path):
+        raise InputError(f"{path}: neither a folder nor a model file. Pass an export, a model in it, or a checkpoint.")
+    if kind is None and Path(path).is_dir() and find_weights(path) and exported_models(Path(path) / "float32"):
+        raise InputError(
+            f"{path}: holds a checkpoint and an export, which may be of different trainings. Say which you mean: "
+            'kind="checkpoint" or kind="export".'
+        )
+    if kind == "export" and is_checkpoint(path):
         raise InputError(
             f"{path}: a checkpoint, where an exported model is needed. Make one with export_model.py; in a folder of "
             "prune.py it is called pruned_model."

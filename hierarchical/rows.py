@@ -74,7 +74,7 @@ def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error
 
 
 def load_reported(path: str | Path, tree: LabelTree | None, logger: Logger) -> Rows:
-    """The labelled rows of a file ; what is passed over is reported."""
+    """The labelled rows of a file; what is passed over is reported."""
     rows = load_rows(path, tree, unlabelled="skip")
     if rows.blank or rows.unlabelled:
         logger.warning(f"{Path(path).name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")

@@ -7,7 +7,7 @@
 
 Reads   params_path      the encoder, and its labels where there is no corpus_file
         corpus_file      labels, one path per line
-        train_set_file   labelled rows: text<TAB>label,label,...  (or .jsonl/.csv, see rows.py)
+        train_set_file   labelled rows: text<TAB>label,label,...  (or .jsonl/.csv, see hierarchical/rows.py)
 Writes  index_dir        see index.py; recall.py, predict.py and run_system.py read it
 
 A new label needs no training: it is found by its name, and in an index of rows by its rows. Scripts that have the index

@@ -18,7 +18,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hierarchical.modeling import WINDOW
+from hierarchical.batches import row_windows
 from hierarchical.predictions import predict_file
 from retrieval_based.encoder import Encoder, add_model_arguments, path_text
 from retrieval_based.index import add_index_arguments, dense, index_or_labels, labels_index
@@ -71,8 +71,8 @@ def print_cosines(encoder, path, device):
     if not pairs:
         raise InputError(f"{path}: only blank lines in it. A row is: text<TAB>label")
     encoder.load(device)
-    for start in range(0, len(pairs), WINDOW):
-        window = pairs[start : start + WINDOW]
+    for rows in row_windows(len(pairs)):
+        window = pairs[rows.start : rows.stop]
         texts = encoder.encode([text for text, _ in window])
         labels = encoder.encode([path_text(name) for _, name in window])
         for (text, name), cosine in zip(window, (texts * labels).sum(1)):
@@ -112,7 +112,7 @@ def main(argv=None):
     decision = decision_from_arguments(args, index.decision if index else encoder.decision)
 
     labeller = Retriever(encoder, index, tree, args)
-    predict_file(prediction_job(args, args.label_file), labeller, decision, {"recall_num": args.recall_num})
+    predict_file(prediction_job(args), labeller, decision, {"recall_num": args.recall_num})
 
 
 if __name__ == "__main__":

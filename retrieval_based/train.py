@@ -24,6 +24,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.batches import CELLS
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, require_model
@@ -54,7 +55,7 @@ from retrieval_based.encoder import (
     parameter_digest,
     texts_of_labels,
 )
-from retrieval_based.index import RECALL_AT, SemanticIndex, dense, dense_windows, recalls
+from retrieval_based.index import RECALL_AT, SemanticIndex, dense, recalls
 from retrieval_based.vectors import Vectors
 from utils import (
     InputError,
@@ -212,8 +213,7 @@ def retrieve_dev(args, model, tree, indexed, label_ids, dev_ids, pad_id):
 
 def tuned_similarity(tree, dev, retrieved):
     """The Decision whose similarity threshold gives the best micro-F1 on the dev rows, or on as many as fit memory."""
-    rows = dense_windows(len(dev.texts), len(tree))[0]
-    every = -(-len(dev.texts) // len(rows))
+    every = -(-len(dev.texts) // max(1, CELLS // len(tree)))
     chosen = range(0, len(dev.texts), every)
     gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
     similarities = dense([retrieved[i] for i in chosen], len(tree))

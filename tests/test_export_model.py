@@ -11,6 +11,7 @@ import pytest
 import export_model
 import hierarchical
 from export_model import warn_about
+from hierarchical import exporting
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.modeling import predict_logits, sigmoid
 from hierarchical.predictor import Predictor
@@ -226,3 +227,13 @@ def test_the_files_of_the_checkpoint_are_opened_once_to_read_and_once_to_copy(ti
     counts = json.loads(done.stdout)
     small = ("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json")
     assert counts["model.safetensors"] == 1 and all(1 <= counts[name] <= 2 for name in small), counts
+
+
+def test_a_model_too_large_for_onnx_is_refused_before_paddle_is_loaded(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
+    monkeypatch.setattr(export_model, "set_device", lambda device: pytest.fail("paddle was loaded"))
+    words = ["--params_path", str(tiny_checkpoint), "--output_path", str(tmp_path / "export")]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: export_model.main(words))
+    assert ended.value.code == 2 and "--format paddle" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()

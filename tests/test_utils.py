@@ -146,13 +146,13 @@ def job_arguments(parser, *flags):
 
 def test_the_job_that_the_flags_ask_for(parser):
     args = job_arguments(parser, "--dataset_dir", "d", "--output_file", "out.tsv", "--floor", "0.5", "--quiet")
-    job = utils.prediction_job(args, args.label_file)
+    job = utils.prediction_job(args)
     assert job == utils.Job(Path("d/data.txt"), Path("d/label.txt"), "out.tsv", 32, 0.5, False, True)
 
 
 def test_a_job_that_reads_stdin_needs_no_directory(parser):
     args = job_arguments(parser, "--data_file", "-")
-    assert utils.prediction_job(args, args.label_file) == utils.Job("-")
+    assert utils.prediction_job(args) == utils.Job("-")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
         --dataset_dir data --output_file predictions.jsonl                 # int8, to a file
     python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --dataset_dir data --perf
 
-Reads   what predict.py reads, and the model with its settings (see predictor.py)
+Reads   what predict.py reads, and the model with its settings (see hierarchical/predictor.py)
 Writes  what predict.py writes; nothing beside the model
         with --perf nothing: it prints scores on labelled rows and the time a text takes
 """
@@ -138,7 +138,7 @@ def main(argv=None):
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)
     else:
-        predict_file(prediction_job(args, args.label_file), predictor, decision)
+        predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from analysis import evaluate
-from hierarchical import checkpoints, modeling
+from hierarchical import batches, checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
 from metric import Decision
 from utils import LabelTree, run
@@ -98,7 +98,9 @@ def checkpoint(like_a_checkpoint, monkeypatch):
         return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
 
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
+    monkeypatch.setattr(
+        Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
+    )
     monkeypatch.setattr(
         checkpoints, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
     )
@@ -136,7 +138,7 @@ def refused(call, capsys, monkeypatch):
 
 @pytest.mark.parametrize("window", [1, 3, 4096])
 def test_printed_text_and_bad_cases(data, checkpoint, call, printed, monkeypatch, window):
-    monkeypatch.setattr(modeling, "WINDOW", window)
+    monkeypatch.setattr(batches, "WINDOW", window)
     call(data, checkpoint)
     assert printed == PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
     assert (data / "bad_case.txt").read_bytes().decode() == BAD_CASES

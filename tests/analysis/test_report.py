@@ -24,7 +24,7 @@ from analysis.report import (
     write_report,
 )
 from analysis.word_interpret import Part
-from hierarchical import checkpoints, modeling
+from hierarchical import batches, checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, write_settings
 from metric import Decision, Scores, decide
 from utils import LabelTree, Rows
@@ -293,10 +293,12 @@ def call(tmp_path, monkeypatch, data_dir):
 
     tokenizer = SimpleNamespace(pad_id=0, encode=list, **vars(TOKENIZER))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
+    monkeypatch.setattr(
+        Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
+    )
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
-    monkeypatch.setattr(modeling, "WINDOW", 2)
+    monkeypatch.setattr(batches, "WINDOW", 2)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"-")

@@ -389,13 +389,15 @@ def test_a_width_of_prune(tiny_checkpoint, tiny_export, tmp_path):
 
 
 def test_an_export_within_the_checkpoint(checkpoint, tiny_export):
-    """In a folder of its own there, or right among the weights: what was exported last is meant."""
+    """In a folder of its own there, or right among the weights, where one must say which is meant."""
     shutil.copytree(tiny_export, checkpoint / "export")
     assert kind(checkpoint) == ".safetensors" and kind(checkpoint / "export") == ".onnx"
     shutil.copy(tiny_export / "int8.onnx", checkpoint)
-    assert kind(checkpoint, precision="auto") == ".onnx"
+    assert kind(checkpoint, precision="auto", kind="export") == ".onnx"
     shutil.copy(tiny_export / "float32.onnx", checkpoint)
-    assert kind(checkpoint) == kind(checkpoint, kind="export") == kind(checkpoint / "float32") == ".onnx"
+    with pytest.raises(InputError, match='holds a checkpoint and an export.*kind="checkpoint" or kind="export"'):
+        kind(checkpoint)
+    assert kind(checkpoint, kind="export") == kind(checkpoint / "float32") == ".onnx"
     assert kind(checkpoint, kind="checkpoint") == ".safetensors"
     one, other = (Predictor(checkpoint, kind=kind).predict(["国足今晚出战"])[0] for kind in ("export", "checkpoint"))
     assert one.labels == other.labels and one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
@@ -425,13 +427,14 @@ def test_the_older_form_of_the_weights(checkpoint):
 
 def test_nothing_is_there(tmp_path):
     for path, settings, message in (
-        (tmp_path / "none", {}, r"none.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path / "none", {}, r"none: neither a folder nor a model file. Pass an export"),
         (tmp_path / "none", {"kind": "export"}, r"none.onnx: no such file.* Make it with export_model.py"),
         (tmp_path / "none", {"kind": "checkpoint"}, r"none: no such directory. Pass the --save_dir of train.py"),
-        (tmp_path / "none", {"backend": "paddle"}, r"none.json: no such file.* Make it with export_model.py"),
+        (tmp_path / "none", {"backend": "paddle"}, r"none: neither a folder nor a model file"),
+        (tmp_path / "none", {"backend": "paddle", "kind": "export"}, r"none.json: no such file.* export_model.py"),
         (tmp_path, {}, r"float32.onnx: no such file.* Make it with export_model.py"),
         (tmp_path, {"kind": "checkpoint"}, r"no model.safetensors in it.* checkpoint of train.py"),
-        (tmp_path / "a" / "b.onnx", {}, r"a/b.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path / "a" / "b.onnx", {}, r"a/b.onnx: neither a folder nor a model file"),
     ):
         with pytest.raises(InputError, match=message):
             Predictor(path, **settings)
