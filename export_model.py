@@ -24,7 +24,7 @@ import numpy as np
 
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
-from hierarchical.engines import PRECISIONS, exported_models
+from hierarchical.engines import MAX_F1_DROP, PRECISIONS, RECORD, exported_models, find_precision
 from hierarchical.exporting import (
     BATCH_SIZE,
     compare,
@@ -50,7 +50,10 @@ def parse_args(argv):
     parser.add_argument("--dataset_dir", help="where the rows to check on lie (default: as in training)")
     parser.add_argument("--dev_file", help="name inside dataset_dir; left out: as in training, or dev.txt")
     parser.add_argument(
-        "--max_f1_drop", type=float, default=0.3, help="points of F1 a model may lose without a warning"
+        "--max_f1_drop",
+        type=float,
+        default=MAX_F1_DROP,
+        help="points of F1 a model may lose; above it there is a warning, and int8 is used only where asked for",
     )
     args = parser.parse_args(argv)
     if args.format == "paddle" and {*(args.precision or ())} - {"float32"}:
@@ -121,7 +124,9 @@ def main(argv=None):
     table = compare(models, tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision)
     show(table, logger)
     warn_about(table, args.max_f1_drop, logger)
-    write_record(Path(args.output_path) / "export.json", len(texts), table)
+    write_record(Path(args.output_path) / RECORD, len(texts), table, args.max_f1_drop)
+    if {"float32", "int8"} <= {*args.precision} and args.format != "paddle":
+        logger.info(f"Where the precision is auto, it is {find_precision(args.output_path, 'auto')}")
     logger.info(f"Checked on {len(texts)} texts; models, labels and tokenizer are in {args.output_path}")
 
 

@@ -5,6 +5,7 @@ onnxruntime and numpy; paddle only for the engine of that name.
 """
 
 import json
+import mmap
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from hierarchical.files import require_file
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
 AUTOMATIC = ("int8", "float32", "float16")  # the order in which "auto" looks for files
+RECORD = "export.json"  # beside exported models: what export_model.py measured of them
+MAX_F1_DROP = 0.3  # points that a precision may lose, where the record does not tell what it was held to
 
 
 def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
@@ -43,11 +46,37 @@ def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
 
 
 def find_precision(prefix: str | Path, precision: str) -> str:
-    """The precision to load. "auto": int8 if it was exported, for export_model.py has then checked its scores."""
+    """The precision to load. "auto": int8 if it is there, unless export_model.py found it slower or worse."""
     if precision != "auto":
         return precision
-    there = (name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists())
-    return next(there, "float32")
+    there = [name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists()]
+    if {"int8", "float32"} <= {*there} and not int8_is_better(prefix):
+        there.remove("int8")
+    return next(iter(there), "float32")
+
+
+def int8_is_better(prefix: str | Path) -> bool:
+    """Whether export_model.py found int8 to be faster than float32, and to lose no more F1 than it may.
+
+    Without its record, as with a width of prune.py: yes. If models were compared on no labelled rows: no, since nobody
+    knows. Raises InputError for a damaged record.
+    """
+    int8, float32 = (model_path(prefix, precision, ".onnx") for precision in ("int8", "float32"))
+    path = int8.with_name(RECORD)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
+        if int8.name not in rows:
+            return False
+        row, other = rows[int8.name], rows.get(float32.name, first)
+        if "micro_f1" not in row or row["milliseconds_per_text"] >= other["milliseconds_per_text"]:
+            return False
+        drop = max(first[key] - row[key] for key in ("micro_f1", "macro_f1"))
+        return 100 * drop <= record.get("max_f1_drop", MAX_F1_DROP)
+    except FileNotFoundError:
+        return True
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{path}: not the record that export_model.py writes. Export the model again.") from None
 
 
 def exported_models(prefix: str | Path) -> list[Path]:
@@ -73,7 +102,10 @@ def load_onnxruntime() -> Any:
 
 
 class OnnxModel:
-    """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads."""
+    """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads.
+
+    singly: batches are nothing but slower, and with exports of older versions change the answers: give it single texts
+    """
 
     def __init__(self, path: Path, device: str = "cpu", device_id: int = 0):
         require_file(path, "Make it with export_model.py (--precision names those it writes).")
@@ -105,6 +137,7 @@ class OnnxModel:
             )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         require_known_inputs(path, self.inputs)
+        self.singly = contains(path, b"QuantizeLinear")
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         feed = graph_feed(input_ids)
@@ -120,7 +153,7 @@ class PaddleModel:
     bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
     """
 
-    labels = None  # not kept in these files
+    labels, singly = None, False  # labels are not kept in these files
 
     def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, threads: int = 1, bf16: bool = False):
         if not path.exists():
@@ -170,6 +203,12 @@ class PaddleModel:
             return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
         except Exception as error:  # as above
             raise computing_fault(error, self.place) or error from None
+
+
+def contains(path: Path, content: bytes) -> bool:
+    """Whether a file contains these bytes; of an ONNX file, whether a kind of node does (a session tells of none)."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        return pages.find(content) >= 0
 
 
 def require_known_inputs(path: Path, inputs: list[str]) -> None:

@@ -105,14 +105,14 @@ class Predictor:
     """A model and what belongs to it.
 
     path            folder of export_model.py, a model file in it (its ending may be left out), or a checkpoint
-    precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there. With the back end
-                    paddle float32 or bfloat16, both from one file
+    precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
+                    says that it is slower or worse. With the back end paddle float32 or bfloat16, both from one file
     backend         of an export: onnx or paddle
     device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu
     device_id       number of the GPU, for an export; not needed beside gpu:1
     num_threads     CPU threads, for an export; None: all cores
     max_seq_length  tokens of a text that are read; None: as in training
-    batch_size      texts of a step, at most
+    batch_size      texts of a step, at most; an int8 model takes one after the other
     kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
 
@@ -166,6 +166,8 @@ class Predictor:
             file = model_path(path, "float32", ".pdmodel")
             self.engine = PaddleModel(file, device, device_id, cores, precision == "bfloat16")
             self.file = self.engine.path  # the .json of a newer paddle, where that is what there is
+        if self.engine.singly:
+            self.batch_size = 1
         if not template and reads_template(self.file.parent):
             raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
         if not isinstance(self.engine, CheckpointModel):
@@ -236,7 +238,7 @@ class Predictor:
 class CheckpointModel:
     """A checkpoint as an engine, like those of engines.py; the network is loaded by the first call."""
 
-    labels = None  # they are the checkpoint's own
+    labels, singly = None, False  # labels are the checkpoint's own
 
     def __init__(self, checkpoint: Checkpoint, device: str):
         self.checkpoint, self.device = checkpoint, device

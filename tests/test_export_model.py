@@ -95,6 +95,25 @@ def test_table_has_the_scores_of_the_dev_rows(tiny_checkpoint, call, capsys):
 
 
 @pytest.mark.slow
+def test_int8_is_compared_as_it_will_predict(tiny_checkpoint, call, capsys):
+    """One text at a time; and what was found out decides what auto takes."""
+    tree = LabelTree.read(SAMPLE / "label.txt")
+    texts = load_rows(SAMPLE / "dev.txt", tree).texts
+    for drop, expected in (("100", "int8"), ("0", "float32")):
+        flags = ["--dataset_dir", SAMPLE, "--format", "onnx", "--max_f1_drop", drop]
+        folder = call(tiny_checkpoint, *flags)
+        report = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        assert report["max_f1_drop"] == float(drop)
+        found = {row["model"]: row for row in report["models"]}
+        apart = Predictor(folder, "int8").probabilities(texts) - Predictor(tiny_checkpoint).probabilities(texts)
+        assert found["int8.onnx"]["largest_difference"] == pytest.approx(np.abs(apart).max(), abs=1e-5)
+        faster = found["int8.onnx"]["milliseconds_per_text"] < found["float32.onnx"]["milliseconds_per_text"]
+        expected = expected if faster else "float32"
+        assert f"Where the precision is auto, it is {expected}" in capsys.readouterr().err
+        assert Predictor(folder, "auto").file == folder / f"{expected}.onnx"
+
+
+@pytest.mark.slow
 def test_without_dev_rows_the_names_of_the_labels_are_compared(tiny_checkpoint, call, capsys):
     folder = call(tiny_checkpoint, "--format", "onnx", "--precision", "float32")
     assert "No dev rows to check on" in capsys.readouterr().err

@@ -93,9 +93,9 @@ class Batcher:
         """The oldest item and those beside it that cost less together than apart; taken out of the queue."""
         oldest = self.queue[0]
         share = -(-len(self.queue) // self.free)  # free workers share what there is
-        candidates = self.queue[1 : CHOICE * self.batch_size] if share > 1 else []
-        batch, longest, total = [oldest], oldest.length + OVERHEAD, oldest.length + OVERHEAD
         most = min(share, self.batch_size, oldest.most)
+        candidates = self.queue[1 : CHOICE * self.batch_size] if most > 1 else []
+        batch, longest, total = [oldest], oldest.length + OVERHEAD, oldest.length + OVERHEAD
         for item in sorted(candidates, key=lambda item: abs(item.length - oldest.length)):
             size, length = len(batch) + 1, item.length + OVERHEAD
             if size > most or max(longest, length) * size > PADDING * (total + length):

@@ -108,7 +108,7 @@ class Service:
 
     async def answers(self, request, model, works, most=None):
         """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""
-        most = most or self.args.batch_size
+        most = 1 if model.singly else most or self.args.batch_size
         items = [Item(work, min(len(work.text), work.max_seq_length), model, most) for work in works]
         try:
             futures = self.batcher.submit(items)

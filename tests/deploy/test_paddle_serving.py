@@ -369,6 +369,19 @@ def test_requests_of_unequal_length_side_by_side(service, texts, predictor):
         same(labels_of(keys, values, len(texts[cut])), expected[cut])
 
 
+def test_an_answer_depends_on_its_text_alone(service, texts):
+    """Asked alone, or by one of eight clients at once in requests of any size and order."""
+    texts = texts[:60]
+    alone = [service.ask([text])[0] for text in texts]
+    orders = [np.random.default_rng(seed).permutation(len(texts)) for seed in range(8)]
+    parts = [order[i : i + n] for order, n in zip(orders, [1, 2, 3, 5, 10, 20, 30, 60]) for i in range(0, 60, n)]
+    with ThreadPoolExecutor(8) as pool:
+        for rows, found in zip(parts, pool.map(lambda part: service.ask([texts[i] for i in part]), parts)):
+            for i, (names, probabilities) in zip(rows, found, strict=True):
+                assert names == alone[i][0]
+                assert probabilities == pytest.approx(alone[i][1], abs=1e-5 + 1e-6)  # they are rounded
+
+
 def test_strange_texts(service, predictor):
     strange = ["球队赢了" * 50_000, "x\0y", "a" * 1000, "😀", "\\", '"]', "\u2028"]
     same(service.ask(strange), answers(predictor, strange))

@@ -1,5 +1,6 @@
 """deploy/triton_serving: the repository, its steps without Triton, and a real Triton asked by HTTP and gRPC."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -317,8 +318,45 @@ def test_decision_settings_are_obeyed(make, predictor, texts):
     same(found, answers(predictor, texts[:20], Decision(0.9, "topdown")))
 
 
+def test_int8_texts_do_not_share_a_call(make, tiny_export, texts):
+    """Not with those of other requests, nor with those of their own: to the bit, they are answered as alone."""
+    models = make("--backend", "python", "--precision", "int8")
+    assert "dynamic_batching" not in (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    predictor = Predictor(tiny_export, "int8")
+    for parts in ([texts[:1], texts[1:2], texts[2:64]], [texts[5:6], texts[60:3:-1]]):
+        tokens = step(models, "tokenizer", [{"INPUT_0": column(part)} for part in parts])
+        names = ("input_ids", "token_type_ids")
+        found = step(models, "seqcls_model", [dict(zip(names, values.values())) for values in tokens])
+        for part, outputs in zip(parts, found):
+            for text, logits in zip(part, outputs["logits"], strict=True):
+                assert np.array_equal(logits, predictor.logits(predictor.tokenizer.encode([text]))[0])
+
+
+def test_rows_of_padding_alone(make):
+    """As only a client would send that talks to this step without the tokenizer."""
+    models = make("--backend", "python", "--precision", "int8")
+    (found,) = step(models, "seqcls_model", [dict.fromkeys(("input_ids", "token_type_ids"), np.zeros((2, 3), int))])
+    assert found["logits"].shape == (2, 31)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_onnxruntime_back_end_joins_requests_of_models_that_gain_by_it(make, precision):
+    models = make("--backend", "onnxruntime", "--precision", precision)
+    config = (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    assert ("dynamic_batching { }" in config) == (precision == "float32")
+    (found,) = step(models, "tokenizer", [{"INPUT_0": column(["球"])}])
+    assert found["OUTPUT_0"].shape == ((1, 16) if precision == "float32" else (1, 3))
+
+
+def test_an_older_int8_export_is_refused(make, older_export):
+    for flags in ([], ["--precision", "int8", "--backend", "python"]):
+        with pytest.raises(InputError, match="int8.onnx: an older export, whose answers depend on .* Export it again"):
+            make("--model_path", older_export, *flags)
+    make("--model_path", older_export, "--precision", "float32")
+
+
 def test_lengths_for_the_onnxruntime_back_end(make, predictor):
-    models = make("--backend", "onnxruntime")
+    models = make("--backend", "onnxruntime", "--precision", "float32")
     requests = [{"INPUT_0": column(texts)} for texts in (["球"], ["球", "球" * 17], ["球" * 200])]
     found = step(models, "tokenizer", requests)
     assert [values["OUTPUT_0"].shape for values in found] == [(1, 16), (2, 32), (1, 64)]  # 64: max_seq_length
@@ -352,22 +390,28 @@ RESTRICTED = [
 
 @pytest.fixture(scope="module")
 def server(tiny_export, tmp_path_factory):
-    """A Triton of its own process on free ports, serving the float32 model: `http` and `grpc` are its addresses."""
+    """A Triton that serves the float32 model."""
+    with running(tiny_export, "float32", tmp_path_factory.mktemp("triton")) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def running(export, precision, folder):
+    """A Triton of its own process on free ports: `http`, `grpc` and `metrics` are its addresses."""
     for package in ("pytriton", "tritonclient"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install -r deploy/triton_serving/requirements.txt")
-    folder = tmp_path_factory.mktemp("triton")
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     http, grpc, metrics = (s.getsockname()[1] for s in sockets)
     for s in sockets:
         s.close()
     words = [
         "--model_path",
-        tiny_export,
+        export,
         "--output",
         folder / "models",
         "--precision",
-        "float32",
+        precision,
         "--backend",
         "python",
     ]
@@ -441,6 +485,25 @@ def test_requests_side_by_side_keep_their_answers(server, texts, expected):
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda cut: list(client.classify(texts[slice(*cut)])), cuts)
         assert all(same(rows, expected[slice(*cut)]) for rows, cut in zip(found, cuts))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_answer_depends_on_its_text_alone(request, tiny_export, texts, tmp_path, precision):
+    """Asked alone, or by one of eight clients at once in requests of any size and order."""
+    folder = contextlib.nullcontext(request.getfixturevalue("server"))
+    with folder if precision == "float32" else running(tiny_export, precision, tmp_path) as one:
+        client = seqcls_grpc_client.Client(one.grpc)
+        alone = [next(client.classify([text])) for text in texts]
+        orders = [np.random.default_rng(seed).permutation(len(texts)) for seed in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            sizes = [1, 2, 3, 5, 10, 20, 40, 64]
+            parts = [order[i : i + n] for order, n in zip(orders, sizes) for i in range(0, len(texts), n)]
+            for rows, found in zip(
+                parts, pool.map(lambda part: list(client.classify([texts[i] for i in part])), parts)
+            ):
+                for i, labels in zip(rows, found, strict=True):
+                    assert [label[:2] for label in labels] == [label[:2] for label in alone[i]]
+                    assert [p for *_, p in labels] == pytest.approx([p for *_, p in alone[i]], abs=1e-5)
 
 
 def test_bad_utf_8_is_answered_and_the_next_request_too(server, texts, expected):

@@ -1,5 +1,6 @@
 """hierarchical/engines.py: which file is loaded, on which device, and what is said where one cannot be had."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,59 @@ def test_precision(tiny_export, export):
     for path in export.glob("*.onnx"):
         path.unlink()
     assert find_precision(export, "auto") == "float32"  # which is then missed
+
+
+def record(*, slower=0.0, drop=0.0, scores=True, models=("checkpoint", "float32.onnx", "int8.onnx"), **more):
+    """export.json where int8 is so many milliseconds slower than float32 and so many points of macro-F1 worse."""
+    rows = [
+        {"model": name, "milliseconds_per_text": 2.0 + slower * (name == "int8.onnx")}
+        | ({"micro_f1": 0.95, "macro_f1": 0.9 - drop / 100 * (name == "int8.onnx")} if scores else {})
+        for name in models
+    ]
+    return {"version": "0.9.0", "rows": 9, "models": rows} | more
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (record(slower=-1), "int8"),
+        (record(slower=-1, drop=-2), "int8"),
+        (record(slower=-1, drop=0.29), "int8"),
+        (record(slower=-1, drop=0.31), "float32"),  # 0.3 is the default of --max_f1_drop
+        (record(slower=-1, drop=0.31, max_f1_drop=0.4), "int8"),
+        (record(slower=-1, drop=0.11, max_f1_drop=0.1), "float32"),
+        (record(slower=0), "float32"),
+        (record(slower=1), "float32"),
+        (record(slower=-1, scores=False), "float32"),  # nobody knows what it lost
+        (record(slower=-1, models=("checkpoint", "float32.onnx")), "float32"),  # an int8 of some other export
+        (record(slower=-1, models=("checkpoint", "int8.onnx")), "int8"),
+    ],
+)
+def test_int8_must_have_been_found_faster_and_harmless(export, content, expected):
+    (export / "export.json").write_text(json.dumps(content), encoding="utf-8")
+    assert find_precision(export, "auto") == find_precision(export / "float32", "auto") == expected
+    assert Predictor(export, "auto").file == export / f"{expected}.onnx"
+    assert find_precision(export, "int8") == "int8"
+    (export / "float32.onnx").unlink()
+    assert find_precision(export, "auto") == "int8"  # there is nothing else
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"models": []}', '{"models": [1]}', '{"models": [{}]}'])
+def test_a_damaged_record(export, content):
+    (export / "export.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"export.json: not the record .* Export the model again"):
+        find_precision(export, "auto")
+    assert find_precision(export, "int8") == "int8"
+
+
+def test_int8_is_given_one_text_at_a_time(tiny_export):
+    """By its file, whatever the name; the others take as many as they are told."""
+    for precision, most in (("float32", 7), ("float16", 7), ("int8", 1)):
+        predictor, lengths = Predictor(tiny_export, precision, batch_size=7, num_threads=1), []
+        engine = predictor.engine
+        predictor.engine = lambda ids, engine=engine, lengths=lengths: (lengths.append(len(ids)), engine(ids))[1]
+        predictor.probabilities(["短", "某公司宣布裁员", "球队主场获胜"] * 5)
+        assert max(lengths) == most and sum(lengths) == 15
 
 
 @pytest.mark.parametrize(

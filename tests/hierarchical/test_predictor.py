@@ -323,11 +323,30 @@ def test_other_length_than_trained_with(tiny_export, printed):
         Predictor(tiny_export, max_seq_length=100_000)
 
 
-def test_results_do_not_depend_on_batches_or_threads(tiny_export):
-    one, many = (Predictor(tiny_export, num_threads=n, batch_size=b) for n, b in ((1, 1), (4, 5)))
-    ids = one.tokenizer.encode(["甲" * n for n in (3, 60, 1, 17, 17, 8, 40, 2, 5, 9, 33)])
-    np.testing.assert_allclose(one.logits(ids), many.logits(ids), atol=1e-3)
-    assert one.logits([]).shape == (0, len(one.tree))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "settings"),
+    [
+        ("tiny_checkpoint", {}),
+        ("tiny_export", {}),
+        ("tiny_export", {"precision": "int8"}),
+        ("older_export", {"precision": "int8"}),
+        ("tiny_export", {"backend": "paddle"}),
+    ],
+)
+def test_a_result_depends_on_its_text_alone(request, texts, folder, settings):
+    """Not on the texts beside it, their order, the size of the batches, or the threads."""
+    folder, texts = request.getfixturevalue(folder), texts[:45]
+    one = Predictor(folder, batch_size=1, num_threads=1, **settings)
+    alone = np.concatenate([one.probabilities([text]) for text in texts])
+    assert np.ptp(alone) > 0.9
+    order = np.random.default_rng(0).permutation(len(texts))
+    for batch_size, threads in ((5, 4), (100, 1)):
+        many = Predictor(folder, batch_size=batch_size, num_threads=threads, **settings)
+        for rows in (np.arange(len(texts)), order, order[:13]):
+            found = many.probabilities([texts[i] for i in rows])
+            assert np.abs(found - alone[rows]).max() < 1e-5
+    assert one.probabilities([]).shape == (0, len(one.tree))
 
 
 @pytest.mark.slow

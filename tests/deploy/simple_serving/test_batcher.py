@@ -81,6 +81,21 @@ def test_limits_and_groups_of_items_are_kept():
     run_batcher(script)
 
 
+def test_items_that_stay_alone_keep_their_turn():
+    """As those of an int8 model do; the others still go together around them."""
+
+    async def script(batcher, gate, batches):
+        futures = batcher.submit(items("x"))
+        futures += batcher.submit(items("a", "b", most=1)) + batcher.submit(items("c", "d"))
+        futures += batcher.submit(items("e", most=1))
+        await asyncio.sleep(0.1)
+        gate.set()
+        await asyncio.gather(*futures)
+        assert batches == [["x"], ["a"], ["b"], ["c", "d"], ["e"]]
+
+    run_batcher(script)
+
+
 def test_all_or_none_when_full():
     async def script(batcher, gate, batches):
         batcher.submit(items("x"))

@@ -2,11 +2,14 @@
 
 import http.client
 import json
+import random
 import shutil
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_client"):
@@ -26,6 +29,36 @@ SLOW = """
 service.run = lambda items: (time.sleep(0.4), model.run(items))[1]
 service.BODY_SECONDS = protocol.HEAD_SECONDS = 1
 """
+
+
+# ---- strangers' texts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("export_of", "precision"), [("tiny_export", "float32"), ("tiny_export", "int8"), ("older_export", "int8")]
+)
+def test_an_answer_depends_on_its_text_alone(start, request, texts, export_of, precision):
+    """Asked alone, or by one of eight clients at once in requests of any size and order; int8 texts never share a call."""
+    one = start("--model_path", request.getfixturevalue(export_of), "--precision", precision, "--queue_size", "1000")
+    texts, orders = list(dict.fromkeys(texts))[:60], [random.Random(seed).sample(range(60), 60) for seed in range(8)]
+    with httpx.Client(base_url=one.url, timeout=60) as client:
+
+        def ask(rows):
+            answer = client.post("/v1/classify", json={"texts": [texts[i] for i in rows], "floor": 0})
+            results = answer.raise_for_status().json()["results"]
+            return [[row["probabilities"][label] for label in sorted(row["probabilities"])] for row in results]
+
+        alone = np.array([ask([i])[0] for i in range(60)])
+        assert np.ptp(alone) > 0.9
+        before = figures(client)["batch_size_count"]
+        size = [1, 2, 3, 5, 6, 10, 20, 30]
+        parts = [order[i : i + n] for order, n in zip(orders, size) for i in range(0, 60, n)]
+        random.Random(0).shuffle(parts)
+        with ThreadPoolExecutor(8) as pool:
+            for rows, found in zip(parts, pool.map(ask, parts)):
+                assert np.abs(np.array(found) - alone[rows]).max() < 1e-5 + 1e-6  # they are rounded
+        calls = figures(client)["batch_size_count"] - before
+        assert calls == 480 if precision == "int8" else calls < 300
 
 
 # ---- overload, time and the end --------------------------------------------------------------------------------------
