@@ -130,6 +130,20 @@ def test_gpu_without_float16(make, tiny_export, tmp_path):
         assert "kind: KIND_CPU" in (models / name / "config.pbtxt").read_text("utf-8")
 
 
+def test_one_of_several_gpus(make):
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    models = make("--device", "cuda:1")
+    config = (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    (group,) = text_format.Parse(config, model_config_pb2.ModelConfig()).instance_group
+    assert group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU and list(group.gpus) == [1]
+    assert file_digest(models / "seqcls_model/1/model.onnx") == file_digest(
+        make("--overwrite", "--device", "gpu") / "seqcls_model/1/model.onnx"
+    )
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "python"])
 def test_configs_are_what_triton_reads(make, tiny_export, backend):
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
