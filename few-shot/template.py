@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
+from hierarchical.identity import TEMPLATE, WORDS
 
-TEMPLATE, VERBALIZER = "template_config.json", "verbalizer_config.json"
 KINDS = ("text", "hard", "mask", "soft", "sep")
 METHODS = ("similarity", "prompt")
 TEXT_ONLY = "{'text': 'text_a'}"
@@ -164,5 +164,5 @@ def load_template(directory, tokenizer, config):
 
 def save_words(directory, tree):
     """The verbalizer as one JSON document: {label: word}."""
-    with atomic_write(Path(directory) / VERBALIZER) as file:
+    with atomic_write(Path(directory) / WORDS) as file:
         json.dump(dict(zip(tree.labels, tree.words)), file, ensure_ascii=False, indent=1)

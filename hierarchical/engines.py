@@ -109,7 +109,7 @@ class PaddleModel:
     bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
     """
 
-    labels = None  # not kept in these files
+    labels, metadata = None, dict[str, str]()  # not kept in these files
 
     def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, threads: int = 1, bf16: bool = False):
         if not path.exists():

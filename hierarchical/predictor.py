@@ -35,6 +35,7 @@ from hierarchical.engines import (
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import WINDOW, sigmoid, tensors
+from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
@@ -150,22 +151,38 @@ class Predictor:
             require_choice(name, value, CHOICES[computes].get(name, (value,)), f" ({computes})")
         self.batch_size, self.callers = batch_size, 1
         cores = num_threads or available_cores()
+        if computes == "onnx" and device == "cpu":
+            self.callers = cores  # batches that run side by side
+
         self.engine: Any
-        if computes == "checkpoint":
-            opened = Checkpoint.open(path, max_seq_length)
-            self.file = opened.weights or Path(path)
-            self.engine = CheckpointModel(opened, device)
-        elif computes == "onnx":
-            self.file = model_path(path, find_precision(path, precision), ".onnx")
-            self.engine = OnnxModel(self.file, device, device_id)
-            self.callers = cores if device == "cpu" else 1  # batches that run side by side
-        else:
-            self.file = model_path(path, "float32", ".pdmodel")
-            self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
-        if not template and reads_template(self.file.parent):
-            raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
-        if not isinstance(self.engine, CheckpointModel):
-            opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True)
+
+        def read(place: Path) -> Checkpoint:
+            if computes == "checkpoint":
+                opened = Checkpoint.open(path, max_seq_length)
+                self.file = opened.weights or Path(path)
+                self.engine = CheckpointModel(opened, device)
+                return opened
+            if computes == "onnx":
+                self.file = model_path(place, find_precision(place, precision), ".onnx")
+            else:
+                self.file = model_path(place, "float32", ".pdmodel")
+                if not self.file.exists():
+                    self.file = self.file.with_suffix(".json")  # newer versions of paddle write this form
+            expected = "few-shot" if template else "classifier"
+            if not self.file.exists() and (self.file.parent / "config.json").exists():
+                Checkpoint.open(self.file.parent, exported=True, kind=expected)  # tells what is there
+            if computes == "onnx":
+                self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
+            else:
+                self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
+                files = [self.file, self.file.with_suffix(".pdiparams")]
+            if not template and reads_template(self.file.parent):
+                raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
+            opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected)
+            opened.require_models(files, self.engine.metadata)
+            return opened
+
+        opened = read_set(path, read)
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
         self.config = opened.config
         if self.engine.labels not in (None, self.tree.labels):
@@ -265,7 +282,7 @@ def require_choice(name: str, value: str | None, known: Sequence[str | None], wh
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether this is a folder with weights, of train.py or prune.py, into which nothing was exported as float32."""
-    return Path(path).is_dir() and find_weights(path) is not None and not exported_models(Path(path) / "float32")
+    return Path(path).is_dir() and find_weights(path) is not None and not exported_models(in_force(path) / "float32")
 
 
 def require_export(path: str | Path) -> None:
