@@ -13,7 +13,7 @@ refused, see identity.py; a save replaces all of it, or nothing, see sets.py.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import (
     DECISION,
-    EXPORT,
     OLD_CONFIG,
     digests,
     digests_of,
@@ -109,7 +108,7 @@ class Checkpoint:
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             if exported and (record := read_export(folder)):
-                require_fit(folder, EXPORT, record["identity"], found, "export again")
+                require_fit(folder, "the exported models", record["identity"], found, "export again")
             elif weights := find_weights(folder):
                 if identity := None if exported else read_identity(weights):
                     require_fit(folder, weights.name, identity, found, "train again")
@@ -143,19 +142,18 @@ class Checkpoint:
         """Give a network the parameters. Raises InputError when they do not fit it, or are not those of the opening."""
 
         def read(folder: Path) -> None:
-            weights = find_weights(folder) or folder / WEIGHTS
-            if read_identity(weights) != self.identity:
-                raise InputError(f"{self.directory}: another model was saved there just now. Start again.")
-            load_weights(model, weights)
+            weights = find_weights(folder)
+            if weights and read_identity(weights) != self.identity:
+                raise InputError(f"{self.directory}: holds another model than when it was opened. Start again.")
+            load_weights(model, weights or folder / WEIGHTS)
 
         read_set(self.directory, read)
 
-    def require_models(self, paths: Iterable[Path], metadata: Mapping[str, str]) -> None:
+    def require_models(self, paths: Sequence[Path], metadata: Mapping[str, str]) -> None:
         """Raise InputError unless these are model files of this export; metadata: of an ONNX model, see identity.py."""
-        paths = list(paths)
-        require_listed(read_export(paths[0].parent), paths)
-        if identity := parse_identity(metadata.get("identity"), paths[0]):
-            require_fit(paths[0].parent, paths[0].name, identity, self.digests, "export again")
+        require_listed(read_export(self.directory), paths)
+        if (told := metadata.get("identity")) and (identity := parse_identity(told, paths[0])):
+            require_fit(self.directory, paths[0].name, identity, self.digests, "export again")
 
 
 def kind_of(config: dict, tree: LabelTree) -> str:

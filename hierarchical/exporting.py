@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from logging import Logger
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import hierarchical
 from hierarchical.checkpoints import SETTINGS, Checkpoint
 from hierarchical.console import progress_bar, quiet
 from hierarchical.decisions import Decision, decide
@@ -19,8 +20,8 @@ from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
 from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, model_path, run_batches
 from hierarchical.errors import InputError
-from hierarchical.files import atomic_write
-from hierarchical.identity import EXPORT, GRAPH_FILES, MEMBERS, digests_of, members, write_export
+from hierarchical.files import atomic_write, file_digest
+from hierarchical.identity import EXPORT, GRAPH_FILES, MEMBERS, digests_of, members
 from hierarchical.labels import LabelTree
 from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits, sigmoid
@@ -196,7 +197,7 @@ def new_export(
             copy_settings(checkpoint, folder)
             write_more(folder)
         if digests_of(folder) != checkpoint.digests:
-            raise InputError(f"{checkpoint.directory}: another model was saved there just now. Start again.")
+            raise InputError(f"{checkpoint.directory}: holds another model than when it was opened. Start again.")
         identity = checkpoint.digests | {NUMBERS: parameter_digest(state_of(model))}
         before, work = set(folder.iterdir()), folder / "work"
         work.mkdir()
@@ -218,6 +219,14 @@ def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
     checkpoint.tokenizer.save(target)
     for name in SETTINGS:
         shutil.copyfile(in_force(checkpoint.directory) / name, target / name)
+
+
+def write_export(folder: Path, identity: Mapping[str, str], models: Iterable[Path]) -> None:
+    """export.json: what the models in a folder belong with, and the digest of each of their files."""
+    files = {path.name: file_digest(path) for path in sorted(models)}
+    record = {"version": hierarchical.__version__, "identity": dict(identity), "files": files}
+    with atomic_write(folder / EXPORT) as file:
+        json.dump(record, file, ensure_ascii=False, indent=1)
 
 
 def write_record(path: Path, n_rows: int, table: list[dict]) -> None:

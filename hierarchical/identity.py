@@ -15,9 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import hierarchical
 from hierarchical.errors import InputError, some
-from hierarchical.files import atomic_write, file_digest
+from hierarchical.files import file_digest
 from hierarchical.labels import LabelTree
 from hierarchical.sets import in_force
 from hierarchical.tokenizer import FILES, read_files
@@ -78,23 +77,23 @@ def _json_content(value: Any) -> bytes:
 def require_fit(folder: Path, source: str, told: Mapping[str, str], found: Mapping[str, str], again: str) -> None:
     """Raise InputError unless a folder has the files that its numbers belong with.
 
-    told: the identity that the file named `source` holds; found: digests of what is there; again: what makes it anew
+    told: the identity that `source` holds; found: digests of what is there; again: what makes the folder anew
     """
     names = (told.keys() | found.keys()) - {NUMBERS}
     if not (wrong := sorted(name for name in names if told.get(name) != found.get(name))):
         return
     first = wrong[0]
     if first not in found:
-        what = f"is missing, and {source} belongs with it"
+        what = f"is missing, and belongs with {source}"
     elif first not in told:
-        what = f"does not belong here: {source} was made without it"
+        what = f"does not belong with {source}, which was made without it"
     else:
-        what = f"is not the file that {source} was made with"
-    more = f" (the same of {some(wrong[1:])})" if wrong[1:] else ""
+        what = f"is not the file that {source} belongs with"
+    more = f"; nor {'are' if wrong[2:] else 'is'} {some(wrong[1:])}" if wrong[1:] else ""
     tokens = " Tokens can't be added to a model, or taken away, by editing vocab.txt." if "vocab.txt" in wrong else ""
     raise InputError(
-        f"{folder / first}: {what}{more}, so its answers would be wrong.{tokens} Put the original back, or copy the "
-        f"whole folder again from where it was made; or {again}."
+        f"{folder / first}: {what}{more}; the answers would be wrong.{tokens} Put the original back, or copy the whole "
+        f"folder again from where it was made; or {again}."
     )
 
 
@@ -111,16 +110,8 @@ def require_encoder(directory: str | Path) -> None:
 # ---- exports ---------------------------------------------------------------------------------------------------------
 
 
-def write_export(folder: Path, identity: Mapping[str, str], models: Iterable[Path]) -> None:
-    """export.json: what the models in a folder belong with, and the digest of each of their files."""
-    files = {path.name: file_digest(path) for path in sorted(models)}
-    record = {"version": hierarchical.__version__, "identity": dict(identity), "files": files}
-    with atomic_write(folder / EXPORT) as file:
-        json.dump(record, file, ensure_ascii=False, indent=1)
-
-
 def read_export(folder: Path) -> dict | None:
-    """What `write_export` wrote; None where there is nothing, or what was written before models were listed."""
+    """export.json, as exporting.write_export wrote it; None if there is none, or one from before models were listed."""
     path = folder / EXPORT
     try:
         record = json.loads(path.read_bytes())

@@ -184,7 +184,7 @@ class Predictor:
 
         opened = read_set(path, read)
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
-        self.config = opened.config
+        self.config, self.digests = opened.config, opened.digests
         if self.engine.labels not in (None, self.tree.labels):
             raise InputError(f"{self.file}: its labels are not those of label.txt beside it. Export the model again.")
 

@@ -59,6 +59,22 @@ def data_dir(tmp_path):
     return write
 
 
+def without_identity(folder):
+    """A checkpoint or an export that says no longer which files belong together, as older versions wrote it."""
+    import onnx
+    from safetensors.numpy import load_file, save_file
+
+    (folder / "export.json").unlink(missing_ok=True)
+    for path in folder.glob("model.safetensors"):
+        save_file(load_file(path), path, {"format": "np"})
+    for path in folder.glob("*.onnx"):
+        model = onnx.load(path)
+        properties = {entry.key: entry.value for entry in model.metadata_props if entry.key != "identity"}
+        onnx.helper.set_model_props(model, properties)
+        onnx.save(model, path)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def own_logger():
     """A logger made in one test would go on writing to that test's captured stderr."""

@@ -22,7 +22,7 @@ import train
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.modeling import predict_logits, score
 from metric import Decision
-from tests.conftest import NO_GRADIENT, ROOT, SAMPLE
+from tests.conftest import NO_GRADIENT, ROOT, SAMPLE, without_identity
 from utils import load_rows, run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
@@ -392,14 +392,15 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--model_name", tmp_path), "config.json: no such file"),
         (("--max_seq_length", 4096), "reads at most 256 tokens"),
         (("--init_from_ckpt", tmp_path / "none.pdparams"), "no such file"),
-        (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "differs from the labels"),
+        (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "was trained with other labels"),
         (("--save_dir", data_dir() / "label.txt"), "label.txt"),
     ):
         assert expected in fails(run_train, capsys, *good, *flags), flags
 
 
 def test_a_checkpoint_of_another_label_set_does_not_fit(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
-    weights = shutil.copy(tiny_checkpoint / "model.safetensors", tmp_path / "lonely.safetensors")  # no label.txt beside
+    folder = without_identity(shutil.copytree(tiny_checkpoint, tmp_path / "old"))
+    weights = shutil.copy(folder / "model.safetensors", tmp_path / "lonely.safetensors")  # no label.txt beside
     error = fails(
         run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--init_from_ckpt", weights
     )
