@@ -108,7 +108,7 @@ class Checkpoint:
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             if exported and (record := read_export(folder)):
-                require_fit(folder, "the exported models", record["identity"], found, "export again")
+                require_fit(folder, "this export", record["identity"], found, "export again")
             elif weights := find_weights(folder):
                 if identity := None if exported else read_identity(weights):
                     require_fit(folder, weights.name, identity, found, "train again")

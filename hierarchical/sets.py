@@ -22,7 +22,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, clear_leftovers
 
 SAVING, MANIFEST, LOCK = ".saving", "manifest.json", ".lock"
-ATTEMPTS = 5  # to read a set that is replaced again and again
+ATTEMPTS = 10  # to read a set that is replaced again and again
 
 T = TypeVar("T")
 
@@ -110,6 +110,7 @@ def link(source: Path, target: Path) -> None:
     """Let a file have a second name, in the place of what has it now; where there are no links, as a copy."""
     clear_leftovers(target)
     temporary = Path(f"{target}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a process that had this number before
     try:
         try:
             os.link(source, temporary)

@@ -100,8 +100,15 @@ def write_weights(directory: str | Path, model: Any, identity: Mapping[str, str]
     state, metadata = state_of(model), {"format": "np"}
     if identity is not None:
         metadata["identity"] = json.dumps({**identity, NUMBERS: parameter_digest(state)})
+    content = memoryview(save(state, metadata))
+    start = 8 + int.from_bytes(content[:8], "little")
+    # The library writes metadata in any order; here the same model makes the same bytes.
+    header = json.loads(bytes(content[8:start]))
+    header = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
     with atomic_write(Path(directory) / WEIGHTS, "wb") as file:
-        file.write(save(state, metadata))
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(content[start:])
     with atomic_write(Path(directory) / PICKLED_WEIGHTS, "wb") as file:
         pickle.dump(state, file, protocol=4)
 

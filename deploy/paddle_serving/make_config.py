@@ -4,8 +4,8 @@
 
 Reads   what export_model.py or prune.py left in model_path: <name>.pdmodel, <name>.pdiparams and what is beside them
 Writes  output/config.yml                                     Paddle Serving's settings; made to be edited
-        output/serving_server/                                the model, serving_server_conf.prototxt, labels, tokenizer;
-                                                              export.json, by which service.py knows its files
+        output/serving_server/                                the model, serving_server_conf.prototxt, labels, tokenizer
+                                                              and export.json, by which service.py knows its files
         output/serving_client/serving_client_conf.prototxt    the same description, for clients of other kinds
 
 The names of inputs and outputs come from the model. The folder stands alone: the export is not needed any more.

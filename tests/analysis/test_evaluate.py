@@ -10,7 +10,6 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from analysis import evaluate
 from hierarchical import checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
 from metric import Decision
+from tests.analysis.conftest import StandIn
 from utils import LabelTree, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,9 +99,7 @@ def checkpoint(like_a_checkpoint, monkeypatch):
 
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
     monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
-    monkeypatch.setattr(
-        checkpoints, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
-    )
+    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda _, n: StandIn(pad_id=0, encode=list, max_seq_length=n))
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     return like_a_checkpoint(TREE)
 
