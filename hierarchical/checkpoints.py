@@ -305,6 +305,6 @@ def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str |
     sides = {f"new in {label_file}": new, "only in the old model": gone}
     what = "; ".join(f"{side}: {some(labels)}" for side, labels in sides.items() if labels)
     raise InputError(
-        f"--init_from_ckpt {path}: was trained with other labels ({what or 'or in another order'}). To go on with the "
+        f"--init_from_ckpt {path}: was trained with other labels ({what or 'in another order'}). To go on with the "
         f"labels of {label_file}, pass --model_name {path.parent} in its place: that keeps the encoder."
     )

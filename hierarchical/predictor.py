@@ -169,8 +169,8 @@ class Predictor:
                 if not self.file.exists():
                     self.file = self.file.with_suffix(".json")  # newer versions of paddle write this form
             expected = "few-shot" if template else "classifier"
-            if not self.file.exists() and (self.file.parent / "config.json").exists():
-                Checkpoint.open(self.file.parent, exported=True, kind=expected)  # tells what is there
+            if self.file.exists() or (self.file.parent / "config.json").exists():  # else the engine tells what is not
+                opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected)
             if computes == "onnx":
                 self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
             else:
@@ -178,7 +178,6 @@ class Predictor:
                 files = [self.file, self.file.with_suffix(".pdiparams")]
             if not template and reads_template(self.file.parent):
                 raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
-            opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected)
             opened.require_models(files, self.engine.metadata)
             return opened
 

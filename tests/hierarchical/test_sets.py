@@ -265,8 +265,9 @@ def test_a_manifest_names_nothing_elsewhere(trainings, tmp_path):
 
 
 @pytest.mark.slow
-def test_readers_never_see_a_mixture(trainings, tmp_path):
+def test_readers_never_see_a_mixture(trainings, tmp_path, monkeypatch):
     """Two sets take turns as fast as they can; what is opened meanwhile is one of them."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which takes its time
     one, two, _ = trainings
     one.save(tmp_path / "folder")
     both = [found_in(tmp_path / "folder")]
