@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.checkpoints import require_same_start, save_checkpoint, write_decision
+from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, family_of, require_model
 from hierarchical.losses import LOSSES
@@ -27,10 +27,10 @@ from hierarchical.training import (
     Settings,
     Trainer,
     begin_run,
+    earlier_state,
     join_processes,
     label_frequency_bias,
     leave,
-    leave_earlier_run,
     open_model,
     require_other_directory,
     save_progress,
@@ -256,6 +256,7 @@ def train_and_save(args, rank, world, logger):
         logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, logger)
+    require_same_tokenizer(progress.fingerprint, tokenizer)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
     lengths = [len(row) for row in train_ids]
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
@@ -292,8 +293,8 @@ def train_and_save(args, rank, world, logger):
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
-                    leave_earlier_run(save_dir, args.resume, progress)
-                    save_checkpoint(save_dir, model, tokenizer, tree, decision)
+                    older = earlier_state(args.resume, progress)
+                    save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():

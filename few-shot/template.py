@@ -98,7 +98,7 @@ class TemplateTokenizer:
     """
 
     def __init__(self, tokenizer, prompt, method, vocab_size):
-        self.method, self.prompt, self.pad_id = method, prompt, tokenizer.pad_id
+        self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files
         self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab
         self.mask_id, self._unknown = tokenizer.vocab.get("[MASK]"), tokenizer.unk_id
         if not isinstance(vocab_size, int):

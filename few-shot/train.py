@@ -29,7 +29,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
-from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
+from hierarchical.checkpoints import Checkpoint, require_same_labels, require_same_tokenizer, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
 from hierarchical.exporting import require_onnx_size
@@ -41,8 +41,8 @@ from hierarchical.training import (
     Settings,
     Trainer,
     begin_run,
+    earlier_state,
     leave,
-    leave_earlier_run,
     require_other_directory,
     save_progress,
     start_or_resume,
@@ -221,6 +221,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     output_dir = Path(args.output_dir)
     paddle.seed(args.seed)
     network, tokenizer = prepare(args, tree, train)
+    require_same_tokenizer(progress.fingerprint, tokenizer, RESUME)
     ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts) if dev else None
     lengths = [len(row) for row in ids]
     if cut := sum(length == args.max_seq_length for length in lengths):
@@ -265,8 +266,8 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
                 logger.info(f"Current best {shown} score: {progress.best:.5f}")
             evaluated = due
             if better:
-                leave_earlier_run(output_dir, bool(args.resume_from_checkpoint), progress)
-                save_checkpoint(output_dir, network, tokenizer, tree, decision, partial(save_words, tree=tree))
+                older = earlier_state(bool(args.resume_from_checkpoint), progress)
+                save_checkpoint(output_dir, network, tokenizer, tree, decision, partial(save_words, tree=tree), older)
             save_progress(output_dir, trainer, progress)
         if stop:  # during the last evaluation
             leave(output_dir, trainer, progress, stop, logger, RESUME)

@@ -308,3 +308,14 @@ def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str |
         f"--init_from_ckpt {path}: was trained with other labels ({what or 'in another order'}). To go on with the "
         f"labels of {label_file}, pass --model_name {path.parent} in its place: that keeps the encoder."
     )
+
+
+def require_same_tokenizer(fingerprint: dict, tokenizer: Any, flag: str = "--resume") -> None:
+    """Note in the fingerprint of a run what its tokenizer is; raise InputError if it was another one so far.
+
+    tokenizer: has `files`, as a Tokenizer has. States of older versions do not say.
+    """
+    now = digests([], {}, tokenizer.files)
+    then = fingerprint.setdefault("tokenizer", now)
+    if wrong := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
+        raise InputError(f"{flag}: the run began with another {wrong[0]} than --model_name has now. Put it back.")

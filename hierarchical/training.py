@@ -154,14 +154,13 @@ def start_or_resume(
         progress, arrays = read_state(save_dir / STATE, fingerprint, flag)
     elif (save_dir / STATE).exists():
         logger.warning(f"{save_dir} holds an earlier run, which this one replaces; {flag} would have continued it")
-    progress.fingerprint = fingerprint
+    progress.fingerprint |= fingerprint
     return progress, arrays
 
 
-def leave_earlier_run(save_dir: Path, resumed: bool, progress: Progress) -> None:
-    """Before the first model of a new run is saved: the state of an earlier one would go on beside that model."""
-    if not resumed and len(progress.history) == 1:
-        (save_dir / STATE).unlink(missing_ok=True)
+def earlier_state(resumed: bool, progress: Progress) -> list[str]:
+    """The names of what goes when a model is saved: with a run's first one the state of the run before it."""
+    return [] if resumed or len(progress.history) > 1 else [STATE]
 
 
 def open_model(model_name: str, max_seq_length: int) -> tuple[Path, Tokenizer, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hierarchical.checkpoints import require_same_start, save_checkpoint
+from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, require_model
 from hierarchical.modeling import model_inputs, predict_logits
@@ -32,9 +32,9 @@ from hierarchical.training import (
     Settings,
     Trainer,
     begin_run,
+    earlier_state,
     join_processes,
     leave,
-    leave_earlier_run,
     open_model,
     require_other_directory,
     save_progress,
@@ -252,6 +252,7 @@ def train_and_save(args, rank, world, logger):
     specific = [most_specific(tree, labels) for labels in train.labels]
     inner_labels = any(tree.children[label] for row in specific for label in row)
     model, tokenizer = prepare_model(args, train, inner_labels, logger)
+    require_same_tokenizer(progress.fingerprint, tokenizer)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
     label_ids = tokenizer.encode(texts_of_labels(tree, range(len(tree))))
     pairs = [(row, label) for row, labels in enumerate(specific) for label in labels]
@@ -304,7 +305,8 @@ def finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, pro
     if progress.evaluated(found["recall@1"], entry):
         model.config.encoder_id = own_digest(model)
         decision = tuned_similarity(tree, dev, retrieved)
-        leave_earlier_run(save_dir, args.resume, progress)
+        for name in earlier_state(args.resume, progress):
+            (save_dir / name).unlink(missing_ok=True)
         save_checkpoint(save_dir / "model_best", model, tokenizer, tree, decision)
         logger.info(f"Best recall@1 so far; saved, with {decision.threshold:.3f} as the similarity a label must exceed")
     save_progress(save_dir, trainer, progress)
