@@ -25,6 +25,7 @@ from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import (
     DECISION,
+    EXPORT,
     OLD_CONFIG,
     digests,
     digests_of,
@@ -108,7 +109,7 @@ class Checkpoint:
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             if exported and (record := read_export(folder)):
-                require_fit(folder, "this export", record["identity"], found, "export again")
+                require_fit(folder, EXPORT, record["identity"], found, "export again")
             elif weights := find_weights(folder):
                 if identity := None if exported else read_identity(weights):
                     require_fit(folder, weights.name, identity, found, "train again")
@@ -164,6 +165,14 @@ def kind_of(config: dict, tree: LabelTree) -> str:
     return "retrieval" if isinstance(config.get("encoder_id"), str) and not named else "classifier"
 
 
+def kind_in(directory: str | Path) -> str:
+    """Of which of KINDS the model in a directory is; if that cannot be read, the commonest."""
+    try:
+        return kind_of(read_config(directory), LabelTree.read(Path(directory) / "label.txt"))
+    except InputError:
+        return "classifier"
+
+
 def require_kind(folder: Path, config: dict, tree: LabelTree, kind: str, exported: bool) -> None:
     """Raise InputError, which says what to do with it, if a model directory holds another kind than is needed."""
     found = kind_of(config, tree)
@@ -216,11 +225,7 @@ def what_else(directory: Path) -> str:
     graphs = sorted(path.name for path in directory.iterdir() if path.suffix in (".onnx", ".pdiparams"))
     if not graphs:
         return ""
-    try:
-        kind = kind_of(read_config(directory), LabelTree.read(directory / "label.txt"))
-    except InputError:
-        kind = "classifier"
-    return f" {graphs[0]} is an exported model: it is for {KINDS[kind][1][1]}."
+    return f" {graphs[0]} is an exported model: it is for {KINDS[kind_in(directory)][1][1]}."
 
 
 def read_decision(

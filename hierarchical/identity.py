@@ -84,11 +84,11 @@ def require_fit(folder: Path, source: str, told: Mapping[str, str], found: Mappi
         return
     first = wrong[0]
     if first not in found:
-        what = f"is missing, and belongs with {source}"
+        what = f"is missing, and goes with {source} beside it"
     elif first not in told:
-        what = f"does not belong with {source}, which was made without it"
+        what = f"does not go with {source} beside it, which was made without such a file"
     else:
-        what = f"is not the file that {source} belongs with"
+        what = f"is not the file that goes with {source} beside it"
     more = f"; nor {'are' if wrong[2:] else 'is'} {some(wrong[1:])}" if wrong[1:] else ""
     tokens = " Tokens can't be added to a model, or taken away, by editing vocab.txt." if "vocab.txt" in wrong else ""
     raise InputError(

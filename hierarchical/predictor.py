@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hierarchical.checkpoints import Checkpoint
+from hierarchical.checkpoints import Checkpoint, kind_in
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, set_device
 from hierarchical.engines import (
@@ -287,10 +287,12 @@ def is_checkpoint(path: str | Path) -> bool:
 def require_export(path: str | Path) -> None:
     """Raise InputError where a script that runs exported models alone is given a checkpoint."""
     if is_checkpoint(path):
-        raise InputError(
-            f"{path}: a checkpoint, where an exported model is needed. Make one with export_model.py; in a folder of "
-            "prune.py it is called pruned_model."
-        )
+        how = {
+            "classifier": "export_model.py; in a folder of prune.py it is called pruned_model",
+            "few-shot": "few-shot/train.py --do_export",
+            "retrieval": "retrieval_based/export_model.py, for the scripts of retrieval_based/",
+        }[kind_in(path)]
+        raise InputError(f"{path}: a checkpoint, where an exported model is needed. Make one with {how}.")
 
 
 def reads_template(directory: str | Path) -> bool:

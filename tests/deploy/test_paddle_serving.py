@@ -152,7 +152,7 @@ def test_bad_input_of_make_config(make, tiny_export, tmp_path, capsys):
     for flags, message in (
         (["--output", tmp_path / "file"], "file: is a file"),
         (["--model_path", tmp_path / "none"], "none.pdmodel: no such file"),
-        (["--model_path", broken], "label.txt: is not the file that this export belongs with"),
+        (["--model_path", broken], "label.txt: is not the file that goes with export.json"),
         (["--model_path", newer], "paddlepaddle 3.1 or older"),
         (["--top_k", "0"], "top_k must be a whole number"),
     ):

@@ -224,7 +224,7 @@ def test_bad_input(make, tiny_export, tmp_path):
     for flags, message in (
         (["--output", tmp_path / "file"], "file: is a file"),
         (["--model_path", tmp_path / "none"], "none.onnx: no such file"),
-        (["--model_path", tmp_path / "export"], "label.txt: is not the file that this export"),
+        (["--model_path", tmp_path / "export"], "label.txt: is not the file that goes with export.json"),
         (["--top_k", "0"], "top_k must be a whole number"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):

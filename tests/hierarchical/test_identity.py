@@ -142,7 +142,7 @@ def test_whoever_deploys_refuses_mixtures(exports, tmp_path):
         load(mixed(one, other, (), tmp_path / "mixed"))
         load(mixed(one, other, ("decision.json",), tmp_path / "mixed"))
         for name in ("label.txt", "vocab.txt", "config.json", "tokenizer_config.json", "special_tokens_map.json"):
-            with pytest.raises(InputError, match=f"{name}: (is not the file|does not belong)"):
+            with pytest.raises(InputError, match=f"{name}: (is not the file that goes|does not go) with export.json"):
                 load(mixed(one, other, (name,), tmp_path / "mixed"))
         with pytest.raises(InputError, match="not the file that export.json beside it lists"):
             load(mixed(one, other, ("int8.onnx", "float32.pdiparams"), tmp_path / "mixed"))
@@ -156,7 +156,7 @@ def test_whoever_deploys_refuses_mixtures(exports, tmp_path):
     with pytest.raises(InputError, match="float32.pdiparams: not the file that export.json"):
         opened.require_models([server / "float32.pdmodel", server / "float32.pdiparams"], {})
     shutil.copy(other / "label.txt", server)
-    with pytest.raises(InputError, match="label.txt: is not the file that this export belongs with"):
+    with pytest.raises(InputError, match="label.txt: is not the file that goes with export.json"):
         Checkpoint.open(server, exported=True)
 
 
@@ -208,9 +208,9 @@ def test_layout_does_not_count_and_content_does(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda lines: lines[:500] + lines[501:], "vocab.txt: is not the file that model.safetensors belongs with"),
-        (lambda lines: lines[: len(lines) // 2], "vocab.txt: is not the file that model.safetensors belongs with"),
-        (lambda lines: [*lines, "😀"], "vocab.txt: is not the file that model.safetensors belongs with"),
+        (lambda lines: lines[:500] + lines[501:], "vocab.txt: is not the file that goes with model.safetensors"),
+        (lambda lines: lines[: len(lines) // 2], "vocab.txt: is not the file that goes with model.safetensors"),
+        (lambda lines: [*lines, "😀"], "vocab.txt: is not the file that goes with model.safetensors"),
         (lambda lines: lines[:20] + lines[21:] + lines[20:21], "Tokens can't be added .* Put the original back"),
     ],
     ids=["a line less", "half", "a line more", "shifted"],
