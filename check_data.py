@@ -3,7 +3,8 @@
     python check_data.py --dataset_dir data
     python check_data.py --dataset_dir data --max_seq_length 256 --model_name path/to/model --output_json report.json
 
-Reads   dataset_dir/{label.txt, train.txt, dev.txt}  and test.txt, if it is there  (.jsonl and .csv rows: see rows.py)
+Reads   dataset_dir/{label.txt, train.txt, dev.txt}  (or JSON or CSV, see hierarchical/formats.py)
+        dataset_dir/test.txt   or test.jsonl or the like, if one is there
         model_name/{vocab.txt, tokenizer_config.json, ...}  for exact token counts, if given
 Writes  the report to stdout, and as JSON to --output_json
 
@@ -12,6 +13,7 @@ row: what is kept of a text is a 64-bit hash (two of a million different texts s
 """
 
 import json
+import re
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.formats import existing, format_of
 from utils import (
     SHOWN,
     InputError,
@@ -38,30 +41,42 @@ from utils import (
 )
 
 CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is worth a thought
+UNKNOWN_SHARE, MENDED_SHARE = 0.02, 0.001  # with more unknown tokens than this, or with more that can be mended
+UNKNOWN_KEPT = 100_000  # different ones that are counted
+# What makes a token, nearly: a Chinese, Japanese or Korean character, a sign, six letters of a Latin word, three of
+# another alphabet. Of English prose that is 102 to 104 % of the tokens of BERT's English vocabulary and 92 % of those
+# of two Chinese ones, of Chinese news 98 to 99 % of the latter's.
+CJK, LATIN = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af", "0-9A-Za-z\u00c0-\u024f\u1e00-\u1eff"
+TOKEN = re.compile(rf"[{CJK}]|[{LATIN}]{{1,6}}|[^\W{CJK}{LATIN}]{{1,3}}|[^\w\s]")
 RAREST = 10
+COMMONEST = 10  # unknown tokens
 
 
 def parse_args(argv):
     parser = make_parser("Check a data folder before training.")
     add_dataset_arguments(parser, "train", "dev", "test", test="name inside dataset_dir; checked if it is there")
     add_max_seq_length_argument(parser, 128)
-    parser.add_argument("--model_name", help="local model directory, to count tokens; without it: characters + 2")
+    parser.add_argument("--model_name", help="local model directory, to count tokens; without it: an estimate")
     parser.add_argument("--output_json", help="write the report to this file as well")
     args = parser.parse_args(argv)
     check_minima(parser, args, max_seq_length=3)
     return args
 
 
-def length_function(args):
-    """text -> tokens, ends included: exact with a model, else near enough for Chinese, one token a character."""
+def estimate(text):
+    """(about how many tokens a text has, ends included, []); see TOKEN."""
+    return sum(1 for _ in TOKEN.finditer(text)) + 2, []
+
+
+def token_counter(args):
+    """A function text -> (tokens, ends included, list of the unknown ones): exact with a model, else `estimate`."""
     if not args.model_name:
-        return lambda text: len(text) + 2
+        return estimate
     if not Path(args.model_name).is_dir():
-        raise InputError(f"--model_name {args.model_name}: no such directory; without it, characters count.")
+        raise InputError(f"--model_name {args.model_name}: no such directory; without it, tokens are estimated.")
     from hierarchical.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(args.model_name, args.max_seq_length)
-    return lambda text: tokenizer.lengths([text])[0]
+    return load_tokenizer(args.model_name, args.max_seq_length).count
 
 
 # ---- one pass over a file --------------------------------------------------------------------------------------------
@@ -75,18 +90,20 @@ class Split:
     rows_with          Counter: labels of a row (tuple of class indices) -> rows that have exactly these
     missing            line -> class indices of the ancestors that the row lacks
     damaged            lines whose text holds U+FFFD, the mark that a conversion leaves for what it could not read
+    unknown            Counter: tokens that the model does not know, UNKNOWN_KEPT different ones at most
+    mended             unknown token -> what Unicode's compatibility form makes of it, where the model knows that
     """
 
     def __init__(self, path, name, tree, tokens, problems, unlabelled):
         self.name, self.seen = name, Counter()
-        self.rows_with, self.missing, self.damaged = Counter(), {}, []
+        self.rows_with, self.missing, self.damaged, self.unknown = Counter(), {}, [], Counter()
         columns = [array("q") for _ in range(4)]
         lacks = {}
         rows = read_rows(path, tree, problems, self.seen)
         for row in progress_bar(None, name, iterable=rows, unit=" rows", delay=1):
             if row.labels is None:
                 if unlabelled == "error":
-                    problems.add(path, row.line, "no label: a row is text<TAB>label,label,...")
+                    problems.add(path, row.line, f"no label: a row is {format_of(path).row}")
                 continue
             if row.labels not in self.rows_with:
                 lacks[row.labels] = sorted(set(tree.closure(row.labels)) - set(row.labels))
@@ -95,11 +112,15 @@ class Split:
                 self.missing[row.line] = lacks[row.labels]
             if "\ufffd" in row.text:
                 self.damaged.append(row.line)
-            for column, value in zip(columns, (row.line, tokens(row.text), hash(row.text), hash(row.labels))):
+            length, unknown = tokens(row.text)
+            self.unknown.update(token for token in unknown if len(self.unknown) < UNKNOWN_KEPT or token in self.unknown)
+            for column, value in zip(columns, (row.line, length, hash(row.text), hash(row.labels))):
                 column.append(value)
+        nfkc = {token: unicodedata.normalize("NFKC", token) for token in self.unknown}
+        self.mended = {token: new for token, new in nfkc.items() if new != token and not tokens(new)[1]}
         self.lines, self.lengths, self.texts, self.label_sets = (np.array(column, np.int64) for column in columns)
         if not len(self.lines) and not problems.count:
-            problems.add(path, None, "no labelled row in it; a row is text<TAB>label,label,...")
+            problems.add(path, None, f"no labelled row in it; a row is {format_of(path).row}")
 
     def support(self, tree):
         """Rows per label, int64 [L]."""
@@ -120,25 +141,28 @@ class Split:
         rows = np.flatnonzero(first != np.arange(len(first)))
         return rows, first[rows], self.label_sets[rows] != self.label_sets[first[rows]]
 
+    def share(self, tokens):
+        """How much of the texts, in tokens, some of the unknown ones are."""
+        return sum(self.unknown[token] for token in tokens) / max(1, int(self.lengths.sum()) - 2 * len(self.lengths))
+
     def where(self, row):
         return f"{self.name}:{self.lines[row]}"
 
 
-def read_folder(args):
+def read_folder(args, tokens):
     """(LabelTree, the splits). Raises InputError with all faults of all files."""
     folder, faults, tree, splits = require_directory(args.dataset_dir), [], None, []
-    tokens = length_function(args)
     try:
         tree = LabelTree.read(folder / args.label_file)
     except InputError as error:
         faults.append(f"{error}\nUntil {args.label_file} is right, the rows of the other files can't be checked.")
     names = [args.train_file, args.dev_file]
-    if (folder / args.test_file).exists():
-        names.append(args.test_file)
+    if test := existing(folder / args.test_file):
+        names.append(str(Path(args.test_file).with_suffix(test.suffix)))
     for name in names:
         problems = Problems()
         try:
-            require_file(folder / name, "A row is: text<TAB>label,label,...")
+            require_file(folder / name, f"A row is: {format_of(name).row}")
             if tree:  # train.py skips unlabelled rows in all files but the one it learns from
                 unlabelled = "error" if name == args.train_file else "skip"
                 splits.append(Split(folder / name, name, tree, tokens, problems, unlabelled))
@@ -153,8 +177,9 @@ def read_folder(args):
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
-def figures(split, tree, limit):
+def figures(split, tree, args):
     """Name -> number, as the table and the JSON file have them."""
+    limit = args.max_seq_length
     sizes = np.repeat([len(labels) for labels in split.rows_with], list(split.rows_with.values()))
     at_level = Counter()
     for labels, rows in split.rows_with.items():
@@ -184,7 +209,16 @@ def figures(split, tree, limit):
         "tokens, 99 % of rows within": quantile(0.99),
         "tokens, longest": quantile(1),
         f"share of rows above {limit} tokens": float((split.lengths > limit).mean()),
+        **({"share of unknown tokens": split.share(split.unknown)} if args.model_name else {}),
     }
+
+
+def unknown_lines(split):
+    """Lines about the tokens that the model does not know, the commonest first."""
+    for token, count in split.unknown.most_common():
+        code = f" (U+{ord(token):04X})" if len(token) == 1 else ""
+        mended = f", which NFKC makes {split.mended[token]!r}" if token in split.mended else ""
+        yield f"{count:,} times {token[:60]!r}{code}{mended}"
 
 
 def warnings(tree, splits, args):
@@ -210,7 +244,12 @@ def warnings(tree, splits, args):
         yield f"{name}: texts with U+FFFD, damaged when their encoding was converted", len(split.damaged), lines
         cut = split.lengths > args.max_seq_length
         if cut.mean() > CUT_SHARE:
-            yield f"{name}: texts longer than --max_seq_length {args.max_seq_length}, which are cut", cut.sum(), ()
+            surely = "texts longer" if args.model_name else "by an estimate, texts longer"
+            yield f"{name}: {surely} than --max_seq_length {args.max_seq_length}, which are cut", cut.sum(), ()
+        unknown, mended = (split.share(tokens) for tokens in (split.unknown, split.mended))
+        if unknown > UNKNOWN_SHARE or mended > MENDED_SHARE:
+            what = f"different tokens that the model does not know, {unknown:.1%} of all; Unicode NFKC would mend"
+            yield f"{name}: {what} {mended:.1%}", len(split.unknown), unknown_lines(split)
     for one, other in combinations(splits, 2):
         first = one.first_row_with(other.texts)
         pairs = (f"{other.where(row)} = {one.where(first[row])}" for row in np.flatnonzero(first >= 0))
@@ -229,8 +268,9 @@ def warnings(tree, splits, args):
 
 def main(argv=None):
     args = parse_args(argv)
-    tree, splits = read_folder(args)
-    report = {split.name: figures(split, tree, args.max_seq_length) for split in splits}
+    tokens = token_counter(args)
+    tree, splits = read_folder(args, tokens)
+    report = {split.name: figures(split, tree, args) for split in splits}
     found = [(what, int(n), list(islice(some, SHOWN))) for what, n, some in warnings(tree, splits, args) if n]
 
     per_level = " + ".join(str(n) for n in np.bincount(tree.levels)[1:])
@@ -241,7 +281,7 @@ def main(argv=None):
         form = "{:>14.1%}" if "share" in name else "{:>14,.2f}" if isinstance(values[0], float) else "{:>14,}"
         print(f"{name:<36}" + "".join(map(form.format, values)))
     if not args.model_name:
-        print("tokens: characters + 2, near enough for Chinese; --model_name path/to/model counts them exactly")
+        print("tokens: an estimate, from characters and words; --model_name path/to/model counts them")
 
     support = splits[0].support(tree)
     rarest = [(int(support[i]), tree.labels[i]) for i in np.argsort(support, kind="stable")[:RAREST]]
@@ -249,13 +289,18 @@ def main(argv=None):
     for rows, label in rarest:
         print(f"{rows:>8,}  {label}")
 
+    for split in splits:
+        if split.unknown:
+            commonest = ", ".join(f"{token[:20]} {count:,}" for token, count in split.unknown.most_common(COMMONEST))
+            print(f"\nTokens in {split.name} that the model does not know: {split.unknown.total():,}: {commonest}")
+
     for number, (what, count, examples) in enumerate(found, start=1):
         print(f"\nWarning {number}. {what}: {count:,}")
         more = [f"... and {count - SHOWN:,} more"] if count > len(examples) > 0 else []
         for example in examples + more:
             print(f"    {example}")
     if args.output_json:
-        content = {"labels": len(tree), "files": report, "rarest": rarest}
+        content = {"labels": len(tree), "files": report, "rarest": rarest, "tokens_estimated": not args.model_name}
         content["warnings"] = [{"message": what, "count": count, "examples": some} for what, count, some in found]
         with atomic_write(args.output_json) as file:
             json.dump(content, file, ensure_ascii=False, indent=1)

@@ -15,13 +15,14 @@ Writes  into save_dir
         valid.txt or train_dirty.txt   instead of all these but the last, with --valid or --dirty
 
 With --annotate_file
-Reads   annotate_file   texts, with labels or without (.txt, .jsonl, .csv), and label_file, the label tree
+Reads   annotate_file   texts, with labels or without (see hierarchical/formats.py), and label_file, the label tree
 Writes  doccano_import.jsonl, doccano_labels.json, label_studio_tasks.json and label_studio_config.xml into save_dir
 """
 
 import argparse
 import json
 import re
+import shlex
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.annotation import LONGEST_IN_DOCCANO, import_files, read_export
+from hierarchical.annotation import LONGEST_IN_DOCCANO, Fields, import_files, read_export
 from hierarchical.stratify import stratified_split
 from utils import (
     SEPARATOR,
@@ -44,7 +45,7 @@ from utils import (
     format_row,
     get_logger,
     make_parser,
-    read_lines,
+    parse_rows,
     read_rows,
     require_file,
     run,
@@ -53,6 +54,7 @@ from utils import (
 
 LINE_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # what would break a row of a .txt file
 SPLIT_NAMES = ("train", "dev", "test")
+SEPARATORS = ("-->", "->", "=>", "::", "--", ">", "→", "»", "/", "|", "\\")  # what people put between levels
 
 
 def parse_args(argv):
@@ -67,6 +69,8 @@ def parse_args(argv):
     export.add_argument("--is_shuffle", type=yes_or_no, nargs="?", const=True, default=True, help="false: cut in order")
     export.add_argument("--seed", type=int, default=3, help="of the shuffle")
     export.add_argument("--separator", default=SEPARATOR, help="between the levels of a label in the tool")
+    export.add_argument("--text_field", help="field of the export that holds the text; left out: text, or data")
+    export.add_argument("--label_control", help="control or field that the labels come from; left out: label")
     export.add_argument("--valid", action="store_true", help="rows that sparse.py --annotate chose: to valid.txt")
     export.add_argument("--dirty", action="store_true", help="rows that dirty.py found: to train_dirty.txt")
     export.add_argument("--format", choices=("txt", "jsonl"), default="txt", help="of the rows that are written")
@@ -115,8 +119,9 @@ def read_annotations(args, tree, logger):
     tree: the label tree that the data folder has already, or None. Raises InputError with every bad record.
     """
     problems, annotations, counts = Problems(), [], Counter()
+    fields = Fields(args.text_field, args.label_control)
     for path in args.doccano_file:
-        for annotation in read_export(path, args.separator, args.keep_empty, problems):
+        for annotation in read_export(path, args.separator, args.keep_empty, problems, fields):
             text, labels = annotation.text, annotation.labels
             head, tab, column = text.rpartition("\t")
             if tab and is_label_column(column, tree):
@@ -182,8 +187,8 @@ def label_tree(known, label_sets, args):
         return LabelTree(names, "the labels of the export")
     new = [name for name in names if name not in known.index]
     if new and not args.add_labels:
-        near = [known.nearest(name) for name in new[:SHOWN]]
-        shown = [f"{name}" + (f"   (did you mean {like}?)" if like else "") for name, like in zip(new, near)]
+        guesses = [known.guess(name) for name in new[:SHOWN]]
+        shown = [f"{name}" + (f"   ({guess})" if guess else "") for name, guess in zip(new, guesses)]
         if len(new) > SHOWN:
             shown.append(f"... and {len(new) - SHOWN} more")
         raise InputError(
@@ -195,6 +200,16 @@ def label_tree(known, label_sets, args):
         )
     words = known.words + [""] * len(new)
     return LabelTree(known.labels + new, "label.txt with the labels of the export", words=words)
+
+
+def separator_in(paths):
+    """What probably stands between the levels of most labels (tuples of level names), if none was cut; else None."""
+    names = {path[0] for path in paths}
+    if any(len(path) > 1 for path in paths):
+        return None
+    held = {mark: sum(mark in name for name in names) for mark in SEPARATORS}
+    mark = max(held, key=lambda mark: held[mark])  # of equals the first, which is the longest
+    return mark if 2 * held[mark] > len(names) else None
 
 
 # ---- rows -> files ---------------------------------------------------------------------------------------------------
@@ -246,7 +261,14 @@ def convert(args, logger):
     if not settled and not conflicts:
         raise InputError(f"{', '.join(args.doccano_file)}: no text with labels is left. Nothing was written.")
     disputed = [annotation.labels for opinions in conflicts.values() for annotation in opinions]
-    tree = label_tree(known, [*settled.values(), *disputed], args)
+    label_sets = [*settled.values(), *disputed]
+    mark = separator_in(set().union(*label_sets)) if args.task_type == "hierarchical" else None
+    if mark:
+        logger.warning(
+            f"no label has several levels, and most hold {mark!r}: if that stands between levels, run this again with "
+            f"--separator {shlex.quote(mark)} and another --save_dir"
+        )
+    tree = label_tree(known, label_sets, args)
 
     def names(paths):
         return [tree.labels[i] for i in sorted(tree.index[SEPARATOR.join(path)] for path in paths)]
@@ -298,21 +320,20 @@ def send_out(args, logger):
     problems, seen = Problems(), Counter()
     rows = list(read_rows(path, tree, problems, seen))
     problems.raise_if_any()
+    others = [row.others or {} for row in parse_rows(path, problems) if row.text is not None]
+    notes = list(map(note, others))  # what else a row holds is for the annotator to see
     if not rows:
         raise InputError(f"{path}: no row in it.")
     if too_long := sum(len(label) > LONGEST_IN_DOCCANO for label in tree.labels):
         logger.warning(f"labels of more than {LONGEST_IN_DOCCANO} characters, which doccano does not take: {too_long}")
-    notes = []
-    if path.suffix.lower() == ".jsonl":  # what else a row holds is for the annotator to see
-        notes = [note(json.loads(line)) for _, line in read_lines(path, problems) if line.strip()]
     return import_files(rows, notes if any(notes) else [], tree)
 
 
-def note(row):
-    """What a JSON row holds besides text and labels, on one line."""
-    others = ((key, value) for key, value in row.items() if key not in ("text", "labels"))
-    others = ((key, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for key, v in others if v != {})
-    joined = "; ".join(f"{key}: {value}" for key, value in others)
+def note(others):
+    """The further fields of a JSON row, on one line."""
+    others = {key: value for key, value in others.items() if value != {}}
+    others = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in others.items()}
+    joined = "; ".join(f"{key}: {value}" for key, value in others.items())
     return joined.encode(errors="replace").decode()  # half of a surrogate pair can be read, but not written
 
 

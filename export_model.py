@@ -25,16 +25,18 @@ import numpy as np
 
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
-from hierarchical.engines import PRECISIONS
+from hierarchical.engines import MAX_F1_DROP, PRECISIONS, find_precision
 from hierarchical.exporting import (
     BATCH_SIZE,
     compare,
     export_checkpoint,
+    require_onnx_size,
     require_place,
     show,
     with_exports,
     write_record,
 )
+from hierarchical.identity import RECORD
 from hierarchical.sets import only_writer
 from utils import get_logger, load_reported, make_parser, run
 
@@ -52,7 +54,10 @@ def parse_args(argv):
     parser.add_argument("--dataset_dir", help="where the rows to check on lie (default: as in training)")
     parser.add_argument("--dev_file", help="name inside dataset_dir; left out: as in training, or dev.txt")
     parser.add_argument(
-        "--max_f1_drop", type=float, default=0.3, help="points of F1 a model may lose without a warning"
+        "--max_f1_drop",
+        type=float,
+        default=MAX_F1_DROP,
+        help="points of F1 a model may lose; above it there is a warning, and int8 is used only where asked for",
     )
     args = parser.parse_args(argv)
     if args.format == "paddle" and {*(args.precision or ())} - {"float32"}:
@@ -102,11 +107,13 @@ def main(argv=None):
     logger, checkpoint = get_logger(), Checkpoint.open(args.params_path)
     tree = checkpoint.tree
     require_place(checkpoint, Path(args.output_path))
-    if "token_type_ids" not in checkpoint.family.inputs:
+    if checkpoint.family.inputs == ("input_ids",):
         logger.info(f"This checkpoint is {checkpoint.family.title}: its models read input_ids alone")
     elif args.multilingual:
         logger.warning("--multilingual: this checkpoint is not ERNIE-M; exporting it as what it is")
     texts, gold = rows_to_check(args, tree, logger)
+    if args.format != "paddle":
+        require_onnx_size(checkpoint.weights, "--format paddle")
     paddle = set_device("cpu")  # the graph is the same everywhere
     model = checkpoint.load_model()
     with only_writer(args.output_path, "wait until it ends, or give another --output_path"):
@@ -125,7 +132,9 @@ def export_and_check(args, paddle, checkpoint, model, texts, gold, logger):
     table = compare(models, checkpoint.tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision)
     show(table, logger)
     warn_about(table, args.max_f1_drop, logger)
-    write_record(Path(args.output_path) / "export.json", len(texts), table)
+    write_record(Path(args.output_path) / RECORD, len(texts), table, args.max_f1_drop)
+    if {"float32", "int8"} <= {*args.precision} and args.format != "paddle":
+        logger.info(f"Where the precision is auto, it is {find_precision(args.output_path, 'auto')}")
     logger.info(f"Checked on {len(texts)} texts; models, labels and tokenizer are in {args.output_path}")
 
 

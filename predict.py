@@ -6,7 +6,7 @@
     python predict.py --dataset_dir data --output_file predictions.jsonl --resume       # continue after a kill
     python -m paddle.distributed.launch --gpus "0,1" predict.py --dataset_dir data --output_file predictions.jsonl
 
-Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see rows.py), whose labels are ignored
+Reads   dataset_dir/data_file   one text per line, or rows (see hierarchical/formats.py), whose labels are ignored
         dataset_dir/label_file  if it is there, it must be what the checkpoint was trained with
         params_path/            weights, tokenizer, labels, maximum length and decision settings
 Writes  output_file             one line per row of the data file, in the same order; blank rows have no labels
@@ -56,7 +56,7 @@ def main(argv=None):
         batch_size=args.batch_size,
     )
     decision = decision_from_arguments(args, predictor.decision)
-    predict_file(prediction_job(args, args.label_file), predictor, decision)
+    predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":

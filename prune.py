@@ -3,7 +3,7 @@
     python prune.py --dataset_dir data --params_dir checkpoint --output_dir prune --width_mult_list 3/4 2/3 1/2
 
 Reads   params_dir/                        a checkpoint of train.py
-        dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see rows.py)
+        dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
 Writes  output_dir/width_mult_0.75/        for each width, its ratio rounded to two decimals: the best so far on dev, a
                                            checkpoint like train.py's, which every script takes as --params_path
@@ -31,10 +31,10 @@ import numpy as np
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
-from hierarchical.exporting import export_checkpoint
+from hierarchical.exporting import export_checkpoint, require_onnx_size
 from hierarchical.modeling import model_inputs, score
 from hierarchical.sets import only_writer
-from hierarchical.training import rate_schedule, train_batches
+from hierarchical.training import log_scores, rate_schedule, train_batches
 from hierarchical.weights import find_weights
 from utils import (
     InputError,
@@ -189,10 +189,7 @@ def evaluate(args, task, model):
     batch_size, decision = args.per_device_eval_batch_size, task.checkpoint.decision
     with progress_bar(len(task.dev_ids), "dev") as bar:
         scores = score(model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update).result()
-    get_logger().info(
-        f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
-        f"macro f1 score: {scores['macro_f1']:.5f}"
-    )
+    log_scores(get_logger(), scores)
     del scores["labels"]  # thousands of numbers; analysis/evaluate.py gives them
     return scores
 
@@ -318,6 +315,7 @@ def main(argv=None):
     checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     widths = plan_widths(args, checkpoint)
+    require_onnx_size(checkpoint.weights, "export_model.py --format paddle; pruned models are written as ONNX, too")
     directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     train, dev = (load_reported(directory / name, tree, logger) for name in (args.train_file, args.dev_file))

@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" train.py --dataset_dir data --device cpu
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data
 
-Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or .jsonl/.csv rows, see rows.py)
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or JSON or CSV, see hierarchical/formats.py)
 Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, labels, decision settings
         save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
         save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score
@@ -31,6 +31,7 @@ from hierarchical.training import (
     join_processes,
     label_frequency_bias,
     leave,
+    log_scores,
     open_model,
     require_other_directory,
     save_progress,
@@ -286,10 +287,7 @@ def train_and_save(args, rank, world, logger):
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
             better = progress.evaluated(scores[args.select_by], entry)
             if rank == 0:
-                logger.info(
-                    f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
-                    f"macro f1 score: {scores['macro_f1']:.5f}"
-                )
+                log_scores(logger, scores)
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:

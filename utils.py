@@ -9,13 +9,15 @@ The label tree, rows, files and messages live in hierarchical/ and are only pass
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
-from hierarchical.console import FLAT, get_logger, progress_bar, quiet
+from hierarchical.console import FLAT, ON_PAGE, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
+from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
 from hierarchical.files import (
     atomic_write,
@@ -25,12 +27,14 @@ from hierarchical.files import (
     require_outputs,
     require_writable,
 )
+from hierarchical.formats import ROW_FILES
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
 from hierarchical.predictions import FORMATS, Job
 from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
     Row,
     Rows,
+    count_texts,
     format_row,
     label_faults,
     load_reported,
@@ -38,8 +42,10 @@ from hierarchical.rows import (
     multi_hot,
     parse_rows,
     read_rows,
+    read_texts,
     report_rows,
     require_row_format,
+    warn_about,
     write_rows,
 )
 
@@ -47,6 +53,7 @@ __all__ = [  # passed on
     "FLAT",
     "InputError",
     "LabelTree",
+    "ON_PAGE",
     "Problems",
     "Row",
     "Rows",
@@ -54,6 +61,7 @@ __all__ = [  # passed on
     "SHOWN",
     "WORD_SEPARATOR",
     "atomic_write",
+    "count_texts",
     "file_digest",
     "format_row",
     "get_logger",
@@ -69,16 +77,29 @@ __all__ = [  # passed on
     "quiet",
     "read_lines",
     "read_rows",
+    "read_texts",
     "report_rows",
     "require_file",
     "require_outputs",
     "require_row_format",
     "require_writable",
+    "shown",
     "some",
+    "warn_about",
     "write_rows",
 ]
 
 AS_TRAINED = " (default: as in training)"
+TWINS = (  # flags that mean the same, in this project's scripts and in similar ones
+    ("--dataset_dir", "--data_dir"),
+    ("--save_dir", "--output_dir"),
+    ("--epochs", "--num_train_epochs"),
+    ("--max_seq_length", "--max_length"),
+    ("--model_name", "--model_name_or_path"),
+    ("--early_stop", "--early_stopping"),
+)
+MARK = "\0"  # which no argument of a command can hold
+VALUE = re.compile(r"^(--?[A-Za-z]\w*=)?(?=-(?!$|-?[A-Za-z]))")  # alone or after --flag=: a "-" without a letter
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -110,6 +131,10 @@ def run(main):
         )
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # of whatever type the libraries have for a machine that can't go on
+        if fault := computing_fault(error):
+            sys.exit(_complain(fault))
+        raise
 
 
 def _complain(message):
@@ -127,22 +152,52 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that knows what flags are called elsewhere, and takes values that begin with "-".
+
+    argparse takes "->" and "-5度" for flags, and loses "--" altogether. Where no letter follows the "-" it is a value,
+    and passes argparse with MARK before it. In a script with positional arguments, though, these follow a bare "--".
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        words, positional = list(sys.argv[1:] if args is None else args), []
+        if "--" in words and self._get_positional_actions():
+            end = words.index("--")
+            words, positional = words[:end], words[end:]
+        if told := [f"{flag}: here it is {here}" for flag, here in map(self.twin, words) if here]:
+            self.error("; ".join(dict.fromkeys(told)))
+        return super().parse_known_args([*(VALUE.sub(rf"\1{MARK}", word) for word in words), *positional], namespace)
+
+    def twin(self, word):
+        """(a flag, what it is called in this script), None where it is known here, or nothing is."""
+        flag, options = word.partition("=")[0], self._option_string_actions
+        here = next((names[1 - names.index(flag)] for names in TWINS if flag in names), None)
+        known = flag in options or here not in options or here.startswith(flag)
+        return flag, None if known else here
+
+    def _get_value(self, action, arg_string):
+        return super()._get_value(action, arg_string.removeprefix(MARK))
+
+    def error(self, message):
+        super().error(message.replace(MARK, ""))
+
+
 def make_parser(description):
     """A script's ArgumentParser, with --version."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = Parser(description=description, formatter_class=HelpFormatter)
     version = f"%(prog)s {hierarchical.__version__}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     return parser
 
 
-def add_dataset_arguments(group, *files, compared=False, directory="directory with the files below", **helps):
+def add_dataset_arguments(group, *files, compared=False, **helps):
     """--dataset_dir, --train_file or the like for each of `files`, and --label_file.
 
     compared: label.txt is only compared with the checkpoint's; helps: {"train": what --help says of --train_file}
     """
-    group.add_argument("--dataset_dir", required=True, help=directory)
+    group.add_argument("--dataset_dir", required=True, help="directory with the files below")
     for name in files:
-        text = helps.get(name, "name inside dataset_dir; .txt, .jsonl or .csv")
+        text = helps.get(name, f"name inside dataset_dir; {ROW_FILES}")
         group.add_argument(f"--{name}_file", default=f"{name}.txt", help=text)
     add_label_file_argument(group, compared)
 
@@ -161,26 +216,41 @@ def add_texts_arguments(parser):
 
 
 def add_data_file_argument(group, directory="dataset_dir"):
-    group.add_argument("--data_file", default="data.txt", help=f"in {directory}; .jsonl, .csv or else lines; -: stdin")
+    group.add_argument("--data_file", default="data.txt", help=f"in {directory}; {ROW_FILES}; -: stdin")
 
 
-def add_checkpoint_arguments(parser, batch_size, title="model"):
-    """The model to use: --params_path, --max_seq_length, --batch_size, --device."""
+def add_checkpoint_arguments(parser, batch_size, title="model", batch="texts per step"):
+    """The model to use: --params_path, --max_seq_length, --batch_size, --device. batch: what --batch_size counts."""
     model = parser.add_argument_group(title)
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
     add_max_seq_length_argument(model)
-    model.add_argument("--batch_size", type=int, default=batch_size, help="texts per step")
+    model.add_argument("--batch_size", type=int, default=batch_size, help=batch)
     add_device_argument(model)
 
 
+def device_word(text, kinds=DEVICES):
+    """What --device is given, as paddle writes it; for argparse, with a usage error for a word that nobody knows."""
+    try:
+        return parse_device(text, kinds)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
+def engine_device_word(text):
+    return device_word(text, ENGINE_DEVICES)
+
+
 def add_device_argument(group):
-    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu or npu; if there is none: cpu, with a warning")
+    text = "cpu, gpu, xpu or npu, or one of several, as gpu:1; if there is none: cpu, with a warning"
+    group.add_argument("--device", type=device_word, default="gpu", help=text)
 
 
 def add_engine_device_arguments(group):
-    """Where an exported model runs: --device, --device_id, --num_threads."""
-    group.add_argument("--device", choices=("cpu", "gpu"), default="gpu", help="without a GPU: cpu, with a warning")
+    """Where an exported model runs: --device, --device_id, --no_tf32, --num_threads."""
+    text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
+    group.add_argument("--device", type=engine_device_word, default="gpu", help=text)
     group.add_argument("--device_id", type=int, default=0, help="number of the GPU")
+    group.add_argument("--no_tf32", action="store_true", help="on a GPU: float32 as exact as on a CPU, and slower")
     group.add_argument("--num_threads", type=int, help="CPU threads (default: all cores)")
 
 
@@ -244,6 +314,15 @@ def check_minima(parser, args, **minima):
             parser.error(f"argument --{name}: must be at least {lowest}, got {value}")
 
 
+def check_engine_arguments(parser, args):
+    """End with a usage error for what is wrong with the flags of add_engine_device_arguments()."""
+    check_minima(parser, args, num_threads=1, device_id=0)
+    try:
+        engine_gpu(args.device, args.device_id)
+    except InputError as error:
+        parser.error(f"argument --device: {error}")
+
+
 def check_prediction_arguments(parser, args, directory="--dataset_dir"):
     """End with a usage error for what is wrong with the flags of texts and results; directory: what gives theirs."""
     if args.dataset_dir is None and args.data_file != "-":
@@ -257,11 +336,11 @@ def check_prediction_arguments(parser, args, directory="--dataset_dir"):
         parser.error("argument --resume: needs an --output_file to continue")
 
 
-def prediction_job(args, label_file):
-    """The Job of predictions.predict_file that the flags ask for; label_file: the name in dataset_dir."""
+def prediction_job(args):
+    """The Job of predictions.predict_file that the flags ask for."""
     return Job(
         data="-" if args.data_file == "-" else Path(args.dataset_dir) / args.data_file,
-        label_path=Path(args.dataset_dir) / label_file if args.dataset_dir else None,
+        label_path=Path(args.dataset_dir) / args.label_file if args.dataset_dir else None,
         output_file=args.output_file,
         batch_size=args.batch_size,
         floor=args.floor,

@@ -5,7 +5,7 @@
     python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --dictionary synonyms.json
     python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --aug_type mlm --mlm_model path/to/model
 
-Reads   train_path   rows with labels (.txt, .jsonl or .csv, see rows.py); blank and unlabelled ones are passed over
+Reads   train_path   rows with labels (see hierarchical/formats.py); blank and unlabelled ones are passed over
         dictionary   {"word": ["another word", ...], ...}, if given
         mlm_model    a local masked language model: config.json, weights, vocab.txt, tokenizer_config.json
 Writes  aug_path     the new rows alone, with the labels of the rows they come from (.txt or .jsonl)
@@ -39,7 +39,7 @@ from utils import (
 def parse_args(argv):
     parser = make_parser("Augmented copies of training rows.")
     data = parser.add_argument_group("data")
-    data.add_argument("--train_path", default="./data/train.txt", help="training rows; .txt, .jsonl or .csv")
+    data.add_argument("--train_path", default="./data/train.txt", help="training rows; .txt, .jsonl, .json or .csv")
     data.add_argument("--aug_path", default="./data/aug.txt", help="the new rows; .txt or .jsonl")
     change = parser.add_argument_group("change")
     change.add_argument("--aug_strategy", choices=("mix", *CYCLE), default="substitute", help="mix: the others in turn")

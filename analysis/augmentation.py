@@ -13,7 +13,7 @@ from hierarchical.errors import InputError
 from hierarchical.identity import require_encoder
 from hierarchical.modeling import library_config, model_inputs
 from hierarchical.tokenizer import load_tokenizer
-from hierarchical.weights import find_weights, read_weights
+from hierarchical.weights import find_weights, may_be_missing, read_weights
 
 CYCLE = ("substitute", "insert", "delete", "swap")  # what "mix" goes round in
 TYPES = ("synonym", "homonym", "mlm")
@@ -96,8 +96,8 @@ class MaskedModel:
         if weights is None:
             raise InputError(f"--mlm_model {directory}: no weights in it.")
         family = FAMILIES[config["model_type"]]
-        if family.masked_ties is None:
-            possible = " or ".join(repr(kind) for kind, one in FAMILIES.items() if one.masked_ties is not None)
+        if family.tied_weights is None:
+            possible = " or ".join(repr(kind) for kind, one in FAMILIES.items() if one.tied_weights is not None)
             raise InputError(f"--mlm_model {directory}: model_type is {config['model_type']!r}; needed is {possible}.")
         require_encoder(directory)
         self.tokenizer = load_tokenizer(directory, config.get("max_position_embeddings", 512))
@@ -107,9 +107,10 @@ class MaskedModel:
         self.paddle = set_device(device)
         self.model = family.library_class("ForMaskedLM")(library_config(config))
         state, wanted, prefix = read_weights(weights), self.model.state_dict(), f"{self.model.base_model_prefix}."
-        for name, source in family.masked_ties.items():  # files need not hold what other names hold already
+        for name, source in family.tied_weights.items():  # files need not hold what other names hold already
             state.setdefault(name, state.get(source, state.get(source.removeprefix(prefix))))
-        found = {name: state.get(name, state.get(name.removeprefix(prefix))) for name in wanted if "pooler" not in name}
+        needed = [name for name in wanted if not may_be_missing(name)]
+        found = {name: state.get(name, state.get(name.removeprefix(prefix))) for name in needed}
         faults = [n for n, value in found.items() if value is None or list(value.shape) != list(wanted[n].shape)]
         if faults:
             raise InputError(

@@ -2,7 +2,7 @@
 
     python analysis/baseline.py --dataset_dir data
 
-Reads   dataset_dir/{train.txt, dev.txt, label.txt}   (or .jsonl/.csv rows, see rows.py)
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}   (or JSON or CSV, see hierarchical/formats.py)
 Writes  output_json   all scores as fractions, overall, per level and per label, if asked for
 
 TF-IDF of character 1- to 4-grams (Chinese needs no word segmentation) and one linear support vector machine per label.

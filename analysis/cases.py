@@ -4,7 +4,7 @@ A .txt file has, separated by TABs, one of
     Text  Label  Prediction     bad cases, as evaluate.py writes them; older tools have the columns in another order
     text  label,label,...       rows of a train or dev file
     text                        rows to predict
-.jsonl and .csv rows are those of rows.py. Only the first line can be a header, and only one with these names.
+Rows in other formats: see hierarchical/formats.py. Only the first line can be a header, and only one with these names.
 """
 
 import os
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hierarchical.errors import SHOWN, InputError, Problems
-from hierarchical.files import read_lines, require_file
-from hierarchical.rows import PARSERS, label_faults, read_rows
+from hierarchical.files import require_file
+from hierarchical.formats import TEXT, format_of, open_rows
+from hierarchical.rows import label_faults, read_rows
 
 COLUMNS = ("Text", "Label", "Prediction")
 
@@ -34,7 +35,7 @@ def read_cases(path, tree, logger):
     """The rows of a file as a list of Case. Raises InputError with every bad row, or if there are none."""
     require_file(path, "It holds bad cases of analysis/evaluate.py, or rows text<TAB>label,label,..., or texts.")
     problems, seen = Problems(), Counter()
-    if path.suffix.lower() in PARSERS:
+    if format_of(path) is not TEXT:
         cases = [Case(row.text, row.labels, None) for row in read_rows(path, tree, problems, seen)]
     else:
         cases = list(_read_columns(path, tree, problems, seen))
@@ -55,7 +56,8 @@ def report_other_predictions(path, cases, predicted, logger):
 
 def _read_columns(path, tree, problems, seen):
     columns = COLUMNS
-    for number, line in read_lines(path, problems):
+    _, lines = open_rows(path, problems)
+    for number, line in lines:
         cells = line.split("\t")
         if number == 1 and len(cells) > 1 and set(cells) <= set(COLUMNS) and "Text" in cells:
             columns = tuple(cells)

@@ -6,7 +6,7 @@
     python analysis/dirty.py --dataset_dir data --merge                                 # and back into training data
     python analysis/dirty.py --dataset_dir data --params_path checkpoint --strategy representer
 
-Reads   dataset_dir/train.txt               (or .jsonl/.csv rows, see rows.py)
+Reads   dataset_dir/train.txt               (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/label.txt               the label tree
         params_path/                        the checkpoint, for the strategies that need one
 Writes  dataset_dir/train_dirty.txt         the most suspicious rows, in the order of the training file
@@ -31,7 +31,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
-from analysis.suspicion import STRATEGIES, suspicion
+from analysis.suspicion import STRATEGIES, Search, suspicion
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from utils import (
     InputError,
@@ -104,7 +104,8 @@ def find(args, logger, directory, paths):
         require_writable(paths[flag], f"--{flag}", [train_path, label_path])
 
     gold = train.multi_hot(len(tree))
-    scores, likely = STRATEGIES[args.strategy](train, gold, checkpoint, args)
+    search = Search(args.seed, checkpoint, args.device, args.batch_size, args.dirty_threshold)
+    scores, likely = STRATEGIES[args.strategy](train, gold, search)
     worst = np.argsort(-scores, kind="stable")[: args.dirty_num]
     dirty = set(worst.tolist())
     for flag, rows in (("dirty_file", sorted(dirty)), ("rest_file", [i for i in range(len(gold)) if i not in dirty])):

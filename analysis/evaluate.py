@@ -5,10 +5,11 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
 
-Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see rows.py); without a train file dev alone is scored
+Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
+        bad_case_labels.txt beside it, with more than 200 labels: their scores, which the log has otherwise
         output_json     all scores as fractions, if asked for
         report          a web page about the dev rows, if asked for: see report.py
         params_path/decision.json, with --tune_threshold
@@ -52,6 +53,8 @@ from utils import (
     require_outputs,
     run,
 )
+
+LOGGED_LABELS = 200  # with more of them, the lines of each are in a file
 
 
 def parse_args(argv):
@@ -148,7 +151,11 @@ def main(argv=None):
         raise InputError("--baseline: needs the rows of a train file.")
     if args.tune_threshold and len(rows["dev"].texts) < 5:
         raise InputError(f"--tune_threshold: needs 5 dev rows or more, {dev_path} has {len(rows['dev'].texts)}.")
-    outputs = {"--bad_case_file": in_directory(directory, args.bad_case_file)}
+    bad_cases_path, labels_path = in_directory(directory, args.bad_case_file), None
+    outputs = {"--bad_case_file": bad_cases_path}
+    if len(tree) > LOGGED_LABELS:
+        labels_path = bad_cases_path.with_name(f"{bad_cases_path.stem}_labels.txt")
+        outputs["--bad_case_file, and the scores beside it"] = labels_path
     for flag, name in (("--output_json", args.output_json), ("--report", args.report)):
         if name:
             outputs[flag] = Path(name)
@@ -169,10 +176,15 @@ def main(argv=None):
     for name, part in rows.items():
         seen_by = findings if name == "dev" else None
         scores[name], bad_cases = score_rows(model, tokenizer, tree, part, decision, args.batch_size, name, seen_by)
-    for line in chain(headline(scores["dev"]), *(label_lines(label, scores) for label in tree.labels)):
+    label_scores = chain.from_iterable(label_lines(label, scores) for label in tree.labels)
+    for line in chain(headline(scores["dev"]), () if labels_path else label_scores):
         logger.info(line)
-    write_bad_cases(outputs["--bad_case_file"], tree, rows["dev"], bad_cases)  # dev came last
-    logger.info(f"Bad case in dev dataset saved in {outputs['--bad_case_file']}")
+    if labels_path:
+        with atomic_write(labels_path) as file:
+            file.writelines(f"{line}\n" for line in label_scores)
+        logger.info(f"Scores of each of the {len(tree)} labels saved in {labels_path}")
+    write_bad_cases(bad_cases_path, tree, rows["dev"], bad_cases)  # dev came last
+    logger.info(f"Bad case in dev dataset saved in {bad_cases_path}")
     if args.baseline:
         scores["baseline"] = baseline_scores(rows["train"], rows["dev"], tree)
         for line in comparison(scores["dev"], scores["baseline"]):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.console import cut
 from hierarchical.decisions import decide
 from hierarchical.files import atomic_write
 from hierarchical.labels import SEPARATOR
@@ -37,7 +38,7 @@ def render(template, **values):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": lambda share, digits=2: f"{100 * share:.{digits}f}", "leaf": leaf}
+    environment.filters |= {"percent": lambda share, digits=2: f"{100 * share:.{digits}f}", "leaf": leaf, "cut": cut}
     return environment.get_template(template).render(**values)
 
 

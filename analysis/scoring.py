@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from analysis.n_grams import fit_n_grams
 from hierarchical.console import progress_bar
 from hierarchical.labels import LabelTree
 from hierarchical.metric import evaluate
@@ -36,14 +37,9 @@ def headline(scores: dict) -> list[str]:
 def baseline_scores(train_rows: Rows, dev_rows: Rows, tree: LabelTree) -> dict:
     """Fit on the train rows, score on the dev rows (both rows.Rows): the result dict of `metric.evaluate`."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
-    try:
-        features = vectorizer.fit_transform(train_rows.texts)
-    except ValueError:  # no two rows share a character
-        features = vectorizer.set_params(min_df=1).fit_transform(train_rows.texts)
+    vectorizer, features = fit_n_grams(train_rows.texts)
     dev_features = vectorizer.transform(dev_rows.texts)
     targets = train_rows.multi_hot(len(tree))
     predicted = np.zeros((len(dev_rows.texts), len(tree)), bool)

@@ -3,7 +3,7 @@
     python analysis/sent_interpret.py --dataset_dir data --params_path checkpoint
     python analysis/sent_interpret.py --dataset_dir data --params_path checkpoint --interpret_input_file dev.txt
 
-Reads   dataset_dir/train.txt             (or .jsonl/.csv rows, see rows.py)
+Reads   dataset_dir/train.txt             (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/bad_case.txt          of evaluate.py; or rows with or without labels, see cases.py
         params_path/                      the checkpoint
 Writes  dataset_dir/sent_interpret.txt    for every text its predicted and given labels and its nearest train rows
@@ -28,7 +28,7 @@ from hierarchical.devices import set_device
 from hierarchical.modeling import classify_features, encode_features, sigmoid
 from metric import decide
 from utils import (
-    FLAT,
+    ON_PAGE,
     add_checkpoint_arguments,
     add_dataset_arguments,
     atomic_write,
@@ -39,6 +39,7 @@ from utils import (
     require_directory,
     require_outputs,
     run,
+    shown,
 )
 
 
@@ -70,12 +71,12 @@ def result_lines(tree, case, predicted, supports):
     def names(labels):
         return ",".join(tree.labels[i] for i in labels or ())
 
-    yield f"text: {case.text.translate(FLAT)}"
+    yield f"text: {shown(case.text, ON_PAGE)}"
     yield f"predict label: {names(predicted)}"
     yield f"label: {names(case.labels)}"
     yield "examples with positive influence"
     for i, (text, labels, similarity) in enumerate(supports, start=1):
-        yield f"support{i} text: {text.translate(FLAT)}\tlabel: {names(labels)}\tscore: {similarity:.5f}"
+        yield f"support{i} text: {shown(text, ON_PAGE)}\tlabel: {names(labels)}\tscore: {similarity:.5f}"
 
 
 def page_case(tree, case, predicted, probabilities, supports):
@@ -121,17 +122,17 @@ def main(argv=None):
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in selected]
     report_other_predictions(inputs[2], cases, predicted, logger)
     rows, similarities = nearest(features, train_features, args.top_k)
-    shown = []
+    on_page = []
     with atomic_write(outputs["--interpret_result_file"]) as file:
         for i, case in enumerate(cases):
             supports = [
                 (train.texts[j], train.labels[j], similarity) for j, similarity in zip(rows[i], similarities[i])
             ]
             file.writelines(f"{line}\n" for line in result_lines(tree, case, predicted[i], supports))
-            shown.append(page_case(tree, case, predicted[i], probabilities[i], supports))
+            on_page.append(page_case(tree, case, predicted[i], probabilities[i], supports))
     facts = {"texts": inputs[2], "train_rows": inputs[1], "checkpoint": args.params_path}
     with atomic_write(outputs["--html_file"]) as file:
-        file.write(render("neighbours.html", title="Nearest train rows", facts=facts, cases=shown))
+        file.write(render("neighbours.html", title="Nearest train rows", facts=facts, cases=on_page))
     logger.info(f"Nearest train rows of {len(cases)} texts saved in {', '.join(map(str, outputs.values()))}")
 
 

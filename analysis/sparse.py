@@ -4,8 +4,8 @@
     python analysis/sparse.py --dataset_dir data --params_path checkpoint --annotate            # unlabelled texts
     python doccano.py --annotate_file data/support.txt --save_dir annotate                      # which to label next
 
-Reads   dataset_dir/{train.txt, dev.txt}   (or .jsonl/.csv rows, see rows.py)
-        dataset_dir/data.txt               with --annotate: one text per line, or .jsonl/.csv rows
+Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py)
+        dataset_dir/data.txt               with --annotate: one text per line, or rows
         params_path/                       the checkpoint
 Writes  dataset_dir/sparse.txt             the dev rows that are least alike to any training row, least first
         dataset_dir/support.txt            the rows nearest to them: training rows changed by --aug_strategy, with their
@@ -31,7 +31,7 @@ from analysis.words import load_dictionary
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
 from hierarchical.modeling import encode_features
-from hierarchical.predictions import read_texts
+from hierarchical.rows import read_texts
 from utils import (
     InputError,
     Problems,

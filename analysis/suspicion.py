@@ -1,8 +1,12 @@
 """What makes the labels of a training row suspicious: a strategy's scores, and the label in question in words."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from analysis.n_grams import fit_n_grams
 from analysis.neighbours import nearest
+from hierarchical.checkpoints import Checkpoint
 from hierarchical.console import progress_bar
 from hierarchical.devices import set_device
 from hierarchical.errors import InputError
@@ -61,13 +65,8 @@ def n_gram_features(texts):
     Their mean squared norm is 1, so that L2 suits texts of any kind.
     """
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
-    try:
-        counts = vectorizer.fit_transform(texts)
-    except ValueError:  # no two rows share a character
-        counts = vectorizer.set_params(min_df=1).fit_transform(texts)
+    _, counts = fit_n_grams(texts)
     dimensions = min(COMPONENTS, min(counts.shape) - 1)
     if dimensions < 1:
         return np.zeros((len(texts), 1), np.float32)
@@ -77,18 +76,32 @@ def n_gram_features(texts):
 
 
 # ---- strategies ------------------------------------------------------------------------------------------------------
-# Each takes (train Rows, gold bool [N, L], Checkpoint or None, args) and returns (suspicion of each row: float [N], how
-# likely each label is for it: float [N, L]).
+# Each takes (train Rows, gold bool [N, L], Search) and returns (suspicion of each row: float [N], how likely each label
+# is for it: float [N, L]).
 
 
-def out_of_fold(train, gold, checkpoint, args):
+@dataclass(frozen=True)
+class Search:
+    """seed: of the folds of out_of_fold; the others are for neighbours and representer.
+
+    weight_threshold: representer counts the weights of a row that are above it
+    """
+
+    seed: int = 3
+    checkpoint: Checkpoint | None = None
+    device: str = "cpu"
+    batch_size: int = 16
+    weight_threshold: float = 0.0
+
+
+def out_of_fold(train, gold, search):
     """Probabilities from classifiers trained on the other folds; a row is as suspicious as its least likely label."""
     number = {text: i for i, text in enumerate(dict.fromkeys(train.texts))}  # equal texts share a fold
     if len(number) < FOLDS:
         raise InputError(
-            f"--strategy out_of_fold: needs at least {FOLDS} different texts; {args.train_file} has too few."
+            f"--strategy out_of_fold: needs at least {FOLDS} different texts; the training file has {len(number)}."
         )
-    folds = np.random.default_rng(args.seed).permutation(len(number)) % FOLDS
+    folds = np.random.default_rng(search.seed).permutation(len(number)) % FOLDS
     fold_of_row, likely = folds[[number[text] for text in train.texts]], np.zeros(gold.shape, np.float32)
     with progress_bar(FOLDS + 1, "n-grams, folds") as bar:
         inputs = np.concatenate([n_gram_features(train.texts), np.ones((len(gold), 1), np.float32)], axis=1)
@@ -103,16 +116,16 @@ def out_of_fold(train, gold, checkpoint, args):
     return np.abs(gold - likely).max(1), likely
 
 
-def neighbours(train, gold, checkpoint, args):
+def neighbours(train, gold, search):
     """The labels of the rows that look most alike to the model; a row is as suspicious as its cross-entropy is high."""
-    features, _ = model_outputs(train.texts, checkpoint, args)
+    features, _ = model_outputs(train.texts, search)
     rows, _ = nearest(features, features, NEIGHBOURS + 1)
     likely = np.stack([gold[near[near != i][:NEIGHBOURS]].mean(0) for i, near in enumerate(rows)])
     agreement = np.where(gold, likely, 1 - likely)
     return -np.log(agreement.clip(LEAST, 1)).sum(1), likely
 
 
-def representer(train, gold, checkpoint, args):
+def representer(train, gold, search):
     """Representer points, as PaddleNLP's application uses them.
 
     Yeh, Kim, Yen and Ravikumar (2018), Representer point selection for explaining deep neural networks: a linear
@@ -120,22 +133,22 @@ def representer(train, gold, checkpoint, args):
     is the negative gradient of its loss / (2 l2 N). Rows are ranked by the number of weights above --dirty_threshold,
     then by their sum. The given labels play no part in it, and that a row can have several labels is left aside.
     """
-    features, logits = model_outputs(train.texts, checkpoint, args)
+    features, logits = model_outputs(train.texts, search)
     inputs = np.concatenate([features, np.ones((len(features), 1), np.float32)], axis=1)
     of_model = soft_max(logits)
     of_layer = soft_max(inputs @ fit_head(inputs, of_model, REPRESENTER_L2, several=False))
     weights = (of_layer - of_model) / (-2 * REPRESENTER_L2 * len(features))
-    above = weights > args.dirty_threshold
+    above = weights > search.weight_threshold
     rank = np.empty(len(features))
     rank[np.lexsort((np.where(above, weights, 0).sum(1), above.sum(1)))] = np.arange(len(features))
     return rank, sigmoid(logits)
 
 
-def model_outputs(texts, checkpoint, args):
+def model_outputs(texts, search):
     """(features float32 [N, H], logits float32 [N, L]) of the checkpoint."""
-    set_device(args.device)
-    model = checkpoint.load_model()
-    features = encode_features(model, checkpoint.tokenizer, texts, args.batch_size, "train rows")
+    set_device(search.device)
+    model = search.checkpoint.load_model()
+    features = encode_features(model, search.checkpoint.tokenizer, texts, search.batch_size, "train rows")
     return features, classify_features(model, features)
 
 

@@ -36,6 +36,7 @@ from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from analysis.words import load_jieba
 from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.console import cut
 from hierarchical.devices import set_device
 from hierarchical.encoders import family_of
 from hierarchical.modeling import predict_logits, sigmoid
@@ -54,6 +55,7 @@ from utils import (
     require_directory,
     require_outputs,
     run,
+    shown,
 )
 
 SAMPLES = {"ig": 64, "grad": 64, "lime": 1000}
@@ -69,7 +71,7 @@ def parse_args(argv):
     add_dataset_arguments(data, compared=True)
     data.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain")
     data.add_argument("--num_rows", type=int, default=20, help="texts from the head of the file; 0: all")
-    add_checkpoint_arguments(parser, batch_size=16)
+    add_checkpoint_arguments(parser, batch_size=16, batch="steps or changed texts at a time")
     how = parser.add_argument_group("explanation")
     how.add_argument(
         "--interpreter", choices=SAMPLES, default="ig", help="ig: integrated gradients; grad: gradient SHAP; lime: LIME"
@@ -249,30 +251,33 @@ def coloured(text, words):
     highest = max((abs(word["score"]) for word in words), default=0) or 1.0
     parts, position = [], 0
     for word in words:
-        parts.append(Part(text[position : word["start"]]))
-        parts.append(Part(word["word"], word["score"], word["score"] / highest))
+        parts.append(Part(cut(text[position : word["start"]])))
+        parts.append(Part(cut(word["word"]), word["score"], word["score"] / highest))
         position = word["end"]
-    return [*parts, Part(text[position:])]
+    return [*parts, Part(cut(text[position:]))]
 
 
 def terminal_line(text, words):
-    """The text with green behind words that speak for the label, red behind those against it, in three strengths."""
+    """The text with green behind words that speak for the label, red behind those against it, in three strengths.
+
+    Words that the model has read are shown, however many; of what comes after them, the beginning.
+    """
     green, red = (194, 78, 34), (224, 210, 167)  # of the 256 terminal colours, from weak to strong
     line = ""
     for part in coloured(text, words):
-        shown, weight = part.text.translate(FLAT), part.weight or 0.0
+        word, weight = part.text.translate(FLAT), part.weight or 0.0
         strength = min(int(abs(weight) * 4), 3)
-        line += f"\033[30;48;5;{(green if weight > 0 else red)[strength - 1]}m{shown}\033[0m" if strength else shown
+        line += f"\033[30;48;5;{(green if weight > 0 else red)[strength - 1]}m{word}\033[0m" if strength else word
     return line
 
 
 def print_row(row, colours):
-    print(f"text: {row['text'].translate(FLAT)}")
+    print(f"text: {shown(row['text'])}")
     print(f"label: {','.join(row['labels'] or [])}")
     print(f"predict label: {','.join(row['prediction'])}")
     for item in row["explanations"]:
         note = "" if item["predicted"] else ", not predicted"
-        print(f"{item['label']} ({item['probability']:.4f}{note}): {' '.join(item['key_words']).translate(FLAT)}")
+        print(f"{item['label']} ({item['probability']:.4f}{note}): {shown(' '.join(item['key_words']))}")
         if colours:
             print(f"    {terminal_line(row['text'], item['words'])}")
     print("-" * 20)

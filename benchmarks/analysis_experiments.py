@@ -22,7 +22,6 @@ again.
     annotate  the rows, and so many (--support) rows from the rest of train, chosen by sparse.py or at random
 """
 
-import argparse
 import json
 import math
 import random
@@ -36,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from analysis.augmentation import CYCLE
-from analysis.suspicion import STRATEGIES
+from analysis.suspicion import STRATEGIES, Search
 from hierarchical.checkpoints import Checkpoint
 from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
 
@@ -180,11 +179,9 @@ def suspicious_orders(args, checkpoint, path):
     tree = opened.tree
     train, orders = load_rows(path, tree), {}
     gold = train.multi_hot(len(tree))
-    settings = argparse.Namespace(
-        train_file=path.name, batch_size=args.batch_size, device=args.device, seed=3, dirty_threshold=0.0
-    )
+    search = Search(seed=3, checkpoint=opened, device=args.device, batch_size=args.batch_size)
     for name, strategy in STRATEGIES.items():
-        scores, likely = strategy(train, gold, opened, settings)
+        scores, likely = strategy(train, gold, search)
         orders[name] = np.argsort(-scores, kind="stable")
         if name == "out_of_fold":
             quality = get_label_quality_scores([list(labels) for labels in train.labels], likely)

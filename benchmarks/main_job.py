@@ -30,8 +30,8 @@ TARGETS = {"train": 2.5, "predict": 3.0}
 WHOLE, WITHOUT, CPU = "whole command", "without start-up", "CPU, without start-up"
 MEASURES = {WHOLE: ("seconds", True), WITHOUT: ("seconds", False), CPU: ("cpu_seconds", False)}  # does start-up count?
 IMPORTS = (
-    "import train, predict; from hierarchical import devices; devices.set_device('cpu'); "
-    "import paddlenlp.transformers as t; t.ErnieModel"
+    "import utils, hierarchical.training, hierarchical.predictions; from hierarchical import devices; "
+    "devices.set_device('cpu'); import paddlenlp.transformers as t; t.ErnieModel"
 )
 
 

@@ -1,8 +1,9 @@
 """What the clients of the servers share: which texts to send, where to, and how long to wait for an answer."""
 
+from collections import Counter
 from pathlib import Path
 
-from utils import Problems, add_data_file_argument, parse_rows, require_file
+from utils import LabelTree, Problems, add_data_file_argument, get_logger, read_texts, require_file, warn_about
 
 
 def add_arguments(parser, url, what):
@@ -23,14 +24,20 @@ def parse_args(parser, argv):
     return args
 
 
-def read_texts(args):
-    """The texts to send, in order: those given, or those of the data file, "" for a blank row, without labels."""
+def texts_to_send(args):
+    """The texts, in order: those given, or those of the data file, "" for a blank row, without labels.
+
+    A label.txt in dataset_dir tells labels after a TAB from text; without one a TAB is refused.
+    """
     if args.texts:
         return args.texts
-    path, problems = args.data_file, Problems()
+    path, problems, seen = args.data_file, Problems(), Counter()
     if path != "-":
         path = Path(args.dataset_dir) / path
         require_file(path, "It holds one text per line.")
-    texts = [text or "" for _, text, _ in parse_rows(path, problems)]
+    labels = Path(args.dataset_dir or "") / "label.txt"
+    tree = LabelTree.read(labels) if args.dataset_dir and labels.exists() else None
+    texts = list(read_texts(path, tree, problems, seen))
     problems.raise_if_any()
+    warn_about(seen, path, get_logger())
     return texts

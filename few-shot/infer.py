@@ -6,7 +6,7 @@
 
 Reads   <prefix>.onnx, or else <prefix>.pdmodel (.json) and .pdiparams; beside it label.txt, decision.json, config.json,
         template_config.json and the tokenizer's files, as --do_export leaves them
-        data_dir/data.txt   one text per line (or .jsonl, .csv; see predict.py)
+        data_dir/data.txt   one text per line, or rows (see predict.py)
 Writes  what predict.py writes: the log, and --output_file
 """
 
@@ -17,6 +17,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import load_template
 
+from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import find_gpu, model_path
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
@@ -27,7 +28,7 @@ from utils import (
     add_decision_arguments,
     add_engine_device_arguments,
     add_result_arguments,
-    check_minima,
+    check_engine_arguments,
     check_prediction_arguments,
     decision_from_arguments,
     get_logger,
@@ -39,6 +40,7 @@ from utils import (
 
 def parse_args(argv):
     parser = make_parser("Label texts with a few-shot model.")
+    parser.set_defaults(label_file="label.txt")  # if it is there, it must have the model's labels
     parser.add_argument("--model_path_prefix", required=True, help="model file without its ending: .../export/model")
     parser.add_argument("--model_name", "--model_name_or_path", help="accepted and not needed")
     parser.add_argument("--data_dir", dest="dataset_dir", help="directory of data_file; needed, unless data_file is -")
@@ -52,7 +54,7 @@ def parse_args(argv):
     add_result_arguments(parser)
     args = parser.parse_args(argv)
     check_prediction_arguments(parser, args, "--data_dir")
-    check_minima(parser, args, num_threads=1)
+    check_engine_arguments(parser, args)
     return args
 
 
@@ -66,11 +68,15 @@ def main(argv=None):
     if backend is None:
         shown = " nor ".join(map(str, files.values()))
         raise InputError(f"--model_path_prefix: neither {shown}. Make them with few-shot/train.py --do_export.")
+    if args.no_tf32:
+        forbid_tf32()
+    device = find_gpu(args.device, logger, backend)
+    tell_tf32(device, "float32", logger)
     predictor = Predictor(
         args.model_path_prefix,
         kind="export",
         backend=backend,
-        device=find_gpu(args.device, logger, backend),
+        device=device,
         device_id=args.device_id,
         num_threads=args.num_threads,
         max_seq_length=args.max_seq_length,
@@ -79,7 +85,7 @@ def main(argv=None):
     )
     predictor.tokenizer = load_template(predictor.file.parent, predictor.tokenizer, predictor.config)
     decision = decision_from_arguments(args, predictor.decision)
-    predict_file(prediction_job(args, "label.txt"), predictor, decision)  # if it is there, it has the model's labels
+    predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":

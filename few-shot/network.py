@@ -12,20 +12,13 @@ import paddle
 import paddle.nn.functional as F
 
 from hierarchical.batches import length_sorted_batches
-from hierarchical.encoders import encoder_config, family_of
+from hierarchical.encoders import FAMILIES, encoder_config, family_of
 from hierarchical.errors import InputError
 from hierarchical.modeling import build_model, library_config, model_inputs
 from hierarchical.weights import find_weights, load_weights, read_weights, refuse_foreign_weights
 
 SCALE = 16.0
 SMALLEST = 1e-9  # probability, so that its logarithm stays finite
-# of the masked language models of PaddleNLP -> here
-TRANSFORM = {
-    "cls.predictions.transform.weight": "transform.weight",
-    "cls.predictions.transform.bias": "transform.bias",
-    "cls.predictions.layer_norm.weight": "transform_norm.weight",
-    "cls.predictions.layer_norm.bias": "transform_norm.bias",
-}
 
 
 class Network(paddle.nn.Layer):
@@ -41,8 +34,8 @@ class Network(paddle.nn.Layer):
         self.config, self.base_model_prefix, self.method = config, model.base_model_prefix, tokenizer.method
         self.mask_id, self.vocab_size = tokenizer.mask_id, config.vocab_size
         self.family, size = family_of(model), config.hidden_size
+        self.family.drop_pooler(model)
         encoder = self.family.encoder(model)
-        encoder.pooler = paddle.nn.Identity()  # not used
         setattr(self, self.base_model_prefix, encoder)
         self.pretrained = (f"{self.base_model_prefix}.", "transform")  # how names of what is pre-trained begin
         if config.mlm_transform:
@@ -109,12 +102,12 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
     if weights is None:
         refuse_foreign_weights(source)
         raise InputError(f"{source}: no weights in it. A few rows need a pre-trained encoder; train.py can do without.")
-    state = read_weights(weights)
-    config.mlm_transform = tokenizer.method == "prompt" and all(name in state for name in TRANSFORM)
+    state, transform = read_weights(weights), FAMILIES[config.model_type].masked_transform or {}
+    config.mlm_transform = tokenizer.method == "prompt" and bool(transform) and set(transform.values()) <= set(state)
     network = Network(config, tree, tokenizer)
     load_weights(network, weights, encoder_only=True)
     if config.mlm_transform:
-        network.set_state_dict({ours: state[theirs].astype("float32") for theirs, ours in TRANSFORM.items()})
+        network.set_state_dict({ours: state[theirs].astype("float32") for ours, theirs in transform.items()})
     table = network.family.word_embeddings(network).weight.numpy()
     if tokenizer.soft_words:
         started = np.array(tokenizer.soft_words) >= 0

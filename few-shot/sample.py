@@ -36,7 +36,7 @@ from utils import (
 def parse_args(argv):
     parser = make_parser("Draw a few rows per label.")
     parser.add_argument("--data_dir", required=True, help="directory with the train and label files")
-    parser.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    parser.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
     add_label_file_argument(parser, directory="data_dir")
     parser.add_argument("--shots", type=int, default=2, help="rows per label")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")

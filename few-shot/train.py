@@ -9,7 +9,7 @@ Reads   data_dir/label.txt    one label per line, `path` or `path==word`; the wo
         data_dir/train.txt    a few rows per label (few-shot/sample.py draws them from many)
         data_dir/dev.txt      rows to choose the best epoch by; without it the last one is kept
         data_dir/test.txt     --do_predict: rows to score; without it data_dir/data.txt, texts alone
-        (rows may also be .jsonl or .csv, see rows.py; flags give the files other names)
+        (rows may also be JSON or CSV, see hierarchical/formats.py; flags give the files other names)
 Writes  output_dir/           the best model: weights, tokenizer, labels, decision settings, template, label words
         output_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it
         output_dir/state.safetensors                  the last state, for --resume_from_checkpoint
@@ -29,12 +29,13 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import Checkpoint, require_same_labels, require_same_tokenizer, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
 from hierarchical.exporting import require_onnx_size
 from hierarchical.modeling import predict_logits, score, sigmoid
-from hierarchical.predictions import count_texts, jsonl_row, read_texts, warn_about
+from hierarchical.predictions import jsonl_row
 from hierarchical.predictor import FLOOR, label_texts
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
@@ -43,6 +44,7 @@ from hierarchical.training import (
     begin_run,
     earlier_state,
     leave,
+    log_scores,
     require_other_directory,
     save_progress,
     start_or_resume,
@@ -61,6 +63,7 @@ from utils import (
     add_label_file_argument,
     atomic_write,
     check_minima,
+    count_texts,
     decision_from_arguments,
     file_digest,
     get_logger,
@@ -68,15 +71,15 @@ from utils import (
     load_rows,
     make_parser,
     multi_hot,
-    parse_rows,
     progress_bar,
     read_rows,
+    read_texts,
     report_rows,
     require_directory,
     run,
+    warn_about,
 )
 
-PREDICTED_TOGETHER = 4096
 RESUME = "--resume_from_checkpoint"
 METRICS = ("macro_f1_score", "micro_f1_score")
 ACCEPTED = {
@@ -97,9 +100,9 @@ def parse_args(argv):
     steps.add_argument("--do_export", action="store_true", help="write output_dir/export for infer.py")
     data = parser.add_argument_group("data and model")
     data.add_argument("--data_dir", default="./data", help="directory of the files below, and of data.txt")
-    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl or .csv")
-    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl or .csv")
+    data.add_argument("--train_file", default="train.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
+    data.add_argument("--dev_file", default="dev.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
+    data.add_argument("--test_file", default="test.txt", help="name inside data_dir; .txt, .jsonl, .json or .csv")
     add_label_file_argument(data, directory="data_dir")
     data.add_argument("--output_dir", required=True, help="where the best model goes, or lies already")
     data.add_argument("--method", choices=METHODS, help="left out: prompt if there is a --prompt, else similarity")
@@ -177,13 +180,13 @@ def read_to_predict(args, source, tree, logger):
         count_texts(source, tree, seen)
         warn_about(seen, source, logger)
         return list(read_texts(source, tree, problems, Counter())), None
-    labels = {row.line: row.labels for row in read_rows(source, tree, problems, seen)}
+    rows = list(read_rows(source, tree, problems, seen))
     problems.raise_if_any()
     if seen:
         logger.warning(f"{source.name}: not scored are {seen['blank']} blank and {seen['unlabelled']} unlabelled rows")
-    rows = list(parse_rows(source, problems))
-    gold = [labels.get(line) for line, _, _ in rows]
-    return [(text or "").strip() for _, text, _ in rows], gold if any(row is not None for row in gold) else None
+    texts, labels = list(read_texts(source, tree, problems, Counter())), (row.labels for row in rows)
+    gold = [next(labels) if text else None for text in texts]  # those that are not blank are the rows, in order
+    return texts, gold if any(row is not None for row in gold) else None
 
 
 def fingerprint(args):
@@ -253,12 +256,12 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
                 progress.epoch, progress.batch = progress.epoch + 1, 0
             if trainer.step < due:
                 continue
-            entry, selected = {"step": due, "train_loss": progress.loss_sum / (due - evaluated)}, float(due)
+            entry, selected = {"step": due, "train_loss": progress.loss_sum / (due - evaluated)}, None
             if dev:
                 scores = score(
                     network, tree, dev, dev_ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size
                 ).result()
-                log_scores(logger, scores)
+                tell_scores(logger, scores)
                 entry |= {name: value for name, value in scores.items() if name != "labels"}
                 selected = scores[metric]
             better = progress.evaluated(selected, entry)  # without dev rows the last one is the best
@@ -278,11 +281,8 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     logger.info(f"Save {'best' if dev else 'last'} text classification model in {output_dir}")
 
 
-def log_scores(logger, scores):
-    logger.info(
-        f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
-        f"macro f1 score: {scores['macro_f1']:.5f}"
-    )
+def tell_scores(logger, scores):
+    log_scores(logger, scores)
     if scores["micro_f1"] == 0:
         logger.warning("F1 is 0: no label is likely enough yet. Train longer, raise the rates, or lower --threshold.")
 
@@ -296,11 +296,11 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
         return sigmoid(predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size))
 
     with atomic_write(path) as file, progress_bar(len(texts), "predict") as bar:
-        for start in range(0, len(texts), PREDICTED_TOGETHER):
-            part = label_texts(texts[start : start + PREDICTED_TOGETHER], compute, tree, decision)
+        for window in row_windows(len(texts), len(tree)):
+            part = label_texts(texts[window.start : window.stop], compute, tree, decision)
             file.writelines(jsonl_row(tree, *row, FLOOR) for row in part)
             if gold:
-                pairs = zip(part, gold[start : start + PREDICTED_TOGETHER])
+                pairs = zip(part, gold[window.start : window.stop])
                 if pairs := [(labels, known) for (_, labels, _), known in pairs if known is not None]:
                     scores.update(*(multi_hot(labels, len(tree)) for labels in zip(*pairs)))
             bar.update(len(part))
@@ -373,7 +373,7 @@ def work(args, source, directory, logger):
     if args.do_eval:
         dev = load_reported(data_dir / args.dev_file, tree, logger)
         ids = tokenizer.encode(dev.texts)
-        log_scores(
+        tell_scores(
             logger,
             score(network, tree, dev, ids, tokenizer.pad_id, decision, args.per_device_eval_batch_size).result(),
         )

@@ -4,7 +4,9 @@ Exports that are understood; what an export does not say is found out from its r
 
     doccano       JSONL, in one file or one per annotator, or JSON:  {"text" or "data": "...", "label": ["...", ...]}
     Label Studio  JSON or JSON-MIN, labels in a Choices or a Taxonomy control. If there are several such controls, the
-                  one named "label" counts.
+                  one named "label" counts. Its annotations may be called completions, as before 1.0, and a task may
+                  stand in its annotation, as in messages to a webhook.
+Fields and controls of other names can be named, see Fields.
 """
 
 import json
@@ -18,7 +20,8 @@ from tqdm import tqdm
 
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
-from hierarchical.labels import SEPARATOR, LabelTree
+from hierarchical.formats import short
+from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree
 from hierarchical.rows import Row
 
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
@@ -26,6 +29,22 @@ KINDS = ("choices", "taxonomy")
 LONGEST_IN_DOCCANO = 100  # characters of a label's name
 HOW_TO_EXPORT = "Export JSONL from doccano, or JSON from Label Studio."
 WRONG_PROJECT = "In doccano, make a project of the type Text Classification."
+NAME_THE_TEXT = "--text_field names the one that holds the text."
+IDS = "an id, whose name is not in the file. Export with names: JSONL, or in old doccano JSON (Text label)"
+
+
+class Fields(NamedTuple):
+    """Where an export keeps what is looked for.
+
+    text     the field of a record, in Label Studio of a task's data; None: "text" (or "data", in doccano)
+    control  the control, or field, of the labels; None: "label", or the only one there is (or "labels", in doccano)
+    """
+
+    text: str | None = None
+    control: str | None = None
+
+
+USUAL = Fields()
 
 
 class Annotation(NamedTuple):
@@ -45,8 +64,10 @@ class Annotation(NamedTuple):
 # ---- exports ---------------------------------------------------------------------------------------------------------
 
 
-def read_export(path: str | Path, separator: str, keep_empty: bool, problems: Problems) -> list[Annotation]:
-    """All annotations of an exported file: bad records go to `problems`.
+def read_export(
+    path: str | Path, separator: str, keep_empty: bool, problems: Problems, fields: Fields = USUAL
+) -> list[Annotation]:
+    """All annotations of an exported file. Bad records go to `problems`.
 
     keep_empty: doccano does not tell "not annotated" from "no label applies"; take it for the latter.
     Raises InputError for a file that is no export which can be read without guessing.
@@ -58,30 +79,32 @@ def read_export(path: str | Path, separator: str, keep_empty: bool, problems: Pr
             if isinstance(record, ValueError):
                 raise record
             if not isinstance(record, dict):
-                raise ValueError(f"a record must be an object {{...}}, not {json.dumps(record)[:40]}")
-            parse = _label_studio if isinstance(record.get("data"), dict) else _doccano
-            parse = _label_studio_min if "annotation_id" in record else parse
-            for text, chosen, annotator, checked in parse(record, name, keep_empty):
+                raise ValueError(f"a record must be an object {{...}}, not {short(record)}")
+            in_task = isinstance(record.get("data"), dict) or isinstance(record.get("task"), dict)
+            parse = _label_studio if in_task else _label_studio_min if "annotation_id" in record else _doccano
+            for text, chosen, annotator, checked in parse(record, name, keep_empty, fields):
                 _require_unicode(text)
                 paths = {by: tuple(_path(label, separator) for label in of) for by, of in (chosen or {}).items()}
                 labels = None if chosen is None else ()
                 parsed.append((Annotation(text, labels, str(annotator), where, checked), paths))
         except ValueError as error:
             problems.add(where, None, str(error))
-        except (KeyError, TypeError, AttributeError) as error:  # a key is missing or holds something unheard of
-            problems.add(where, None, f"not a record of an export that is understood ({error!r}). {HOW_TO_EXPORT}")
+        except (KeyError, TypeError, AttributeError):  # something unheard of
+            problems.add(where, None, f"not a record of an export that is understood. {HOW_TO_EXPORT}")
     controls = sorted({name for _, paths in parsed for name in paths})
-    if len(controls) > 1 and CONTROL not in controls:
+    wanted = fields.control or CONTROL
+    if controls and wanted not in controls and (fields.control or len(controls) > 1):
         raise InputError(
-            f"{path}: labels come from several controls, {', '.join(controls)}, and none is named {CONTROL!r}. In the "
-            f'file, replace the name of the one that counts by "{CONTROL}".'
+            f"{path}: labels come from {', '.join(controls)}, and none of these is named {wanted!r}. --label_control "
+            "names the one that counts."
         )
     tasks = [record.keys() for _, record in records if isinstance(record, dict)]
-    if tasks and all("annotation_id" in keys and CONTROL not in keys for keys in tasks):
+    if tasks and all("annotation_id" in keys and wanted not in keys for keys in tasks):
         raise InputError(
-            f"{path}: no labels found. They are in a control that is not named {CONTROL!r}? Export JSON, not JSON-MIN."
+            f"{path}: no labels found, none of the fields is named {wanted!r}. --label_control names the control that "
+            f"they come from; or export JSON, not JSON-MIN. The fields are: {', '.join(tasks[0])}."
         )
-    control = CONTROL if CONTROL in controls or not controls else controls[0]
+    control = wanted if wanted in controls or not controls else controls[0]
     return [one._replace(labels=paths[control]) if control in paths else one for one, paths in parsed]
 
 
@@ -118,27 +141,34 @@ def _records(path: str | Path, problems: Problems) -> list[tuple[str, Any]]:
     return records
 
 
-def _doccano(record: dict, annotator: str, keep_empty: bool) -> Iterator[tuple]:
-    text = record.get("data", record.get("text"))
-    names = record.get("label", record.get("labels"))
-    if not isinstance(text, str):
-        raise ValueError(f'no "text" (or "data") in this record, which has: {", ".join(record) or "nothing"}')
-    if names is None:
-        raise ValueError(f'no "label" in this record, which has: {", ".join(record)}. {WRONG_PROJECT}')
-    names = _several(names)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"labels must be names, not {json.dumps(names, ensure_ascii=False)[:40]}. {WRONG_PROJECT}")
-    yield text, {CONTROL: names} if names or keep_empty else None, annotator, False
+def _doccano(record: dict, annotator: str, keep_empty: bool, fields: Fields) -> Iterator[tuple]:
+    text = _text_of(record, [fields.text] if fields.text else ["data", "text"])
+    held = [name for name in ([fields.control] if fields.control else ["label", "labels"]) if name in record]
+    if not held and any(isinstance(one, dict) and "label" in one for one in record.get("annotations") or ()):
+        raise ValueError(f"a label is {record['annotations'][0].get('label')!r} here: {IDS}")
+    if not held:
+        advice = "--label_control names the one that holds the labels." if len(record) > 1 else WRONG_PROJECT
+        raise ValueError(f'no "{fields.control or CONTROL}" in this record, which has: {", ".join(record)}. {advice}')
+    names = _several(record[held[0]])
+    if isinstance(names, int) or isinstance(names, list) and names and all(isinstance(name, int) for name in names):
+        raise ValueError(f"labels must be names, not {short(names)}: {IDS}")
+    if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
+        raise ValueError(f"labels must be names, not {short(names)}. {WRONG_PROJECT}")
+    yield text, {fields.control or CONTROL: names} if names or keep_empty and names == [] else None, annotator, False
 
 
-def _label_studio(record: dict, _: str, keep_empty: bool) -> Iterator[tuple]:
-    text, found = _text_of(record["data"]), False
-    for annotation in record["annotations"]:  # its neighbour "predictions" is a model's word, not an annotator's
-        if not annotation.get("was_cancelled"):
+def _label_studio(record: dict, _: str, keep_empty: bool, fields: Fields) -> Iterator[tuple]:
+    task = record if isinstance(record.get("data"), dict) else record["task"]
+    if not isinstance(task.get("data"), dict):
+        raise ValueError(f'no "data" in this task, which has: {", ".join(task)}. {HOW_TO_EXPORT}')
+    text, found = _text_of(task["data"], [fields.text or "text"]), False
+    for annotation in _annotations(record, task):
+        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
             found, chosen = True, dict[str, list]()
-            for item in annotation["result"]:
+            for item in _field(annotation, "result", list, "annotation"):
                 if (kind := item.get("type")) in KINDS:
-                    chosen.setdefault(str(item["from_name"]), []).extend(_several(item["value"][kind]))
+                    value = _field(_field(item, "value", dict, "choice"), kind, (list, str), "choice")
+                    chosen.setdefault(_field(item, "from_name", str, "choice"), []).extend(_several(value))
                 elif str(kind).endswith("labels"):
                     raise ValueError(f"labels on parts of the text ({kind}), where Choices or a Taxonomy is needed")
             person = annotation.get("completed_by")
@@ -148,13 +178,31 @@ def _label_studio(record: dict, _: str, keep_empty: bool) -> Iterator[tuple]:
         yield text, None, None, False
 
 
-def _label_studio_min(record: dict, _: str, keep_empty: bool) -> Iterator[tuple]:
-    value = record.get(CONTROL)  # by any other name, a choice alone could not be told from the task's own fields
+def _annotations(record: dict, task: dict) -> list[dict]:
+    """What annotators said about a task; its neighbour "predictions" is a model's word, not an annotator's."""
+    for holder in (record, task):
+        for name in ("annotations", "completions"):
+            if name in holder:
+                several = _field(holder, name, list, "task")
+                if not all(isinstance(annotation, dict) for annotation in several):
+                    raise ValueError(f'"{name}" holds {short(several)}, not what was annotated. {HOW_TO_EXPORT}')
+                return several
+    if isinstance(record.get("annotation"), dict):
+        return [record["annotation"]]
+    if "result" in record:
+        return [record]
+    raise ValueError(f'no "annotations" in this task, which has: {", ".join(record)}. {HOW_TO_EXPORT}')
+
+
+def _label_studio_min(record: dict, _: str, keep_empty: bool, fields: Fields) -> Iterator[tuple]:
+    control = fields.control or CONTROL  # without a name, a choice could not be told from the task's own fields
+    value = record.get(control)
     parts = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
     labels = [label for part in parts for kind in KINDS for label in _several(part.get(kind, ()))]
     labels = [value] if isinstance(value, str) else labels
     annotated = record["annotation_id"] is not None  # skipped tasks are not in this form of export
-    yield _text_of(record), {CONTROL: labels} if annotated else None, record.get("annotator"), False
+    text = _text_of(record, [fields.text or "text"])
+    yield text, {control: labels} if annotated else None, record.get("annotator"), False
 
 
 def _several(labels: Any) -> Any:
@@ -162,10 +210,25 @@ def _several(labels: Any) -> Any:
     return [labels] if isinstance(labels, str) else labels
 
 
-def _text_of(data: dict) -> str:
-    if not isinstance(data.get("text"), str):
-        raise ValueError(f'no "text" among the fields of this task: {", ".join(data)}. Rename the one that holds it.')
-    return data["text"]
+def _text_of(holder: dict, names: list[str]) -> str:
+    """The text in the first of these fields that is not null."""
+    held = [name for name in names if name in holder]
+    if not held:
+        wanted = " or ".join(f'"{name}"' for name in reversed(names))
+        raise ValueError(f"no {wanted} among these fields: {', '.join(holder) or 'none'}. {NAME_THE_TEXT}")
+    name = next((name for name in held if holder[name] is not None), held[0])
+    if not isinstance(holder[name], str):
+        raise ValueError(f'"{name}" is {short(holder[name])}, where a text must stand. {NAME_THE_TEXT}')
+    return holder[name]
+
+
+def _field(holder: Any, name: str, kind: type | tuple, what: str) -> Any:
+    """holder[name], which must be of this kind; `what`: what the holder is."""
+    if not isinstance(holder, dict) or name not in holder:
+        raise ValueError(f'"{name}" is missing in a {what}. {HOW_TO_EXPORT}')
+    if not isinstance(holder[name], kind):
+        raise ValueError(f'"{name}" of this {what} is {short(holder[name])}. {HOW_TO_EXPORT}')
+    return holder[name]
 
 
 def _require_unicode(text: str) -> None:
@@ -179,7 +242,7 @@ def _path(label: Any, separator: str) -> tuple[str, ...]:
     """A label as a tool has it, a name or the list of its levels, as tuple of level names. Raises ValueError."""
     levels = label.split(separator) if isinstance(label, str) else label
     if not isinstance(levels, list) or not all(isinstance(level, str) for level in levels):
-        raise ValueError(f"a label must be a name or a list of names, not {json.dumps(label, ensure_ascii=False)[:40]}")
+        raise ValueError(f"a label must be a name or a list of names, not {short(label)}")
     levels = tuple(level.strip() for level in levels)
     name = SEPARATOR.join(levels)
     _require_unicode(name)
@@ -189,6 +252,8 @@ def _path(label: Any, separator: str) -> tuple[str, ...]:
         raise ValueError(
             f"label {name!r}: a level's name holds {SEPARATOR!r} or begins with '#'; rename it in the tool"
         )
+    if WORD_SEPARATOR in name:
+        raise ValueError(f"label {name!r} holds {WORD_SEPARATOR!r}, which means something in label.txt; rename it")
     if re.search(r"[\t\r\n]", name):
         raise ValueError(f"label {name!r} has a TAB or a line end in it; rename it in the tool")
     return levels

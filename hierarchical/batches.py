@@ -1,8 +1,17 @@
-"""Batches of tokenised texts for inference."""
+"""Batches of tokenised texts for inference, and windows of rows, so that memory does not grow with a file."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+WINDOW = 4096  # rows whose outputs are held at a time
+CELLS = 20_000_000  # rows x labels, at most: with thousands of labels windows are smaller
+
+
+def row_windows(n_rows: int, n_labels: int = 1) -> list[range]:
+    """Consecutive row numbers, so few at a time that what there is for each row and label fits memory."""
+    size = max(1, min(WINDOW, CELLS // n_labels))
+    return [range(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:

@@ -25,8 +25,8 @@ from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import (
     DECISION,
-    EXPORT,
     OLD_CONFIG,
+    RECORD,
     digests,
     digests_of,
     members,
@@ -101,7 +101,7 @@ class Checkpoint:
         def read(folder: Path) -> "Checkpoint":
             tree, trained, decision = read_settings(folder, exported)
             config, length = read_config(folder), max_seq_length or trained
-            require_kind(folder, config, tree, kind, exported)
+            require_model_kind(folder, config, tree, kind, exported)
             if length != trained:
                 get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")
             if length > (limit := config.get("max_position_embeddings", length)):
@@ -109,7 +109,7 @@ class Checkpoint:
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             if exported and (record := read_export(folder)):
-                require_fit(folder, EXPORT, record["identity"], found, "export again")
+                require_fit(folder, RECORD, record["identity"], found, "export again")
             elif weights := find_weights(folder):
                 if identity := None if exported else read_identity(weights):
                     require_fit(folder, weights.name, identity, found, "train again")
@@ -173,7 +173,7 @@ def kind_in(directory: str | Path) -> str:
         return "classifier"
 
 
-def require_kind(folder: Path, config: dict, tree: LabelTree, kind: str, exported: bool) -> None:
+def require_model_kind(folder: Path, config: dict, tree: LabelTree, kind: str, exported: bool) -> None:
     """Raise InputError, which says what to do with it, if a model directory holds another kind than is needed."""
     found = kind_of(config, tree)
     if kind == "retrieval" and isinstance(config.get("encoder_id"), str):

@@ -10,24 +10,39 @@ from typing import Any
 
 # For text.translate(): what would break a line of a result, or give a terminal orders (escape sequences).
 FLAT = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
+IN_LOG, ON_PAGE = 200, 1000  # characters of a text that are shown; files for programs have it whole
 FORMATTER = logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
 
 
 def get_logger(log_file: str | os.PathLike | None = None) -> logging.Logger:
-    """The project's logger: PaddleNLP's line format, to stderr and, if given, appended to a file."""
+    """The project's logger: PaddleNLP's line format, to stderr and, if given, appended to a file, and to no other."""
     logger = logging.getLogger("hierarchical")
-    logger.setLevel(logging.INFO)
     logger.propagate = False
     # other programs, and progress bars, put handlers of their own in place
-    handlers: list[logging.Handler] = []
     if not any(one.formatter is FORMATTER for one in logger.handlers):
-        handlers.append(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+        _add(logger, logging.StreamHandler())
     if log_file:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(FORMATTER)
-        logger.addHandler(handler)
+        for handler in [one for one in logger.handlers if isinstance(one, logging.FileHandler)]:  # of an earlier run
+            logger.removeHandler(handler)
+            handler.close()
+        _add(logger, logging.FileHandler(log_file, encoding="utf-8"))
     return logger
+
+
+def shown(text: str, limit: int = IN_LOG) -> str:
+    """A text as it is shown to people: on one line, and of a long one the beginning."""
+    return cut(text, limit).translate(FLAT)
+
+
+def cut(text: str, limit: int = ON_PAGE) -> str:
+    """The beginning of a text that is longer, and how long it is."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
+
+
+def _add(logger: logging.Logger, handler: logging.Handler) -> None:
+    handler.setFormatter(FORMATTER)
+    logger.addHandler(handler)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 The method of DynaBERT (Hou et al., 2020, DynaBERT: Dynamic BERT with Adaptive Width and Depth), for sigmoid outputs:
 
-    importance(model, batches)     what the loss would lose with each head and neuron
+    importance(model, ...)         what the loss would lose with each head and neuron
     reorder(model, ...)            the most important come first; the model computes what it did before
     set_width(model, fraction)     run with the first heads and neurons only: slices of the same parameters
     distillation_loss(...)         how far such a sub-network is from its teacher

@@ -21,10 +21,6 @@ from hierarchical.identity import require_encoder
 from hierarchical.sets import in_force
 from hierarchical.weights import PICKLED_WEIGHTS
 
-MODEL_NAMES = (
-    "ernie-1.0-large-zh-cw ernie-3.0-xbase-zh ernie-3.0-base-zh ernie-3.0-medium-zh ernie-3.0-mini-zh "
-    "ernie-3.0-micro-zh ernie-3.0-nano-zh ernie-2.0-base-en ernie-2.0-large-en ernie-m-base ernie-m-large"
-).split()
 MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
 OWN_ENTRIES = ("mlm_transform", "encoder_id", "output_emb_size", "inner_labels")  # of few-shot/ and retrieval_based/
 
@@ -48,14 +44,16 @@ class Family:
 
     title: str  # for people
     library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieTokenizer, ErnieForSequenceClassification
+    names: tuple[str, ...] = ()  # of pre-trained encoders that can be downloaded
     inputs: tuple[str, ...] = ("input_ids", "token_type_ids")  # of an exported graph, in this order
     attention: str = "self_attn"
     projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
     attention_output: str = "out_proj"
     feed_forward: tuple[str, str] = ("linear1", "linear2")
-    # For analysis/aug.py: of the masked language model, parameters that hold what another one holds already; None: the
-    # library has no such model of this family.
-    masked_ties: Mapping[str, str] | None = None
+    # Of the masked language model, parameters that hold what another one holds already; None: the library has no such
+    # model of this family. And what its head does to an output on the way to the vocabulary: our name -> the library's.
+    tied_weights: Mapping[str, str] | None = None
+    masked_transform: Mapping[str, str] | None = None
 
     def library_class(self, part: str) -> Any:
         """The library's class for a part of the family: Config, Model, Tokenizer, ForSequenceClassification, ..."""
@@ -84,6 +82,16 @@ class Family:
     def classifier(self, model: Any) -> Any:
         """The linear layer from the pooled output to the logits."""
         return model.classifier
+
+    def replace_classifier(self, model: Any, layer: Any) -> None:
+        """Put another layer in the classifier's place."""
+        model.classifier = layer
+
+    def drop_pooler(self, model: Any) -> None:
+        """Take the layer between token outputs and pooled output away, where only the former are used."""
+        from paddle.nn import Identity
+
+        self.encoder(model).pooler = Identity()
 
     def layers(self, model: Any) -> list:
         """The transformer layers, first to last; `block` gives their parts."""
@@ -117,13 +125,31 @@ FAMILIES = {
     "ernie": Family(
         "ERNIE",
         "Ernie",
-        masked_ties={
+        names=(
+            "ernie-1.0-large-zh-cw",
+            "ernie-3.0-xbase-zh",
+            "ernie-3.0-base-zh",
+            "ernie-3.0-medium-zh",
+            "ernie-3.0-mini-zh",
+            "ernie-3.0-micro-zh",
+            "ernie-3.0-nano-zh",
+            "ernie-2.0-base-en",
+            "ernie-2.0-large-en",
+        ),
+        tied_weights={
             "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
         },
+        masked_transform={
+            "transform.weight": "cls.predictions.transform.weight",
+            "transform.bias": "cls.predictions.transform.bias",
+            "transform_norm.weight": "cls.predictions.layer_norm.weight",
+            "transform_norm.bias": "cls.predictions.layer_norm.bias",
+        },
     ),
-    "ernie_m": Family("ERNIE-M", "ErnieM", inputs=("input_ids",)),
+    "ernie_m": Family("ERNIE-M", "ErnieM", ("ernie-m-base", "ernie-m-large"), inputs=("input_ids",)),
 }
+MODEL_NAMES = [name for family in FAMILIES.values() for name in family.names]
 
 
 def family_of(model: Any) -> Family:
@@ -166,7 +192,7 @@ def model_directory(name: str) -> Path:
 
     # Only files are fetched here; from_pretrained() would also unpickle them.
     home = Path(MODEL_HOME) / "hierarchical" / name
-    family = FAMILIES["ernie_m" if name.startswith("ernie-m") else "ernie"]
+    family = next(family for family in FAMILIES.values() if name in family.names)
     try:
         if not (home / PICKLED_WEIGHTS).exists():
             home.mkdir(parents=True, exist_ok=True)

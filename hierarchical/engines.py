@@ -5,6 +5,7 @@ onnxruntime and numpy; paddle only for the engine of that name.
 """
 
 import json
+import mmap
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +18,16 @@ import numpy as np
 
 from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import get_logger, quiet
-from hierarchical.devices import has_nvidia_driver, prepare_runtime
+from hierarchical.devices import computing_fault, gpus_are_hidden, has_nvidia_driver, not_there, prepare_runtime
 from hierarchical.encoders import GRAPH_INPUTS, graph_feed
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
+from hierarchical.identity import RECORD
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
-MISSING = (
-    "the package onnxruntime, which runs exported models, is not installed. Run: pip install onnxruntime (on NVIDIA's "
-    "GPUs: onnxruntime-gpu)"
-)
 AUTOMATIC = ("int8", "float32", "float16")  # the order in which "auto" looks for files
+MAX_F1_DROP = 0.3  # points that a precision may lose, where the record does not tell what it was held to
 
 
 def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
@@ -47,11 +46,39 @@ def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
 
 
 def find_precision(prefix: str | Path, precision: str) -> str:
-    """The precision to load. "auto": int8 if it was exported, for export_model.py has then checked its scores."""
+    """The precision to load. "auto": int8 if it is there, unless export_model.py found it slower or worse."""
     if precision != "auto":
         return precision
-    there = (name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists())
-    return next(there, "float32")
+    there = [name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists()]
+    if {"int8", "float32"} <= {*there} and not int8_is_better(prefix):
+        there.remove("int8")
+    return next(iter(there), "float32")
+
+
+def int8_is_better(prefix: str | Path) -> bool:
+    """Whether export_model.py found int8 to be faster than float32, and to lose no more F1 than it may.
+
+    Without its record: yes. If models were compared on no labelled rows: no, since nobody
+    knows. Raises InputError for a damaged record.
+    """
+    int8, float32 = (model_path(prefix, precision, ".onnx") for precision in ("int8", "float32"))
+    path = int8.with_name(RECORD)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "models" not in record:  # not compared, as with a width of prune.py
+            return True
+        first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
+        if int8.name not in rows:
+            return False
+        row, other = rows[int8.name], rows.get(float32.name, first)
+        if "micro_f1" not in row or row["milliseconds_per_text"] >= other["milliseconds_per_text"]:
+            return False
+        drop = max(first[key] - row[key] for key in ("micro_f1", "macro_f1"))
+        return 100 * drop <= record.get("max_f1_drop", MAX_F1_DROP)
+    except FileNotFoundError:
+        return True
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{path}: not the record that export_model.py writes. Export the model again.") from None
 
 
 def exported_models(prefix: str | Path) -> list[Path]:
@@ -61,25 +88,38 @@ def exported_models(prefix: str | Path) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
+def load_onnxruntime() -> Any:
+    """The module onnxruntime, silent but for errors. Raises InputError, saying what to install, where it is missing."""
+    try:
+        # While it is loaded, it warns of what it did not find out about the machine's GPUs; before, nobody can stop it.
+        with quiet() if "onnxruntime" not in sys.modules else nullcontext():
+            import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            f"the package onnxruntime, which runs exported models, is {not_there(error, 'onnxruntime')}. Run: pip "
+            "install onnxruntime (on NVIDIA's GPUs: onnxruntime-gpu)"
+        ) from None
+    onnxruntime.set_default_logger_severity(3)  # errors
+    return onnxruntime
+
+
 class OnnxModel:
-    """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads."""
+    """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads.
+
+    singly: batches are nothing but slower, and with exports of older versions change the answers: give it single texts
+    """
 
     def __init__(self, path: Path, device: str = "cpu", device_id: int = 0):
         require_file(path, "Make it with export_model.py (--precision names those it writes).")
-        try:
-            import onnxruntime
-        except ImportError:
-            raise InputError(MISSING) from None
-
+        onnxruntime = load_onnxruntime()
+        self.place = f"gpu:{device_id}" if device == "gpu" else device
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         # Batches run side by side instead, which costs half as much: a session's own threads wait for each other.
         options.intra_op_num_threads = 1
         providers: list = ["CPUExecutionProvider"]
-        hint = "Export it again."
         if device == "gpu":
             providers = [("CUDAExecutionProvider", {"device_id": device_id}), *providers]
-            hint = f"Export it again, or check --device_id {device_id} and the memory of this GPU."
             with redirect_stdout(sys.stderr):  # it says what is missing where the predictions may go
                 onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
         try:
@@ -88,8 +128,10 @@ class OnnxModel:
             self.metadata = self.session.get_modelmeta().custom_metadata_map
             self.labels = json.loads(self.metadata.get("labels", "null"))
         except Exception as error:  # the library raises types of its own for damaged files
+            if fault := computing_fault(error, self.place):
+                raise fault from None
             reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). {hint}") from None
+            raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). Export it again.") from None
         if device == "gpu" and "CUDAExecutionProvider" not in self.session.get_providers():
             raise InputError(
                 "--device gpu: ONNX Runtime found no CUDA and cuDNN of the versions it needs (its own message, above, "
@@ -97,10 +139,14 @@ class OnnxModel:
             )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         require_known_inputs(path, self.inputs)
+        self.singly = contains(path, b"QuantizeLinear")
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         feed = graph_feed(input_ids)
-        return self.session.run(None, {name: feed[name] for name in self.inputs})[0]
+        try:
+            return self.session.run(None, {name: feed[name] for name in self.inputs})[0]
+        except Exception as error:  # as above
+            raise computing_fault(error, self.place) or error from None
 
 
 class PaddleModel:
@@ -109,21 +155,24 @@ class PaddleModel:
     bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
     """
 
-    labels, metadata = None, dict[str, str]()  # not kept in these files
+    labels, metadata, singly = None, dict[str, str](), False  # the first two are not kept in these files
 
     def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, threads: int = 1, bf16: bool = False):
         if not path.exists():
             path = path.with_suffix(".json")  # newer versions of paddle write this form
         require_file(path, "Make it with export_model.py --format paddle.")
         require_file(path.with_suffix(".pdiparams"), "It belongs to the model beside it; export both again.")
-        prepare_runtime(device)
+        self.place = f"gpu:{device_id}" if device == "gpu" else device
+        prepare_runtime()
         try:
             from paddle import inference
-        except ImportError:
+        except ImportError as error:
             raise InputError(
-                "the back end paddle needs the package paddle, which is not installed: see requirements.txt."
+                f"the back end paddle needs the package paddle, which is {not_there(error, 'paddle')}: see "
+                "requirements.txt."
             ) from None
 
+        self.path = path
         require_program(path)
         config = inference.Config(str(path), str(path.with_suffix(".pdiparams")))
         config.disable_glog_info()
@@ -138,6 +187,8 @@ class PaddleModel:
             with quiet():
                 self.predictor = inference.create_predictor(config)
         except Exception as error:  # as above
+            if fault := computing_fault(error, self.place):
+                raise fault from None
             reason = str(error).strip().splitlines()[-1].strip()
             raise InputError(
                 f"{path}: not a model that Paddle Inference can read ({reason}). Export it again."
@@ -149,8 +200,17 @@ class PaddleModel:
         feed = graph_feed(input_ids)
         for name in self.inputs:
             self.predictor.get_input_handle(name).copy_from_cpu(feed[name])
-        self.predictor.run()
-        return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
+        try:
+            self.predictor.run()
+            return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
+        except Exception as error:  # as above
+            raise computing_fault(error, self.place) or error from None
+
+
+def contains(path: Path, content: bytes) -> bool:
+    """Whether a file contains these bytes; of an ONNX file, whether a kind of node does (a session tells of none)."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        return pages.find(content) >= 0
 
 
 def require_known_inputs(path: Path, inputs: list[str]) -> None:
@@ -214,13 +274,18 @@ def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
-    """ "gpu" if it was asked for and the back end can use one, else "cpu", with a warning that says what is missing."""
+    """The device asked for, if it is the CPU or a GPU that the back end can use, else "cpu".
+
+    Then with a warning that says what is missing.
+    """
     if device == "cpu":
         return device
     if not has_nvidia_driver():
         hint = "this machine has no NVIDIA GPU"
+    elif gpus_are_hidden():
+        hint = "CUDA_VISIBLE_DEVICES hides every GPU"
     elif backend == "paddle":
-        prepare_runtime(device)
+        prepare_runtime()
         try:
             import paddle
 
@@ -230,15 +295,10 @@ def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
             return "cpu"  # where the back end says that it is missing
         hint = "this paddle is built for CPUs: install requirements-gpu.txt"
     else:
-        try:
-            from onnxruntime import get_available_providers
-        except ImportError:
-            raise InputError(MISSING) from None
-
-        if "CUDAExecutionProvider" in get_available_providers():
+        if "CUDAExecutionProvider" in load_onnxruntime().get_available_providers():
             return device
         hint = missing_provider()
-    (logger or get_logger()).warning(f"--device gpu: predicting on the CPU ({hint})")
+    (logger or get_logger()).warning(f"--device {device}: predicting on the CPU ({hint})")
     return "cpu"
 
 

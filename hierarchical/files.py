@@ -6,6 +6,7 @@ All are UTF-8, with or without a byte order mark, lines ending in LF or CRLF.
 import hashlib
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from hierarchical.errors import InputError, Problems
+
+# How files begin that people take for text: what they are, and what to do.
+PACKED = "; unpack it, and give what is in it"
+KINDS = {
+    b"PK\x03\x04": "a zip file, as spreadsheets (.xlsx) are, too; unpack it, or save the sheet as CSV in UTF-8",
+    b"\x1f\x8b": "compressed with gzip" + PACKED,
+    **{f"BZh{level}1AY".encode(): "compressed with bzip2" + PACKED for level in range(1, 10)},
+    b"\xfd7zXZ\0": "compressed with xz" + PACKED,
+    b"\x28\xb5\x2f\xfd": "compressed with zstd" + PACKED,
+    b"7z\xbc\xaf": "a 7z archive" + PACKED,
+    b"Rar!\x1a": "a RAR archive" + PACKED,
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet or document (.xls, .doc); save it as CSV or text, in UTF-8",
+    b"%PDF-": "a PDF; save its text as UTF-8, one text per line",
+    b"PAR1\x15": "a Parquet file; write its rows as JSON lines",
+    b"SQLite format 3\0": "a database; export its rows as CSV in UTF-8",
+}
+
+UNKNOWN = "ITS_ENCODING"
 
 
 @contextmanager
@@ -105,24 +124,78 @@ def require_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None
 def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Yield (line number, text without line end) of a UTF-8 file; a line that is not UTF-8 is a problem.
 
-    Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text. "-" is stdin.
+    Only LF and CRLF end a line, so that the rarer Unicode line separators may stand inside a text. "-" is stdin. What
+    is wrong with the whole file, no text or text in another encoding, is told once, and ends the reading.
     """
+    others, whole = 0, None  # lines that are UTF-8 beyond ASCII; whether most are not, once there is one that is not
     with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             if number == 1:
-                if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    problems.add(path, 1, "the file is UTF-16; save it as UTF-8")
+                if fault := _other_kind(path, raw):
+                    problems.add(path, 1, fault)
                     return
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             try:
-                yield number, raw.rstrip(b"\r\n").decode("utf-8")
+                text = raw.rstrip(b"\r\n").decode("utf-8")
             except UnicodeDecodeError as error:
                 guess = _guess_encoding(raw)
-                problems.add(path, number, f"byte {error.start + 1} is not UTF-8{guess}; convert the file to UTF-8")
+                whole = _is_all_so(path, others) if whole is None else whole
+                fault = f"byte {error.start + 1} is not UTF-8{guess and f' (as GB18030 it reads {guess!r})'}"
+                if whole:
+                    conversion = _conversion(path, "GB18030" if guess else UNKNOWN)
+                    problems.add(path, number, f"{fault}: the file has another encoding. {conversion}")
+                    return
+                problems.add(path, number, f"{fault}; other lines of the file are UTF-8: correct this one")
+            else:
+                others += not text.isascii()
+                yield number, text
+
+
+def _other_kind(path: str | Path, head: bytes) -> str:
+    """What a file that begins so is, when it is no UTF-8 text, and what to do about it; "" if it may be one."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return f"the file is UTF-16. {_conversion(path, 'UTF-16')}"
+    for beginning, what in KINDS.items():
+        if head.startswith(beginning):
+            return f"the file is {what}"
+    if head.count(0) > len(head) / 4:  # every second byte of ASCII in UTF-16
+        return "the file is UTF-16 without a mark at its beginning, or no text at all; save it as UTF-8 text"
+    return ""
 
 
 def _guess_encoding(raw: bytes) -> str:
+    """The beginning of a line as GB18030; "" if it is not."""
     try:
-        return f" (as GB18030 it reads {raw.decode('gb18030').strip()[:20]!r})"
+        return raw.decode("gb18030").strip()[:20]
     except UnicodeDecodeError:
         return ""
+
+
+def _is_all_so(path: str | Path, others: int) -> bool:
+    """Whether nearly all lines beyond ASCII are not UTF-8, as one is not. others: how many before that are."""
+    if not _can_be_read_again(path):
+        return not others  # what is still to come is not known
+    good = bad = 0
+    with open(path, "rb") as file:
+        for raw in file:
+            if not raw.isascii():
+                try:
+                    raw.decode("utf-8")
+                    good += 1
+                except UnicodeDecodeError:
+                    bad += 1
+    return 10 * good < bad
+
+
+def _can_be_read_again(path: str | Path) -> bool:
+    return str(path) != "-" and Path(path).is_file()
+
+
+def _conversion(path: str | Path, encoding: str) -> str:
+    """The command that makes UTF-8 of a file."""
+    command = f"iconv -f {encoding} -t UTF-8"
+    if not _can_be_read_again(path):
+        return f"Convert it on its way: ... | {command} | ..."
+    new = Path(path).with_name(f"{Path(path).stem}.utf8{Path(path).suffix}")
+    find = f" (`file -i {shlex.quote(str(path))}` guesses it)" if encoding == UNKNOWN else ""
+    return f"Convert it: {command} {shlex.quote(str(path))} > {shlex.quote(str(new))}{find}"

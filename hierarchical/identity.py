@@ -25,8 +25,8 @@ from hierarchical.weights import NUMBERS, PICKLED_WEIGHTS, WEIGHTS, find_weights
 LABELS, CONFIG, DECISION = "label.txt", "config.json", "decision.json"
 OLD_CONFIG = "model_config.json"  # config.json under its older name, for tools that expect it
 TEMPLATE, WORDS = "template_config.json", "verbalizer_config.json"  # of few-shot/train.py
-EXPORT = "export.json"
-MEMBERS = (LABELS, CONFIG, OLD_CONFIG, DECISION, TEMPLATE, WORDS, *FILES, WEIGHTS, PICKLED_WEIGHTS, EXPORT)
+RECORD = "export.json"  # beside exported models: their list, and what export_model.py measured of them
+MEMBERS = (LABELS, CONFIG, OLD_CONFIG, DECISION, TEMPLATE, WORDS, *FILES, WEIGHTS, PICKLED_WEIGHTS, RECORD)
 GRAPH_FILES = (".pdmodel", ".json", ".pdiparams", ".pdiparams.info")  # of a static graph
 
 
@@ -112,7 +112,7 @@ def require_encoder(directory: str | Path) -> None:
 
 def read_export(folder: Path) -> dict | None:
     """export.json, as exporting.write_export wrote it; None if there is none, or one from before models were listed."""
-    path = folder / EXPORT
+    path = folder / RECORD
     try:
         record = json.loads(path.read_bytes())
         if "files" not in record:
@@ -145,7 +145,7 @@ def require_listed(record: dict | None, paths: Iterable[Path]) -> None:
 def members(directory: Path) -> set[str]:
     """The names of what belongs to the model in a directory, whether it is there or not: see sets.new_set."""
     try:
-        record = json.loads((directory / EXPORT).read_bytes())
+        record = json.loads((directory / RECORD).read_bytes())
         listed = {*record.get("files", ()), *(row["model"] for row in record.get("models", ()))}
     except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
         listed = set()  # none there, or not ours

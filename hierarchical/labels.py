@@ -6,6 +6,7 @@ the few-shot route a word for the label; others ignore it.
 
 import difflib
 import heapq
+import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from hierarchical.errors import Problems
 from hierarchical.files import read_lines, require_file
 
 SEPARATOR, WORD_SEPARATOR = "##", "=="
+GUESSED = 5  # labels that are named where an unknown one may be any of them
 
 
 class LabelTree:
@@ -25,8 +27,9 @@ class LabelTree:
     parents  int64 [L], class index of the parent, -1 for a root
     levels   int64 [L], 1 for a root; `depth` is the largest
     words    list[str], what a label is called in a sentence: its path's last level, unless label.txt gives another word
-    Raises InputError for duplicates, empty segments and children whose parent is missing. A node is its full path:
-    equal names under two parents are two nodes.
+    line_of  list[int], the line of label.txt that a label stands on, the first is 1
+    Raises InputError for duplicates, empty segments, children whose parent is missing, and names that label.txt cannot
+    hold. A node is its full path: equal names under two parents are two nodes.
     """
 
     def __init__(
@@ -37,13 +40,12 @@ class LabelTree:
         words: Sequence[str] | None = None,
     ):
         self.labels = list(labels)
-        lines = lines or range(1, len(self.labels) + 1)
-        problems, line_of = Problems(), dict[str, int]()
+        self.line_of = lines = list(lines or range(1, len(self.labels) + 1))
+        problems = Problems()
         self.index: dict[str, int] = {}
         for i, (label, line) in enumerate(zip(self.labels, lines)):
-            self.index.setdefault(label, i)
-            if line_of.setdefault(label, line) != line:
-                problems.add(source, line, f"label {label!r} is already on line {line_of[label]}; remove one of them")
+            if (first := self.index.setdefault(label, i)) != i:
+                problems.add(source, line, f"label {label!r} is already on line {lines[first]}; remove one of them")
         parents = [label.rpartition(SEPARATOR)[0] for label in self.labels]
         for parent, label, line in zip(parents, self.labels, lines):
             segments = label.split(SEPARATOR)
@@ -53,6 +55,8 @@ class LabelTree:
                 problems.add(source, line, f"label {label!r} has a blank beside a level's name; remove it")
             elif SEPARATOR + "#" in label:
                 problems.add(source, line, f"label {label!r} has more than two # in a row; no level may begin with #")
+            elif WORD_SEPARATOR in label:
+                problems.add(source, line, f"label {label!r} holds {WORD_SEPARATOR!r}, which sets off a label's word")
             elif parent and parent not in self.index:
                 problems.add(source, line, f"the parent of {label!r} is missing; add the line {parent!r}")
         if not self.labels:
@@ -112,10 +116,11 @@ class LabelTree:
         """The given class indices and all their ancestors, as a sorted list."""
         return sorted(set(chain.from_iterable((i, *self.ancestors(i)) for i in indices)))
 
-    def nearest(self, label: str) -> str | None:
-        """The known label most like an unknown one, or None."""
-        if same_name := [known for known in self.labels if known.split(SEPARATOR)[-1] == label]:
-            return same_name[0]
+    def nearest(self, label: str) -> list[str]:
+        """The known labels that an unknown one may stand for: all paths that end in it, else the one most like it."""
+        ending = SEPARATOR + label
+        if same_end := [known for known in self.labels if known.endswith(ending)]:
+            return same_end
         # difflib is slow: it compares only the labels that share most pairs of neighbouring characters with this one
         pairs = _pairs(label)
 
@@ -124,7 +129,19 @@ class LabelTree:
             return len(pairs & others) / (len(pairs) + len(others))
 
         candidates = heapq.nlargest(50, self.labels, shared)
-        return next(iter(difflib.get_close_matches(label, candidates, n=1, cutoff=0.4)), None)
+        return difflib.get_close_matches(label, candidates, n=1, cutoff=0.4)
+
+    def guess(self, label: str | int) -> str:
+        """What an unknown label, or a number in its place, may stand for, in words; "" if nothing is like it."""
+        number = str(label) if isinstance(label, str) or abs(label) < len(self) else ""
+        if re.fullmatch("[0-9]{1,9}", number) and int(number) < len(self):
+            i = int(number)
+            return f"looks like a class number; line {self.line_of[i]} of label.txt is {self.labels[i]!r}"
+        near = [repr(known) for known in self.nearest(label)] if isinstance(label, str) else []
+        if len(near) > 1:
+            more = f" or {len(near) - GUESSED} more" if len(near) > GUESSED else ""
+            return f"several labels end so, write the full path: {', '.join(near[:GUESSED])}{more}"
+        return f"did you mean {near[0]}?" if near else ""
 
 
 def _pairs(name: str) -> set[tuple[str, str]]:

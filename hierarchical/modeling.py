@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierarchical.batches import length_sorted_batches, pad
+from hierarchical.batches import length_sorted_batches, pad, row_windows
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
 from hierarchical.encoders import FAMILIES, family_of
@@ -20,8 +20,6 @@ from hierarchical.rows import Rows
 
 if TYPE_CHECKING:
     from hierarchical.tokenizer import Tokenizer
-
-WINDOW = 4096  # rows whose logits are held at a time, so that memory stays constant with large label sets
 
 
 def library_config(config: dict) -> Any:
@@ -119,8 +117,8 @@ def score(
     loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with.
     """
     scores, own = Scores(tree), np.arange(rank, len(ids), world)
-    for start in range(0, len(own), WINDOW):
-        part = own[start : start + WINDOW]
+    for window in row_windows(len(own), len(tree)):
+        part = own[window.start : window.stop]
         logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress)
         gold = rows.multi_hot(len(tree), part)
         scores.update(decide(sigmoid(logits), tree, decision), gold, LOSSES[loss].of_rows(logits, gold))
@@ -132,8 +130,7 @@ def probability_windows(
 ) -> Iterator[tuple[range, np.ndarray]]:
     """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
     with progress_bar(len(rows.texts), name) as bar:
-        for start in range(0, len(rows.texts), WINDOW):
-            window = range(start, min(start + WINDOW, len(rows.texts)))
+        for window in row_windows(len(rows.texts), model.config.num_labels):
             ids = tokenizer.encode([rows.texts[i] for i in window])
             yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
 

@@ -18,20 +18,21 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from hierarchical.batches import CELLS
 from hierarchical.checkpoints import require_same_labels
-from hierarchical.console import FLAT, get_logger
+from hierarchical.console import FLAT, get_logger, shown
 from hierarchical.decisions import Decision
 from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
-from hierarchical.files import atomic_write, file_digest, read_lines, require_file
+from hierarchical.files import atomic_write, file_digest
 from hierarchical.labels import LabelTree, levels_text
 from hierarchical.predictor import FLOOR, describe, label_texts
-from hierarchical.rows import PARSERS
+from hierarchical.rows import count_texts, read_texts, warn_about
 from hierarchical.tokenizer import Tokenizer
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
-WINDOW_CELLS = 20_000_000  # rows x labels per window, at most: thousands of labels mean smaller windows
 LOGGED_ROWS = 12  # rows that are logged when there is an output file
+COMMONEST = 5  # labels that the last lines of the log name
 
 
 @dataclass(frozen=True)
@@ -59,40 +60,6 @@ class Job:
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def read_texts(path: str | Path, tree: LabelTree, problems: Problems, seen: Counter) -> Iterator[str]:
-    """Yield the text of every row, "" for a blank one. What is wrong goes to `problems`; `seen` counts what is odd."""
-    parse = PARSERS.get(Path(path).suffix.lower())
-    if parse:
-        texts = (text or "" for _, text, _ in parse(path, problems))
-    else:
-        texts = (text_of_line(line, tree, seen) for _, line in read_lines(path, problems))
-    for text in map(str.strip, texts):
-        seen["blank"] += not text
-        yield text
-
-
-def text_of_line(line: str, tree: LabelTree, seen: Counter) -> str:
-    """A line without its labels, should it have some: a model must not be shown the answer."""
-    text, tab, labels = line.rpartition("\t")
-    if not tab:
-        return line
-    if all(name.strip() in tree.index for name in labels.split(",")):
-        seen["labelled"] += 1
-    else:
-        seen["tab"] += 1
-        text = line
-    return text.replace("\t", " ")
-
-
-def count_texts(path: str | Path, tree: LabelTree, seen: Counter) -> int:
-    """Read a file once to find everything that is wrong with it, before any model is loaded; the number of its rows."""
-    require_file(path, "It holds one text per line.")
-    problems = Problems()
-    count = sum(1 for _ in read_texts(path, tree, problems, seen))
-    problems.raise_if_any()
-    return count
-
-
 def windows(texts: Iterable[str], size: int, problems: Problems) -> Iterator[list[str]]:
     """Yield lists of `size` texts, the last one shorter, reading no further than the one that is yielded."""
     while window := list(islice(texts, size)):
@@ -105,16 +72,6 @@ def share(total: int, size: int, rank: int, world: int) -> tuple[int, int]:
     """(first row, row after the last) for one of `world` processes: whole windows, as one process would cut them."""
     count = -(-total // size)
     return rank * count // world * size, min(total, (rank + 1) * count // world * size)
-
-
-def warn_about(seen: Counter, path: str | Path, logger: Logger) -> None:
-    for key, message in (
-        ("blank", "blank rows: {} (each has an empty prediction, so that the rows stay in step)"),
-        ("labelled", "rows with labels after a TAB: {} (only the text before it was used)"),
-        ("tab", "rows with a TAB that no known labels follow: {} (it was read as a blank)"),
-    ):
-        if seen[key]:
-            logger.warning(f"{path}: {message.format(seen[key])}")
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -135,7 +92,7 @@ FORMATS = {".jsonl": jsonl_row, ".tsv": tsv_row}
 
 def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray) -> None:
     """Log a row in the familiar form."""
-    logger.info(f"text: {text.translate(FLAT)}")
+    logger.info(f"text: {shown(text)}")
     logger.info(f"prediction result: {','.join(tree.labels[i] for i in predicted)}")
     if not text:
         logger.info("(blank row)")
@@ -145,6 +102,38 @@ def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], pr
     for line in levels_text(tree, predicted):
         logger.info(line)
     logger.info("-" * 20)
+
+
+class Outcome:
+    """What came out, over all rows that it is shown, for the last lines of the log."""
+
+    def __init__(self, tree: LabelTree):
+        self.tree = tree
+        self.texts = self.unlabelled = self.without_leaf = 0
+        self.counts = Counter[int]()
+
+    def update(self, rows: Iterable[tuple[str, list[int], np.ndarray]]) -> None:
+        """Count rows as label_texts() gives them, leaving blank ones out."""
+        for text, predicted, _ in rows:
+            if text:
+                self.texts += 1
+                self.unlabelled += not predicted
+                self.without_leaf += bool(predicted) and all(self.tree.children[i] for i in predicted)
+                self.counts.update(predicted)
+
+    def lines(self) -> list[str]:
+        """The lines to log; none without texts."""
+        if not self.texts:
+            return []
+        line = f"Without a label: {self.unlabelled} of {self.texts} texts ({self.unlabelled / self.texts:.1%})"
+        if self.unlabelled:
+            line += ", to which --min_labels 1 gives the likeliest"
+        if self.tree.depth > 1:
+            share = self.without_leaf / self.texts
+            line += f"; with labels of upper levels alone: {self.without_leaf} ({share:.1%})"
+        common = [f"{self.tree.labels[i]} {count}" for i, count in self.counts.most_common(COMMONEST)]
+        how_many = f"{len(self.counts)} of {len(self.tree)} labels were given"
+        return [line, f"{how_many}; the commonest: {', '.join(common)}" if common else how_many]
 
 
 # ---- the output file -------------------------------------------------------------------------------------------------
@@ -255,7 +244,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     if world > 1 and (stream or job.output_file == "-"):
         raise InputError("Several processes share the rows of a file and write a file each; for pipes use one process.")
     path = output_path(job.output_file, tree, rank, world, logger)
-    size = job.batch_size * max(1, min(WINDOW_BATCHES, WINDOW_CELLS // (job.batch_size * len(tree))))
+    size = job.batch_size * max(1, min(WINDOW_BATCHES, CELLS // (job.batch_size * len(tree))))
     seen, problems = Counter[str](), Problems()
     start, stop = 0, None
     if not stream:
@@ -282,7 +271,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
         to_log = rows_to_log(path, rank, job.quiet)
         total = None if stop is None else stop - start
         bar = tqdm(total=total, initial=done, desc="predict", unit=" texts", disable=None if path else True)
-        began, count = time.monotonic(), 0
+        began, count, outcome = time.monotonic(), 0, Outcome(tree)
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
@@ -293,6 +282,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
                     lines = "".join(write_row(tree, *row, job.floor) for row in rows)
                     file.write(lines.encode("utf-8"))
                     file.flush()
+                outcome.update(rows)
                 count += len(window)
                 bar.update(len(window))
                 if path and bar.disable and time.monotonic() - told > 60:  # no terminal for a bar
@@ -300,6 +290,8 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
                     logger.info(f"{done + count} of {total or '?'} texts, {count / (told - began):.1f} texts/s")
     if rank == 0:
         warn_about(seen, data, logger)
+    for line in outcome.lines():
+        logger.info(line)
     seconds = time.monotonic() - began
     where = f", in {path}" if file and path != "-" else ""
     logger.info(f"Predicted {count} texts in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} texts/s){where}")

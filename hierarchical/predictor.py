@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import Checkpoint, kind_in
 from hierarchical.decisions import Decision, decide
-from hierarchical.devices import available_cores, set_device
+from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,
     PRECISIONS,
@@ -34,16 +35,16 @@ from hierarchical.engines import (
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
-from hierarchical.modeling import WINDOW, sigmoid, tensors
+from hierarchical.modeling import sigmoid, tensors
 from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
-# What precision and device may be, by what computes.
-CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "onnx": {"precision": (*PRECISIONS, "auto"), "device": ("cpu", "gpu")},
-    "paddle": {"precision": ("float32", "bfloat16", "auto"), "device": ("cpu", "gpu")},
-    "checkpoint": {"precision": ("float32", "auto")},
+# What the precision may be, by what computes.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "onnx": (*PRECISIONS, "auto"),
+    "paddle": ("float32", "bfloat16", "auto"),
+    "checkpoint": ("float32", "auto"),
 }
 
 
@@ -105,14 +106,14 @@ class Predictor:
     """A model and what belongs to it.
 
     path            folder of export_model.py, a model file in it (its ending may be left out), or a checkpoint
-    precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there. With the back end
-                    paddle float32 or bfloat16, both from one file
+    precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
+                    says that it is slower or worse. With the back end paddle float32 or bfloat16, both from one file
     backend         of an export: onnx or paddle
-    device          cpu or gpu; for a checkpoint also xpu, npu, or one by its number as in gpu:1
-    device_id       number of the GPU, for an export
-    num_threads     CPU threads; None: all cores
+    device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu
+    device_id       number of the GPU, for an export; not needed beside gpu:1
+    num_threads     CPU threads, for an export; None: all cores
     max_seq_length  tokens of a text that are read; None: as in training
-    batch_size      texts of a step, at most
+    batch_size      texts of a step, at most; an int8 model takes one after the other
     kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
 
@@ -144,16 +145,17 @@ class Predictor:
         require_least("max_seq_length", max_seq_length, 3, optional=True)
         require_choice("kind", kind, (None, "export", "checkpoint"))
         require_choice("backend", backend, BACKENDS)
-        if kind == "export":
-            require_export(path)
+        require_kind(path, kind)
         computes = "checkpoint" if kind == "checkpoint" or is_checkpoint(path) else backend
-        for name, value in (("precision", precision), ("device", device)):
-            require_choice(name, value, CHOICES[computes].get(name, (value,)), f" ({computes})")
+        require_choice("precision", precision, CHOICES[computes], f" ({computes})")
+        if computes == "checkpoint":
+            device = parse_device(device)
+        else:
+            device, device_id = engine_gpu(device, device_id)
         self.batch_size, self.callers = batch_size, 1
         cores = num_threads or available_cores()
         if computes == "onnx" and device == "cpu":
             self.callers = cores  # batches that run side by side
-
         self.engine: Any
 
         def read(place: Path) -> Checkpoint:
@@ -182,6 +184,8 @@ class Predictor:
             return opened
 
         opened = read_set(path, read)
+        if self.engine.singly:
+            self.batch_size = 1
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
         self.config, self.digests = opened.config, opened.digests
         if self.engine.labels not in (None, self.tree.labels):
@@ -223,8 +227,8 @@ class Predictor:
             threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k
         )
         found: list[Prediction] = []
-        for start in range(0, len(texts), WINDOW):
-            rows = label_texts(texts[start : start + WINDOW], self.probabilities, self.tree, decision)
+        for window in row_windows(len(texts), len(self.tree)):
+            rows = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)
             found += [describe(self.tree, *row, floor) for row in rows]
         return found
 
@@ -248,7 +252,7 @@ class Predictor:
 class CheckpointModel:
     """A checkpoint as an engine, like those of engines.py; the network is loaded by the first call."""
 
-    labels = None  # they are the checkpoint's own
+    labels, singly = None, False  # labels are the checkpoint's own
 
     def __init__(self, checkpoint: Checkpoint, device: str):
         self.checkpoint, self.device = checkpoint, device
@@ -261,8 +265,11 @@ class CheckpointModel:
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         self.load()
-        with self.paddle.no_grad():
-            return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
+        try:
+            with self.paddle.no_grad():
+                return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
+        except Exception as error:  # the library's own for a GPU without memory
+            raise computing_fault(error, self.device) or error from None
 
 
 def require_least(name: str, value: int | None, lowest: int, optional: bool = False) -> None:
@@ -284,9 +291,16 @@ def is_checkpoint(path: str | Path) -> bool:
     return Path(path).is_dir() and find_weights(path) is not None and not exported_models(in_force(path) / "float32")
 
 
-def require_export(path: str | Path) -> None:
-    """Raise InputError where a script that runs exported models alone is given a checkpoint."""
-    if is_checkpoint(path):
+def require_kind(path: str | Path, kind: str | None) -> None:
+    """Raise InputError for a path at which there is nothing, something else, or two models to choose from."""
+    if kind is None and not Path(path).is_dir() and not exported_models(in_force(path)):
+        raise InputError(f"{path}: neither a folder nor a model file. Pass an export, a model in it, or a checkpoint.")
+    if kind is None and Path(path).is_dir() and find_weights(path) and exported_models(in_force(path) / "float32"):
+        raise InputError(
+            f"{path}: holds a checkpoint and an export, which may be of different trainings. Say which you mean: "
+            'kind="checkpoint" or kind="export".'
+        )
+    if kind == "export" and is_checkpoint(path):
         how = {
             "classifier": "export_model.py; in a folder of prune.py it is called pruned_model",
             "few-shot": "few-shot/train.py --do_export",

@@ -1,11 +1,5 @@
-"""Labelled rows: their one reader, in three formats, and their writer.
+"""Labelled rows, and texts to label: their one reader, and the writer of rows. The formats are those of formats.py."""
 
-*.txt     `text<TAB>label,label,...`, one row per line
-*.jsonl   {"text": "...", "labels": ["...", ...]}  labels may hold commas, [] means none applies
-*.csv     a header line, then text, label, label, ... with CSV quoting
-"""
-
-import csv
 import json
 import re
 from collections import Counter
@@ -18,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hierarchical.errors import SHOWN, InputError, Problems, some
-from hierarchical.files import atomic_write, read_lines, require_file
-from hierarchical.labels import LabelTree
+from hierarchical.files import atomic_write, require_file
+from hierarchical.formats import JSON_LINES, PARSERS, TEXT, Format, Lines, Parsed, format_of, open_rows, text_lines
+from hierarchical.labels import SEPARATOR, LabelTree
 
-Parsed = tuple[int, str | None, list[str] | None]  # line, text, label names
+MARKS = "[,，、;；|]"  # what people put between labels
 
 
 class Row(NamedTuple):
@@ -60,21 +55,22 @@ def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error
     unlabelled: "error" or "skip", for rows that have a text but no label column.
     """
     path, problems, seen = Path(path), Problems(), Counter[str]()
-    require_file(path, "A row is: text<TAB>label,label,...")
+    form = format_of(path)
+    require_file(path, f"A row is: {form.row}")
     rows = list(read_rows(path, tree, problems, seen))
     if unlabelled == "error":
         for row in rows:
             if row.labels is None:
-                problems.add(path, row.line, "no label: a row is text<TAB>label,label,...")
+                problems.add(path, row.line, f"no label: a row is {form.row}")
     problems.raise_if_any()
     rows = [row for row in rows if row.labels is not None]
     if not rows:
-        raise InputError(f"{path}: no labelled row in it. A row is: text<TAB>label,label,...")
+        raise InputError(f"{path}: no labelled row in it. A row is: {form.row}")
     return Rows([row.text for row in rows], [row.labels for row in rows], seen["blank"], seen["unlabelled"])
 
 
 def load_reported(path: str | Path, tree: LabelTree | None, logger: Logger) -> Rows:
-    """The labelled rows of a file ; what is passed over is reported."""
+    """The labelled rows of a file; what is passed over is reported."""
     rows = load_rows(path, tree, unlabelled="skip")
     if rows.blank or rows.unlabelled:
         logger.warning(f"{Path(path).name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
@@ -85,16 +81,22 @@ def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
     """Warn about the lines of a file that were passed over, labels without their parent, and labels without a row."""
     if rows.blank or rows.unlabelled:
         logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
-    open_rows = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
-    if open_rows:
+    lacking = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
+    if lacking:
         logger.warning(
-            f"{name}: {len(open_rows)} rows have a label without its parent, first "
-            f"{rows.texts[open_rows[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
+            f"{name}: {len(lacking)} rows have a label without its parent, first "
+            f"{rows.texts[lacking[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
         )
     unseen = np.flatnonzero(~rows.multi_hot(len(tree)).any(0))
     if len(unseen):
         names = some([tree.labels[i] for i in unseen])
         logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names})")
+
+
+def parse_rows(path: str | Path, problems: Problems) -> Iterator[Parsed]:
+    """Yield every row of a file as it stands there, whatever its labels, blank ones too."""
+    form, lines = open_rows(path, problems)
+    return form.parse(path, lines, problems)
 
 
 def read_rows(path: str | Path, tree: LabelTree | None, problems: Problems, seen: Counter) -> Iterator[Row]:
@@ -103,116 +105,132 @@ def read_rows(path: str | Path, tree: LabelTree | None, problems: Problems, seen
     tree: its labels are the known ones; None: any name is a label, and Row.labels are the names as they stand.
     Bad rows go to `problems` (Problems); blank and unlabelled ones are counted in `seen` (a Counter).
     """
-    for line, text, names in parse_rows(path, problems):
-        if text is None:
+    form, lines = open_rows(path, problems)
+    for row in form.parse(path, lines, problems):
+        if row.text is None:
             seen["blank"] += 1
-        elif not text.strip():
-            problems.add(path, line, "the text is empty")
-        elif names is None:
+        elif not row.text.strip():
+            problems.add(path, row.line, "the text is empty")
+        elif row.fault:
+            problems.add(path, row.line, row.fault)
+        elif row.labels is None:
             seen["unlabelled"] += 1
-            yield Row(line, text.strip(), None)
-        elif all(name in tree.index if tree else name for name in names):
+            yield Row(row.line, row.text.strip(), None)
+        elif all(is_label(name, tree) for name in row.labels):
+            names = map(str, row.labels)
             labels = tuple(sorted({tree.index[name] for name in names}) if tree else names)
-            yield Row(line, text.strip(), labels)
+            yield Row(row.line, row.text.strip(), labels)
         else:  # what will not be shown is not put into words, since looking for near labels takes its time
-            problems.add(path, line, label_faults(names, tree) if problems.count < SHOWN else "")
+            problems.add(path, row.line, label_faults(row.labels, tree, form) if problems.count < SHOWN else "")
 
 
-def label_faults(names: Sequence[str], tree: LabelTree | None) -> str:
-    """What is wrong with the labels of a row, in words; without a tree only an empty name is wrong."""
-    faults, wrong = [], [name for name in dict.fromkeys(names) if not (name in tree.index if tree else name)]
-    for name in wrong[:3]:
-        shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
-        if not name or tree is None:
-            faults.append("an empty label (a comma at the end, two commas in a row, or nothing after the TAB)")
-        elif len(parts := re.split("[，、;；]", name)) > 1 and all(part.strip() in tree.index for part in parts):
-            faults.append(f"labels must be separated by an ASCII comma ',', not as in {shown}")
-        else:
-            near = tree.nearest(name)
-            faults.append(f"unknown label {shown}; " + (f"did you mean {near!r}?" if near else "none is like it"))
+def is_label(name: str | int, tree: LabelTree | None) -> bool:
+    """Whether it is one of the tree's labels; without a tree, whether it can be one."""
+    return name in tree.index if tree else isinstance(name, str) and bool(name)
+
+
+def label_faults(names: Sequence[str | int], tree: LabelTree | None, form: Format = TEXT) -> str:
+    """What is wrong with the labels of a row of this format, in words."""
+    wrong = [name for name in dict.fromkeys(names) if not is_label(name, tree)]
+    faults = [label_fault(name, tree, form) for name in wrong[:3]]
     if len(wrong) > 3:
         faults.append(f"and {len(wrong) - 3} more wrong labels")
     return "; ".join(faults)
 
 
-def parse_rows(path: str | Path, problems: Problems) -> Iterator[Parsed]:
-    """Yield (line, text, label names) of every row, whatever its labels; None as in parse_jsonl."""
-    return PARSERS.get(Path(path).suffix.lower(), _parse_tab)(path, problems)
+def label_fault(name: str | int, tree: LabelTree | None, form: Format) -> str:
+    """What is wrong with one that is_label() refuses."""
+    if name == "":
+        how = " (a comma at the end, two commas in a row, or nothing after the TAB)" if form is TEXT else ""
+        return f"an empty label{how}"
+    if isinstance(name, str):
+        named = repr(name if len(name) <= 60 else f"{name[:60]}...")
+        for marks in (MARKS, f"{MARKS}|[/ ]"):
+            parts = [part.strip() for part in re.split(marks, name) if part.strip()]
+            if len(parts) > 1 and all(is_label(part, tree) for part in parts):
+                return f"{form.several}, not as in {named}"
+        fault = f"unknown label {named}"
+    else:
+        fault = f"{str(name)[:60]} is a number, not the name of a label"
+    return f"{fault}; {tree.guess(name) or 'none is like it'}" if tree else fault
 
 
-def _parse_tab(path: str | Path, problems: Problems) -> Iterator[Parsed]:
-    for line, content in read_lines(path, problems):
-        text, *labels = content.split("\t")
-        if not content.strip():
-            yield line, None, None
-        elif len(labels) > 1:
-            problems.add(path, line, f"{len(labels)} TABs; only one may stand in a row, between text and labels")
-        else:
-            yield line, text, [name.strip() for name in labels[0].split(",")] if labels else None
+# ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def parse_jsonl(path: str | Path, problems: Problems) -> Iterator[Parsed]:
-    """Yield (line, text, label names) of every row; text is None for a blank line, names where there are none."""
-    for line, content in read_lines(path, problems):
-        if not content.strip():
-            yield line, None, None
-            continue
-        try:
-            row = json.loads(content)
-            text, names = row["text"], row.get("labels")
-            if not isinstance(names, list | None) or not all(isinstance(name, str) for name in names or ()):
-                raise TypeError
-            for part in (text, *(names or ())):
-                part.encode()  # half of a surrogate pair could be read, but never written
-        except (KeyError, TypeError, AttributeError):
-            problems.add(path, line, 'a row is one object on one line: {"text": "...", "labels": ["...", ...]}')
-        except (ValueError, RecursionError) as error:
-            problems.add(path, line, f"not JSON: {error}")
-        else:
-            yield line, text, names if names is None else [name.strip() for name in names]
+def read_texts(path: str | Path, tree: LabelTree | None, problems: Problems, seen: Counter) -> Iterator[str]:
+    """Yield the text of every row, "" for a blank one, without its labels, should it have some.
+
+    tree: tells labels after a TAB from text; without it a TAB in a line is a problem
+    What is wrong goes to `problems`; `seen` counts what is odd.
+    """
+    form, lines = open_rows(path, problems)
+    texts: Iterator[str]
+    if form is not TEXT:
+        texts = (row.text or "" for row in form.parse(path, lines, problems))
+    elif tree:
+        texts = (text_of_line(line, tree, seen) for _, line in text_lines(path, lines, problems))
+    else:
+        texts = _lines_without_tab(path, text_lines(path, lines, problems), problems)
+    for text in map(str.strip, texts):
+        seen["blank"] += not text
+        yield text
 
 
-def parse_csv(path: str | Path, problems: Problems) -> Iterator[Parsed]:
-    """Like parse_jsonl; a quoted text may go over several lines, the first of which then names the row."""
-    first: int | None = None
-
-    def lines() -> Iterator[str]:
-        nonlocal first
-        for number, content in read_lines(path, problems):
-            first = first or number
-            yield f"{content}\n"
-
-    csv.field_size_limit(2**31 - 1)
-    reader, header = csv.reader(lines(), strict=True), None
-    while True:
-        first = None
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            problems.add(path, first, f"not CSV: {error}")
-            continue
-        if header is None:
-            header = row
-            if not row or row[0].strip().lower() != "text":
-                problems.add(path, first, f"a header that starts with text must come first, not {','.join(row)!r}")
-                return
-        else:
-            text, *names = row or [""]
-            names = [name.strip() for name in names if name.strip()]
-            yield first or 0, text if text.strip() or names else None, names or None
+def text_of_line(line: str, tree: LabelTree, seen: Counter) -> str:
+    """A line without its labels, should it have some: a model must not be shown the answer."""
+    text, *columns = line.rstrip("\t ").split("\t")
+    labelled = 0
+    while labelled < len(columns) and names_labels(columns[-1 - labelled], tree):
+        labelled += 1
+    seen["labelled"] += labelled > 0
+    seen["tab"] += labelled < len(columns)
+    return " ".join([text, *columns[: len(columns) - labelled]])
 
 
-PARSERS = {".jsonl": parse_jsonl, ".csv": parse_csv}  # by a file's suffix; others hold a row, or a text, in each line
+def _lines_without_tab(path: str | Path, lines: Lines, problems: Problems) -> Iterator[str]:
+    for number, line in lines:
+        if "\t" in line.strip():
+            how = "give a --dataset_dir with the label.txt that tells, or put a blank for the TAB"
+            problems.add(path, number, f"a TAB: are labels or more of the text behind it? {how}")
+        yield line
+
+
+def names_labels(column: str, tree: LabelTree) -> bool:
+    """Whether what stands after a TAB are labels, good ones or not: a known one, or a path, is among them."""
+    return SEPARATOR in column or any(name.strip() in tree.index for name in re.split(MARKS, column))
+
+
+def count_texts(path: str | Path, tree: LabelTree | None, seen: Counter) -> int:
+    """Read a file once to find everything that is wrong with it, before any model is loaded; the number of its rows."""
+    require_file(path, "It holds one text per line.")
+    problems = Problems()
+    count = sum(1 for _ in read_texts(path, tree, problems, seen))
+    problems.raise_if_any()
+    return count
+
+
+def warn_about(seen: Counter, path: str | Path, logger: Logger) -> None:
+    """Tell what `read_texts` found odd."""
+    for key, message in (
+        ("blank", "blank rows: {} (each has an empty prediction, so that the rows stay in step)"),
+        ("labelled", "rows with labels after a TAB: {} (only the text before it was used)"),
+        ("tab", "rows with a TAB that no known labels follow: {} (it was read as a blank)"),
+    ):
+        if seen[key]:
+            logger.warning(f"{path}: {message.format(seen[key])}")
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def require_row_format(path: str | Path, flag: str, rows: Iterable[tuple[str, Sequence[str] | None]]) -> None:
     """Raise InputError if `write_rows` could not write these (text, label names) so that they read back the same."""
-    path = Path(path)
-    if path.suffix.lower() == ".csv":
-        raise InputError(f"{path}: {flag} writes rows as .txt or .jsonl, not .csv.")
-    if path.suffix.lower() == ".jsonl":
+    suffix = Path(path).suffix.lower()
+    form = PARSERS.get(suffix)
+    if form not in (TEXT, JSON_LINES):
+        raise InputError(f"{path}: {flag} writes rows as .txt or .jsonl, not {suffix}.")
+    if form is JSON_LINES:
         return
     for text, names in rows:
         fault = "a TAB or a line end in the text" if re.search("[\t\r\n]", text) else ""
@@ -234,7 +252,7 @@ def write_rows(path: str | Path, rows: Iterable[tuple[str, Sequence[str] | None]
 
 def format_row(path: str | Path, text: str, names: Sequence[str] | None) -> str:
     """The line of a row in a file of this name."""
-    if Path(path).suffix.lower() == ".jsonl":
+    if format_of(path) is JSON_LINES:
         row = {"text": text} if names is None else {"text": text, "labels": list(names)}
         return json.dumps(row, ensure_ascii=False) + "\n"
     return f"{text}\n" if names is None else f"{text}\t{','.join(names)}\n"

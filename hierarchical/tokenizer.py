@@ -106,6 +106,19 @@ class Tokenizer(ABC):
         """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
         return [len(self._ids(self._words(text))) + 2 for text in texts]
 
+    def count(self, text: str) -> tuple[int, list[str]]:
+        """(how many ids a whole text has, as `lengths` says, its parts that the vocabulary lacks, as they are read)."""
+        words = self._words(text)
+        ids = self._ids(words)
+        unknown = [
+            word[start:end]
+            for word in (words if self.unk_id in ids else ())
+            if not self._special.fullmatch(word)
+            for start, end, index in self._pieces(word)
+            if index == self.unk_id
+        ]
+        return len(ids) + 2, unknown
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each id of `encode([text])[0]` comes from: (first character, character after its last).
 

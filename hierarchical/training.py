@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
 from logging import Logger
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ from hierarchical.devices import launched_processes
 from hierarchical.encoders import encoder_config, model_directory
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
-from hierarchical.identity import EXPORT
+from hierarchical.identity import RECORD
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import library_config, model_inputs
@@ -68,7 +69,7 @@ class Settings:
     @classmethod
     def from_arguments(cls, args: Any, **others: Any) -> "Settings":
         """From the flags of the same names; what is in `others` counts more, and what is in neither has its default."""
-        given = {one.name: getattr(args, one.name) for one in fields(cls) if hasattr(args, one.name)}
+        given = {one.name: vars(args)[one.name] for one in fields(cls) if one.name in vars(args)}
         return cls(**given | others)
 
 
@@ -93,9 +94,9 @@ class Progress:
     history: list[dict] = field(default_factory=list)
     fingerprint: dict = field(default_factory=dict)
 
-    def evaluated(self, score: float, entry: dict) -> bool:
-        """Take note of an evaluation; whether it is the best so far."""
-        better = self.best is None or score > self.best
+    def evaluated(self, score: float | None, entry: dict) -> bool:
+        """Take note of an evaluation; whether it is the best so far. Without a score the newest is the best."""
+        better = score is None or self.best is None or score > self.best
         self.stale = 0 if better else self.stale + 1
         self.best = score if better else self.best
         self.history.append(entry)
@@ -124,7 +125,7 @@ def begin_run(save_dir: Path, rank: int = 0, flag: str = "--save_dir") -> Iterat
         logger.setLevel("ERROR")  # one log
         yield logger
         return
-    if (save_dir / EXPORT).exists() and not find_weights(save_dir):
+    if (save_dir / RECORD).exists() and not find_weights(save_dir):
         raise InputError(f"{flag} {save_dir}: holds an export, which would be replaced. Give another directory.")
     with only_writer(save_dir, f"wait until it ends, or give another {flag}"):
         get_logger(save_dir / "train.log")
@@ -185,21 +186,28 @@ def start_encoder(model: Any, source: Path, logger: Logger) -> None:
 
 def write_run_files(save_dir: Path, arguments: dict, tree: LabelTree, train: Rows, dev: Rows | None) -> None:
     """setting.txt in the familiar form, run.json for programs."""
-    import paddle
-    import paddlenlp
-
     with atomic_write(save_dir / "setting.txt") as file:
         lines = [f"{name} : {value}" for name, value in sorted(arguments.items())]
         file.write("\n".join(["----------- Configuration Arguments -----------", *lines, "-" * 48, ""]))
     versions = {
         "hierarchical": hierarchical.__version__,
         "python": sys.version.split()[0],
-        "paddle": paddle.__version__,
-        "paddlenlp": paddlenlp.__version__,
+        "paddle": installed("paddlepaddle", "paddlepaddle-gpu"),
+        "paddlenlp": installed("paddlenlp"),
     }
     sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts) if dev else 0}
     with atomic_write(save_dir / "run.json") as file:
         json.dump({"arguments": arguments, "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
+
+
+def installed(*packages: str) -> str | None:
+    """The version of the first of these packages that is installed; importing them could settle how paddle runs."""
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 # ---- parameter updates -----------------------------------------------------------------------------------------------
@@ -406,6 +414,14 @@ def leave(
         save_state(save_dir / STATE, trainer, progress)
         logger.warning(f"Stopped by a signal; the state is saved, continue with {flag}")
     sys.exit(128 + (stop or [signal.SIGTERM])[0])  # as the shell reports it
+
+
+def log_scores(logger: Logger, scores: dict) -> None:
+    """An evaluation on dev (a result of metric.Scores) in the familiar form."""
+    logger.info(
+        f"eval loss: {scores['loss']:.5f}, micro f1 score: {scores['micro_f1']:.5f}, "
+        f"macro f1 score: {scores['macro_f1']:.5f}"
+    )
 
 
 # ---- the state of a run ----------------------------------------------------------------------------------------------

@@ -153,6 +153,11 @@ def refuse_foreign_weights(directory: str | Path) -> None:
         )
 
 
+def may_be_missing(name: str) -> bool:
+    """Whether a pre-trained encoder can do without this parameter: encoders without a pooler exist."""
+    return "pooler" in name
+
+
 def load_weights(model: Any, path: str | Path, encoder_only: bool = False) -> None:
     """Copy a file's parameters into `model`, by name, with or without the encoder's prefix.
 
@@ -166,7 +171,7 @@ def load_weights(model: Any, path: str | Path, encoder_only: bool = False) -> No
     for name in wanted:
         value = state.get(name, state.get(name.removeprefix(prefix)))
         if value is None:
-            if not (encoder_only and "pooler" in name):  # encoders without one exist; it then starts at random
+            if not (encoder_only and may_be_missing(name)):
                 faults.append(f"{name} is missing")
         elif list(value.shape) != list(wanted[name].shape):
             faults.append(f"{name} has the shape {list(value.shape)}, this model needs {list(wanted[name].shape)}")

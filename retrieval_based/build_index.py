@@ -7,7 +7,7 @@
 
 Reads   params_path      the encoder, and its labels where there is no corpus_file
         corpus_file      labels, one path per line
-        train_set_file   labelled rows: text<TAB>label,label,...  (or .jsonl/.csv, see rows.py)
+        train_set_file   labelled rows: text<TAB>label,label,...  (or JSON or CSV, see hierarchical/formats.py)
 Writes  index_dir        see index.py; recall.py, predict.py and run_system.py read it
 
 A new label needs no training: it is found by its name, and in an index of rows by its rows. Scripts that have the index
@@ -43,7 +43,7 @@ def parse_args(argv):
     )
     data = parser.add_argument_group("data")
     data.add_argument("--corpus_file", help="labels, one path per line; left out: as in training, or as in the index")
-    data.add_argument("--train_set_file", help="index these labelled rows instead of the labels; .txt, .jsonl or .csv")
+    data.add_argument("--train_set_file", help="index these labelled rows instead of the labels")
     add_model_arguments(parser)
     vectors = parser.add_argument_group("vectors")
     vectors.add_argument("--milvus_uri", help="keep the vectors in this Milvus server, as in http://127.0.0.1:19530")

@@ -4,7 +4,7 @@ A vector is the mean of the encoder's outputs for all tokens, through dropout an
 output_emb_size 0), divided by its length, so that the inner product of two is their cosine. A label is encoded as its
 path with commas: `财经##股票` as `财经,股票`.
 
-A checkpoint is one of the main route's (see checkpoints.py) with three more entries in config.json:
+A checkpoint is one of the main route's (see hierarchical/checkpoints.py) with three more entries in config.json:
     output_emb_size   units of the linear layer, 0: there is none
     inner_labels      whether labels that have children are indexed: true if train rows ended at one
     encoder_id        digest of the parameters; an index knows by it which encoder made its vectors
@@ -35,25 +35,27 @@ def build_encoder(config):
     config.num_labels = config.output_emb_size or config.hidden_size
     model = build_model(config)
     if not config.output_emb_size:
-        model.classifier = paddle.nn.Identity()
+        family_of(model).replace_classifier(model, paddle.nn.Identity())
     model.forward = MethodType(unit_vectors, model)
     return model
 
 
-def unit_vectors(model, input_ids, token_type_ids=None, attention_mask=None):
+def unit_vectors(model, input_ids, attention_mask, **token_types):
     """Padded token ids int64 [n, T] -> vectors of length 1, float32 [n, config.num_labels]."""
-    vectors = project(model, input_ids, token_type_ids, attention_mask)
+    vectors = project(model, input_ids, attention_mask, **token_types)
     return vectors / vectors.norm(axis=-1, keepdim=True).clip(min=1e-12)
 
 
-def project(model, input_ids, token_type_ids=None, attention_mask=None):
-    """The same before they are divided by their length: the encoder's outputs, averaged, through the linear layer."""
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if token_type_ids is not None:
-        inputs["token_type_ids"] = token_type_ids
-    outputs = family_of(model).tokens(model, **inputs)
+def project(model, input_ids, attention_mask, **token_types):
+    """The same before they are divided by their length: the encoder's outputs, averaged, through the linear layer.
+
+    token_types: `token_type_ids`, zeros, for encoders with that input; left out, they are zeros all the same.
+    """
+    family = family_of(model)
+    outputs = family.tokens(model, input_ids=input_ids, attention_mask=attention_mask, **token_types)
     real = attention_mask.unsqueeze(-1).astype(outputs.dtype)
-    return model.classifier(model.dropout((outputs * real).sum(1) / real.sum(1)))
+    classifier = family.classifier(model)
+    return classifier(model.dropout((outputs * real).sum(1) / real.sum(1)))
 
 
 def graph_of(model):
@@ -65,8 +67,8 @@ def graph_of(model):
             super().__init__()
             self.model, self.config = model, model.config
 
-        def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-            return unit_vectors(self.model, input_ids, token_type_ids, attention_mask)
+        def forward(self, input_ids, attention_mask, **token_types):
+            return unit_vectors(self.model, input_ids, attention_mask, **token_types)
 
     return Graph()
 
@@ -79,7 +81,8 @@ def center(model, ids, pad_id, batch_size):
     """
     import paddle
 
-    if isinstance(model.classifier, paddle.nn.Identity):
+    classifier = family_of(model).classifier(model)
+    if isinstance(classifier, paddle.nn.Identity):
         return
     model.eval()
     with paddle.no_grad():
@@ -88,7 +91,7 @@ def center(model, ids, pad_id, batch_size):
             for batch in length_sorted_batches(list(map(len, ids)), batch_size)
         ]
         sums = [project(model, **inputs).sum(0) for inputs in batches]
-        model.classifier.bias.set_value(model.classifier.bias - paddle.stack(sums).sum(0) / len(ids))
+        classifier.bias.set_value(classifier.bias - paddle.stack(sums).sum(0) / len(ids))
     model.train()
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.scoring import headline
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import read_decision
 from metric import Scores, decide
 from retrieval_based.encoder import most_specific
-from retrieval_based.index import dense, dense_windows, recalls
+from retrieval_based.index import dense, recalls
 from retrieval_based.results import read_retrieved, settings_directory
 from utils import (
     InputError,
@@ -78,7 +79,7 @@ def main(argv=None):
     for name, value in found.items():
         logger.info(f"{name}={100 * value:.3f}")
     scores = Scores(tree)
-    for window in dense_windows(len(rows.texts), len(tree)):
+    for window in row_windows(len(rows.texts), len(tree)):
         gold = multi_hot([tree.closure(rows.labels[i]) for i in window], len(tree))
         scores.update(decide(dense([retrieved[i] for i in window], len(tree)), tree, decision), gold)
     result = scores.result()

@@ -23,12 +23,12 @@ from uuid import uuid4
 
 import numpy as np
 
+from hierarchical.batches import row_windows
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
 from hierarchical.labels import LabelTree
-from hierarchical.modeling import WINDOW
 from retrieval_based.encoder import labels_to_index, texts_of_labels
 from retrieval_based.vectors import MilvusVectors, Vectors
 
@@ -36,7 +36,6 @@ RECALL_AT = (1, 5, 10, 20, 50)
 # What `save` and its unfinished writes are called; anything else in the directory belongs to the user.
 OWN_FILE = re.compile(r"(entries-M\.jsonl|label-M\.txt|vectors-M\.faiss)(\.\d+\.tmp)?".replace("M", r"\d+-[0-9a-f]{8}"))
 KEPT = {"milvus": {"uri": str, "collection": str}, "hnsw": {"m": int, "ef": int}}  # in index.json, about the vectors
-DENSE_CELLS = 20_000_000  # rows x labels held as a matrix at a time
 
 
 class SemanticIndex:
@@ -188,9 +187,9 @@ def labels_index(encoder, tree):
 def add_texts(index, encoder, texts, labels):
     """Encode texts and add them, a window at a time, with a progress bar on a terminal."""
     with progress_bar(len(texts), "index") as bar:
-        for start in range(0, len(texts), WINDOW):
-            vectors = encoder.encode(texts[start : start + WINDOW], bar.update)
-            index.add(vectors, labels[start : start + WINDOW])
+        for window in row_windows(len(texts)):
+            vectors = encoder.encode(texts[window.start : window.stop], bar.update)
+            index.add(vectors, labels[window.start : window.stop])
 
 
 def index_files(directory):
@@ -237,9 +236,3 @@ def recalls(retrieved, gold):
         ranks = [rank for rank, label in enumerate(found) if label in wanted]
         row[:] = [sum(rank < k for rank in ranks) / len(wanted) for k in RECALL_AT]
     return {f"recall@{k}": float(value) for k, value in zip(RECALL_AT, hits.mean(0))}
-
-
-def dense_windows(n_rows, n_labels):
-    """Ranges of rows whose dense matrix has DENSE_CELLS cells at most, or one row."""
-    size = max(1, DENSE_CELLS // n_labels)
-    return [range(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

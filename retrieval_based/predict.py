@@ -5,7 +5,7 @@
     python retrieval_based/predict.py --dataset_dir data --index_dir index_rows                 # rows vote
     python retrieval_based/predict.py --text_pair_file data/dev.txt                             # cosines to stdout
 
-Reads   dataset_dir/data_file   one text per line; or .jsonl and .csv rows (see rows.py), whose labels are ignored
+Reads   dataset_dir/data_file   one text per line, or rows (see hierarchical/formats.py), whose labels are ignored
         text_pair_file          rows text<TAB>label
         params_path, and index_dir or corpus_file
 Writes  output_file             as predict.py of the main route does; the similarities stand as "probabilities"
@@ -18,7 +18,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hierarchical.modeling import WINDOW
+from hierarchical.batches import row_windows
 from hierarchical.predictions import predict_file
 from retrieval_based.encoder import Encoder, add_model_arguments, path_text
 from retrieval_based.index import add_index_arguments, dense, index_or_labels, labels_index
@@ -26,17 +26,15 @@ from utils import (
     FLAT,
     InputError,
     LabelTree,
-    Problems,
     add_decision_arguments,
     add_result_arguments,
     add_texts_arguments,
     check_minima,
     check_prediction_arguments,
     decision_from_arguments,
+    load_rows,
     make_parser,
-    parse_rows,
     prediction_job,
-    require_file,
     run,
 )
 
@@ -61,18 +59,11 @@ def parse_args(argv):
 
 def print_cosines(encoder, path, device):
     """Print text<TAB>label<TAB>cosine for every pair of a file; the labels need not be known ones."""
-    require_file(path, "A row is: text<TAB>label")
-    problems, pairs = Problems(), []
-    for line, text, names in parse_rows(path, problems):
-        if text is not None and not (text.strip() and names and all(names)):
-            problems.add(path, line, "a row is: text<TAB>label")
-        pairs += [(text.strip(), name) for name in names or ()]
-    problems.raise_if_any()
-    if not pairs:
-        raise InputError(f"{path}: only blank lines in it. A row is: text<TAB>label")
+    rows = load_rows(path, None)
+    pairs = [(text, name) for text, names in zip(rows.texts, rows.labels) for name in names]
     encoder.load(device)
-    for start in range(0, len(pairs), WINDOW):
-        window = pairs[start : start + WINDOW]
+    for rows in row_windows(len(pairs)):
+        window = pairs[rows.start : rows.stop]
         texts = encoder.encode([text for text, _ in window])
         labels = encoder.encode([path_text(name) for _, name in window])
         for (text, name), cosine in zip(window, (texts * labels).sum(1)):
@@ -112,7 +103,7 @@ def main(argv=None):
     decision = decision_from_arguments(args, index.decision if index else encoder.decision)
 
     labeller = Retriever(encoder, index, tree, args)
-    predict_file(prediction_job(args, args.label_file), labeller, decision, {"recall_num": args.recall_num})
+    predict_file(prediction_job(args), labeller, decision, {"recall_num": args.recall_num})
 
 
 if __name__ == "__main__":

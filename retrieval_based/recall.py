@@ -3,7 +3,7 @@
     python retrieval_based/recall.py --similar_text_pair_file data/dev.txt
     python retrieval_based/recall.py --similar_text_pair_file data/dev.txt --index_dir index
 
-Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see rows.py)
+Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or JSON or CSV, see hierarchical/formats.py)
         params_path, and index_dir or corpus_file
 Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
         recall_result_dir/recall_result_file.settings/{label.txt, decision.json}   what evaluate.py scores them with
@@ -16,8 +16,8 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import write_settings
-from hierarchical.modeling import WINDOW
 from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import add_index_arguments, index_or_labels, labels_index
 from retrieval_based.results import settings_directory
@@ -66,8 +66,8 @@ def main(argv=None):
     encoder.load(args.device)
     index = index or labels_index(encoder, tree)
     with atomic_write(path) as file, progress_bar(len(rows.texts), "recall") as bar:
-        for start in range(0, len(rows.texts), WINDOW):
-            texts = rows.texts[start : start + WINDOW]
+        for window in row_windows(len(rows.texts)):
+            texts = rows.texts[window.start : window.stop]
             for text, found in zip(texts, index.retrieve(encoder.encode(texts, bar.update), args.recall_num)):
                 text = text.translate(FLAT)
                 lines = [f"{text}\t{tree.labels[label]}\t{similarity:.6f}\n" for label, similarity in found]

@@ -3,7 +3,7 @@
     python retrieval_based/run_system.py --index_dir index
     echo "某公司宣布裁员" | python retrieval_based/run_system.py --top_k 3
 
-Reads   texts from standard input, one per line; params_path, and index_dir or corpus_file
+Reads   texts from standard input, one per line, or rows in JSON; params_path, and index_dir or corpus_file
 Writes  text<TAB>label<TAB>similarity to standard output, up to top_k lines per text, the nearest label
         first; one without a label for a text that nothing is near
 
@@ -11,13 +11,14 @@ It goes on with what build_index.py --add brings into the index meanwhile.
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import SemanticIndex, add_index_arguments, index_or_labels, labels_index
-from utils import FLAT, Problems, check_minima, get_logger, make_parser, read_lines, run
+from utils import FLAT, Problems, check_minima, get_logger, make_parser, read_texts, run, warn_about
 
 
 def parse_args(argv):
@@ -47,18 +48,20 @@ def main(argv=None):
     encoder.load(args.device)
     index = index or labels_index(encoder, tree)
     logger.info(f"{len(index.entries)} {index.by} in the index; type a text and press Enter, Ctrl-D ends")
-    problems = ToldAtOnce()
-    for _, text in read_lines("-", problems):
-        if not text.strip():
+    problems, seen = ToldAtOnce(), Counter()
+    for text in read_texts("-", tree, problems, seen):
+        if not text:
             continue
         if args.index_dir and index.has_changed():
             index = SemanticIndex.read(args.index_dir, encoder)
             logger.info(f"The index has changed: {len(index.entries)} {index.by}")
-        k, text = args.recall_num if index.by == "rows" else args.top_k, text.strip()
+        k = args.recall_num if index.by == "rows" else args.top_k
         found = index.retrieve(encoder.encode([text]), k)[0][: args.top_k]
         lines = [f"{index.tree.labels[label]}\t{similarity:.4f}" for label, similarity in found]
         for line in lines or ["\t0"]:
             print(f"{text.translate(FLAT)}\t{line}", flush=True)
+    del seen["blank"]
+    warn_about(seen, "-", logger)
     problems.raise_if_any()
 
 

@@ -4,7 +4,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend "gloo" retrieval_based/train.py --model_name ...
     python -m paddle.distributed.launch --gpus "0,1" retrieval_based/train.py --device gpu --model_name ...
 
-Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (or .jsonl/.csv, see rows.py)
+Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  (see hierarchical/formats.py)
         corpus_file                              all labels
 Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
         save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
@@ -24,6 +24,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.batches import CELLS
 from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, require_model
@@ -55,7 +56,7 @@ from retrieval_based.encoder import (
     own_digest,
     texts_of_labels,
 )
-from retrieval_based.index import RECALL_AT, SemanticIndex, dense, dense_windows, recalls
+from retrieval_based.index import RECALL_AT, SemanticIndex, dense, recalls
 from retrieval_based.vectors import Vectors
 from utils import (
     InputError,
@@ -80,7 +81,7 @@ CENTERED_ON = 512  # train texts
 def parse_args(argv):
     parser = make_parser("Train a bi-encoder for label retrieval.")
     data = parser.add_argument_group("data")
-    data.add_argument("--train_set_file", default="./data/train.txt", help="labelled rows; .txt, .jsonl or .csv")
+    data.add_argument("--train_set_file", default="./data/train.txt", help="labelled rows; .txt, .jsonl, .json or .csv")
     data.add_argument("--similar_text_pair_file", default="./data/dev.txt", help="labelled rows to measure recall on")
     data.add_argument("--corpus_file", default="./data/label.txt", help="all labels, one path per line")
     add_max_seq_length_argument(data, 512)
@@ -214,8 +215,7 @@ def retrieve_dev(args, model, tree, indexed, label_ids, dev_ids, pad_id):
 
 def tuned_similarity(tree, dev, retrieved):
     """The Decision whose similarity threshold gives the best micro-F1 on the dev rows, or on as many as fit memory."""
-    rows = dense_windows(len(dev.texts), len(tree))[0]
-    every = -(-len(dev.texts) // len(rows))
+    every = -(-len(dev.texts) // max(1, CELLS // len(tree)))
     chosen = range(0, len(dev.texts), every)
     gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
     similarities = dense([retrieved[i] for i in chosen], len(tree))

@@ -7,6 +7,7 @@
     chromium         a headless browser; skips where there is none
     real_milvus      the address of a Milvus server: that in the environment variable MILVUS_URI, else a Milvus Lite
     tiny_export      the same, exported by export_model.py
+    older_export     that with the int8 model which versions to 0.9 made: one scale for all activations of a call
 
 tiny_checkpoint belongs to the whole session: read from it, and change a copy
 (`shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")`).
@@ -185,4 +186,21 @@ def tiny_export(paddle, tiny_checkpoint, tmp_path_factory):
     checkpoint = Checkpoint.open(tiny_checkpoint)
     model, precisions = checkpoint.load_model(), ("float32", "float16", "int8")
     export_checkpoint(paddle, checkpoint, model, folder, precisions=precisions)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def older_export(tiny_export, tmp_path_factory):
+    """The path of tiny_export with an int8.onnx as versions to 0.9 wrote it; read from it, and change a copy."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from hierarchical.exporting import save_onnx
+    from utils import LabelTree
+
+    folder = shutil.copytree(tiny_export, tmp_path_factory.mktemp("older") / "export")
+    extra = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    names = (str(folder / f"{precision}.onnx") for precision in ("float32", "int8"))
+    quantize_dynamic(*names, per_channel=True, weight_type=QuantType.QInt8, extra_options=extra)
+    save_onnx(onnx.load(folder / "int8.onnx"), folder / "int8.onnx", LabelTree.read(SAMPLE / "label.txt").labels)
     return folder

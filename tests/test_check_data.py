@@ -1,6 +1,7 @@
 """check_data.py: every fault in one go, the numbers of small folders worked out by hand, every warning."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ def check(capsys):
 
 def numbers(out):
     """Line of the table -> its columns, as text."""
-    rows = [line for line in out.split("\n\n")[1].splitlines() if line.strip() and "characters + 2" not in line]
+    rows = [line for line in out.split("\n\n")[1].splitlines() if line.strip() and "an estimate" not in line]
     return {row[:36].strip(): row[36:].split() for row in rows}
 
 
@@ -79,6 +80,21 @@ def test_test_file_is_checked_when_it_is_there(data_dir, check):
     assert warnings_in(out)["test.txt: texts that dev.txt holds, too; scores will be too good: 1"]
     code, _, err = check(data_dir(test_txt="前锋\t无此标签\n"))
     assert code == 2 and "test.txt:1: unknown label" in err
+
+
+def test_a_test_file_in_another_format_is_looked_at(data_dir, check):
+    code, out, _ = check(data_dir(test_jsonl='{"text": "前锋梅开二度", "labels": ["体育", "体育##足球"]}\n'))
+    assert code == 0 and numbers(out)[""] == ["train.txt", "dev.txt", "test.jsonl"]
+    assert warnings_in(out)["test.jsonl: texts that dev.txt holds, too; scores will be too good: 1"]
+    code, _, err = check(data_dir(test_jsonl='{"text": "前锋", "label": ["体育"]}\n'))
+    assert code == 2 and "test.jsonl:1: unknown field 'label', did you mean 'labels'?" in err
+    code, out, _ = check(data_dir(test_jsonl="[", test_txt="前锋\t体育\n"))
+    assert code == 0 and numbers(out)[""] == ["train.txt", "dev.txt", "test.txt"]
+
+
+def test_a_file_of_no_rows_is_a_fault_beside_the_others(data_dir, check):
+    code, _, err = check(data_dir(train_xlsx=b"PK", dev_txt="一\t无\n"), "--train_file", "train.xlsx")
+    assert code == 2 and "train.xlsx: rows and texts are read from" in err and "dev.txt:1: unknown label '无'" in err
 
 
 def test_other_names_and_formats(data_dir, check):
@@ -142,15 +158,62 @@ def test_long_texts(data_dir, check):
     assert table["share of rows above 10 tokens"] == ["50.0%", "0.0%"]
     assert table["tokens, median"] == ["11", "8"]  # a length that occurs, the upper one of the two in the middle
     assert table["tokens, longest"] == ["32", "8"]
-    assert "train.txt: texts longer than --max_seq_length 10, which are cut: 2" in warnings_in(out)
+    assert "train.txt: by an estimate, texts longer than --max_seq_length 10, which are cut: 2" in warnings_in(out)
     assert "which are cut" not in check(folder, "--max_seq_length", 32)[1]
+    out = check(folder, "--max_seq_length", 10, "--model_name", SAMPLE / "tiny-ernie")[1]
+    assert "train.txt: texts longer than --max_seq_length 10, which are cut: 2" in warnings_in(out)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("国足今晚出战。", 7),
+        ("2024年GDP 增长", 5),
+        ("The government announced it", 6),  # govern ment, announ ced
+        ("don't", 3),
+        ("naïve façade", 2),
+        ("サッカー 축구", 6),
+        ("Футбол", 2),
+        ("", 0),
+        ("𠮷", 1),
+    ],
+)
+def test_the_estimate_fits_the_script(text, tokens):
+    assert check_data.estimate(text) == (tokens + 2, [])
+
+
+def test_english_texts_are_not_said_to_be_cut_for_their_letters(data_dir, check):
+    """100 words have some 600 letters."""
+    out = check(data_dir(train_txt=f"{'market ' * 100}\t财经\n" * 10))[1]
+    assert numbers(out)["tokens, longest"][0] == "102" and "which are cut" not in out
+
+
+def test_tokens_that_the_model_does_not_know(data_dir, check, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(SAMPLE / "tiny-ernie", model)
+    vocab = [*"[PAD] [UNK] [CLS] [SEP] [MASK]".split(), *"人工智能abc，", "##b", "##c"]
+    (model / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
+    train = "⼈⼯智能，𝓪𝓫𝓬\t财经\n⼈龘🀄\t财经\n[UNK]人\t财经\n"  # KANGXI RADICAL MAN and WORK, script letters
+    out = check(data_dir(train_txt=train, dev_txt="人工\t财经\n"), "--model_name", model)[1]
+    # ⼈ ⼯ 智 能 ， 𝓪𝓫𝓬 | ⼈ 龘 🀄 | [UNK] 人: 11 tokens, of which 6 are unknown, and 4 would be known
+    assert numbers(out)["share of unknown tokens"] == ["54.5%", "0.0%"]
+    assert "Tokens in train.txt that the model does not know: 6: ⼈ 2, ⼯ 1, 𝓪𝓫𝓬 1, 龘 1, 🀄 1\n" in out
+    what = "train.txt: different tokens that the model does not know, 54.5% of all; Unicode NFKC would mend 36.4%: 5"
+    assert warnings_in(out)[what] == [
+        "2 times '⼈' (U+2F08), which NFKC makes '人'",
+        "1 times '⼯' (U+2F2F), which NFKC makes '工'",
+        "1 times '𝓪𝓫𝓬', which NFKC makes 'abc'",
+        "1 times '龘' (U+9F98)",
+        "1 times '🀄' (U+1F004)",
+    ]
+    assert "does not know" not in check(data_dir(train_txt=train))[1]  # without a model, nobody knows
 
 
 def test_a_model_counts_exactly(data_dir, check):
     folder = data_dir(train_txt="2024年GDP\t财经\n", dev_txt="年 年\t财经\n")
-    assert numbers(check(folder)[1])["tokens, longest"] == ["10", "5"]
+    assert numbers(check(folder)[1])["tokens, longest"] == ["5", "4"]
     out = check(folder, "--model_name", SAMPLE / "tiny-ernie")[1]
-    assert numbers(out)["tokens, longest"][1] == "4" and "characters + 2" not in out
+    assert numbers(out)["tokens, longest"][1] == "4" and "an estimate" not in out
 
 
 def test_suspicious_labels_and_texts(data_dir, check):

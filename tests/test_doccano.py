@@ -188,6 +188,45 @@ def test_another_separator_becomes_ours(convert, out):
     assert out("train.txt") == ["甲\t灾害/意外,灾害/意外##坍/垮塌"]
 
 
+@pytest.mark.parametrize("typed", [["--separator", "--"], ["--separator=--"]])
+def test_a_separator_of_dashes(convert, out, typed):
+    assert convert([row("甲", "体育--足球")], *typed, "--splits", "1.0")[0] == 0
+    assert out("train.txt") == ["甲\t体育,体育##足球"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "given"),
+    [(" > ", ">"), ("/", "/"), ("->", "'->'"), (" --> ", "'-->'"), ("--", "--"), ("|", "'|'"), ("::", "::")],
+)
+def test_a_forgotten_separator_is_asked_for(convert, out, mark, given):
+    records = [row(f"甲{i}", f"体育{mark}{i}") for i in range(10)] + [row("乙", "财经"), row("丙", "气象")]
+    flags = ("--task_type", "hierarchical", "--splits", "1.0", "--overwrite")
+    code, log = convert(records, *flags)
+    assert code == 0 and len(out("label.txt")) == 12
+    shown = given.strip("'")
+    hint = f"no label has several levels, and most hold {shown!r}: if that stands between levels, run this again with "
+    given = f"'{shown}'" if shown in (">", "|") else given
+    assert hint + f"--separator {given} and another --save_dir" in log
+    code, log = convert(records, *flags, "--separator", shown, save_dir="other")
+    assert code == 0 and "if that stands between" not in log
+    records = [row("甲", f"A{mark}B"), row("乙", "C"), row("丙", "D##E")]
+    assert (
+        "if that stands between" not in convert(records, *flags, save_dir="new")[1]
+    )  # a tree, so the separator is right
+
+
+def test_names_that_a_label_file_cannot_hold(convert, out):
+    code, log = convert([row("甲", "交往==见面")])
+    assert code == 2 and "all.jsonl:1: label '交往==见面' holds '=='" in log and out() == []
+
+
+def test_text_field_and_label_control(convert, out):
+    records = [{"content": "甲", "topic": ["A"], "text": "x", "label": ["B"]}]
+    flags = ("--text_field", "content", "--label_control", "topic", "--splits", "1.0")
+    assert convert(records, *flags)[0] == 0
+    assert out("train.txt") == ["甲\tA"]
+
+
 def test_a_label_with_a_comma_needs_jsonl(convert, out):
     code, log = convert([row("甲", "A, B")], "--splits", "1.0")
     assert code == 2 and "'A, B': a label with a comma can't stand in a .txt row" in log and out() == []
@@ -201,7 +240,7 @@ def test_an_existing_label_file_keeps_its_order(convert, out, tmp_path):
     (tmp_path / "out" / "label.txt").write_text(labels, encoding="utf-8")
     code, log = convert([row("甲", "体育##足求"), row("乙", "时政"), row("丙", "财经")], "--splits", "1.0")
     assert code == 2 and "2 labels of the export are not in it" in log
-    assert "体育##足求   (did you mean 体育##足球?)" in log and "--add_labels" in log and out() == ["label.txt"]
+    assert "体育##足求   (did you mean '体育##足球'?)" in log and "--add_labels" in log and out() == ["label.txt"]
     code, log = convert([row("甲", "体育##足求"), row("丙", "体育", "财经")], "--splits", "1.0", "--add_labels")
     assert code == 0 and "labels without a row in train: 2: 体育##足球, 娱乐" in log
     assert out("label.txt") == [*labels.split(), "体育##足求"]
@@ -353,6 +392,10 @@ def test_texts_alone_and_what_else_a_row_says(convert, out, data_dir, tmp_path):
     assert convert(tmp_path / "dirty.jsonl", *flags, to="--annotate_file")[0] == 0
     expected = {"text": "甲", "note": "suspect: 体育; p: 0.97; x: ?", "label": ["体育"]}
     assert json.loads(out("doccano_import.jsonl")[0]) == expected
+    content = '[{"text": "甲", "labels": ["体育"],\n "suspect": "体育", "p": 0.97, "x": "\\ud800"}]\n'
+    (tmp_path / "dirty.json").write_text(content, "utf-8")
+    assert convert(tmp_path / "dirty.json", *flags, to="--annotate_file")[0] == 0
+    assert json.loads(out("doccano_import.jsonl")[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -361,7 +404,13 @@ def test_texts_alone_and_what_else_a_row_says(convert, out, data_dir, tmp_path):
         ("rows.txt", "甲\t体育##足求\n", "rows.txt:1: unknown label '体育##足求'; did you mean '体育##足球'?"),
         ("rows.txt", "\n\n", "rows.txt: no row in it"),
         ("rows.txt", "", "rows.txt: the file is empty"),
-        ("rows.jsonl", '{"txt": "甲"}\n', "rows.jsonl:1: a row is one object"),
+        ("rows.jsonl", '{"txt": "甲"}\n', "rows.jsonl:1: unknown field 'txt', did you mean 'text'?"),
+        (
+            "rows.jsonl",
+            '{"text": "甲", "label": "体育"}\n',
+            "rows.jsonl:1: unknown field 'label', did you mean 'labels'",
+        ),
+        ("rows.xlsx", "x", "rows.xlsx: rows and texts are read from"),
     ],
 )
 def test_bad_rows_to_send_out(convert, out, data_dir, name, content, part):

@@ -11,6 +11,7 @@ import pytest
 import export_model
 import hierarchical
 from export_model import warn_about
+from hierarchical import exporting
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.modeling import predict_logits, sigmoid
 from hierarchical.predictor import Predictor
@@ -91,6 +92,25 @@ def test_table_has_the_scores_of_the_dev_rows(tiny_checkpoint, call, capsys):
         assert row["largest_difference"] < 1e-4
         assert f"{row['model']:<18}" in printed
     assert report["models"][0]["megabytes"] == find_weights(tiny_checkpoint).stat().st_size / 1e6
+
+
+@pytest.mark.slow
+def test_int8_is_compared_as_it_will_predict(tiny_checkpoint, call, capsys):
+    """One text at a time; and what was found out decides what auto takes."""
+    tree = LabelTree.read(SAMPLE / "label.txt")
+    texts = load_rows(SAMPLE / "dev.txt", tree).texts
+    for drop, expected in (("100", "int8"), ("0", "float32")):
+        flags = ["--dataset_dir", SAMPLE, "--format", "onnx", "--max_f1_drop", drop]
+        folder = call(tiny_checkpoint, *flags)
+        report = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        assert report["max_f1_drop"] == float(drop)
+        found = {row["model"]: row for row in report["models"]}
+        apart = Predictor(folder, "int8").probabilities(texts) - Predictor(tiny_checkpoint).probabilities(texts)
+        assert found["int8.onnx"]["largest_difference"] == pytest.approx(np.abs(apart).max(), abs=1e-5)
+        faster = found["int8.onnx"]["milliseconds_per_text"] < found["float32.onnx"]["milliseconds_per_text"]
+        expected = expected if faster else "float32"
+        assert f"Where the precision is auto, it is {expected}" in capsys.readouterr().err
+        assert Predictor(folder, "auto").file == folder / f"{expected}.onnx"
 
 
 @pytest.mark.slow
@@ -247,3 +267,13 @@ def test_the_files_of_the_checkpoint_are_opened_once_to_read_and_once_to_copy(ti
     counts = json.loads(done.stdout)
     small = ("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json")
     assert counts["model.safetensors"] == 1 and all(1 <= counts[name] <= 2 for name in small), counts
+
+
+def test_a_model_too_large_for_onnx_is_refused_before_paddle_is_loaded(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
+    monkeypatch.setattr(export_model, "set_device", lambda device: pytest.fail("paddle was loaded"))
+    words = ["--params_path", str(tiny_checkpoint), "--output_path", str(tmp_path / "export")]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: export_model.main(words))
+    assert ended.value.code == 2 and "--format paddle" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()

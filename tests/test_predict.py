@@ -103,7 +103,9 @@ def test_log_is_the_references(call, tiny_checkpoint):
             expected += [f"level {level} : {','.join(names)}"] * bool(names)
         expected += ["--------------------"]
     assert any(line.startswith("level 2 : ") for line in expected)
-    assert result.log[:-1] == expected
+    assert result.log[:-3] == expected
+    assert result.log[-3].startswith("Without a label: 0 of 3 texts (0.0%); with labels of upper levels alone: ")
+    assert " of 31 labels were given; the commonest: " in result.log[-2]
     assert result.log[-1].startswith("Predicted 3 texts in ")
 
 
@@ -151,7 +153,7 @@ def test_the_log_beside_a_file(call):
     log = call("--output_file", "out.jsonl", data_txt=data).log
     assert sum(line.startswith("text: ") for line in log) == predictions.LOGGED_ROWS
     assert "20 texts" in log[-1] and "texts/s" in log[-1] and log[-1].endswith("in out.jsonl")
-    assert len(call("--output_file", "out.jsonl", "--quiet").log) == 1
+    assert len(call("--output_file", "out.jsonl", "--quiet").log) == 3
 
 
 def test_decision_flags(call, tiny_checkpoint, tmp_path):
@@ -238,6 +240,45 @@ def test_jsonl_and_csv_rows(call):
     assert call("--output_file", "out.jsonl", "--data_file", "a.jsonl", a_jsonl=lines(*rows)).output == plain
     rows = f'text,label\n{TEXTS[0]},体育赛事\n\n"甲,乙"\n'
     assert call("--output_file", "out.jsonl", "--data_file", "a.csv", a_csv=rows).output == plain
+
+
+def test_the_gold_label_is_never_in_the_text(call, monkeypatch):
+    """Of each format the prediction is that of the texts alone."""
+    plain = call("--output_file", "out.jsonl", data_txt=lines(*TEXTS[:2])).output
+    rows = [{"text": text, "labels": ["体育赛事"], "note": "x"} for text in TEXTS[:2]]
+    one_each = lines(*(json.dumps(row, ensure_ascii=False) for row in rows))
+    for name, content in (
+        ("a.json", json.dumps(rows)),
+        ("b.json", json.dumps(rows, ensure_ascii=False, indent=2)),
+        ("c.jsonl", one_each.replace('"labels"', '"label"')),
+        ("d.ndjson", one_each),
+        ("e.tsv", lines(*(f"{row['text']}\t体育赛事\t体育赛事,公司动态" for row in rows))),
+    ):
+        result = call("--output_file", "out.jsonl", "--data_file", name, **{name.replace(".", "_"): content})
+        assert result.output == plain, name
+        assert any("labels after a TAB: 2 " in line for line in result.log) == (name == "e.tsv")
+    for content in (one_each, json.dumps(rows), json.dumps(rows, indent=1)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        assert call("--output_file", "out.jsonl", "--data_file", "-").output == plain
+
+
+def test_other_files_are_refused_once(call, tmp_path):
+    rows = lines(*(json.dumps({"text": text, "labels": ["体育赛事"]}) for text in TEXTS))
+    for name, content, says in (
+        ("rows.xlsx", b"PK\x03\x04" + bytes(100), "not from .xlsx. Save the sheet as CSV in UTF-8"),
+        ("rows.txt", b"PK\x03\x04\n\xff\n" * 100, "1: the file is a zip file"),
+        ("rows.csv", b"\x1f\x8b\x08\n\xff\n" * 100, "1: the file is compressed with gzip"),
+        ("lines.txt", rows, "1: the file holds JSON lines, not lines of text: give it a name that ends in .jsonl"),
+        ("head.txt", "text\n" + lines(*TEXTS), "1: 'text' looks like a header"),
+        (
+            "gb.txt",
+            lines(*TEXTS).encode("gb18030"),
+            "the file has another encoding. Convert it: iconv -f GB18030 -t UTF-8",
+        ),
+    ):
+        result = call("--output_file", "out.jsonl", "--data_file", name, **{name.replace(".", "_"): content})
+        assert fails(result, f"{name}:", says) and result.error.count(f"{name}:") == 1
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_an_absolute_data_file(call, tmp_path):

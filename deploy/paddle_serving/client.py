@@ -2,8 +2,9 @@
 
 import json
 
-from deploy.client_texts import read_texts
+from deploy.client_texts import texts_to_send
 from deploy.paddle_serving.protocol import MAX_BYTES, labels_of
+from hierarchical.console import shown
 from hierarchical.errors import InputError
 
 BATCH_SIZE = 64  # texts of a request
@@ -33,9 +34,9 @@ def classify(texts, ask):
 
 
 def print_labels(args, ask):
-    texts = read_texts(args)
+    texts = texts_to_send(args)
     for text, (names, probabilities) in zip(texts, classify(texts, ask)):
-        print("text:", text)
+        print("text:", shown(text))
         print("label:", ",".join(names))
         print("confidence:", ",".join(f"{p:.4f}" for p in probabilities))
         print("-" * 20)

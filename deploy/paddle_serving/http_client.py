@@ -3,7 +3,7 @@
     python deploy/paddle_serving/http_client.py --texts 某公司宣布裁员 国足今晚出战
     python deploy/paddle_serving/http_client.py --dataset_dir data --url http://192.168.0.7:9878
 
-Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
+Reads   data_file in dataset_dir: texts or rows (see hierarchical/formats.py); "-" is standard input. Writes nothing.
 """
 
 import http.client

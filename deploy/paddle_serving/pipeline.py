@@ -11,8 +11,10 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Pipe, wait
 
@@ -39,6 +41,7 @@ from hierarchical.modeling import sigmoid  # noqa: E402
 BAD_REQUEST = CustomExceptionCode.INPUT_PARAMS_ERROR.value
 BATCH_SIZE = 32  # texts of a model call
 SLOWEST_CLIENT = 10  # seconds without a byte of the request
+DISCARDED = 256 << 20  # bytes of a refused body that are read to its end; a client that sends more is cut off
 GRACE = 10  # seconds for the requests that have been taken, when the service is to end
 
 
@@ -122,30 +125,51 @@ class HttpHandler(BaseHTTPRequestHandler):
     timeout = SLOWEST_CLIENT
 
     def do_POST(self):
-        response, status = pipeline_service_pb2.Response(err_no=BAD_REQUEST), 400
         length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            return self.refuse(411, "the header Content-Length is missing")
+        size = int(length) if len(length) <= 12 else DISCARDED
         if self.path != ROUTE:
-            response.err_msg, status = f"no such path; POST to {ROUTE}", 404
-        elif not (length.isascii() and length.isdigit()):
-            response.err_msg, status = "the header Content-Length is missing", 411
-        elif len(length) > 9 or int(length) > MAX_BYTES:
-            response.err_msg, status = f"{length} bytes; send at most {MAX_BYTES} in a request", 413
-        else:
-            try:
-                body = json.loads(self.rfile.read(int(length)))
-                if not isinstance(body, dict):
-                    raise ValueError("it is no object")
-                request = json_format.ParseDict(body, pipeline_service_pb2.Request())
-            except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
-                response.err_msg = f"the body is not a request such as {EXAMPLE}: {error}"[:300]
-            else:
-                response = self.server.inference(request, None)
-                status = {0: 200, BAD_REQUEST: 400, CustomExceptionCode.NO_SERVICE.value: 404}.get(response.err_no, 500)
+            self.refuse(404, f"no such path; POST to {ROUTE}")
+            return self.discard(size)
+        if size > MAX_BYTES:
+            self.refuse(413, f"{length[:20]} bytes; send at most {MAX_BYTES} in a request")
+            return self.discard(size)
+        try:
+            body = json.loads(self.rfile.read(size))
+            if not isinstance(body, dict):
+                raise ValueError("it is no object")
+            request = json_format.ParseDict(body, pipeline_service_pb2.Request())
+        except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            return self.refuse(400, f"the body is not a request such as {EXAMPLE}: {error}"[:300])
+        response = self.server.inference(request, None)
+        status = {0: 200, BAD_REQUEST: 400, CustomExceptionCode.NO_SERVICE.value: 404}.get(response.err_no, 500)
         self.answer(status, response)
 
     def do_GET(self):
-        response = pipeline_service_pb2.Response(err_no=BAD_REQUEST, err_msg=f"POST to {ROUTE}")
-        self.answer(405 if self.path == ROUTE else 404, response)
+        if self.path == ROUTE:
+            return self.refuse(405, f"POST to {ROUTE}")
+        self.refuse(404, f"no such path; POST to {ROUTE}")
+
+    do_HEAD = do_OPTIONS = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def discard(self, size):
+        """Read the body of a request that has been refused: to close now would reset the connection.
+
+        The answer would be lost to clients that listen only when they have sent everything, as most do.
+        """
+        self.connection.shutdown(socket.SHUT_WR)
+        left = min(size, DISCARDED)
+        while left > 0 and (chunk := self.rfile.read(min(left, 1 << 16))):
+            left -= len(chunk)
+
+    def send_error(self, code, message=None, explain=None):
+        """What the library refuses by itself: other methods, and what is no HTTP."""
+        self.close_connection, self.request_version = True, self.protocol_version  # else there is no head
+        self.refuse(code, message or HTTPStatus(code).phrase)
+
+    def refuse(self, status, message):
+        self.answer(status, pipeline_service_pb2.Response(err_no=BAD_REQUEST, err_msg=message))
 
     def answer(self, status, response):
         body = json_format.MessageToDict(
@@ -153,10 +177,13 @@ class HttpHandler(BaseHTTPRequestHandler):
         )
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         self.send_response(status)
+        if status == 405:
+            self.send_header("Allow", "POST")
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, format, *arguments):
         pass  # the library has its own log

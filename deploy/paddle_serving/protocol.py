@@ -32,7 +32,17 @@ def texts_of(keys, values):
         raise InputError(f"{len(texts)} texts in a request; send at most {MAX_TEXTS}")
     if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
         raise InputError(f"entry {wrong[0]} of 'sentence' is not a text; write it in double quotes")
+    if wrong := [i for i, text in enumerate(texts) if not is_unicode(text)]:
+        raise InputError(f"entry {wrong[0]} of 'sentence' has a lone surrogate; send valid Unicode")
     return texts
+
+
+def is_unicode(text):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def labels_of(keys, values, count):

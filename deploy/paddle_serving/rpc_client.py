@@ -3,7 +3,7 @@
     .venv-paddle-serving/bin/python deploy/paddle_serving/rpc_client.py --texts 某公司宣布裁员 国足今晚出战
     .venv-paddle-serving/bin/python deploy/paddle_serving/rpc_client.py --dataset_dir data --url 192.168.0.7:18090
 
-Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
+Reads   data_file in dataset_dir: texts or rows (see hierarchical/formats.py); "-" is standard input. Writes nothing.
 """
 
 import collections

@@ -61,7 +61,7 @@ def read_config(path):
 
 def main(argv=None):
     args = parse_args(argv)
-    if importlib.util.find_spec("paddle_serving_server") is None:
+    if not all(map(importlib.util.find_spec, ("paddle_serving_server", "paddle"))):
         raise InputError(
             "Paddle Serving is not installed in this Python. Run: bash deploy/paddle_serving/make_environment.sh, "
             "then .venv-paddle-serving/bin/python deploy/paddle_serving/service.py"
@@ -72,7 +72,7 @@ def main(argv=None):
     model.require_models([*folder.glob("*.pdmodel"), *folder.glob("*.pdiparams")], {})
     # The library writes to these folders as soon as it is imported, else to the current one.
     os.environ["SERVING_LOG_PATH"] = os.environ["SERVING_HOME"] = str(args.config.parent.resolve())
-    prepare_runtime("cpu" if config["op"][SERVICE]["local_service_conf"].get("device_type", 0) == 0 else "gpu")
+    prepare_runtime()
     from deploy.paddle_serving import pipeline
 
     logger = get_logger()

@@ -5,7 +5,7 @@
         --dataset_dir data --output_file predictions.jsonl                 # int8, to a file
     python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --dataset_dir data --perf
 
-Reads   what predict.py reads, and the model with its settings (see predictor.py)
+Reads   what predict.py reads, and the model with its settings (see hierarchical/predictor.py)
 Writes  what predict.py writes; nothing beside the model
         with --perf nothing: it prints scores on labelled rows and the time a text takes
 """
@@ -17,7 +17,9 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hierarchical.checkpoints import require_same_labels
+from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import BACKENDS, find_gpu, has_bf16
+from hierarchical.formats import existing
 from hierarchical.modeling import sigmoid
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
@@ -29,7 +31,7 @@ from utils import (
     add_max_seq_length_argument,
     add_result_arguments,
     add_texts_arguments,
-    check_minima,
+    check_engine_arguments,
     check_prediction_arguments,
     decision_from_arguments,
     get_logger,
@@ -66,7 +68,7 @@ def parse_args(argv):
     add_result_arguments(parser)
     args = parser.parse_args(argv)
     check_prediction_arguments(parser, args)
-    check_minima(parser, args, num_threads=1, device_id=0)
+    check_engine_arguments(parser, args)
     if args.perf and args.dataset_dir is None:
         parser.error("argument --perf: needs a --dataset_dir with labelled rows")
     return args
@@ -76,7 +78,7 @@ def precision(args, device, logger):
     """The precision to load; a switch that does not fit the device is told and has no effect."""
     if args.use_fp16 and device == "cpu":
         logger.warning("--use_fp16: only on a GPU, where it is faster; using float32")
-    if args.use_quantize and device == "gpu":
+    if args.use_quantize and device != "cpu":
         logger.warning("--use_quantize: only on a CPU, where it is faster; using float32")
     if args.use_quantize and args.backend == "paddle":
         raise InputError("--use_quantize: the int8 model is an ONNX one. Leave --backend paddle out.")
@@ -84,11 +86,11 @@ def precision(args, device, logger):
         raise InputError("--use_fp16: the float16 model is an ONNX one. Leave --backend paddle out.")
     if args.use_bf16 and args.backend == "onnx":
         raise InputError("--use_bf16: ONNX Runtime does not compute so. Add --backend paddle, or use --use_quantize.")
-    if args.use_bf16 and (device == "gpu" or not has_bf16()):
+    if args.use_bf16 and (device != "cpu" or not has_bf16()):
         logger.warning("--use_bf16: only on a CPU with AVX512-BF16 or AMX, where it is faster; using float32")
     elif args.use_bf16:
         return "bfloat16"
-    if device == "gpu":
+    if device != "cpu":
         return "float16" if args.use_fp16 else "float32"
     return "int8" if args.use_quantize else "float32"
 
@@ -96,19 +98,21 @@ def precision(args, device, logger):
 def measure(args, predictor, decision, logger):
     """Scores of labelled rows, and the time for them with and without tokenising."""
     path = Path(args.dataset_dir) / f"{args.perf_dataset}.txt"
-    rows = load_reported(path, predictor.tree, logger)
+    rows = load_reported(existing(path) or path, predictor.tree, logger)
     texts = rows.texts
-    predictor.logits(predictor.tokenizer.encode(texts[: args.batch_size]))  # the first call also plans memory
+    predictor.tokenizer.encode(texts[:1])  # loads what it needs
     began = time.perf_counter()
     ids = predictor.tokenizer.encode(texts)
-    tokenised = time.perf_counter()
+    tokenised = time.perf_counter() - began
+    predictor.logits(ids)  # the first call with a batch of its size also plans memory and chooses kernels
+    began = time.perf_counter()
     probabilities = sigmoid(predictor.logits(ids))
-    ended = time.perf_counter()
+    computed = time.perf_counter() - began
     scores = Scores(predictor.tree)
     scores.update(decide(probabilities, predictor.tree, decision), rows.multi_hot(len(predictor.tree)))
     result = scores.result()
     logger.info(f"micro f1: {100 * result['micro_f1']:.2f}, macro f1: {100 * result['macro_f1']:.2f}")
-    for what, seconds in (("", ended - tokenised), (" with tokenising", ended - began)):
+    for what, seconds in (("", computed), (" with tokenising", tokenised + computed)):
         logger.info(
             f"sample nums{what}: {len(texts)}, time: {seconds:.2f}, latency: {1000 * seconds / len(texts):.2f} ms, "
             f"throughput: {len(texts) / seconds:.1f} texts/s"
@@ -118,12 +122,16 @@ def measure(args, predictor, decision, logger):
 def main(argv=None):
     args = parse_args(argv)
     logger = get_logger()
+    if args.no_tf32:
+        forbid_tf32()
     device = find_gpu(args.device, logger, args.backend)
+    loaded = precision(args, device, logger)
+    tell_tf32(device, loaded, logger)
     logger.info(">>> [InferBackend] Creating Engine ...")
     predictor = Predictor(
         args.model_path_prefix,
         kind="export",
-        precision=precision(args, device, logger),
+        precision=loaded,
         backend=args.backend,
         device=device,
         device_id=args.device_id,
@@ -138,7 +146,7 @@ def main(argv=None):
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)
     else:
-        predict_file(prediction_job(args, args.label_file), predictor, decision)
+        predict_file(prediction_job(args), predictor, decision)
 
 
 if __name__ == "__main__":

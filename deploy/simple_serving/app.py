@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 
 from deploy.simple_serving import bodies
 from deploy.simple_serving import model as answers
+from deploy.simple_serving.description import add_limits
+from deploy.simple_serving.guard import Guard
 from deploy.simple_serving.key import KEY_VARIABLE
 
 PAGE = Path(__file__).with_name("page.html")
@@ -50,8 +52,8 @@ class Watch:
             service.seconds.labels(path).observe(time.perf_counter() - began)
 
 
-def make_app(service):
-    """The app of a service.Service."""
+def make_app(service, hosts):
+    """The app of a service.Service; hosts: the guard.Hosts by which it goes."""
 
     @asynccontextmanager
     async def lifespan(app):
@@ -75,7 +77,7 @@ def make_app(service):
         responses = {200: {"model": answer}} | {status: {"model": bodies.ErrorAnswer} for status in statuses}
         return app.post(path, responses=responses, openapi_extra=extra, response_class=JSONResponse)
 
-    of_texts = 400, 401, 408, 413, 422, 429, 503
+    of_texts = 400, 401, 408, 413, 415, 421, 422, 429, 503
 
     @post("/v1/classify", bodies.ClassifyBody, bodies.ClassifyAnswer, *of_texts)
     async def classify(request: Request):
@@ -94,7 +96,7 @@ def make_app(service):
     async def explain(request: Request):
         """By how much the probability of each label falls when a word is left out of the text."""
         body, model = await service.read(request, bodies.ExplainBody), service.model
-        service.check_texts([body.text], "text")
+        service.check_text(body.text, "text")
         labels = service.class_indices(model, body.labels)
         most = min(answers.MOST_PIECES, service.args.queue_size - 1)
         read, pieces = await asyncio.to_thread(answers.pieces_of, model, body.text, most)
@@ -153,7 +155,7 @@ def make_app(service):
     def json_response(text):
         return Response(text, media_type="application/json")
 
-    def refused(request, refusal):
+    def refused(scope, refusal):
         first = refusal.problems[0]
         content = bodies.ErrorAnswer(error=f"{first.where}: {first.what}", problems=refusal.problems)
         return JSONResponse(content.model_dump(), refusal.status, refusal.headers)
@@ -173,6 +175,7 @@ def make_app(service):
             definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")[1]["$defs"]
             document["components"]["schemas"] |= definitions
             document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        add_limits(app.openapi_schema["components"]["schemas"], service.args, service.model)
         return app.openapi_schema
 
     html = PAGE.read_text(encoding="utf-8")
@@ -181,5 +184,6 @@ def make_app(service):
     app.add_exception_handler(HTTPException, refused_by_library)
     app.add_exception_handler(Exception, failed)
     watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
+    app.add_middleware(Guard, hosts=hosts, refused=refused)
     app.add_middleware(Watch, service=service, paths=frozenset(watched))
     return app

@@ -28,6 +28,13 @@ class Full(Exception):
         self.seconds = seconds
 
 
+@dataclass(slots=True)
+class Failed:
+    """What an item has instead of a result."""
+
+    error: BaseException | None
+
+
 @dataclass(slots=True, eq=False)
 class Item:
     """One text to be run; `future` gets its result."""
@@ -42,9 +49,9 @@ class Item:
 class Batcher:
     """Runs items in batches, `workers` batches side by side in threads.
 
-    run: called in a thread with a list of items, returns their results in the same order. What it raises is raised by
-    every item of the batch. observe: called in the event loop with the size of each batch. All methods belong to the
-    event loop's thread.
+    run: called in a thread with a list of items, returns their results in the same order. If it raises, each item
+    of the batch is run alone, and only those that raise again have an error: one text fails nobody else's.
+    observe: called in the event loop with the size of each batch. All methods belong to the event loop's thread.
     """
 
     def __init__(self, run: Callable, workers: int, batch_size: int, queue_size: int, observe: Callable = lambda n: 0):
@@ -86,9 +93,9 @@ class Batcher:
         """The oldest item and those beside it that cost less together than apart; taken out of the queue."""
         oldest = self.queue[0]
         share = -(-len(self.queue) // self.free)  # free workers share what there is
-        candidates = self.queue[1 : CHOICE * self.batch_size] if share > 1 else []
-        batch, longest, total = [oldest], oldest.length + OVERHEAD, oldest.length + OVERHEAD
         most = min(share, self.batch_size, oldest.most)
+        candidates = self.queue[1 : CHOICE * self.batch_size] if most > 1 else []
+        batch, longest, total = [oldest], oldest.length + OVERHEAD, oldest.length + OVERHEAD
         for item in sorted(candidates, key=lambda item: abs(item.length - oldest.length)):
             size, length = len(batch) + 1, item.length + OVERHEAD
             if size > most or max(longest, length) * size > PADDING * (total + length):
@@ -101,22 +108,29 @@ class Batcher:
         return batch
 
     def _work(self, batch):
-        began, results, error = time.perf_counter(), None, None
-        try:
-            results = self.run(batch)
-        except BaseException as raised:  # whatever it is, those who wait must hear of it
-            error = raised
+        began = time.perf_counter()
+        outcomes = self._outcomes(batch)
+        if len(batch) > 1 and any(isinstance(outcome, Failed) for outcome in outcomes):
+            # those that nobody waits for any more need not be tried again
+            outcomes = [Failed(None) if item.future.cancelled() else self._outcomes([item])[0] for item in batch]
         seconds = time.perf_counter() - began
-        self._loop.call_soon_threadsafe(self._done, batch, results, error, seconds)
+        self._loop.call_soon_threadsafe(self._done, batch, outcomes, seconds)
 
-    def _done(self, batch, results, error, seconds):
+    def _outcomes(self, batch):
+        """The results of a batch, or for each of its items the same Failed."""
+        try:
+            return self.run(batch)
+        except BaseException as error:  # whatever it is, those who wait must hear of it
+            return [Failed(error)] * len(batch)
+
+    def _done(self, batch, outcomes, seconds):
         self.free += 1
         self._seconds_per_item += 0.1 * (seconds / len(batch) - self._seconds_per_item)
-        for i, item in enumerate(batch):
+        for item, outcome in zip(batch, outcomes, strict=True):
             if item.future.done():  # cancelled: nobody waits for it any more
                 continue
-            if error is None:
-                item.future.set_result(results[i])
+            if isinstance(outcome, Failed):
+                item.future.set_exception(outcome.error)
             else:
-                item.future.set_exception(error)
+                item.future.set_result(outcome)
         self._dispatch()

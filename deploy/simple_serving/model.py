@@ -26,12 +26,13 @@ class Model:
 
     path: the file that /health names; config: config.json of the model's folder
     score: token ids, list of n lists -> probabilities float32 [n, L]; called by several threads
+    singly: `score` is to be given one text at a time
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
     """
 
-    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None):
+    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None, singly=False):
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
-        self.score, self.has_changed = score, has_changed
+        self.score, self.has_changed, self.singly = score, has_changed, singly
         self.max_seq_length = tokenizer.max_seq_length
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -62,7 +63,7 @@ def load_exported(path, precision, max_seq_length=None):
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
         return sigmoid(logits)
 
-    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score)
+    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score, singly=predictor.engine.singly)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------

@@ -6,17 +6,22 @@ makes room. A client that offers to change the protocol (Upgrade: h2c, as Java's
 and Ctrl-C end the server once everything it has taken is answered.
 """
 
+import json
 import signal
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
 HEAD_SECONDS, ANSWER_SECONDS = 10, 30
 BODY_SECONDS = 15  # for bodies that nobody reads, such as after a 404; Service.read gives up on the others earlier
+REFUSED_SECONDS = 5  # for a client to read why its request was no HTTP, and to leave
 HEAD_BYTES = 65_536
-HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class HeadTooLarge(Exception):
+    """A head of more than HEAD_BYTES."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -29,6 +34,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.request_timer = self.answer_timer = None
         self.head_bytes = None  # what has come of a head; None outside of one
+        self.refused = False
         if len(self.connections) > self.most_connections and self.owing:
             oldest = next(iter(self.owing))
             oldest._owes_nothing()  # it may take a while until the next line has told it
@@ -42,18 +48,21 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data):
+        if self.refused:
+            return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._answer_as_it_is(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, HeadTooLarge):
+                return self._refuse_head()
+            return self._refuse(400, "request", "it is no HTTP", "Send HTTP/1.1, as any client's library does.")
         if self.head_bytes is not None:
             self.head_bytes += len(data)
             if self.head_bytes > HEAD_BYTES:
-                self.transport.write(HEAD_TOO_LARGE)
-                self.transport.close()
+                return self._refuse_head()
         if self in self.owing and not self.request_timer:
             self._expect_within(BODY_SECONDS if self.head_bytes is None else HEAD_SECONDS)
 
@@ -62,8 +71,13 @@ class Protocol(HttpToolsProtocol):
         self.head_bytes = 0
         self.owing.setdefault(self)
 
+    def on_header(self, name, value):
+        super().on_header(name, value.strip(b" \t"))  # blanks around a value are none of it
+
     def on_headers_complete(self):
         self.head_bytes = None
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
+            raise HeadTooLarge  # all of it came at once
         self._stop_expecting()
         if not self._offers_upgrade():
             super().on_headers_complete()
@@ -72,6 +86,12 @@ class Protocol(HttpToolsProtocol):
         if not self._offers_upgrade():
             self._owes_nothing()
             super().on_message_complete()
+            if self.cycle.response_complete and not self.transport.is_closing():  # it was answered before its end
+                self.owing[self] = None
+                self._unset_keepalive_if_required()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def on_response_complete(self):
         if not self.pipeline and not self.transport.is_closing():
@@ -92,12 +112,36 @@ class Protocol(HttpToolsProtocol):
     def _answer_as_it_is(self, rest):
         """Read a request again without its offer of an upgrade, after which the parser would take no body."""
         if not self._offers_upgrade():
-            return self.send_400_response("This is no proxy.")
+            return self._refuse(400, "request", "this is no proxy", "Ask this server for its own paths; see /docs.")
         version = self.parser.get_http_version().encode()
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def _refuse_head(self):
+        how = f"Send at most {HEAD_BYTES} bytes before the body."
+        self._refuse(431, "headers", f"more than {HEAD_BYTES} bytes", how)
+
+    def _refuse(self, status, where, what, how):
+        """Answer what never becomes a request; in the form of bodies.ErrorAnswer, and so that the client can read it.
+
+        To close at once would reset the connection where more has come than was read, and the answer would be lost.
+        """
+        if self.cycle and self.cycle.response_started and not self.cycle.response_complete:
+            return self.transport.abort()  # in the middle of another answer
+        problem = {"where": where, "what": what, "how": how}
+        content = json.dumps({"error": f"{where}: {what}", "problems": [problem]}).encode()
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
+        self.transport.write(STATUS_LINE[status] + head + content)
+        self.transport.write_eof()
+        self.refused = True
+        self._owes_nothing()
+        self.owing[self] = None  # it may make room
+        if self.cycle:  # whoever works on its body need not go on
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._expect_within(REFUSED_SECONDS)
 
     def _expect_within(self, seconds):
         self.request_timer = self.loop.call_later(seconds, self.transport.abort)

@@ -29,7 +29,9 @@ def parse_args(argv):
     parser = make_parser("Serve an exported model over HTTP.")
     model = parser.add_argument_group("model")
     model.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
-    model.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: int8 if it is there")
+    model.add_argument(
+        "--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: int8 if it is there, and good"
+    )
     add_max_seq_length_argument(model)
     add_serving_arguments(parser)
     args = parser.parse_args(argv)

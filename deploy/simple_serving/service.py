@@ -18,7 +18,6 @@ from hierarchical.errors import InputError
 BODY_SECONDS = 10  # for a body to arrive
 LOOK_SECONDS = 1  # between two looks at files that may change
 RETRY_SECONDS = 10  # the same after changed files turned out to be broken
-DISCARDED = 20  # a body this many times too large is read to its end, since most clients listen only then
 
 
 def gone():
@@ -72,10 +71,9 @@ class Service:
             with anyio.fail_after(BODY_SECONDS):
                 async for chunk in request.stream():
                     size += len(chunk)
-                    if size <= limit:
-                        content += chunk
-                    elif size > DISCARDED * limit:
-                        break
+                    if size > limit:
+                        break  # the protocol reads the rest, since most clients listen only when they have sent it
+                    content += chunk
         except TimeoutError:
             what = f"only {size} bytes of it came within {BODY_SECONDS} s"
             raise Refusal(408, "body", what, "Send it faster.", {"Connection": "close"}) from None
@@ -83,20 +81,20 @@ class Service:
             raise gone() from None
         if size > limit:
             how = f"Send at most {limit} bytes; split the texts over several requests."
-            raise Refusal(413, "body", f"more than {limit} bytes", how, {"Connection": "close"})
+            raise Refusal(413, "body", f"more than {limit} bytes", how)
         return parse(body_class, bytes(content))
 
     def check_texts(self, texts, field):
-        most, longest = self.args.max_texts, self.args.max_chars
-        if len(texts) > most:
-            how = f"Send at most {most} in a request."
+        if len(texts) > self.args.max_texts:
+            how = f"Send at most {self.args.max_texts} in a request."
             raise Refusal(413, f"body.{field}", f"{len(texts)} texts", how)
         for i, text in enumerate(texts):
-            if len(text) > longest:
-                how = (
-                    f"Send at most {longest} characters; the model reads the first {self.model.max_seq_length} tokens."
-                )
-                raise Refusal(413, f"body.{field}[{i}]", f"{len(text)} characters", how)
+            self.check_text(text, f"{field}[{i}]")
+
+    def check_text(self, text, field):
+        if len(text) > (longest := self.args.max_chars):
+            how = f"Send at most {longest} characters; the model reads the first {self.model.max_seq_length} tokens."
+            raise Refusal(413, f"body.{field}", f"{len(text)} characters", how)
 
     def decision(self, model, **settings):
         """The model's stored decision with what the request asks for in its place."""
@@ -110,7 +108,7 @@ class Service:
 
     async def answers(self, request, model, works, most=None):
         """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""
-        most = most or self.args.batch_size
+        most = 1 if model.singly else most or self.args.batch_size
         items = [Item(work, min(len(work.text), work.max_seq_length), model, most) for work in works]
         try:
             futures = self.batcher.submit(items)
@@ -142,8 +140,8 @@ class Service:
         """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""
         for i, label in enumerate(labels or ()):
             if label not in model.tree.index:
-                near = model.tree.nearest(label[:200])
-                how = f"Did you mean {near!r}?" if near else "Labels are full paths, as in label.txt."
+                guess = model.tree.guess(label[:200])
+                how = f"{guess[:1].upper()}{guess[1:]}" or "Labels are full paths, as in label.txt."
                 raise Refusal(422, f"body.labels[{i}]", "unknown label", how)
         return labels and [model.tree.index[label] for label in labels]
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
 from utils import InputError, check_minima, get_logger
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
-
 
 def add_serving_arguments(parser):
     """The flags of everything but the model."""
@@ -16,6 +14,11 @@ def add_serving_arguments(parser):
     address.add_argument("--port", type=int, default=8189, help="0: any free one")
     address.add_argument(
         "--api_key_file", type=Path, help=f"every POST must bring its first line as X-API-Key (or set {KEY_VARIABLE})"
+    )
+    address.add_argument(
+        "--allowed_hosts",
+        nargs="+",
+        help="names by which clients call it, *: any; left out: localhost, --host, the machine's name",
     )
     work = parser.add_argument_group("work")
     work.add_argument("--num_threads", type=int, help="model calls side by side (default: all cores)")
@@ -58,6 +61,7 @@ def serve(args, load):
         import uvicorn
 
         from deploy.simple_serving.app import make_app
+        from deploy.simple_serving.guard import LOCAL, Hosts
         from deploy.simple_serving.protocol import Protocol, Server
         from deploy.simple_serving.service import Service
     except ModuleNotFoundError as error:
@@ -66,8 +70,9 @@ def serve(args, load):
     with listen(args.host, args.port) as sock:
         service = Service(args, load, api_key)
         Protocol.most_connections = most_connections()
+        app = make_app(service, Hosts(args.host, args.allowed_hosts))
         config = uvicorn.Config(
-            make_app(service), http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
+            app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
             proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
         )  # fmt: skip
         if args.host not in LOCAL and not api_key:

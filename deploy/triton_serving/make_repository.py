@@ -24,13 +24,14 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import hierarchical
 from hierarchical.checkpoints import Checkpoint, write_settings
-from hierarchical.engines import PRECISIONS, OnnxModel, model_path
+from hierarchical.engines import PRECISIONS, OnnxModel, contains, model_path
 from hierarchical.predictor import Predictor
 from utils import (
     InputError,
     add_decision_arguments,
     check_minima,
     decision_from_arguments,
+    engine_device_word,
     get_logger,
     make_parser,
     run,
@@ -58,9 +59,11 @@ def parse_args(argv):
         "--precision",
         choices=("auto", *PRECISIONS),
         default="auto",
-        help="auto: int8 if it is there, on a GPU float16 if it is there",
+        help="auto: int8 if it is there, and good; on a GPU float16 if it is there",
     )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where the model runs")
+    parser.add_argument(
+        "--device", type=engine_device_word, default="cpu", help="where the model runs: cpu, gpu or gpu:1"
+    )
     parser.add_argument(
         "--instances", type=int, default=2, help="models side by side; on a CPU one per core, each takes one thread"
     )
@@ -73,9 +76,14 @@ def parse_args(argv):
 def find_model(args):
     """The Predictor of the model to serve. Raises InputError for what is missing or does not fit together."""
     precision = args.precision
-    if precision == "auto" and args.device == "gpu":
+    if precision == "auto" and args.device != "cpu":
         precision = "float16" if model_path(args.model_path, "float16", ".onnx").exists() else "float32"
     predictor = Predictor(args.model_path, precision, kind="export")
+    if contains(predictor.file, b"DynamicQuantizeLinear"):
+        raise InputError(
+            f"{predictor.file}: an older export, whose answers depend on the other texts of a batch. Export it again, "
+            "or pass --precision float32."
+        )
     predictor.logits(predictor.tokenizer.encode(["第一句，a first text"]))  # has as many outputs as there are labels
     return predictor
 
@@ -107,7 +115,9 @@ def parameter(key, value):
 
 
 def instances(count, device="cpu"):
-    return f"instance_group {{ kind: KIND_{device.upper()} count: {count} }}"
+    kind, _, number = device.partition(":")
+    gpus = f" gpus: [ {number} ]" if number else ""  # else Triton puts `count` on each that it finds
+    return f"instance_group {{ kind: KIND_{kind.upper()} count: {count}{gpus} }}"
 
 
 def step(model, inputs, outputs):
@@ -128,20 +138,26 @@ def config_texts(args, predictor):
     results = {"label": "TYPE_INT64", "confidence": "TYPE_FP32", "label_name": "TYPE_STRING"}
     ragged = ["allow_ragged_batch: true"] if python else []
     threads = [parameter("intra_op_thread_count", 1)] if args.device == "cpu" else []
+    singly = predictor.engine.singly
+    batching = [] if singly else ["dynamic_batching { }  # joins the requests that wait, and never waits for more"]
+    own = [
+        parameter("pad_id", predictor.tokenizer.pad_id),
+        parameter("singly", int(singly)),
+    ]  # of steps/seqcls_model.py
     lines = {
         "tokenizer": [
             'backend: "python"',
             tensor("input", "INPUT_0", "TYPE_STRING", 1),
             *(tensor("output", name, "TYPE_INT64", -1) for name in tokens),
-            parameter("pad_to_multiple_of", 1 if python else EQUAL_LENGTHS),
+            parameter("pad_to_multiple_of", 1 if python or singly else EQUAL_LENGTHS),
             instances(1),
         ],
         "seqcls_model": [
             f"backend: {quoted(args.backend)}",
             *(tensor("input", name, "TYPE_INT64", -1, *ragged) for name in inputs),
             tensor("output", logits, "TYPE_FP32", size),
-            *([parameter("pad_id", predictor.tokenizer.pad_id)] if python else threads),
-            "dynamic_batching { }  # joins the requests that wait, and never waits for more",
+            *(own if python else threads),
+            *batching,
             instances(args.instances, args.device),
         ],
         "seqcls_postprocess": [

@@ -3,7 +3,7 @@
     python deploy/triton_serving/seqcls_grpc_client.py --texts 某公司宣布裁员 国足今晚出战
     python deploy/triton_serving/seqcls_grpc_client.py --dataset_dir data --url 192.168.0.7:8001
 
-Reads   data_file in dataset_dir: .jsonl, .csv, or else one text per line; "-" is standard input. Writes nothing.
+Reads   data_file in dataset_dir: texts or rows (see hierarchical/formats.py); "-" is standard input. Writes nothing.
 
 It knows nothing of the model: names of labels, and how many texts a request may hold, come from the server.
 """
@@ -16,7 +16,10 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy import client_texts
-from utils import InputError, make_parser, run
+from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
+from utils import InputError, make_parser, run, shown
+
+REQUEST_BYTES = 3 << 20  # of texts in a request: below the limit of nginx.conf
 
 
 def parse_args(argv):
@@ -24,43 +27,65 @@ def parse_args(argv):
     client_texts.add_arguments(parser, "localhost:8001", "the server's gRPC port")
     parser.add_argument("--model_name", default="seqcls", help="the ensemble of make_repository.py")
     parser.add_argument("--model_version", default="1", help="its version")
+    parser.add_argument(
+        "--api_key_file", type=Path, help=f"its first line is sent as x-api-key (or set {KEY_VARIABLE})"
+    )
     return client_texts.parse_args(parser, argv)
 
 
-class Client:
-    """A connection to a served model: `classify(texts)`. Raises InputError for whatever the server refuses."""
+def requests_of(texts, most):
+    """Cut encoded texts into lists of at most `most` and REQUEST_BYTES; one that is longer by itself stays alone."""
+    batch, size = [], 0
+    for text in texts:
+        if batch and (len(batch) == most or size + len(text) > REQUEST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
 
-    def __init__(self, url="localhost:8001", model="seqcls", version="1", timeout=120):
+
+class Client:
+    """A connection to a served model: `classify(texts)`. Raises InputError for whatever the server refuses.
+
+    api_key: for a server that was started with --grpc-restricted-protocol=...:x-api-key=KEY, or the proxy before it
+    """
+
+    def __init__(self, url="localhost:8001", model="seqcls", version="1", timeout=120, api_key=None):
         try:
             from tritonclient import grpc
         except ImportError:
             raise InputError("tritonclient is not installed. Run: pip install 'tritonclient[grpc]'") from None
         self.grpc, self.url, self.model, self.version, self.timeout = grpc, url, model, version, timeout
+        names = ("x-api-key", "triton-grpc-protocol-x-api-key")  # as nginx.conf and as Triton itself looks for it
+        self.headers = dict.fromkeys(names, api_key) if api_key else None
         self.client = grpc.InferenceServerClient(url)
-        config = self.ask(self.client.get_model_config, model, version, client_timeout=timeout).config
+        config = self.ask(self.client.get_model_config, model, version).config
         self.batch_size = max(1, config.max_batch_size)
 
     def ask(self, function, *arguments, **settings):
         from tritonclient.utils import InferenceServerException
 
         try:
-            return function(*arguments, **settings)
+            return function(*arguments, headers=self.headers, client_timeout=self.timeout, **settings)
         except InferenceServerException as error:
             hint = ""
-            if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
+            if "restricted" in error.message() or error.status() == "StatusCode.UNAUTHENTICATED":
+                hint = " Send the server's key: --api_key_file."
+            elif error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
                 hint = " Is this the gRPC port of a Triton server, and is it up?"
             raise InputError(f"{self.url}, model {self.model}: {error.message().rstrip('.')}.{hint}") from None
 
     def classify(self, texts):
         """Yield for each text the list of its (class index, label name, confidence), in ascending order of indices."""
-        for start in range(0, len(texts), self.batch_size):
-            batch = np.array([[text.encode("utf-8")] for text in texts[start : start + self.batch_size]], object)
+        for encoded in requests_of([text.encode("utf-8") for text in texts], self.batch_size):
+            batch = np.array([[text] for text in encoded], object)
             tensor = self.grpc.InferInput("INPUT", batch.shape, "BYTES")
             tensor.set_data_from_numpy(batch)
             result = self.ask(
                 self.client.infer, self.model, [tensor], self.version,
                 outputs=[self.grpc.InferRequestedOutput(name) for name in ("label", "confidence", "label_name")],
-                client_timeout=self.timeout,
             )  # fmt: skip
             for row in zip(*(result.as_numpy(name).tolist() for name in ("label", "label_name", "confidence"))):
                 yield [(i, name.decode("utf-8"), p) for i, name, p in zip(*row) if i >= 0]
@@ -68,10 +93,11 @@ class Client:
 
 def main(argv=None):
     args = parse_args(argv)
-    texts = client_texts.read_texts(args)
-    client = Client(args.url, args.model_name, args.model_version, args.timeout)
+    key = read_api_key(args.api_key_file)
+    texts = client_texts.texts_to_send(args)
+    client = Client(args.url, args.model_name, args.model_version, args.timeout, key and key.decode())
     for text, labels in zip(texts, client.classify(texts)):
-        print("text:", text)
+        print("text:", shown(text))
         print("label:", ",".join(str(i) for i, _, _ in labels))
         print("label name:", ",".join(name for _, name, _ in labels))
         print("confidence:", ",".join(f"{p:.4f}" for _, _, p in labels))

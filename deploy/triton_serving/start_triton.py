@@ -2,12 +2,18 @@
 
     python deploy/triton_serving/make_repository.py --model_path export --output models --backend python
     python deploy/triton_serving/start_triton.py --model_repository models
+    python deploy/triton_serving/start_triton.py --model_repository models -- --http-thread-count=4 --log-verbose=1
 
 Reads   model_repository, as make_repository.py --backend python writes it. Writes nothing, but Python
         keeps its compiled files there.
 
-This build of Triton has the Python back end alone; the models' Python is the one that runs this script. SIGTERM and
-Ctrl-C end the server once the requests it has taken are answered.
+This build of Triton has the Python back end alone; the models' Python is the one that runs this script. What follows a
+bare -- is passed on to the server. SIGTERM and Ctrl-C end the server once the requests it has taken are answered; if
+another signal ends it, as a crash does, it is started again.
+
+Triton's HTTP reads a large body, or one of many chunks, with functions that call each other, and so ends with a
+segmentation fault where a thread's stack does not suffice. It gets a larger one here, which moves that limit and does
+not take it away.
 """
 
 import importlib.util
@@ -17,11 +23,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils import InputError, make_parser, run
+from utils import InputError, get_logger, make_parser, run
+
+STACK = 256 << 20  # bytes of address space for each of its some 160 threads; used only as far as one needs it
+TRIED = "60 MB or 5 million chunks"  # the largest HTTP bodies that were tried, and did not end it
+SHORTEST, LONGEST = 1, 60  # seconds before it is started again: twice as many each time
+STEADY = 60  # seconds after which a start counts as a good one
 
 
 def parse_args(argv):
@@ -31,7 +43,10 @@ def parse_args(argv):
     parser.add_argument("--http_port", type=int, default=8000, help="HTTP and JSON")
     parser.add_argument("--grpc_port", type=int, default=8001, help="gRPC")
     parser.add_argument("--metrics_port", type=int, default=8002, help="figures for Prometheus")
+    parser.add_argument("server_flags", nargs="*", metavar="-- FLAG", help="passed on to tritonserver, as they are")
     args = parser.parse_args(argv)
+    if args.server_flags and not args.server_flags[0].startswith("--"):
+        parser.error(f"{args.server_flags[0]}: is no flag; those of tritonserver follow a bare --")
     for name in ("http_port", "grpc_port", "metrics_port"):
         if not 0 < getattr(args, name) <= 65_535:
             parser.error(f"argument --{name}: must be from 1 to 65535, got {getattr(args, name)}")
@@ -71,6 +86,57 @@ def link_backends(server, folder):
         (folder / "python" / path.name).symlink_to(path)
 
 
+def stack_size():
+    """Bytes of stack for the server's threads: STACK, or what this process has if it is more, or may have at most."""
+    import resource  # which Windows has not
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = STACK if soft == resource.RLIM_INFINITY else max(soft, STACK)  # glibc takes 2 MiB for "unlimited"
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+
+class Keeper:
+    """Runs the server, and starts it again whenever a signal that nobody meant to send has ended it."""
+
+    def __init__(self, command, environment):
+        self.command, self.environment, self.logger = command, environment, get_logger()
+        self.ending, self.process = False, None
+
+    def end(self, number, frame):
+        """On SIGTERM and Ctrl-C; the latter reaches the server by itself."""
+        self.ending = True
+        if number == signal.SIGTERM and self.process:
+            self.process.terminate()
+
+    def run(self):
+        """Returns the exit code of the server once it has ended by itself, or was to end."""
+        import resource
+
+        pause, size = SHORTEST, stack_size()
+
+        def grow_stack():
+            resource.setrlimit(resource.RLIMIT_STACK, (size, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+        while True:
+            began = time.monotonic()
+            self.process = subprocess.Popen(self.command, env=self.environment, preexec_fn=grow_stack)
+            if self.ending:  # by a signal that came meanwhile
+                self.process.terminate()
+            code = self.process.wait()
+            if code >= 0 or self.ending:
+                return code
+            lived = time.monotonic() - began
+            pause = SHORTEST if lived >= STEADY else pause
+            name = signal.Signals(-code).name
+            self.logger.error(f"{name} has ended Triton after {lived:.0f} s; it is started again in {pause} s")
+            again = time.monotonic() + pause
+            while time.monotonic() < again:
+                if self.ending:
+                    return 0
+                time.sleep(0.1)
+            pause = min(2 * pause, LONGEST)
+
+
 def main(argv=None):
     args = parse_args(argv)
     check_repository(args.model_repository)
@@ -82,6 +148,13 @@ def main(argv=None):
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, [*libraries, os.environ.get("LD_LIBRARY_PATH", "")])).strip(":"),
     }
+    logger = get_logger()
+    if stack_size() < STACK:
+        logger.warning("ulimit -Hs is below 256 MiB: an HTTP body of a few MB can end the server")
+    logger.info(
+        f"Triton limits no HTTP body: it has outlived {TRIED}, and more may end it. For others than yourself put a "
+        "proxy with a limit in front of it: deploy/triton_serving/nginx.conf"
+    )
     with tempfile.TemporaryDirectory(prefix="triton-") as backends:
         link_backends(server, Path(backends))
         command = [
@@ -90,11 +163,12 @@ def main(argv=None):
             f"--backend-directory={backends}",
             *(f"--{what}-address={args.host}" for what in ("http", "grpc", "metrics")),
             *(f"--{what}-port={getattr(args, f'{what}_port')}" for what in ("http", "grpc", "metrics")),
+            *args.server_flags,
         ]
-        process = subprocess.Popen(command, env=environment)
-        signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server by itself
-        sys.exit(process.wait())
+        keeper = Keeper(command, environment)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, keeper.end)
+        sys.exit(keeper.run())
 
 
 if __name__ == "__main__":

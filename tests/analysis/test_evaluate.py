@@ -10,12 +10,13 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from analysis import evaluate
-from hierarchical import checkpoints, modeling
+from hierarchical import batches, checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
 from metric import Decision
 from tests.analysis.conftest import StandIn
@@ -98,7 +99,9 @@ def checkpoint(like_a_checkpoint, monkeypatch):
         return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
 
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
+    monkeypatch.setattr(
+        Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
+    )
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda _, n: StandIn(pad_id=0, encode=list, max_seq_length=n))
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     return like_a_checkpoint(TREE)
@@ -134,10 +137,24 @@ def refused(call, capsys, monkeypatch):
 
 @pytest.mark.parametrize("window", [1, 3, 4096])
 def test_printed_text_and_bad_cases(data, checkpoint, call, printed, monkeypatch, window):
-    monkeypatch.setattr(modeling, "WINDOW", window)
+    monkeypatch.setattr(batches, "WINDOW", window)
     call(data, checkpoint)
     assert printed == PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
     assert (data / "bad_case.txt").read_bytes().decode() == BAD_CASES
+
+
+def test_scores_of_many_labels_are_in_a_file(data, checkpoint, call, printed, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "LOGGED_LABELS", 4)
+    bad_cases = tmp_path / "wrong.tsv"
+    call(data, checkpoint, "--bad_case_file", bad_cases)
+    lines = PRINTED.format(bad_case_file=bad_cases).splitlines()
+    written = (tmp_path / "wrong_labels.txt").read_text("utf-8").splitlines()
+    assert written == lines[10:-1] and written[0] == "Class name: 组织"
+    assert printed == [
+        *lines[:10],
+        f"Scores of each of the 5 labels saved in {tmp_path / 'wrong_labels.txt'}",
+        lines[-1],
+    ]
 
 
 def test_output_json_holds_the_printed_numbers(data, checkpoint, call, printed, tmp_path):

@@ -24,7 +24,7 @@ from analysis.report import (
     write_report,
 )
 from analysis.word_interpret import Part
-from hierarchical import checkpoints, modeling
+from hierarchical import batches, checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, write_settings
 from metric import Decision, Scores, decide
 from tests.analysis.conftest import StandIn
@@ -199,6 +199,12 @@ def test_page_shows_scores_labels_and_wrong_rows(tmp_path):
     assert wrong.count("missed") == 4 and wrong.count("extra") == 3
 
 
+def test_long_texts_are_cut(tmp_path):
+    rows = Rows([text + "长" * 1_000_000 for text in TEXTS], GOLD, 0, 0)
+    page = write(tmp_path / "report.html", *found(), rows=rows)
+    assert "三行" + "长" * 998 + "... (1,000,002 characters)" in page.text and len(page.text) < 20_000
+
+
 def test_page_loads_nothing_from_elsewhere(tmp_path):
     page = write(tmp_path / "report.html", *found())
     assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
@@ -294,10 +300,12 @@ def call(tmp_path, monkeypatch, data_dir):
 
     tokenizer = StandIn(pad_id=0, encode=list, **vars(TOKENIZER))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
+    monkeypatch.setattr(
+        Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
+    )
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
-    monkeypatch.setattr(modeling, "WINDOW", 2)
+    monkeypatch.setattr(batches, "WINDOW", 2)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"-")

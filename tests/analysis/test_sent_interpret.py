@@ -74,6 +74,8 @@ def test_result_file_and_page(tiny_checkpoint, data, call):
     call("--html_file", "neighbours.html", "--top_k", "2")
     lines = (data / "sent_interpret.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 3 * 6
+    for shown in ("\n".join(lines), (data / "neighbours.html").read_text(encoding="utf-8")):
+        assert "长" * 1000 + "... (3,000 characters)" in shown and "长" * 1001 not in shown
     checkpoint = Checkpoint.open(tiny_checkpoint)
     tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
     text, labels = (data / "train.txt").read_text(encoding="utf-8").splitlines()[7].split("\t")

@@ -1,13 +1,11 @@
 """analysis/suspicion.py: heads against scikit-learn, strategies on planted errors, and the words of a suspicion."""
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from analysis import suspicion as module
-from analysis.suspicion import fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
+from analysis.suspicion import Search, fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
 from hierarchical.modeling import sigmoid
 from tests.analysis.conftest import PLANTED, TREE, planted_rows, rows_of
 
@@ -47,10 +45,10 @@ def test_n_grams_of_odd_texts(texts):
 def test_out_of_fold_finds_what_was_planted():
     train = planted_rows()
     gold = train.multi_hot(len(TREE))
-    scores, likely = out_of_fold(train, gold, None, Namespace(seed=3))
+    scores, likely = out_of_fold(train, gold, Search(seed=3))
     assert set(np.argsort(-scores)[:3]) == set(PLANTED)
     np.testing.assert_allclose(scores, np.abs(gold - likely).max(1))
-    assert np.array_equal(out_of_fold(train, gold, None, Namespace(seed=3))[0], scores)
+    assert np.array_equal(out_of_fold(train, gold, Search(seed=3))[0], scores)
 
 
 def test_equal_texts_do_not_vouch_for_each_other():
@@ -58,7 +56,7 @@ def test_equal_texts_do_not_vouch_for_each_other():
     train = planted_rows()
     train = rows_of(train.texts + ["丑厂裁员"] * 3, train.labels + [(3,)] * 3)
     for seed in range(3):
-        scores, likely = out_of_fold(train, train.multi_hot(len(TREE)), None, Namespace(seed=seed))
+        scores, likely = out_of_fold(train, train.multi_hot(len(TREE)), Search(seed=seed))
         assert (likely[-3:, 3] < 0.5).all()
         # of one fold, but for the last bits: a BLAS may multiply the rows of a block in different ways
         np.testing.assert_allclose(likely[-3:], likely[[-1] * 3], rtol=1e-5)
@@ -66,12 +64,12 @@ def test_equal_texts_do_not_vouch_for_each_other():
 
 def test_probabilities_are_probabilities():
     train = planted_rows()
-    _, likely = out_of_fold(train, train.multi_hot(len(TREE)), None, Namespace(seed=0))
+    _, likely = out_of_fold(train, train.multi_hot(len(TREE)), Search(seed=0))
     assert likely.min() >= 0 and likely.max() <= 1 and likely.dtype == sigmoid(np.zeros(1)).dtype
 
 
 def outputs(monkeypatch, features, logits=None):
-    monkeypatch.setattr(module, "model_outputs", lambda texts, checkpoint, args: (features, logits))
+    monkeypatch.setattr(module, "model_outputs", lambda texts, search: (features, logits))
 
 
 def test_neighbours_by_hand(monkeypatch):
@@ -79,7 +77,7 @@ def test_neighbours_by_hand(monkeypatch):
     outputs(monkeypatch, features)
     monkeypatch.setattr(module, "NEIGHBOURS", 2)
     train = rows_of("甲乙丙丁戊", [(0,), (0,), (3,), (3,), (3,)])
-    scores, likely = neighbours(train, train.multi_hot(4), None, None)
+    scores, likely = neighbours(train, train.multi_hot(4), Search())
     # Row 2's nearest are 0 and 1, which have label 0; row 3's are 4 and 1; row 0's are 1 and 2.
     np.testing.assert_allclose(likely[[0, 2, 3]], [[0.5, 0, 0, 0.5], [1, 0, 0, 0], [0.5, 0, 0, 0.5]])
     np.testing.assert_allclose(scores[[0, 2]], [2 * np.log(2), 2 * np.log(100)])
@@ -93,7 +91,7 @@ def test_representer_weights(monkeypatch):
     logits = rng.standard_normal((12, 4)).astype(np.float32)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     outputs(monkeypatch, features, logits)
-    rank, likely = representer(rows_of("甲" * 12, [()] * 12), None, None, Namespace(dirty_threshold=0.0))
+    rank, likely = representer(rows_of("甲" * 12, [()] * 12), None, Search())
     inputs = np.c_[features, np.ones(12, np.float32)]
     layer = fit_head(inputs, probabilities, 0.03, several=False)
     of_layer = np.exp(inputs @ layer) / np.exp(inputs @ layer).sum(1, keepdims=True)

@@ -253,6 +253,13 @@ def test_colours():
     assert coloured("文", []) == [("文", None, None)]
 
 
+def test_a_long_rest_and_a_long_word_are_cut():
+    words = [{"word": "长" * 1200, "start": 0, "end": 1200, "score": 1.0}]
+    parts = coloured("长" * 1200 + "文" * 1_000_000, words)
+    assert [part.text[999:] for part in parts] == ["", "长... (1,200 characters)", "文... (1,000,000 characters)"]
+    assert len(terminal_line("长" * 1200 + "文" * 1_000_000, words)) < 2200
+
+
 def test_a_text_gives_a_terminal_no_orders():
     words = [{"word": "\033[31m裁员\x9b", "start": 0, "end": 8, "score": 1.0}]
     assert terminal_line("\033[31m裁员\x9b\r", words) == "\033[30;48;5;34m [31m裁员 \033[0m "

@@ -1,6 +1,7 @@
 """deploy/predictor/infer.py: the exported model predicts what predict.py predicts, and nothing but onnxruntime is needed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,42 @@ def test_perf_prints_the_scores_and_both_latencies(call, tiny_checkpoint, printe
     assert printed[-2].startswith(f"sample nums: {len(rows.texts)}, time: ")
     assert printed[-1].startswith(f"sample nums with tokenising: {len(rows.texts)}, time: ")
     assert all(" ms, throughput: " in line for line in printed[-2:])
+
+
+def test_perf_measures_no_warm_up(call, monkeypatch, printed):
+    """On a clock that stands still but for the model: every batch of a new size takes 100 s, any later one 1 s."""
+    clock, seen = [0.0], set()
+
+    def compute(predictor, input_ids):
+        clock[0] += 1 if input_ids.shape in seen else 100
+        seen.add(input_ids.shape)
+        return np.zeros((len(input_ids), len(predictor.tree)), np.float32)
+
+    monkeypatch.setattr(infer.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Predictor, "compute", compute)
+    call("--perf", "--num_threads", "1")
+    batches = -(-300 // 32)
+    (plain,) = [line for line in printed if line.startswith("sample nums:")]
+    assert plain.startswith(f"sample nums: 300, time: {batches}.00, ") and len(seen) > 5
+
+
+@pytest.mark.parametrize("flag", [[], ["--no_tf32"]])
+def test_float32_on_a_gpu(call, monkeypatch, printed, flag):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
+    asked = {}
+    monkeypatch.setattr(infer, "find_gpu", lambda device, logger, backend: device)
+
+    def predictor(path, **settings):
+        asked.update(settings)
+        raise InputError("no GPU here")
+
+    monkeypatch.setattr(infer, "Predictor", predictor)
+    with pytest.raises(InputError, match="no GPU here"):
+        call("--device", "cuda:1", *flag)
+    assert (asked["device"], asked["precision"]) == ("gpu:1", "float32")
+    assert any("TF32" in line for line in printed) == (not flag)
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == ("0" if flag else None)
 
 
 def test_perf_of_another_file(call, export, data_dir, printed):
@@ -252,6 +289,7 @@ def test_switches_that_do_not_fit_are_told(call, printed, monkeypatch):
     "flags",
     [
         ["--num_threads", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--device_id", "-1"],
+        ["--device", "xpu"], ["--device", "gpu:1", "--device_id", "2"],
         ["--output_file", "a.xml"], ["--floor", "2"],
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ has make_environment.sh make it (measured: 19 s, with a fast package index).
 """
 
 import contextlib
+import http.client
 import json
 import os
 import platform
@@ -193,6 +194,7 @@ def test_texts_of():
         (["sentence"], ['{"文": 1}'], "a JSON array with at least one text"),
         (["sentence"], ['["文", 1, null]'], "entry 1 of 'sentence' is not a text"),
         (["sentence"], ['[["文"]]'], "entry 0 of 'sentence' is not a text"),
+        (["sentence"], ['["😀", "\\ud83d"]'], "entry 1 of 'sentence' has a lone surrogate"),
         (["sentence"], [json.dumps(["文"] * (MAX_TEXTS + 1))], f"send at most {MAX_TEXTS}"),
     ],
 )
@@ -368,8 +370,21 @@ def test_requests_of_unequal_length_side_by_side(service, texts, predictor):
         same(labels_of(keys, values, len(texts[cut])), expected[cut])
 
 
+def test_an_answer_depends_on_its_text_alone(service, texts):
+    """Asked alone, or by one of eight clients at once in requests of any size and order."""
+    texts = texts[:60]
+    alone = [service.ask([text])[0] for text in texts]
+    orders = [np.random.default_rng(seed).permutation(len(texts)) for seed in range(8)]
+    parts = [order[i : i + n] for order, n in zip(orders, [1, 2, 3, 5, 10, 20, 30, 60]) for i in range(0, 60, n)]
+    with ThreadPoolExecutor(8) as pool:
+        for rows, found in zip(parts, pool.map(lambda part: service.ask([texts[i] for i in part]), parts)):
+            for i, (names, probabilities) in zip(rows, found, strict=True):
+                assert names == alone[i][0]
+                assert probabilities == pytest.approx(alone[i][1], abs=1e-5 + 1e-6)  # they are rounded
+
+
 def test_strange_texts(service, predictor):
-    strange = ["球队赢了" * 50_000, "x\0y", "a" * 1000, "\ud83d", "😀", "\\", '"]', "\u2028"]
+    strange = ["球队赢了" * 50_000, "x\0y", "a" * 1000, "😀", "\\", '"]', "\u2028"]
     same(service.ask(strange), answers(predictor, strange))
 
 
@@ -430,6 +445,46 @@ def test_other_paths_methods_and_sizes(service):
     assert service.post(json.dumps({"key": ["sentence"], "value": [body.decode()], "name": "other"}).encode())[0] == 404
 
 
+def test_every_method_is_answered_as_json(service):
+    connection = http.client.HTTPConnection(service.http, timeout=60)
+    for method, path, status in (
+        *((method, ROUTE, 405) for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")),
+        ("PUT", "/", 404), ("TRACE", ROUTE, 501), ("NONSENSE", ROUTE, 501), ("GET", "/" + "x" * 70_000, 414),
+    ):  # fmt: skip
+        connection.request(method, path, b"{}")
+        response = connection.getresponse()
+        content = response.read()
+        assert response.status == status and response.headers["Content-Type"].startswith("application/json"), method
+        assert response.headers["Allow"] == ("POST" if status == 405 else None)
+        assert content == b"" if method == "HEAD" else json.loads(content)["err_no"] == 5000
+
+
+def test_what_is_no_http_is_answered_as_json(service):
+    host, port = service.http.split(":")
+    for sent in (
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"one two three four\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    ):
+        with socket.create_connection((host, int(port)), timeout=60) as sock:
+            sock.sendall(sent)
+            head, _, body = b"".join(iter(lambda sock=sock: sock.recv(65_536), b"")).partition(b"\r\n\r\n")
+        assert b"application/json" in head and json.loads(body)["err_msg"]
+
+
+def test_a_large_body_is_refused_and_not_reset(service):
+    for path, status in ((ROUTE, 413), ("/other", 404)):
+        assert service.post(b"x" * 30_000_000, path)[0] == status
+
+
+def test_a_lone_surrogate_is_refused(service):
+    body = json.dumps({"key": ["sentence"], "value": ['["\\ud800"]']}).encode()
+    status, answer = service.post(body)
+    assert status == 400 and "lone surrogate" in answer["err_msg"]
+    status, answer = service.post(b'{"key": ["sentence"], "value": ["[\\"\\ud800\\"]"]}')
+    assert status == 400 and answer["err_no"] == 5000
+
+
 def test_clients_that_stay_silent_do_not_stop_others(service, texts):
     host, port = service.http.split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(20)]
@@ -448,7 +503,7 @@ def test_it_listens_on_one_address(service):
 
 
 def test_clients_as_typed(service, data_dir, predictor, capsys):
-    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
+    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t体育,体育##足球\n")
     texts, lines = ["门将扑出点球", "", "央行下调利率"], []
     for text, (names, probabilities) in zip(texts, answers(predictor, texts)):
         lines += [f"text: {text}", f"label: {','.join(names)}"]

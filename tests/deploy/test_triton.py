@@ -1,16 +1,20 @@
 """deploy/triton_serving: the repository, its steps without Triton, and a real Triton asked by HTTP and gRPC."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -314,8 +318,45 @@ def test_decision_settings_are_obeyed(make, predictor, texts):
     same(found, answers(predictor, texts[:20], Decision(0.9, "topdown")))
 
 
+def test_int8_texts_do_not_share_a_call(make, tiny_export, texts):
+    """Not with those of other requests, nor with those of their own: to the bit, they are answered as alone."""
+    models = make("--backend", "python", "--precision", "int8")
+    assert "dynamic_batching" not in (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    predictor = Predictor(tiny_export, "int8")
+    for parts in ([texts[:1], texts[1:2], texts[2:64]], [texts[5:6], texts[60:3:-1]]):
+        tokens = step(models, "tokenizer", [{"INPUT_0": column(part)} for part in parts])
+        names = ("input_ids", "token_type_ids")
+        found = step(models, "seqcls_model", [dict(zip(names, values.values())) for values in tokens])
+        for part, outputs in zip(parts, found):
+            for text, logits in zip(part, outputs["logits"], strict=True):
+                assert np.array_equal(logits, predictor.logits(predictor.tokenizer.encode([text]))[0])
+
+
+def test_rows_of_padding_alone(make):
+    """As only a client would send that talks to this step without the tokenizer."""
+    models = make("--backend", "python", "--precision", "int8")
+    (found,) = step(models, "seqcls_model", [dict.fromkeys(("input_ids", "token_type_ids"), np.zeros((2, 3), int))])
+    assert found["logits"].shape == (2, 31)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_onnxruntime_back_end_joins_requests_of_models_that_gain_by_it(make, precision):
+    models = make("--backend", "onnxruntime", "--precision", precision)
+    config = (models / "seqcls_model/config.pbtxt").read_text("utf-8")
+    assert ("dynamic_batching { }" in config) == (precision == "float32")
+    (found,) = step(models, "tokenizer", [{"INPUT_0": column(["球"])}])
+    assert found["OUTPUT_0"].shape == ((1, 16) if precision == "float32" else (1, 3))
+
+
+def test_an_older_int8_export_is_refused(make, older_export):
+    for flags in ([], ["--precision", "int8", "--backend", "python"]):
+        with pytest.raises(InputError, match="int8.onnx: an older export, whose answers depend on .* Export it again"):
+            make("--model_path", older_export, *flags)
+    make("--model_path", older_export, "--precision", "float32")
+
+
 def test_lengths_for_the_onnxruntime_back_end(make, predictor):
-    models = make("--backend", "onnxruntime")
+    models = make("--backend", "onnxruntime", "--precision", "float32")
     requests = [{"INPUT_0": column(texts)} for texts in (["球"], ["球", "球" * 17], ["球" * 200])]
     found = step(models, "tokenizer", requests)
     assert [values["OUTPUT_0"].shape for values in found] == [(1, 16), (2, 32), (1, 64)]  # 64: max_seq_length
@@ -340,36 +381,50 @@ def test_a_bad_request_fails_alone(make):
 # ---- a real server ---------------------------------------------------------------------------------------------------
 
 
+CHANGES = "shared-memory,model-repository,statistics,trace,logging"  # what the README has a key for
+RESTRICTED = [
+    f"--http-restricted-api={CHANGES}:x-api-key=secret",
+    f"--grpc-restricted-protocol={CHANGES}:x-api-key=secret",
+]
+
+
 @pytest.fixture(scope="module")
 def server(tiny_export, tmp_path_factory):
-    """A Triton of its own process on free ports, serving the float32 model: `http` and `grpc` are its addresses."""
+    """A Triton that serves the float32 model."""
+    with running(tiny_export, "float32", tmp_path_factory.mktemp("triton")) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def running(export, precision, folder):
+    """A Triton of its own process on free ports: `http`, `grpc` and `metrics` are its addresses."""
     for package in ("pytriton", "tritonclient"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install -r deploy/triton_serving/requirements.txt")
-    folder = tmp_path_factory.mktemp("triton")
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     http, grpc, metrics = (s.getsockname()[1] for s in sockets)
     for s in sockets:
         s.close()
     words = [
         "--model_path",
-        tiny_export,
+        export,
         "--output",
         folder / "models",
         "--precision",
-        "float32",
+        precision,
         "--backend",
         "python",
     ]
     make_repository.main([str(word) for word in words])
     command = [sys.executable, "deploy/triton_serving/start_triton.py", "--model_repository", folder / "models"]
-    command += ["--http_port", http, "--grpc_port", grpc, "--metrics_port", metrics]
+    command += ["--http_port", http, "--grpc_port", grpc, "--metrics_port", metrics, "--", *RESTRICTED]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         wait_until_ready(f"http://127.0.0.1:{http}/v2/health/ready", process, folder / "log")
-        yield SimpleNamespace(http=f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}", metrics=f"127.0.0.1:{metrics}")
+        addresses = {name: f"127.0.0.1:{port}" for name, port in (("http", http), ("grpc", grpc), ("metrics", metrics))}
+        yield SimpleNamespace(**addresses, process=process, log=folder / "log")
     finally:
         process.terminate()
         code = process.wait(60)
@@ -432,6 +487,25 @@ def test_requests_side_by_side_keep_their_answers(server, texts, expected):
         assert all(same(rows, expected[slice(*cut)]) for rows, cut in zip(found, cuts))
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_answer_depends_on_its_text_alone(request, tiny_export, texts, tmp_path, precision):
+    """Asked alone, or by one of eight clients at once in requests of any size and order."""
+    folder = contextlib.nullcontext(request.getfixturevalue("server"))
+    with folder if precision == "float32" else running(tiny_export, precision, tmp_path) as one:
+        client = seqcls_grpc_client.Client(one.grpc)
+        alone = [next(client.classify([text])) for text in texts]
+        orders = [np.random.default_rng(seed).permutation(len(texts)) for seed in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            sizes = [1, 2, 3, 5, 10, 20, 40, 64]
+            parts = [order[i : i + n] for order, n in zip(orders, sizes) for i in range(0, len(texts), n)]
+            for rows, found in zip(
+                parts, pool.map(lambda part: list(client.classify([texts[i] for i in part])), parts)
+            ):
+                for i, labels in zip(rows, found, strict=True):
+                    assert [label[:2] for label in labels] == [label[:2] for label in alone[i]]
+                    assert [p for *_, p in labels] == pytest.approx([p for *_, p in alone[i]], abs=1e-5)
+
+
 def test_bad_utf_8_is_answered_and_the_next_request_too(server, texts, expected):
     from tritonclient.utils import InferenceServerException
 
@@ -445,13 +519,103 @@ def test_long_texts(server, predictor):
     same(ask_http(server, texts), answers(predictor, texts, predictor.decision))
 
 
+def status_of(url, body=None, headers=None):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=60) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_bodies_that_would_overflow_a_thread(server):
+    """With the usual 8 MiB of stack the chunks end the server, and a body of 5 MB from some clients does."""
+    text = "文" * 26_000
+    body = {"inputs": [{"name": "INPUT", "shape": [64, 1], "datatype": "BYTES", "data": [text] * 64}]}
+    body = json.dumps(body, ensure_ascii=False).encode()
+    assert len(body) > 4_900_000 and status_of(f"http://{server.http}/v2/models/seqcls/infer", body) == 200
+    host, port = server.http.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
+        sock.sendall(b"POST /v2/models/seqcls/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"1\r\n{\r\n" * 600_000 + b"0\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 500 ")  # no JSON, and answered
+    assert "has ended Triton" not in server.log.read_text("utf-8", "replace")
+
+
+def test_flags_are_passed_on(server):
+    """Nobody without the key may change the server; asking is free."""
+    log = f"http://{server.http}/v2/logging"
+    assert status_of(log, b"{}") == 403 and status_of(log, b"{}", {"x-api-key": "secret"}) == 200
+    assert status_of(f"http://{server.http}/v2/health/ready") == 200
+
+
+def test_a_crash_is_told_and_mended(server, texts, expected):
+    (child,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGSEGV)
+    end = time.monotonic() + 60
+    while "SIGSEGV has ended Triton" not in server.log.read_text("utf-8", "replace"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    wait_until_ready(f"http://{server.http}/v2/health/ready", server.process, server.log)
+    same(ask_http(server, texts[:2]), expected[:2])
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+def test_nginx_in_front(server, predictor, tmp_path):
+    """The sample configuration, with the ports of this test in it."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    http, grpc = (one.getsockname()[1] for one in sockets)
+    for one in sockets:
+        one.close()
+    text = (ROOT / "deploy/triton_serving/nginx.conf").read_text("utf-8")
+    for old, new in (
+        ("http://127.0.0.1:8000", f"http://{server.http}"), ("grpc://127.0.0.1:8001", f"grpc://{server.grpc}"),
+        ("listen 8080;", f"listen {http};"), ("listen 8081 ", f"listen {grpc} "), ('"change-me"', '"a key of ours"'),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "triton.conf").write_text(text, "utf-8")
+    temporary = "".join(
+        f"{name}_temp_path {tmp_path}/{name};\n" for name in "client_body proxy fastcgi uwsgi scgi".split()
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"pid {tmp_path}/pid; daemon off; events {{}}\nhttp {{ access_log off; {temporary} include triton.conf; }}\n"
+    )
+    command = ["nginx", "-e", tmp_path / "errors", "-c", tmp_path / "nginx.conf"]
+    done = subprocess.run([*command, "-t"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(command)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{http}/v2/health/ready", process, tmp_path / "errors")
+        url, key = f"http://127.0.0.1:{http}/v2/models/seqcls/infer", {"x-api-key": "a key of ours"}
+        body = b'{"inputs": [{"name": "INPUT", "shape": [1, 1], "datatype": "BYTES", "data": ["%s"]}]}'
+        assert status_of(url, body % b"a") == 401 and status_of(url, body % b"a", key) == 200
+        assert status_of(url, body % (b"a" * 5_000_000), key) == 413
+        for path in ("/v2/logging", "/v2/repository/index", "/v2/models/seqcls/config"):
+            assert status_of(f"http://127.0.0.1:{http}{path}", b"{}", key) == 404
+        with pytest.raises(InputError, match="status: 401. Send the server's key"):
+            list(seqcls_grpc_client.Client(f"127.0.0.1:{grpc}").classify(["文"]))
+        texts = ["文" * 30_000] * 40 + ["球"]  # more than one request may hold
+        found = list(seqcls_grpc_client.Client(f"127.0.0.1:{grpc}", api_key="a key of ours").classify(texts))
+        same(found, answers(predictor, texts, predictor.decision))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_requests_of():
+    cut = seqcls_grpc_client.requests_of
+    large = b"x" * (seqcls_grpc_client.REQUEST_BYTES + 1)
+    assert [len(batch) for batch in cut([b"a"] * 130, 64)] == [64, 64, 2] and list(cut([], 64)) == []
+    assert [list(map(len, batch)) for batch in cut([b"a", large, b"b", b"c"], 64)] == [[1], [len(large)], [1, 1]]
+
+
 def test_metrics(server):
     with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
         assert 'nv_inference_request_success{model="seqcls"' in response.read().decode()
 
 
 def test_client_as_typed(server, data_dir, predictor, capsys):
-    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t忽略\n")
+    data = data_dir(data_txt="门将扑出点球\n\n央行下调利率\t体育,体育##足球\n")
     words = ["--url", server.grpc, "--dataset_dir", str(data)]
     seqcls_grpc_client.main(words)
     texts, lines = ["门将扑出点球", "", "央行下调利率"], []
@@ -475,6 +639,69 @@ def test_client_without_a_server():
             seqcls_grpc_client.main(words)
 
 
+# ---- what keeps it running -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeper(tmp_path, monkeypatch):
+    """keeper(code): a Keeper of a process that runs this Python code, and counts its starts in the file `starts`."""
+    monkeypatch.setattr(start_triton, "SHORTEST", 0.1)
+    count = f"import os, resource, signal, sys\nopen({str(tmp_path / 'starts')!r}, 'a').write('x')\n"
+    count += f"n = os.path.getsize({str(tmp_path / 'starts')!r})\n"
+    return lambda code: start_triton.Keeper([sys.executable, "-c", count + code], dict(os.environ))
+
+
+def test_it_is_started_again_after_a_signal(keeper, tmp_path, printed):
+    crash = "os.kill(os.getpid(), signal.SIGSEGV if n < 3 else signal.SIGKILL) if n < 4 else sys.exit(0)"
+    began = time.monotonic()
+    assert keeper(crash).run() == 0
+    assert time.monotonic() - began > 0.7 and (tmp_path / "starts").read_text() == "xxxx"
+    assert [re.sub(r"after \d+ s", "after N s", line) for line in printed] == [
+        f"{name} has ended Triton after N s; it is started again in {pause} s"
+        for name, pause in (("SIGSEGV", 0.1), ("SIGSEGV", 0.2), ("SIGKILL", 0.4))
+    ]
+
+
+def test_pauses_grow_to_a_limit_and_shrink_after_a_good_run(keeper, monkeypatch, printed):
+    monkeypatch.setattr(start_triton, "LONGEST", 0.2)
+    crash = "os.kill(os.getpid(), signal.SIGSEGV) if n < 5 else sys.exit(0)"
+    keeper(crash).run()
+    assert [float(line.split()[-2]) for line in printed] == [0.1, 0.2, 0.2, 0.2]
+    printed.clear()
+    monkeypatch.setattr(start_triton, "STEADY", 0)
+    keeper("os.kill(os.getpid(), signal.SIGSEGV) if n < 8 else sys.exit(0)").run()
+    assert [float(line.split()[-2]) for line in printed] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_an_end_is_an_end(keeper, tmp_path, code):
+    assert keeper(f"sys.exit({code})").run() == code and (tmp_path / "starts").read_text() == "x"
+
+
+def test_it_can_be_ended_while_it_waits(keeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_triton, "SHORTEST", 60)
+    one = keeper("os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(one.logger, "error", lambda line: one.end(signal.SIGINT, None))
+    assert one.run() == 0 and (tmp_path / "starts").read_text() == "x"
+
+
+def test_the_stack_of_the_server(keeper, monkeypatch):
+    import resource
+
+    check = "sys.exit(resource.getrlimit(resource.RLIMIT_STACK)[0] >> 20)"
+    megabytes, free = 1 << 20, resource.RLIM_INFINITY
+    for limits, expected in (
+        ((8 * megabytes, free), 256), ((free, free), 256), ((512 * megabytes, free), 512),
+        ((8 * megabytes, 100 * megabytes), 100),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(resource, "getrlimit", lambda what, limits=limits: limits)
+            assert start_triton.stack_size() >> 20 == expected
+    if resource.getrlimit(resource.RLIMIT_STACK)[1] == free:
+        monkeypatch.setattr(start_triton, "STACK", 200 << 20)  # an exit code has 8 bits
+        assert keeper(check).run() == 200
+
+
 def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
     def start(*words):
         start_triton.main([str(word) for word in words])
@@ -483,8 +710,9 @@ def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
         start("--model_repository", tmp_path / "none")
     with pytest.raises(InputError, match="config.pbtxt: needs NVIDIA's image"):
         start("--model_repository", make())
-    with pytest.raises(SystemExit):
-        start("--http_port", "0")
+    for words in (["--http_port", "0"], ["models"]):
+        with pytest.raises(SystemExit):
+            start(*words)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="nvidia-pytriton, .* is not installed"):
         start("--model_repository", make("--overwrite", "--backend", "python"))

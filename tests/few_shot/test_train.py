@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hierarchical import batches
+from hierarchical.encoders import FAMILIES
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.weights import read_weights
@@ -154,7 +156,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(arguments, tmp_path, run_scr
 
 def test_a_frozen_encoder_stays_as_it_was(arguments, tiny_checkpoint, tmp_path, run_script):
     """With the transform of its masked language model, which is pre-trained as well."""
-    from network import TRANSFORM
+    renamed = {theirs: ours for ours, theirs in FAMILIES["ernie"].masked_transform.items()}
 
     encoder, rng = shutil.copytree(tiny_checkpoint, tmp_path / "encoder"), np.random.default_rng(0)
     before, theirs = read_weights(encoder / "model.safetensors"), "cls.predictions."
@@ -166,7 +168,7 @@ def test_a_frozen_encoder_stays_as_it_was(arguments, tiny_checkpoint, tmp_path, 
     flags = ["--model_name_or_path", encoder, "--do_train", "--freeze_plm", "--prompt", "{'soft'}这是"]
     run_script("train", *arguments, *flags)
     after = read_weights(tmp_path / "out" / "model.safetensors")
-    before = {TRANSFORM.get(name, name): value for name, value in before.items()}
+    before = {renamed.get(name, name): value for name, value in before.items()}
     shared = before.keys() & after.keys()
     assert len(shared) > 20 and shared >= {"transform.weight", "transform_norm.bias"}
     assert all((before[name] == after[name]).all() for name in shared)
@@ -256,7 +258,7 @@ def test_test_rows_stay_in_step_and_are_scored(folder, arguments, tmp_path, run_
     assert shown in printed and "test.txt: not scored are 1 blank and 1 unlabelled rows" in printed
     printed.clear()
     module = load_script("train")
-    monkeypatch.setattr(module, "PREDICTED_TOGETHER", 1)  # some windows have no row to score
+    monkeypatch.setattr(batches, "WINDOW", 1)  # some windows have no row to score
     module.main([*map(str, arguments), "--do_predict", "--top_k", "1"])
     assert shown in printed
     (folder / "test.txt").write_text("国足今晚出战\n", encoding="utf-8")  # no row has labels: labelled, not scored

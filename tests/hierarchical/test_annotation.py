@@ -9,17 +9,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hierarchical.annotation import import_files, read_export
+from hierarchical.annotation import Fields, import_files, read_export
 from tests.conftest import ROOT
 from utils import InputError, LabelTree, Problems, Row
 
 REAL = ROOT.parent / "shared" / "data" / "annotation"
 
 
-def labels_of(path, separator="##", keep_empty=False):
+def labels_of(path, separator="##", keep_empty=False, fields=Fields()):
     """[(text, label sets as joined paths, or None)] of an export without bad records."""
     problems = Problems()
-    annotations = read_export(path, separator, keep_empty, problems)
+    annotations = read_export(path, separator, keep_empty, problems, fields)
     problems.raise_if_any()
     return [(a.text, None if a.labels is None else ["##".join(path) for path in a.labels]) for a in annotations]
 
@@ -117,10 +117,10 @@ def test_every_bad_record_is_named_with_its_line_and_the_good_ones_are_kept(tmp_
         7: "must be an object",
         8: "half a character",
         9: "begins with '#'",
-        10: "which has: text, annotations",
+        10: "a label is 1 here: an id, whose name is not in the file. Export with names: JSONL",
         11: "line end",
-        12: 'no "text"',
-        13: "must be names, not 3",
+        12: '"text" is 5, where a text must stand',
+        13: "must be names, not 3: an id, whose name is not in the file",
         14: 'no "label"',
     }.items():
         assert part in told.pop(line)
@@ -208,7 +208,7 @@ def test_of_several_controls_the_one_named_label_counts(export):
     ]
     only = [task("甲", {"result": [answer([["体育"]], name="topic")]})]
     assert labels_of(export(only, "p.json")) == [("甲", ["体育"])]
-    with pytest.raises(InputError, match="several controls, sure, topic"):
+    with pytest.raises(InputError, match="labels come from sure, topic, and none of these is named 'label'"):
         labels_of(export([task("甲", {"result": [answer([["体育"]], name="topic"), sure]})], "p.json"))
 
 
@@ -231,8 +231,12 @@ def test_label_studio_json_min(export):
     ]
     assert labels_of(export(rows, "p.json")) == expected
     other_name = [small("甲", topic={"choices": ["体育", "财经"]}), small("乙", topic="体育")]
-    with pytest.raises(InputError, match="control that is not named 'label'.*Export JSON, not JSON-MIN"):
+    with pytest.raises(InputError, match="none of the fields is named 'label'. --label_control names .* not JSON-MIN"):
         labels_of(export(other_name, "p.json"))
+    assert labels_of(export(other_name, "p.json"), fields=Fields(control="topic")) == [
+        ("甲", ["体育", "财经"]),
+        ("乙", ["体育"]),
+    ]
 
 
 def test_bad_tasks(export):
@@ -248,18 +252,90 @@ def test_bad_tasks(export):
     ]
     told = faults_of(export(tasks, "p.json"))
     parts = (
-        "task: content",
-        "'annotations'",
-        "'taxonomy'",
+        'no "text" among these fields: content. --text_field names the one',
+        'no "annotations" in this task, which has: id, data',
+        '"taxonomy" is missing in a choice',
         "parts of the text (labels)",
         "empty level",
         "holds '##'",
         "a list of names",
-        'no "text"',
+        '"text" is null, where a text must stand',
     )
     assert len(told) == len(parts)
     for number, (line, part) in enumerate(zip(told, parts), start=1):
         assert f"p.json, record {number}: " in line and part in line
+
+
+def test_nothing_is_nothing_everywhere(export):
+    """null is no text; as a label it says that nobody has annotated the text."""
+    records = [{"text": None, "label": ["A"]}, {"data": None, "text": "乙", "label": None}]
+    path = export(records)
+    assert faults_of(path) == [f'{path}:1: "text" is null, where a text must stand. --text_field names the one that holds '
+                               "the text."]  # fmt: skip
+    assert labels_of(export(records[1:])) == labels_of(export(records[1:]), keep_empty=True) == [("乙", None)]
+
+
+def test_label_studio_before_1_0(export):
+    record = task("甲", [["体育"]])
+    record["completions"] = [*record.pop("annotations"), annotation_of({"skipped": True, "result": []})]
+    assert labels_of(export([record], "p.json")) == [("甲", ["体育"])]
+
+
+def test_a_task_within_its_annotation(export):
+    answered = annotation_of([["体育", "足球"]])
+    inner = {"id": 1, "data": {"text": "甲"}}
+    messages = [
+        {**answered, "task": inner},
+        {"action": "ANNOTATION_CREATED", "annotation": answered, "task": inner},
+        {"task": {**inner, "annotations": [answered]}},
+    ]
+    for message in messages:
+        assert labels_of(export([message])) == [("甲", ["体育##足球"])]
+    assert 'no "data" in this task, which has: id' in faults_of(export([{"task": {"id": 1}, "result": []}]))[0]
+
+
+def test_fields_of_other_names(export):
+    fields = Fields("content", "topics")
+    records = [{"text": "no", "content": "甲", "topics": ["体育"], "label": ["财经"]}]
+    assert labels_of(export(records), fields=fields) == [("甲", ["体育"])]
+    both = {"result": [answer([["体育"]], name="topics"), answer([["财经"]])]}
+    record = task("no", both)
+    record["data"]["content"] = "甲"
+    assert labels_of(export([record], "p.json"), fields=fields) == [("甲", ["体育"])]
+    with pytest.raises(InputError, match="labels come from label, topics, and none of these is named 'them'"):
+        labels_of(export([record], "p.json"), fields=Fields(control="them"))
+    with pytest.raises(InputError, match="labels come from label, and none of these is named 'them'"):
+        labels_of(export([task("甲", [["体育"]])], "p.json"), fields=Fields(control="them"))
+    told = faults_of(export([{"id": 1, "words": "甲", "topics": []}, {"id": 1, "text": "甲", "topics": []}]))
+    assert 'no "text" or "data" among these fields: id, words, topics. --text_field names' in told[0]
+    assert 'no "label" in this record, which has: id, text, topics. --label_control names' in told[1]
+
+
+def test_what_a_label_file_cannot_hold(export):
+    assert (
+        "'交往==见面' holds '==', which means something in label.txt; rename it"
+        in faults_of(export([{"text": "甲", "label": ["交往==见面"]}]))[0]
+    )
+
+
+def test_strange_records_are_told_without_the_words_of_python(export):
+    records = [
+        {"data": {"text": "甲"}, "annotations": [3]},
+        {"data": {"text": "甲"}, "annotations": None},
+        {"data": {"text": "甲"}, "annotations": [{"result": 3}]},
+        {"data": {"text": "甲"}, "annotations": [{}]},
+        {"data": {"text": "甲"}, "annotations": [{"result": [3]}]},
+        {"data": {"text": "甲"}, "annotations": [{"result": [{"type": "choices", "value": None}]}]},
+        {"text": "甲", "annotations": 3, "label": {}},
+        {"text": "甲", "annotations": [{"label": 1}], "label": {}},
+        {"annotation_id": 3, "text": "甲", "label": [3]},
+        {"text": "甲", "annotations": 3},
+        {"task": 3, "text": "甲"},
+    ]
+    told = faults_of(export(records, "p.json"))
+    assert len(told) == len(records)
+    for line in told:
+        assert not any(word in line for word in ("KeyError", "TypeError", "AttributeError", "object", "NoneType")), line
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real exports on this machine")

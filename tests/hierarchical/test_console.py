@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from hierarchical.console import FLAT
+from hierarchical.console import FLAT, IN_LOG, ON_PAGE, cut, shown
 from tests.conftest import ROOT
 
 
@@ -49,3 +49,10 @@ def test_a_bar_shows_on_a_terminal_only():
 
 def test_a_text_cannot_give_a_terminal_orders():
     assert "一\t二\r\n三\x1b[31m四\x7f\x9b五\u3000六".translate(FLAT) == "一 二  三 [31m四  五\u3000六"
+
+
+def test_long_texts_are_shown_by_their_beginning():
+    assert shown("一\t二\n三\x1b") == "一 二 三 " and cut("一\n二") == "一\n二"
+    assert shown("长" * IN_LOG) == "长" * 200
+    assert shown("\t" + "长" * 1_000_000) == " " + "长" * 199 + "... (1,000,001 characters)"
+    assert cut("长" * ON_PAGE) == "长" * 1000 and cut("长" * 1001) == "长" * 1000 + "... (1,001 characters)"

@@ -100,14 +100,14 @@ def test_what_a_masked_language_model_holds_twice(paddle, kind):
     import paddlenlp.transformers as library
 
     family = FAMILIES[kind]
-    if family.masked_ties is None:
+    if family.tied_weights is None:
         assert not hasattr(library, f"{family.library_name}ForMaskedLM")
         return
     config = family.library_class("Config")(
         num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=24, vocab_size=VOCAB
     )
     state = family.library_class("ForMaskedLM")(config).state_dict()
-    for copy, held in family.masked_ties.items():
+    for copy, held in family.tied_weights.items():
         np.testing.assert_array_equal(state[copy].numpy(), state[held].numpy())
 
 

@@ -1,6 +1,9 @@
 """hierarchical/engines.py: which file is loaded, on which device, and what is said where one cannot be had."""
 
+import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from hierarchical import engines
 from hierarchical.engines import find_gpu, find_precision, has_bf16, model_path, run_batches
 from hierarchical.errors import InputError
 from hierarchical.predictor import Predictor
+
+from tests.conftest import ROOT  # isort: skip
 
 
 @pytest.fixture
@@ -50,6 +55,59 @@ def test_precision(tiny_export, export):
     assert find_precision(export, "auto") == "float32"  # which is then missed
 
 
+def record(*, slower=0.0, drop=0.0, scores=True, models=("checkpoint", "float32.onnx", "int8.onnx"), **more):
+    """export.json where int8 is so many milliseconds slower than float32 and so many points of macro-F1 worse."""
+    rows = [
+        {"model": name, "milliseconds_per_text": 2.0 + slower * (name == "int8.onnx")}
+        | ({"micro_f1": 0.95, "macro_f1": 0.9 - drop / 100 * (name == "int8.onnx")} if scores else {})
+        for name in models
+    ]
+    return {"version": "0.9.0", "rows": 9, "models": rows} | more
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (record(slower=-1), "int8"),
+        (record(slower=-1, drop=-2), "int8"),
+        (record(slower=-1, drop=0.29), "int8"),
+        (record(slower=-1, drop=0.31), "float32"),  # 0.3 is the default of --max_f1_drop
+        (record(slower=-1, drop=0.31, max_f1_drop=0.4), "int8"),
+        (record(slower=-1, drop=0.11, max_f1_drop=0.1), "float32"),
+        (record(slower=0), "float32"),
+        (record(slower=1), "float32"),
+        (record(slower=-1, scores=False), "float32"),  # nobody knows what it lost
+        (record(slower=-1, models=("checkpoint", "float32.onnx")), "float32"),  # an int8 of some other export
+        (record(slower=-1, models=("checkpoint", "int8.onnx")), "int8"),
+    ],
+)
+def test_int8_must_have_been_found_faster_and_harmless(export, content, expected):
+    (export / "export.json").write_text(json.dumps(content), encoding="utf-8")
+    assert find_precision(export, "auto") == find_precision(export / "float32", "auto") == expected
+    assert Predictor(export, "auto").file == export / f"{expected}.onnx"
+    assert find_precision(export, "int8") == "int8"
+    (export / "float32.onnx").unlink()
+    assert find_precision(export, "auto") == "int8"  # there is nothing else
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"models": []}', '{"models": [1]}', '{"models": [{}]}'])
+def test_a_damaged_record(export, content):
+    (export / "export.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"export.json: not the record .* Export the model again"):
+        find_precision(export, "auto")
+    assert find_precision(export, "int8") == "int8"
+
+
+def test_int8_is_given_one_text_at_a_time(tiny_export):
+    """By its file, whatever the name; the others take as many as they are told."""
+    for precision, most in (("float32", 7), ("float16", 7), ("int8", 1)):
+        predictor, lengths = Predictor(tiny_export, precision, batch_size=7, num_threads=1), []
+        engine = predictor.engine
+        predictor.engine = lambda ids, engine=engine, lengths=lengths: (lengths.append(len(ids)), engine(ids))[1]
+        predictor.probabilities(["短", "某公司宣布裁员", "球队主场获胜"] * 5)
+        assert max(lengths) == most and sum(lengths) == 15
+
+
 @pytest.mark.parametrize(
     ("flags", "answer"),
     [
@@ -83,7 +141,8 @@ def machine(monkeypatch):
     return pretend
 
 
-def test_gpu_asked_for_and_absent(machine, printed):
+def test_gpu_asked_for_and_absent(machine, printed, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert find_gpu("cpu") == "cpu" and printed == []
     for driver, packages, message in (
         (False, ["onnxruntime-gpu"], "this machine has no NVIDIA GPU"),
@@ -92,8 +151,14 @@ def test_gpu_asked_for_and_absent(machine, printed):
          "onnxruntime 1.0 and onnxruntime-gpu 1.0 hide each other: uninstall both, then install onnxruntime-gpu alone"),
     ):  # fmt: skip
         machine(driver, packages)
-        assert find_gpu("gpu") == "cpu"
-        assert printed.pop() == f"--device gpu: predicting on the CPU ({message})"
+        for device in ("gpu", "gpu:1"):
+            assert find_gpu(device) == "cpu"
+            assert printed.pop() == f"--device {device}: predicting on the CPU ({message})"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    machine(True, ["onnxruntime-gpu"], ["CUDAExecutionProvider"])
+    for backend in ("onnx", "paddle"):
+        assert find_gpu("gpu", backend=backend) == "cpu"
+        assert printed.pop() == "--device gpu: predicting on the CPU (CUDA_VISIBLE_DEVICES hides every GPU)"
 
 
 @pytest.mark.parametrize("built_for_gpus", [False, True])
@@ -101,7 +166,7 @@ def test_gpu_of_the_back_end_that_is_used(machine, monkeypatch, paddle, printed,
     machine(True, providers=["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * (not built_for_gpus))
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: built_for_gpus)
     assert find_gpu("gpu", backend="paddle") == ("gpu" if built_for_gpus else "cpu")
-    assert find_gpu("gpu") == ("cpu" if built_for_gpus else "gpu")
+    assert find_gpu("gpu:1") == ("cpu" if built_for_gpus else "gpu:1")
     assert len(printed) == 1 and ("requirements-gpu.txt" in printed[0]) != built_for_gpus
 
 
@@ -122,6 +187,102 @@ def test_gpu_session(tiny_export, monkeypatch, capfd):
     assert asked == [([("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], 0)]
     said = capfd.readouterr()
     assert said.out == "" and "libcudnn.so.9 is missing" in said.err  # stdout may carry the predictions
+
+
+RUNTIME_ERRORS = [
+    (
+        "Status Message: bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 100663296",
+        "out of memory",
+    ),
+    ("CUDA failure 2: out of memory ; GPU=0 ; hostname=box", "out of memory"),
+    ("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=box", "gpu:0 failed"),
+]
+
+
+@pytest.mark.parametrize(("said", "told"), RUNTIME_ERRORS)
+def test_what_fails_on_a_gpu_while_it_computes(tiny_export, monkeypatch, said, told):
+    """Provider errors of the library's own type; no machine of the tests has a GPU."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+
+    def fails(*arguments):
+        raise RuntimeException(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {said}")
+
+    predictor = Predictor(tiny_export)
+    predictor.engine.place = "gpu:0"
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fails)
+    with pytest.raises(InputError, match=told) as raised:
+        predictor.predict(["文"])
+    assert ("lower --batch_size" in str(raised.value)) == (told == "out of memory")
+    predictor.callers = 2
+    with pytest.raises(InputError, match=told):
+        predictor.predict(["文"] * 100)
+
+
+def test_a_fault_of_ours_keeps_its_type(tiny_export, monkeypatch):
+    predictor = Predictor(tiny_export)
+    monkeypatch.setattr(engines, "graph_feed", lambda ids: {"input_ids": ids[0], "token_type_ids": ids[0]})
+    with pytest.raises(Exception, match="Invalid rank") as raised:
+        predictor.predict(["文"])
+    assert not isinstance(raised.value, InputError)
+
+
+@pytest.mark.parametrize(
+    ("said", "visible", "told"),
+    [
+        ("CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; h", "", "no GPU can be seen .* is '': only"),
+        ("CUDA failure 101: invalid device ordinal ; GPU=7 ; hostname=box", None, "there is no gpu:7 .*--device_id"),
+        ("CUDA failure 2: out of memory ; GPU=0 ; hostname=box", None, "out of memory on gpu:7"),
+    ],
+)
+def test_a_gpu_that_cannot_be_had_is_no_fault_of_the_file(tiny_export, monkeypatch, said, visible, told):
+    import onnxruntime
+
+    def fails(path, options, providers, enable_fallback):
+        raise RuntimeError(f"/onnxruntime_src/core/providers/cuda/cuda_call.cc:129 CudaCall(ERRTYPE, int) {said}")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    for settings in ({"device": "gpu", "device_id": 7}, {"device": "cuda:7"}):
+        with pytest.raises(InputError, match=told) as raised:
+            Predictor(tiny_export, **settings)
+        assert "xport it again" not in str(raised.value)
+
+
+def test_paddle_inference_and_a_gpu_without_memory(tiny_export, monkeypatch):
+    predictor = Predictor(tiny_export, backend="paddle")
+    predictor.engine.place = "gpu:0"
+
+    def fails():
+        raise MemoryError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 2.3GB memory on GPU 0")
+
+    monkeypatch.setattr(predictor.engine, "predictor", type("", (), {
+        "run": staticmethod(fails), "get_input_handle": lambda self, name: self, "copy_from_cpu": lambda self, ids: None,
+    })())  # fmt: skip
+    with pytest.raises(InputError, match="out of memory on gpu:0: lower --batch_size"):
+        predictor.predict(["文"])
+
+
+def test_onnxruntime_does_not_warn_of_the_machine(tmp_path):
+    """It looks for GPUs while it is imported, and says in yellow that it found none of those that there are."""
+    package = tmp_path / "onnxruntime"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import os, sys\nos.write(2, b'W:onnxruntime:Default, device_discovery.cc')\n"
+        "def set_default_logger_severity(level): print('level', level)\n"
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom hierarchical.engines import load_onnxruntime\n"
+        "load_onnxruntime(); load_onnxruntime()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("level 3\nlevel 3\n", "")
+    (package / "__init__.py").write_text("raise ImportError('libcublasLt.so.13: cannot open shared object file')")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert "is installed, and cannot be loaded (libcublasLt.so.13: cannot open" in done.stderr
 
 
 def test_batches_of_an_export_run_side_by_side_and_must_be_finite():

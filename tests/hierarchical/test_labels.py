@@ -61,6 +61,7 @@ def test_label_files_that_are_read_alike(tmp_path, content):
         ("a\na## ##b\n", 2, "empty level"),
         ("a\na ## b\n", 2, "blank beside"),
         ("a\na###b\n", 2, "more than two #"),
+        ("体育\n足球\n比赛\n".encode("gb18030"), 1, "iconv -f GB18030 -t UTF-8"),
         ("a\nb##c\n", 2, "add the line 'b'"),
         ("a\na##b##c\n", 2, "add the line 'a##b'"),
         ("a\nb\tc\n", 2, "a TAB"),
@@ -110,12 +111,14 @@ def test_ten_thousand_labels_of_depth_eight(tmp_path):
 @pytest.mark.parametrize(
     ("unknown", "known"),
     [
-        ("足球", "体育##足球"),  # the name alone
-        ("体育#足球", "体育##足球"),
-        ("体育##足求", "体育##足球"),
-        ("财经##其它##利率", "财经##其他##利率"),
-        ("完全不同", None),
-        ("", None),
+        ("足球", ["体育##足球"]),  # the name alone
+        ("其他", ["体育##其他", "财经##其他"]),  # of several labels: all of them
+        ("其他##利率", ["财经##其他##利率"]),
+        ("体育#足球", ["体育##足球"]),
+        ("体育##足求", ["体育##足球"]),
+        ("财经##其它##利率", ["财经##其他##利率"]),
+        ("完全不同", []),
+        ("", []),
     ],
 )
 def test_nearest(unknown, known):
@@ -127,9 +130,35 @@ def test_nearest_among_many():
     tree = LabelTree(labels)
     started = time.process_time()
     for i in (7, 100, 9_999):
-        assert tree.nearest(labels[i] + "误") == labels[i]
+        assert tree.nearest(labels[i] + "误") == [labels[i]]
     tree.nearest("长" * 1_000_000)
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("unknown", "says"),
+    [
+        ("足球", "did you mean '体育##足球'?"),
+        ("其他", "several labels end so, write the full path: '体育##其他', '财经##其他'"),
+        ("4", "looks like a class number; line 7 of label.txt is '财经##其他'"),
+        (4, "looks like a class number; line 7 of label.txt is '财经##其他'"),
+        ("6", ""),  # there are six labels, the last number is 5
+        (6, ""),
+        (-1, ""),
+        (10**18, ""),
+        ("9" * 50, ""),
+        ("完全不同", ""),
+    ],
+)
+def test_guess(tmp_path, unknown, says):
+    content = f"\n{PATHS[0]}\n{PATHS[1]}\n\n" + "\n".join(PATHS[2:])  # the lines are those of the file, not of the list
+    assert LabelTree.read(write(tmp_path / "label.txt", content)).guess(unknown) == says
+
+
+def test_a_guess_names_five_of_many():
+    labels = [f"{name}{end}" for name in "甲乙丙丁戊己庚" for end in ("", "##其他")]
+    guess = LabelTree(labels).guess("其他")
+    assert guess.endswith("'甲##其他', '乙##其他', '丙##其他', '丁##其他', '戊##其他' or 2 more")
 
 
 def test_levels_text():
@@ -155,3 +184,8 @@ def test_label_words(tmp_path):
         LabelTree.read(path)
     assert "label.txt:2: a label and its word are written path==word" in str(error.value)
     assert "label.txt:3: " in str(error.value)
+
+
+def test_a_name_that_label_txt_cannot_hold():
+    with pytest.raises(InputError, match="'交往==见面' holds '==', which sets off a label's word"):
+        LabelTree(["交往==见面"])

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +12,7 @@ from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
 from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
 from metric import Decision
-from tests.conftest import SAMPLE
 
-TREE = LabelTree.read(SAMPLE / "label.txt")
 SMALL = LabelTree(["体育", "体育##足球", "财经"])
 
 
@@ -37,30 +34,6 @@ def test_shares_are_whole_windows_in_order():
         assert all(stop >= start for start, stop in shares)
 
 
-def test_labels_are_counted_by_kind():
-    seen = Counter()
-    assert predictions.text_of_line("甲\t乙\t体育赛事, 体育赛事##伤病", TREE, seen) == "甲 乙"
-    assert predictions.text_of_line("甲\t", TREE, seen) == "甲 "
-    assert seen == {"labelled": 1, "tab": 1}
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.txt", " 一\t体育赛事\n\n二\t三\n"),
-        ("a.jsonl", '{"text": " 一 ", "labels": ["没有"]}\n\n{"text": "二 三"}\n'),
-        ("a.csv", 'text,label\n一,没有\n,\n"二 三",\n'),
-    ],
-)
-def test_texts_of_all_formats(tmp_path, name, content):
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    seen, problems = Counter(), Problems()
-    assert list(predictions.read_texts(tmp_path / name, TREE, problems, seen)) == ["一", "", "二 三"]
-    assert seen["blank"] == 1 and problems.count == 0
-    assert (seen["labelled"], seen["tab"]) == ((1, 1) if name == "a.txt" else (0, 0))
-    assert predictions.count_texts(tmp_path / name, TREE, Counter()) == 3
-
-
 # ---- rows that are written -------------------------------------------------------------------------------------------
 
 
@@ -77,6 +50,27 @@ def test_rows_by_hand():
     assert jsonl_row(SMALL, "", [], np.zeros(3, np.float32), 0.125).endswith('"levels": {}}\n')
     assert tsv_row(SMALL, "进\t球\n了", [0, 2], probabilities, 0) == "进 球 了\t体育,财经\n"
     assert tsv_row(SMALL, "", [], probabilities, 0) == "\t\n"
+
+
+def test_what_came_out_by_hand():
+    outcome = predictions.Outcome(SMALL)
+    assert outcome.lines() == []
+    rows = [("甲", [0, 1]), ("乙", [0]), ("", []), ("丙", []), ("丁", [2]), ("戊", [0, 2])]
+    outcome.update((text, predicted, np.zeros(3)) for text, predicted in rows[:2])
+    outcome.update((text, predicted, np.zeros(3)) for text, predicted in rows[2:])
+    assert outcome.lines() == [  # 财经 is a root, and a leaf
+        "Without a label: 1 of 5 texts (20.0%), to which --min_labels 1 gives the likeliest; with labels of upper levels "
+        "alone: 1 (20.0%)",
+        "3 of 3 labels were given; the commonest: 体育 3, 财经 2, 体育##足球 1",
+    ]
+
+
+def test_what_came_out_of_nothing_and_of_a_flat_tree():
+    outcome = predictions.Outcome(LabelTree(list("abcdefg")))
+    outcome.update([("甲", [], np.zeros(7))])
+    assert outcome.lines()[1] == "0 of 7 labels were given" and "upper" not in outcome.lines()[0]
+    outcome.update([("甲", list(range(6)), np.zeros(7))])
+    assert outcome.lines()[1] == "6 of 7 labels were given; the commonest: a 1, b 1, c 1, d 1, e 1"
 
 
 # ---- files, and going on ---------------------------------------------------------------------------------------------
@@ -144,7 +138,17 @@ def test_any_labeller_can_label_a_file(labeller, tmp_path, monkeypatch, printed)
     assert output.read_text(encoding="utf-8") == "体育\t体育\n\t\n足球与财经\t体育,体育##足球,财经\n无\t\n财经\t财经\n"
     assert labeller.windows == [1, 2, 1] and labeller.loads == 1  # windows of two rows; a blank one is not asked about
     assert [line for line in printed if line.startswith("text: ")] == ["text: 体育", "text: ", "text: 足球与财经"]
-    assert printed[-1].startswith("Predicted 5 texts in ") and f"{tmp_path / 'data.txt'}: blank rows: 1 " in printed[-2]
+    assert f"{tmp_path / 'data.txt'}: blank rows: 1 " in printed[-4]
+    assert printed[-3].startswith("Without a label: 1 of 4 texts (25.0%)") and printed[-3].endswith("alone: 1 (25.0%)")
+    assert printed[-2] == "3 of 3 labels were given; the commonest: 体育 2, 财经 2, 体育##足球 1"
+    assert printed[-1].startswith("Predicted 5 texts in ")
+
+
+def test_a_long_text_is_logged_by_its_beginning_and_written_whole(labeller, tmp_path, printed):
+    (tmp_path / "data.txt").write_text("体育" * 500_000 + "\n", encoding="utf-8")
+    predict_file(Job(tmp_path / "data.txt", output_file=str(tmp_path / "out.jsonl")), labeller, Decision())
+    assert printed[0] == f"text: {'体育' * 100}... (1,000,000 characters)" and len("\n".join(printed)) < 1000
+    assert json.loads((tmp_path / "out.jsonl").read_text("utf-8"))["text"] == "体育" * 500_000
 
 
 def test_nothing_is_loaded_before_everything_is_in_order(labeller, tmp_path):

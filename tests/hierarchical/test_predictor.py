@@ -244,7 +244,9 @@ def test_settings_that_cannot_be(predictor, settings):
         {"precision": "int8", "backend": "paddle"},
         {"backend": "torch"},
         {"device": "tpu"},
-        {"device": "gpu:1"},
+        {"device": "xpu"},
+        {"device": "CPU"},
+        {"device": None},
         {"device_id": -1},
         {"num_threads": 0},
         {"max_seq_length": 2},
@@ -321,11 +323,30 @@ def test_other_length_than_trained_with(tiny_export, printed):
         Predictor(tiny_export, max_seq_length=100_000)
 
 
-def test_results_do_not_depend_on_batches_or_threads(tiny_export):
-    one, many = (Predictor(tiny_export, num_threads=n, batch_size=b) for n, b in ((1, 1), (4, 5)))
-    ids = one.tokenizer.encode(["甲" * n for n in (3, 60, 1, 17, 17, 8, 40, 2, 5, 9, 33)])
-    np.testing.assert_allclose(one.logits(ids), many.logits(ids), atol=1e-3)
-    assert one.logits([]).shape == (0, len(one.tree))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "settings"),
+    [
+        ("tiny_checkpoint", {}),
+        ("tiny_export", {}),
+        ("tiny_export", {"precision": "int8"}),
+        ("older_export", {"precision": "int8"}),
+        ("tiny_export", {"backend": "paddle"}),
+    ],
+)
+def test_a_result_depends_on_its_text_alone(request, texts, folder, settings):
+    """Not on the texts beside it, their order, the size of the batches, or the threads."""
+    folder, texts = request.getfixturevalue(folder), texts[:45]
+    one = Predictor(folder, batch_size=1, num_threads=1, **settings)
+    alone = np.concatenate([one.probabilities([text]) for text in texts])
+    assert np.ptp(alone) > 0.9
+    order = np.random.default_rng(0).permutation(len(texts))
+    for batch_size, threads in ((5, 4), (100, 1)):
+        many = Predictor(folder, batch_size=batch_size, num_threads=threads, **settings)
+        for rows in (np.arange(len(texts)), order, order[:13]):
+            found = many.probabilities([texts[i] for i in rows])
+            assert np.abs(found - alone[rows]).max() < 1e-5
+    assert one.probabilities([]).shape == (0, len(one.tree))
 
 
 @pytest.mark.slow
@@ -370,13 +391,15 @@ def test_a_width_of_prune(tiny_checkpoint, tiny_export, tmp_path):
 
 
 def test_an_export_within_the_checkpoint(checkpoint, tiny_export):
-    """In a folder of its own there, or right among the weights: what was exported last is meant."""
+    """In a folder of its own there, or right among the weights, where one must say which is meant."""
     shutil.copytree(tiny_export, checkpoint / "export")
     assert kind(checkpoint) == ".safetensors" and kind(checkpoint / "export") == ".onnx"
     shutil.copy(tiny_export / "int8.onnx", checkpoint)
-    assert kind(checkpoint, precision="auto") == ".onnx"
+    assert kind(checkpoint, precision="auto", kind="export") == ".onnx"
     shutil.copy(tiny_export / "float32.onnx", checkpoint)
-    assert kind(checkpoint) == kind(checkpoint, kind="export") == kind(checkpoint / "float32") == ".onnx"
+    with pytest.raises(InputError, match='holds a checkpoint and an export.*kind="checkpoint" or kind="export"'):
+        kind(checkpoint)
+    assert kind(checkpoint, kind="export") == kind(checkpoint / "float32") == ".onnx"
     assert kind(checkpoint, kind="checkpoint") == ".safetensors"
     one, other = (Predictor(checkpoint, kind=kind).predict(["国足今晚出战"])[0] for kind in ("export", "checkpoint"))
     assert one.labels == other.labels and one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
@@ -406,13 +429,14 @@ def test_the_older_form_of_the_weights(checkpoint):
 
 def test_nothing_is_there(tmp_path):
     for path, settings, message in (
-        (tmp_path / "none", {}, r"none.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path / "none", {}, r"none: neither a folder nor a model file. Pass an export"),
         (tmp_path / "none", {"kind": "export"}, r"none.onnx: no such file.* Make it with export_model.py"),
         (tmp_path / "none", {"kind": "checkpoint"}, r"none: no such directory. Pass the --save_dir of train.py"),
-        (tmp_path / "none", {"backend": "paddle"}, r"none.json: no such file.* Make it with export_model.py"),
+        (tmp_path / "none", {"backend": "paddle"}, r"none: neither a folder nor a model file"),
+        (tmp_path / "none", {"backend": "paddle", "kind": "export"}, r"none.json: no such file.* export_model.py"),
         (tmp_path, {}, r"float32.onnx: no such file.* Make it with export_model.py"),
         (tmp_path, {"kind": "checkpoint"}, r"no model.safetensors in it.* checkpoint of train.py"),
-        (tmp_path / "a" / "b.onnx", {}, r"a/b.onnx: no such file.* Make it with export_model.py"),
+        (tmp_path / "a" / "b.onnx", {}, r"a/b.onnx: neither a folder nor a model file"),
     ):
         with pytest.raises(InputError, match=message):
             Predictor(path, **settings)

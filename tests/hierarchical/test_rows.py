@@ -1,4 +1,4 @@
-"""rows.py: rows in three formats, with every fault a file can have, and rows that are written and read back."""
+"""rows.py: rows and texts in every format, every fault of theirs, and rows that are written and read back."""
 
 import time
 from collections import Counter
@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
-from hierarchical.rows import load_rows, multi_hot, parse_rows, read_rows, require_row_format, write_rows
+from hierarchical.rows import (
+    count_texts,
+    load_rows,
+    multi_hot,
+    parse_rows,
+    read_rows,
+    read_texts,
+    require_row_format,
+    text_of_line,
+    write_rows,
+)
 from tests.hierarchical.test_labels import PATHS, TREE, deep_labels, write
 
 
@@ -26,6 +36,7 @@ def faults_of(path, content, **options):
 GOOD = {
     "rows.txt": "进球\t体育,体育##足球\n升息\t财经\n",
     "rows.jsonl": '{"text": "进球", "labels": ["体育", "体育##足球"]}\n{"labels": ["财经"], "text": "升息", "id": 7}\n',
+    "rows.json": '[{"text": "进球",\n "labels": ["体育", "体育##足球"]},\n\n {"text": "升息", "labels": ["财经"]}]\n',
     "rows.csv": "text,label,label\n进球,体育,体育##足球\n升息,财经,\n",
 }
 
@@ -41,12 +52,12 @@ GOOD = {
     ],
     ids=["as is", "BOM", "CRLF", "no last LF"],
 )
-def test_three_formats_read_alike(tmp_path, name, change):
+def test_all_formats_read_alike(tmp_path, name, change):
     rows = load_rows(write(tmp_path / name, change(GOOD[name])), TREE)
     assert rows == (["进球", "升息"], [(0, 1), (3,)], 0, 0)
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", sorted(GOOD.keys() - {"rows.json"}))
 def test_blank_lines_are_counted(tmp_path, name):
     blank = "\n,,\n" if name == "rows.csv" else "\n \t \n"
     rows = load_rows(write(tmp_path / name, GOOD[name] + blank), TREE)
@@ -96,6 +107,11 @@ def test_a_line_of_a_megabyte(tmp_path):
     [
         ("文\t体育##足求", "did you mean '体育##足球'?"),
         ("文\t足球", "did you mean '体育##足球'?"),
+        ("文\t其他", "unknown label '其他'; several labels end so, write the full path: '体育##其他', '财经##其他'"),
+        ("文\t3", "unknown label '3'; looks like a class number; line 4 of label.txt is '财经'"),
+        ("文\t体育/财经", "ASCII comma"),
+        ("文\t体育|财经##其他", "ASCII comma"),
+        ("文\t体育 财经", "ASCII comma"),
         ("文\t毫不相干", "none is like it"),
         ("文\t体育，财经", "ASCII comma"),
         ("文\t体育、财经", "ASCII comma"),
@@ -113,6 +129,27 @@ def test_a_line_of_a_megabyte(tmp_path):
 def test_txt_faults(tmp_path, row, says):
     message = faults_of(tmp_path / "rows.txt", f"好\t体育\n\n{row}\n好\t体育\n")
     assert message.startswith("1 problem found") and "rows.txt:3: " in message and says in message
+
+
+def test_rows_whose_labels_have_another_name_are_not_skipped(tmp_path):
+    """They would be missing from the scores, and no one would know."""
+    content = '{"text": "好", "labels": ["体育"]}\n{"text": "文", "label": ["体育"]}\n{"text": "无"}\n'
+    message = faults_of(tmp_path / "dev.jsonl", content, unlabelled="skip")
+    assert message.startswith("1 problem found") and "dev.jsonl:2: unknown field 'label', did you mean" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", "文\n", "no label: a row is text<TAB>label,label,..."),
+        ("a.jsonl", '{"text": "文"}\n', 'no label: a row is {"text": "...", "labels": ["...", ...]}'),
+        ("a.json", '[{"text": "文"}]\n', 'no label: a row is {"text": "...", "labels": ["...", ...]}'),
+        ("a.csv", "text,label\n文,\n", "no label: a row is text,label,label,..."),
+    ],
+)
+def test_what_is_said_of_rows_is_said_in_their_format(tmp_path, name, content, says):
+    assert says in faults_of(tmp_path / name, content)
+    assert says.replace("no label: a row is", "the file is empty. A row is:") in faults_of(tmp_path / name, "")
 
 
 def test_unlabelled_rows_can_be_skipped(tmp_path):
@@ -170,25 +207,38 @@ def test_jsonl_labels(tmp_path):
     ("row", "says"),
     [
         ('{"text": "一", "labels": ["体育"]', "not JSON"),
-        ("{'text': '一'}", "not JSON"),
+        ("{'text': '一'}", "which is not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"a":' * 100_000, "not JSON"),
         ('{"text": "一", "n": ' + "1" * 5_000 + "}", "not JSON"),
-        ('{"text": "半\\ud83d", "labels": ["体育"]}', "not JSON"),  # half of a pair could never be written
-        ('{"text": "一", "labels": ["半\\ud83d"]}', "not JSON"),
-        ("[]", "one object on one line"),
-        ("3", "one object on one line"),
-        ('[{"text": "一", "labels": ["体育"]}]', "one object on one line"),
-        ('{"labels": ["体育"]}', "one object on one line"),
-        ('{"text": 3, "labels": ["体育"]}', "one object on one line"),
-        ('{"text": "一", "labels": "体育"}', "one object on one line"),
-        ('{"text": "一", "labels": {"体育": 1}}', "one object on one line"),
-        ('{"text": "一", "labels": [3]}', "one object on one line"),
-        ('{"text": "一", "labels": [null]}', "one object on one line"),
-        ('{"text": "一", "labels": [["体育"]]}', "one object on one line"),
+        ('{"text": "半\\ud83d", "labels": ["体育"]}', "half a character"),  # which could never be written
+        ('{"text": "一", "labels": ["半\\ud83d"]}', "half a character"),
+        ("[]", 'a row is one object {"text": "...", "labels": ["...", ...]}, not []'),
+        ("3", "a row is one object"),
+        ('[{"text": "一", "labels": ["体育"]}]', "the file holds a JSON list, not JSON lines: give it a name"),
+        ('{"labels": ["体育"]}', 'no "text" in this row, which has: labels'),
+        ('{"id": 3, "Text": "一", "labels": ["体育"]}', "unknown field 'Text', did you mean 'text'?"),
+        ('{"text": 3, "labels": ["体育"]}', '"text" must be a text in quotes, not 3'),
+        ('{"text": null, "labels": ["体育"]}', '"text" must be a text in quotes, not null'),
+        ('{"text": "一", "label": ["体育"]}', "unknown field 'label', did you mean 'labels'?"),
+        ('{"text": "一", "Labels": ["体育"]}', "unknown field 'Labels', did you mean 'labels'?"),
+        ('{"text": "一", "labels": "体育"}', '"labels" must be a list of names, ["体育"], not "体育"'),
+        ('{"text": "一", "labels": {"体育": 1}}', '"labels" must be a list of names, ["...", ...], not {"体育": 1}'),
+        (
+            '{"text": "一", "labels": [3]}',
+            "3 is a number, not the name of a label; looks like a class number; line 4 of",
+        ),
+        ('{"text": "一", "labels": 3}', "line 4 of label.txt is '财经'"),
+        ('{"text": "一", "labels": ["3"]}', "line 4 of label.txt is '财经'"),
+        ('{"text": "一", "labels": [99]}', "99 is a number, not the name of a label; none is like it"),
+        ('{"text": "一", "labels": [3.5]}', "a label must be a name in quotes, not 3.5"),
+        ('{"text": "一", "labels": [true]}', "a label must be a name in quotes, not true"),
+        ('{"text": "一", "labels": [null]}', "a label must be a name in quotes, not null"),
+        ('{"text": "一", "labels": [["体育"]]}', 'a label must be a name in quotes, not ["体育"]'),
         ('{"text": " ", "labels": ["体育"]}', "text is empty"),
         ('{"text": "一", "labels": [""]}', "empty label"),
-        ('{"text": "一", "labels": ["体育,财经"]}', "unknown label"),
+        ('{"text": "一", "labels": ["体育,财经"]}', "each label must be an item of its own, not as in '体育,财经'"),
+        ('{"text": "一", "labels": ["体育;财经"]}', "each label must be an item of its own, not as in '体育;财经'"),
     ],
 )
 def test_jsonl_faults(tmp_path, row, says):
@@ -209,7 +259,13 @@ def test_csv_quoting(tmp_path):
     [
         ("一,体育\n", 1, "header"),
         ("\n一,体育\n", 1, "header"),
+        ("content,label\n一,体育\n", 1, "a header that starts with text must come first, not 'content,label'"),
+        ("text;label\n一;体育\n", 1, "columns must be separated by ',', not by ';'"),
+        ("text\tlabel\n一\t体育\n", 1, "columns must be separated by ',', not by '\\t'"),
         ("text,label\n一,体育##足求\n", 2, "did you mean"),
+        ("text,label\n一,体育;财经\n", 2, "each label must have a column of its own, not as in '体育;财经'"),
+        ('text,label\n一,"体育,财经"\n', 2, "each label must have a column of its own"),
+        ("text,label\n一,3\n", 2, "line 4 of label.txt is '财经'"),
         ("text,label\n,体育\n", 2, "text is empty"),
         ('text,label\n一,体育\n"二,体育\n三,体育\n', 3, "not CSV"),  # the quote is never closed
         ('text,label\n"二"三,体育\n四,体育\n', 2, "not CSV"),
@@ -243,6 +299,61 @@ def test_multi_hot():
     assert multi_hot([], 3).shape == (0, 3) and multi_hot([()], 3).dtype == bool
 
 
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "counted"),
+    [
+        ("甲", "甲", {}),
+        ("甲\t体育, 财经", "甲", {"labelled": 1}),
+        ("甲\t乙\t体育", "甲 乙", {"labelled": 1, "tab": 1}),
+        ("甲\t体育\t财经", "甲", {"labelled": 1}),  # as in a table of right and predicted labels
+        ("甲\t体育\t", "甲", {"labelled": 1}),  # nothing predicted
+        ("甲\t体育，财经", "甲", {"labelled": 1}),  # labels all the same, though not well written
+        ("甲\t体育,不认识", "甲", {"labelled": 1}),
+        ("甲\t娱乐##电影", "甲", {"labelled": 1}),  # of another tree
+        ("甲\t谈体育 与财经", "甲 谈体育 与财经", {"tab": 1}),
+        ("甲\t", "甲", {}),
+        ("\t体育", "", {"labelled": 1}),
+    ],
+)
+def test_a_text_is_shown_without_its_labels(line, text, counted):
+    seen = Counter()
+    assert text_of_line(line, TREE, seen) == text and +seen == counted
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a", "一\t体育\n\n二 三\n"),
+        ("a.txt", " 一\t体育\n\n二\t三\n"),
+        ("a.tsv", " 一\t体育\n\n二\t三\n"),
+        ("a.jsonl", '{"text": " 一 ", "labels": ["没有"]}\n\n{"text": "二 三"}\n'),
+        (
+            "a.ndjson",
+            '{"text": " 一 ", "label": 3}\n\n{"text": "二 三", "labels": "x"}\n',
+        ),  # what is not read is not judged
+        ("a.json", '[\n  {\n    "text": "一"\n  },\n  {"text": ""},\n  {"text": "二 三", "labels": [[]]}\n]\n'),
+        ("a.csv", 'text,label\n一,没有\n,\n"二 三",\n'),
+    ],
+)
+def test_texts_of_all_formats(tmp_path, name, content):
+    seen, problems = Counter(), Problems()
+    path = write(tmp_path / name, content)
+    assert list(read_texts(path, TREE, problems, seen)) == ["一", "", "二 三"]
+    assert seen["blank"] == 1 and problems.shown == []
+    assert seen["labelled"] == (name in ("a", "a.txt", "a.tsv")) and seen["tab"] == (name in ("a.txt", "a.tsv"))
+    assert count_texts(path, TREE, Counter()) == 3
+
+
+def test_without_a_tree_nobody_knows_what_a_tab_means(tmp_path):
+    problems = Problems()
+    path = write(tmp_path / "a.txt", "一\t\n二\t体育\n三\n")
+    assert list(read_texts(path, None, problems, Counter())) == ["一", "二\t体育", "三"]
+    assert problems.count == 1 and "a.txt:2: a TAB: are labels or more of the text behind it?" in problems.shown[0]
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -251,13 +362,20 @@ HARD_ROWS = [("一\t二\n三", ["a,b"]), ("无关", [])]
 
 
 @pytest.mark.parametrize(
-    "name, rows", [("a.txt", ROWS), ("a.jsonl", ROWS + HARD_ROWS), ("b.jsonl", [("只有文", None)])]
+    "name, rows",
+    [
+        ("a.txt", ROWS),
+        ("a.tsv", ROWS),
+        ("a.jsonl", ROWS + HARD_ROWS),
+        ("a.ndjson", ROWS + HARD_ROWS),
+        ("b.jsonl", [("只有文", None)]),
+    ],
 )
 def test_written_rows_read_back_the_same(tmp_path, name, rows):
     problems = Problems()
     require_row_format(tmp_path / name, "--x", rows)
     write_rows(tmp_path / name, rows)
-    assert [(text, names) for _, text, names in parse_rows(tmp_path / name, problems)] == rows
+    assert [(row.text, row.labels) for row in parse_rows(tmp_path / name, problems)] == rows
     assert problems.count == 0
 
 
@@ -273,7 +391,10 @@ def test_the_lines_of_written_rows(tmp_path):
         ("a.txt", ("一\n二", None), "line end"),
         ("a.txt", ("一", ["a,b"]), "comma in the label 'a,b'"),
         ("a.txt", ("一", []), "no label"),
+        ("a.tsv", ("一\t二", ["体育"]), "TAB"),
         ("a.csv", ("一", ["体育"]), "not .csv"),
+        ("a.json", ("一", ["体育"]), "not .json"),
+        ("a.xlsx", ("一", ["体育"]), "not .xlsx"),
     ],
 )
 def test_rows_that_a_format_cannot_hold(tmp_path, name, row, fault):

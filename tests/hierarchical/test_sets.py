@@ -17,7 +17,7 @@ from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
 from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint
-from hierarchical.identity import EXPORT
+from hierarchical.identity import RECORD
 from hierarchical.labels import LabelTree
 from hierarchical.sets import in_force, new_set, only_writer, read_set
 from hierarchical.tokenizer import load_tokenizer
@@ -197,7 +197,7 @@ def test_graphs_beside_a_checkpoint(trainings, graphs, tmp_path, kind):
     nothing = found_in(tmp_path / "old"), None
 
     def both(folder):
-        return found_in(folder), graphs_in(folder) if (in_force(folder) / EXPORT).exists() else None
+        return found_in(folder), graphs_in(folder) if (in_force(folder) / RECORD).exists() else None
 
     def export(folder):
         one.checkpoint = folder

@@ -143,6 +143,14 @@ def test_ids_by_hand(tmp_path):
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id) == (0, unk, cls, sep)
 
 
+def test_what_the_vocabulary_lacks(tmp_path):
+    tokenizer = load_tokenizer(write_model(tmp_path), 5)
+    texts = ["北京今天下雨", "北⼈京，Hello WORLD unionX", "[UNK]北[SEP]", "", "b" * 101]
+    found = [tokenizer.count(text) for text in texts]
+    assert [unknown for _, unknown in found] == [[], ["⼈", "world", "unionx"], [], [], ["b" * 101]]
+    assert [count for count, _ in found] == tokenizer.lengths(texts)
+
+
 def test_cutting_a_long_text_early_changes_nothing(tmp_path):
     """Blanks, vanishing characters, long words and special tokens around every place where the text may be cut."""
     folder = write_model(tmp_path)

@@ -399,7 +399,7 @@ def test_predictions_are_written_as_by_the_main_route(trained, use, tmp_path, ca
     assert capsys.readouterr().out.startswith("文\ta b \t")
     (tmp_path / "pairs.txt").write_text("\n \n")
     error = fails(predict, capsys, *use, "--text_pair_file", tmp_path / "pairs.txt")
-    assert "pairs.txt: only blank lines in it" in error
+    assert "pairs.txt: no labelled row in it. A row is: text<TAB>label" in error
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from metric import Decision
 from retrieval_based import index as module
-from retrieval_based.index import SemanticIndex, dense, dense_windows, recalls
+from retrieval_based.index import SemanticIndex, dense, recalls
 from retrieval_based.vectors import Vectors
 from utils import InputError, LabelTree
 
@@ -46,12 +46,6 @@ def test_recall_counts_every_row_and_every_label_of_it():
     assert found["recall@1"] == pytest.approx((1 + 0 + 1 / 2) / 3) and found["recall@5"] == 1
     assert recalls([[2]], [(1,)])["recall@50"] == 0  # a single query, too
     assert recalls([[]], [(1,)])["recall@1"] == 0
-
-
-def test_windows_cover_all_rows():
-    windows = dense_windows(10, module.DENSE_CELLS // 4)
-    assert [list(window) for window in windows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert dense_windows(2, module.DENSE_CELLS * 2) == [range(0, 1), range(1, 2)]
 
 
 def test_save_read_grow_and_notice(tmp_path):

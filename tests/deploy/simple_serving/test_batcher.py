@@ -81,6 +81,21 @@ def test_limits_and_groups_of_items_are_kept():
     run_batcher(script)
 
 
+def test_items_that_stay_alone_keep_their_turn():
+    """As those of an int8 model do; the others still go together around them."""
+
+    async def script(batcher, gate, batches):
+        futures = batcher.submit(items("x"))
+        futures += batcher.submit(items("a", "b", most=1)) + batcher.submit(items("c", "d"))
+        futures += batcher.submit(items("e", most=1))
+        await asyncio.sleep(0.1)
+        gate.set()
+        await asyncio.gather(*futures)
+        assert batches == [["x"], ["a"], ["b"], ["c", "d"], ["e"]]
+
+    run_batcher(script)
+
+
 def test_all_or_none_when_full():
     async def script(batcher, gate, batches):
         batcher.submit(items("x"))
@@ -110,16 +125,28 @@ def test_forgotten_items_are_not_run():
     run_batcher(script)
 
 
-def test_errors_reach_all_of_a_batch_and_no_other():
+def test_one_that_fails_does_not_fail_its_batch_mates():
     async def script(batcher, gate, batches):
         futures = batcher.submit(items("x"))
-        futures += batcher.submit(items("bad", "c", "d"))
+        futures += batcher.submit(items("a", "bad", "c", "d"))
         await asyncio.sleep(0.1)
         gate.set()
         results = await asyncio.gather(*futures, return_exceptions=True)
-        assert (
-            results[0] == "x!" and all(isinstance(result, ValueError) for result in results[1:3]) and results[3] == "d!"
-        )
+        assert isinstance(results.pop(2), ValueError) and results == ["x!", "a!", "c!", "d!"]
+        assert batches == [["x"], ["a", "bad", "c", "d"], ["a"], ["bad"], ["c"], ["d"]]
         assert await batcher.submit(items("e"))[0] == "e!"
 
-    run_batcher(script, batch_size=2)
+    run_batcher(script)
+
+
+def test_what_nobody_waits_for_is_not_tried_again():
+    async def script(batcher, gate, batches):
+        waiting = items("a", "bad", "c", "d")
+        futures = batcher.submit(waiting)  # all at once, at the gate
+        await asyncio.sleep(0.1)
+        batcher.forget([waiting[0], waiting[2]])
+        gate.set()
+        assert await futures[3] == "d!" and isinstance(futures[1].exception(), ValueError)
+        assert batches == [["a", "bad", "c", "d"], ["bad"], ["d"]]
+
+    run_batcher(script)

@@ -1,5 +1,7 @@
 """deploy/simple_serving: slow and strange clients, most of them bare sockets."""
 
+import json
+import re
 import socket
 import time
 from contextlib import suppress
@@ -14,7 +16,19 @@ import httpx
 
 pytestmark = pytest.mark.slow
 
-HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def read_answer(sock):
+    """(head, body) of an answer with a length."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += sock.recv(65_536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += sock.recv(65_536)
+    return head, body
 
 
 @pytest.mark.parametrize(
@@ -28,15 +42,19 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
         HEAD + b"X : y\r\n\r\n",
         HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+        HEAD + b"X: " + b"y" * 5_000_000 + b"\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=lambda value: repr(value[-30:]),
 )
 def test_what_is_no_http_is_refused(shared, client, request_bytes):
     with shared.connect() as sock:
         sock.sendall(request_bytes)
-        status = sock.recv(64).split(b" ")[1]
-    assert status in (b"400", b"404", b"431"), status
+        head, _, body = b"".join(iter(lambda: sock.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == (b"431" if len(request_bytes) > 65_536 else b"400")
+    assert b"content-type: application/json" in head
+    (problem,) = json.loads(body)["problems"]
+    assert problem["where"] and problem["what"] and problem["how"]
     assert client.get("/health").status_code == 200
 
 
@@ -49,6 +67,47 @@ def test_too_large_a_body_of_unknown_length(shared):
         assert sock.recv(65_536).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("path", [b"/v1/classify", b"/nothing"])
+def test_a_body_that_nobody_reads_is_no_reset(shared, path):
+    """Most clients listen only when they have sent everything."""
+    size = 30_000_000
+    with shared.connect() as sock:
+        for _ in range(2):  # the connection can be used again
+            sock.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path, size))
+            sock.sendall(b"x" * size)
+            assert read_answer(sock)[0].startswith(b"HTTP/1.1 413 " if path == b"/v1/classify" else b"HTTP/1.1 404 ")
+
+
+def test_a_connection_whose_body_nobody_read_is_idle_afterwards(start, tiny_export):
+    change = "import uvicorn; real = uvicorn.Config; uvicorn.Config = lambda *a, **k: real(*a, **k | {'timeout_keep_alive': 1})"
+    one = start("--model_path", tiny_export, change=change)
+    with one.connect() as sock:
+        sock.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        assert read_answer(sock)[0].startswith(b"HTTP/1.1 404 ")
+        sock.sendall(b"x" * 100_000)
+        sock.settimeout(10)
+        assert sock.recv(10) == b""
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"GET /health HTTP/1.0\r\n\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nHost: \t localhost:1 \t\r\n\r\n", 200),
+        (b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", 415),
+    ],
+)
+def test_hosts_and_encodings(shared, head, status):
+    with shared.connect() as sock:
+        sock.sendall(head)
+        line, body = read_answer(sock)
+    assert line.startswith(b"HTTP/1.1 %d " % status)
+    assert status == 200 or json.loads(body)["problems"][0]["how"]
+
+
 def test_slow_heads_and_bodies_stop_nobody(start, tiny_export):
     one = start("--model_path", tiny_export, change="service.BODY_SECONDS = protocol.HEAD_SECONDS = 2")
     heads = [one.connect() for _ in range(100)]
@@ -59,7 +118,7 @@ def test_slow_heads_and_bodies_stop_nobody(start, tiny_export):
     for sock in bodies:
         sock.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"texts"')
     half = one.connect()
-    half.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+    half.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     half.shutdown(socket.SHUT_WR)
     began = time.monotonic()
     assert httpx.post(f"{one.url}/v1/classify", json={"texts": "国足"}, timeout=30).status_code == 200
@@ -88,7 +147,7 @@ def test_idle_and_unfinished_connections_make_room_too(start, tiny_export):
     idle, unfinished = [], []
     for _ in range(110):
         idle.append(one.connect())
-        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[-1].recv(65_536).startswith(b"HTTP/1.1 200 ")
     for _ in range(110):
         unfinished.append(one.connect())
@@ -99,12 +158,12 @@ def test_idle_and_unfinished_connections_make_room_too(start, tiny_export):
     assert "Too many open files" not in one.log()
 
 
-@pytest.mark.parametrize("rest", [b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", b""])
+@pytest.mark.parametrize("rest", [b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", b""])
 def test_what_comes_drop_by_drop_ends(start, tiny_export, rest):
     """Bodies that nobody reads, and line ends before a request: neither is a request that the app could give up on."""
     one = start("--model_path", tiny_export, change="protocol.HEAD_SECONDS = protocol.BODY_SECONDS = 1")
     with one.connect() as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" + rest)
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + rest)
         end = time.monotonic() + 10
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             while time.monotonic() < end:

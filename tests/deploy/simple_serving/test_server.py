@@ -1,11 +1,15 @@
 """deploy/simple_serving: overload, the end, the key, new models, the command line, and the page in a browser."""
 
+import http.client
 import json
+import random
 import shutil
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_client"):
@@ -25,6 +29,36 @@ SLOW = """
 service.run = lambda items: (time.sleep(0.4), model.run(items))[1]
 service.BODY_SECONDS = protocol.HEAD_SECONDS = 1
 """
+
+
+# ---- strangers' texts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("export_of", "precision"), [("tiny_export", "float32"), ("tiny_export", "int8"), ("older_export", "int8")]
+)
+def test_an_answer_depends_on_its_text_alone(start, request, texts, export_of, precision):
+    """Asked alone, or by one of eight clients at once in requests of any size and order; int8 texts never share a call."""
+    one = start("--model_path", request.getfixturevalue(export_of), "--precision", precision, "--queue_size", "1000")
+    texts, orders = list(dict.fromkeys(texts))[:60], [random.Random(seed).sample(range(60), 60) for seed in range(8)]
+    with httpx.Client(base_url=one.url, timeout=60) as client:
+
+        def ask(rows):
+            answer = client.post("/v1/classify", json={"texts": [texts[i] for i in rows], "floor": 0})
+            results = answer.raise_for_status().json()["results"]
+            return [[row["probabilities"][label] for label in sorted(row["probabilities"])] for row in results]
+
+        alone = np.array([ask([i])[0] for i in range(60)])
+        assert np.ptp(alone) > 0.9
+        before = figures(client)["batch_size_count"]
+        size = [1, 2, 3, 5, 6, 10, 20, 30]
+        parts = [order[i : i + n] for order, n in zip(orders, size) for i in range(0, 60, n)]
+        random.Random(0).shuffle(parts)
+        with ThreadPoolExecutor(8) as pool:
+            for rows, found in zip(parts, pool.map(ask, parts)):
+                assert np.abs(np.array(found) - alone[rows]).max() < 1e-5 + 1e-6  # they are rounded
+        calls = figures(client)["batch_size_count"] - before
+        assert calls == 480 if precision == "int8" else calls < 300
 
 
 # ---- overload, time and the end --------------------------------------------------------------------------------------
@@ -124,6 +158,45 @@ def test_what_the_model_needs_may_be_out_of_reach(start, tiny_export):
     assert "no way to the machine 10.0.0.7" in one.log() and "Traceback" not in one.log()
 
 
+RAISES = """
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+real = onnxruntime.InferenceSession.run
+def run_session(session, names, feed):
+    if {when}:
+        raise RuntimeException("Status Message: bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9")
+    return real(session, names, feed)
+onnxruntime.InferenceSession.run = run_session
+"""
+
+
+def test_out_of_memory(start, tiny_export):
+    one = start("--model_path", tiny_export, change=RAISES.format(when="feed['input_ids'].shape[1] > 20"))
+    response = httpx.post(f"{one.url}/v1/classify", json={"texts": "长" * 30}, timeout=30)
+    assert response.status_code == 503 and problem(response)["what"] == "the model cannot answer"
+    assert httpx.post(f"{one.url}/v1/classify", json={"texts": "短"}, timeout=30).status_code == 200
+    assert one.stop() == 0
+    assert "out of memory on cpu: lower --batch_size" in one.log() and "Traceback" not in one.log()
+
+
+def test_one_failing_text_fails_no_other(start, tiny_export):
+    """In one batch with it, but of other requests."""
+    slow = "service.run = lambda items: (time.sleep(0.4), model.run(items))[1]\n"
+    change = slow + RAISES.format(when="335 in feed['input_ids']")  # the token 天
+    one = start("--model_path", tiny_export, "--num_threads", "1", change=change)
+    with httpx.Client(base_url=one.url, timeout=30) as client:
+        boxes = [
+            in_background(client.post, "/v1/classify", json={"texts": text})
+            for text in ("一一", "国足", "\u5929\u6c14", "两市", "央行")
+        ]
+        for box in boxes:
+            box.thread.join()
+        assert (
+            figures(client)['batch_size_bucket{le="2.0"}'] < figures(client)["batch_size_count"]
+        )  # they were together
+    assert [box.value.status_code for box in boxes] == [200, 200, 503, 200, 200]
+
+
 # ---- the key, and new models -----------------------------------------------------------------------------------------
 
 
@@ -144,6 +217,10 @@ def test_key(start, export, tmp_path):
                     response = client.post(path, content=b"{", headers=headers)
                     assert response.status_code == 401 and "X-API-Key" in problem(response)["how"]
                 assert client.post(path, content=b"{", headers={"X-API-Key": KEY}).status_code in (200, 400)
+                connection = http.client.HTTPConnection(*one.address, timeout=30)
+                connection.request("POST", path, b"{", {"X-API-Key": KEY + " \t"})  # blanks around it are none of it
+                assert connection.getresponse().status in (200, 400)
+                connection.close()
             assert client.get("/health").status_code == client.get("/").status_code == 200
             document = client.get("/openapi.json").json()
             assert document["paths"]["/v1/classify"]["post"]["security"] == [{"key": []}]
@@ -257,6 +334,14 @@ def test_paddle_is_not_imported(start, tiny_export):
 def test_warns_when_everybody_may_use_it(start, tiny_export):
     one = start("--model_path", tiny_export, "--host", "0.0.0.0")
     assert "whoever reaches this machine may use the server" in one.log()
+
+
+def test_names_that_it_goes_by(start, tiny_export):
+    one = start("--model_path", tiny_export, "--allowed_hosts", "classify.example", "other.example")
+    for host, status in (("classify.example:80", 200), ("other.example", 200), ("127.0.0.1", 421)):
+        response = httpx.get(f"{one.url}/health", headers={"Host": host})
+        assert response.status_code == status
+    assert "--allowed_hosts 127.0.0.1" in problem(response)["how"]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

@@ -149,6 +149,15 @@ def test_health_ready_and_metrics(client, tiny_export):
     assert after['http_request_seconds_count{path="/health"}'] == before[name] + 1
 
 
+def test_head_is_answered_as_get_without_the_body(client):
+    for path in ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"):
+        got, head = client.get(path), client.head(path)
+        assert head.status_code == got.status_code == 200 and head.content == b""
+        assert head.headers["content-type"] == got.headers["content-type"]
+        assert path == "/metrics" or head.headers["content-length"] == got.headers["content-length"]
+    assert client.head("/v1/classify").status_code == 405
+
+
 def test_description_and_pages_need_nothing_from_elsewhere(client):
     document = client.get("/openapi.json").raise_for_status().json()
     references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document))
@@ -161,6 +170,10 @@ def test_description_and_pages_need_nothing_from_elsewhere(client):
         if field.get("anyOf", [{}])[0].get("type") == "integer"
     }
     assert least == {"min_labels": 0, "max_labels": 1, "top_k": 1, "max_seq_len": 3, "batch_size": 1}
+    assert document["components"]["schemas"]["ClassifyBody"]["properties"]["texts"]["anyOf"] == [
+        {"type": "string", "maxLength": 1000},
+        {"type": "array", "items": {"type": "string", "maxLength": 1000}, "minItems": 1, "maxItems": 5},
+    ]
     for path in ("/", "/docs"):
         html = client.get(path).raise_for_status().text
         assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", html)

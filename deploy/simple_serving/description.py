@@ -1,0 +1,38 @@
+"""The limits of this server in its description (/openapi.json): what is valid by the description is not refused."""
+
+MOST_LABELS = 1000  # are listed by name
+MOST = 10  # where a request gives both, some number up to this is not below min_labels and not above max_labels
+
+
+def add_limits(schemas, args, model):
+    """Change the schemas of the requests, in place. args: the server's flags; model: the Model in use."""
+    text = {"type": "string", "maxLength": args.max_chars}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": args.max_texts}
+    for name, field in (("ClassifyBody", "texts"), ("ReferenceData", "text")):
+        schemas[name]["properties"][field]["anyOf"] = [text, texts]
+    explain = schemas["ExplainBody"]["properties"]
+    explain["text"]["maxLength"] = args.max_chars
+    if len(model.tree) <= MOST_LABELS:
+        number_or_list(explain["labels"])["items"]["enum"] = model.tree.labels
+    number_or_list(schemas["ReferenceParameters"]["properties"]["max_seq_len"])["maximum"] = model.most_tokens
+    add_decision_limits(schemas["ClassifyBody"], model.decision)
+
+
+def add_decision_limits(schema, stored):
+    """Which numbers of labels go together, with each other and with the Decision stored with the model."""
+    fields = schema["properties"]
+    if stored.min_labels > 1:  # it holds where a request gives max_labels alone
+        number_or_list(fields["max_labels"])["minimum"] = stored.min_labels
+    if stored.max_labels is not None:
+        number_or_list(fields["min_labels"])["maximum"] = stored.max_labels
+    given = {name: {"properties": {name: {"type": "integer"}}, "required": [name]} for name in fields}
+    given["min_labels"]["properties"]["min_labels"]["minimum"] = 1  # 0 asks for nothing
+    schema["not"] = {"allOf": [given["top_k"], {"anyOf": [given["min_labels"], given["max_labels"]]}]}
+    between = ({"min_labels": {"maximum": number}, "max_labels": {"minimum": number}} for number in range(1, MOST + 1))
+    one_alone = ({name: {"type": "null"}} for name in ("min_labels", "max_labels"))
+    schema["anyOf"] = [{"properties": properties} for properties in (*one_alone, *between)]
+
+
+def number_or_list(field):
+    """The part of an optional field's schema that is not for null."""
+    return next(part for part in field["anyOf"] if part.get("type") != "null")

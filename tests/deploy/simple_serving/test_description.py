@@ -1,0 +1,74 @@
+"""deploy/simple_serving/description.py: what is valid by the description is not refused, and the other way round."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+jsonschema = pytest.importorskip("jsonschema")
+
+# ruff: noqa: E402
+from deploy.simple_serving.bodies import REQUESTS, ClassifyBody
+from deploy.simple_serving.description import add_limits
+from hierarchical.decisions import Decision
+from hierarchical.labels import LabelTree
+
+
+def schemas_of(decision=Decision(), labels=("体育", "体育##足球")):
+    from pydantic.json_schema import models_json_schema
+
+    wanted = [(body, "validation") for body in REQUESTS]
+    schemas = models_json_schema(wanted, ref_template="#/$defs/{model}")[1]["$defs"]
+    model = SimpleNamespace(tree=LabelTree(list(labels)), decision=decision, most_tokens=64)
+    add_limits(schemas, SimpleNamespace(max_texts=3, max_chars=5), model)
+    return schemas
+
+
+def valid(schemas, name, body):
+    return jsonschema.Draft202012Validator(schemas[name] | {"$defs": schemas}).is_valid(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "expected"),
+    [
+        ("ClassifyBody", {"texts": "12345"}, True),
+        ("ClassifyBody", {"texts": "123456"}, False),
+        ("ClassifyBody", {"texts": ["一二三四五"] * 3}, True),
+        ("ClassifyBody", {"texts": ["1"] * 4}, False),
+        ("ClassifyBody", {"texts": ["1", "123456"]}, False),
+        ("ClassifyBody", {"texts": []}, False),
+        ("ExplainBody", {"text": "12345", "labels": ["体育##足球"]}, True),
+        ("ExplainBody", {"text": "123456"}, False),
+        ("ExplainBody", {"text": "1", "labels": ["足球"]}, False),
+        ("ReferenceBody", {"data": {"text": ["1"] * 3}, "parameters": {"max_seq_len": 64}}, True),
+        ("ReferenceBody", {"data": {"text": ["1"] * 4}}, False),
+        ("ReferenceBody", {"data": {"text": "1"}, "parameters": {"max_seq_len": 65}}, False),
+    ],
+)
+def test_limits(name, body, expected):
+    assert valid(schemas_of(), name, body) == expected
+
+
+@pytest.mark.parametrize("stored", [Decision(), Decision(min_labels=2), Decision(max_labels=2), Decision(top_k=1)])
+def test_numbers_of_labels_that_go_together(stored):
+    """The description is never wider than what the decision takes, and as wide up to ten labels."""
+    schemas, numbers = schemas_of(stored), (None, 0, 1, 2, 3, 9, 10, 11)
+    for least, most, top in itertools.product(numbers, numbers, (None, 1, 12)):
+        given = {"min_labels": least, "max_labels": most, "top_k": top}
+        body = {"texts": "1"} | given
+        try:
+            ClassifyBody.model_validate(body)
+            stored.updated(**given)
+            taken = True
+        except ValueError:
+            taken = False
+        described = valid(schemas, "ClassifyBody", body)
+        assert taken or not described, given
+        both_given = least is not None and most is not None
+        if stored in (Decision(), Decision(top_k=1)) and not (both_given and least > 10):
+            assert described == taken, given
+
+
+def test_many_labels_are_not_listed():
+    labels = [f"标签{i}" for i in range(1001)]
+    assert valid(schemas_of(labels=labels), "ExplainBody", {"text": "1", "labels": ["any"]})
