@@ -11,7 +11,8 @@ Writes  output_path/   alone enough to predict and to serve:
                            paddle 3.2 and newer write float32.json in place of the first and the last
             float32.onnx, float16.onnx, int8.onnx   the same for ONNX Runtime, the labels in their metadata
             config.json, label.txt, decision.json and the tokenizer's files
-            export.json    the figures of the table that is printed at the end
+            export.json    the list of these models, and the figures of the table that is printed at the end
+An export replaces an export: models of an earlier one, which export.json lists, are removed.
 
 Each model predicts the rows that the checkpoint predicts: the table shows how far its probabilities are off, its
 scores, and its speed on this machine.
@@ -24,16 +25,19 @@ import numpy as np
 
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
-from hierarchical.engines import MAX_F1_DROP, PRECISIONS, RECORD, exported_models, find_precision
+from hierarchical.engines import MAX_F1_DROP, PRECISIONS, find_precision
 from hierarchical.exporting import (
     BATCH_SIZE,
     compare,
     export_checkpoint,
     require_onnx_size,
+    require_place,
     show,
     with_exports,
     write_record,
 )
+from hierarchical.identity import RECORD
+from hierarchical.sets import only_writer
 from utils import get_logger, load_reported, make_parser, run
 
 CHECKED_ROWS = 2000  # of the dev file, evenly spread
@@ -102,6 +106,7 @@ def main(argv=None):
     args = parse_args(argv)
     logger, checkpoint = get_logger(), Checkpoint.open(args.params_path)
     tree = checkpoint.tree
+    require_place(checkpoint, Path(args.output_path))
     if checkpoint.family.inputs == ("input_ids",):
         logger.info(f"This checkpoint is {checkpoint.family.title}: its models read input_ids alone")
     elif args.multilingual:
@@ -111,17 +116,20 @@ def main(argv=None):
         require_onnx_size(checkpoint.weights, "--format paddle")
     paddle = set_device("cpu")  # the graph is the same everywhere
     model = checkpoint.load_model()
+    with only_writer(args.output_path, "wait until it ends, or give another --output_path"):
+        export_and_check(args, paddle, checkpoint, model, texts, gold, logger)
+
+
+def export_and_check(args, paddle, checkpoint, model, texts, gold, logger):
+    """Write the models, in the place of an earlier export, and compare them. texts, gold: of `rows_to_check`."""
     paths = export_checkpoint(paddle, checkpoint, model, args.output_path, "float32", args.format, args.precision)
     for path in paths:
         logger.info(f"Exported {path}")
-    for path in exported_models(Path(args.output_path) / "float32"):
-        if path not in paths:
-            logger.warning(f"{path}: left from an earlier export; if that was of another checkpoint, remove it")
     if paths[0].suffix == ".json":
         logger.info("This version of paddle writes float32.json, no float32.pdmodel; every script here reads either")
 
     models = with_exports(model, checkpoint.weights, checkpoint.tokenizer.pad_id, paths, BATCH_SIZE)
-    table = compare(models, tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision)
+    table = compare(models, checkpoint.tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision)
     show(table, logger)
     warn_about(table, args.max_f1_drop, logger)
     write_record(Path(args.output_path) / RECORD, len(texts), table, args.max_f1_drop)

@@ -33,6 +33,7 @@ from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
 from hierarchical.exporting import export_checkpoint, require_onnx_size
 from hierarchical.modeling import model_inputs, score
+from hierarchical.sets import only_writer
 from hierarchical.training import log_scores, rate_schedule, train_batches
 from hierarchical.weights import find_weights
 from utils import (
@@ -258,10 +259,10 @@ def distil(args, task, teacher, student, widths):
 
 
 def save_width(width, task):
-    width.folder.mkdir(parents=True, exist_ok=True)
-    for graph in {*width.folder.glob(f"{GRAPH}.*"), *width.folder.glob("*.onnx")}:
-        graph.unlink()  # of an earlier run: it would not fit the new weights
-    save_checkpoint(width.folder, width.model, task.checkpoint.tokenizer, task.tree, task.checkpoint.decision)
+    # Graphs of an earlier run would not fit the new weights.
+    graphs = [path.name for pattern in (f"{GRAPH}.*", "*.onnx") for path in width.folder.glob(pattern)]
+    checkpoint = task.checkpoint
+    save_checkpoint(width.folder, width.model, checkpoint.tokenizer, task.tree, checkpoint.decision, older=graphs)
 
 
 def latencies(args, task, models):
@@ -318,16 +319,21 @@ def main(argv=None):
     directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     train, dev = (load_reported(directory / name, tree, logger) for name in (args.train_file, args.dev_file))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    require_writable(output_dir / "prune.json", "--output_dir", [])
-    get_logger(output_dir / "prune.log")
+    task = Task(checkpoint, train, tokenizer.encode(train.texts), dev, tokenizer.encode(dev.texts))
+    with only_writer(output_dir, "wait until it ends, or give another --output_dir"):
+        require_writable(output_dir / "prune.json", "--output_dir", [])
+        get_logger(output_dir / "prune.log")
+        narrow_and_save(args, task, widths, logger)
 
+
+def narrow_and_save(args, task, widths, logger):
+    """The run, once output_dir is its own."""
+    output_dir, checkpoint = Path(args.output_dir), task.checkpoint
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     paddle.seed(args.seed)
     teacher, student = checkpoint.load_model(), checkpoint.load_model()
-    task = Task(checkpoint, train, tokenizer.encode(train.texts), dev, tokenizer.encode(dev.texts))
     with logging_redirect_tqdm([logger]):
         logger.info("Full model:")
         full = evaluate(args, task, teacher)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.checkpoints import require_same_labels, save_checkpoint, write_settings
+from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, family_of, require_model
 from hierarchical.losses import LOSSES
@@ -26,11 +26,12 @@ from hierarchical.training import (
     SCHEDULES,
     Settings,
     Trainer,
+    begin_run,
+    earlier_state,
     join_processes,
     label_frequency_bias,
     leave,
     log_scores,
-    open_log,
     open_model,
     require_other_directory,
     save_progress,
@@ -187,7 +188,7 @@ def prepare_model(args, tree, train, logger):
     if args.resume:  # the parameters are in the saved state
         return model, tokenizer
     if args.init_from_ckpt:
-        require_same_labels(tree, Path(args.init_from_ckpt).with_name("label.txt"))
+        require_same_start(args.init_from_ckpt, tokenizer, Path(args.dataset_dir) / args.label_file)
         load_weights(model, args.init_from_ckpt)
     else:
         start_encoder(model, source, logger)
@@ -213,7 +214,7 @@ def tune_best(args, model, tokenizer, tree, dev, ids, decision, logger):
     criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
     gold = dev.multi_hot(len(tree))
     tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
-    write_settings(args.save_dir, tree, args.max_seq_length, tuned)
+    write_decision(args.save_dir, args.max_seq_length, tuned)
     logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
     if honest:
         logger.info(
@@ -230,9 +231,14 @@ def schedule(args):
 def main(argv=None):
     args = parse_args(argv)
     rank, world = launched_processes()
+    require_other_directory(args.save_dir, args.model_name)
+    with begin_run(Path(args.save_dir), rank) as logger:
+        train_and_save(args, rank, world, logger)
+
+
+def train_and_save(args, rank, world, logger):
+    """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
-    require_other_directory(save_dir, args.model_name)
-    logger = open_log(save_dir, rank)
     decision = decision_from_arguments(args)
     if args.warmup_steps and not args.warmup:
         args.warmup = True
@@ -251,6 +257,7 @@ def main(argv=None):
         logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, logger)
+    require_same_tokenizer(progress.fingerprint, tokenizer)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
     lengths = [len(row) for row in train_ids]
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
@@ -284,7 +291,8 @@ def main(argv=None):
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
-                    save_checkpoint(save_dir, model, tokenizer, tree, decision)
+                    older = earlier_state(args.resume, progress)
+                    save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():

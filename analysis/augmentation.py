@@ -10,6 +10,7 @@ from hierarchical.console import progress_bar
 from hierarchical.devices import set_device
 from hierarchical.encoders import FAMILIES, read_config
 from hierarchical.errors import InputError
+from hierarchical.identity import require_encoder
 from hierarchical.modeling import library_config, model_inputs
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.weights import find_weights, may_be_missing, read_weights
@@ -98,7 +99,9 @@ class MaskedModel:
         if family.tied_weights is None:
             possible = " or ".join(repr(kind) for kind, one in FAMILIES.items() if one.tied_weights is not None)
             raise InputError(f"--mlm_model {directory}: model_type is {config['model_type']!r}; needed is {possible}.")
+        require_encoder(directory)
         self.tokenizer = load_tokenizer(directory, config.get("max_position_embeddings", 512))
+        self.tokenizer.require_known(config)
         if "[MASK]" not in self.tokenizer.vocab:
             raise InputError(f"--mlm_model {directory}: no [MASK] in its vocab.txt.")
         self.paddle = set_device(device)

@@ -20,6 +20,7 @@ stand for its parent. See metric.Scores for what each number is.
 
 import json
 import sys
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -30,9 +31,11 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.cases import in_directory
 from analysis.report import Findings, write_report
 from analysis.scoring import baseline_scores, comparison, headline
-from hierarchical.checkpoints import DECISION, Checkpoint, require_same_labels, write_settings
+from hierarchical.checkpoints import Checkpoint, require_same_labels, write_decision
 from hierarchical.devices import set_device
+from hierarchical.identity import DECISION
 from hierarchical.modeling import probability_windows
+from hierarchical.sets import only_writer
 from metric import CRITERIA, Scores, decide, tuned_decision
 from utils import (
     FLAT,
@@ -161,13 +164,14 @@ def main(argv=None):
     require_outputs(outputs, inputs)
 
     set_device(args.device)
-    model = checkpoint.load_model()
-    logger.info("-----Evaluate model-------")
-    for name, part in rows.items():
-        logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
-    if args.tune_threshold:
-        decision = tune(model, tokenizer, tree, rows["dev"], decision, args, logger)
-        write_settings(args.params_path, tree, tokenizer.max_seq_length, decision)
+    with only_writer(args.params_path) if args.tune_threshold else nullcontext():  # the settings are for this model
+        model = checkpoint.load_model()
+        logger.info("-----Evaluate model-------")
+        for name, part in rows.items():
+            logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
+        if args.tune_threshold:
+            decision = tune(model, tokenizer, tree, rows["dev"], decision, args, logger)
+            write_decision(args.params_path, tokenizer.max_seq_length, decision)
     scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
     for name, part in rows.items():
         seen_by = findings if name == "dev" else None

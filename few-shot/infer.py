@@ -21,6 +21,7 @@ from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import find_gpu, model_path
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
+from hierarchical.sets import in_force
 from utils import (
     InputError,
     add_data_file_argument,
@@ -61,7 +62,8 @@ def main(argv=None):
     args = parse_args(argv)
     logger = get_logger()
     files = {"onnx": ".onnx", "paddle": ".pdiparams"}
-    files = {backend: model_path(args.model_path_prefix, "float32", suffix) for backend, suffix in files.items()}
+    prefix = in_force(args.model_path_prefix)
+    files = {backend: model_path(prefix, "float32", suffix) for backend, suffix in files.items()}
     backend = next((backend for backend, path in files.items() if path.exists()), None)
     if backend is None:
         shown = " nor ".join(map(str, files.values()))

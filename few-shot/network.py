@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 
 from hierarchical.batches import length_sorted_batches
-from hierarchical.encoders import FAMILIES, family_of, read_config
+from hierarchical.encoders import FAMILIES, encoder_config, family_of
 from hierarchical.errors import InputError
 from hierarchical.modeling import build_model, library_config, model_inputs
 from hierarchical.weights import find_weights, load_weights, read_weights, refuse_foreign_weights
@@ -82,7 +82,7 @@ class Network(paddle.nn.Layer):
 
 def network_config(source, tree, tokenizer, freeze_dropout):
     """The configuration of a new network, from a model directory."""
-    config = library_config(read_config(source))
+    config = library_config(encoder_config(source))
     if config.max_position_embeddings < tokenizer.max_seq_length:
         limit = config.max_position_embeddings
         raise InputError(f"--max_seq_length {tokenizer.max_seq_length}: this model reads at most {limit} tokens.")
@@ -140,6 +140,6 @@ def load_network(checkpoint, tokenizer):
     if config.num_labels != len(checkpoint.tree) or not hasattr(config, "mlm_transform"):
         raise InputError(f"{directory}: config.json does not fit label.txt, or is not one of few-shot/train.py.")
     network = Network(config, checkpoint.tree, tokenizer)
-    load_weights(network, checkpoint.weights)
+    checkpoint.load_weights(network)
     network.eval()
     return network

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
+from hierarchical.identity import TEMPLATE, WORDS
 
-TEMPLATE, VERBALIZER = "template_config.json", "verbalizer_config.json"
 KINDS = ("text", "hard", "mask", "soft", "sep")
 METHODS = ("similarity", "prompt")
 TEXT_ONLY = "{'text': 'text_a'}"
@@ -98,7 +98,7 @@ class TemplateTokenizer:
     """
 
     def __init__(self, tokenizer, prompt, method, vocab_size):
-        self.method, self.prompt, self.pad_id = method, prompt, tokenizer.pad_id
+        self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files
         self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab
         self.mask_id, self._unknown = tokenizer.vocab.get("[MASK]"), tokenizer.unk_id
         if not isinstance(vocab_size, int):
@@ -164,5 +164,5 @@ def load_template(directory, tokenizer, config):
 
 def save_words(directory, tree):
     """The verbalizer as one JSON document: {label: word}."""
-    with atomic_write(Path(directory) / VERBALIZER) as file:
+    with atomic_write(Path(directory) / WORDS) as file:
         json.dump(dict(zip(tree.labels, tree.words)), file, ensure_ascii=False, indent=1)

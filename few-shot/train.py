@@ -21,6 +21,8 @@ Two methods, see network.py: similarity (of a text to the labels' words), and pr
 
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
@@ -28,7 +30,7 @@ if not __package__:  # run as a file: the project's root must be found
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
 from hierarchical.batches import row_windows
-from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
+from hierarchical.checkpoints import Checkpoint, require_same_labels, require_same_tokenizer, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
 from hierarchical.exporting import require_onnx_size
@@ -39,9 +41,10 @@ from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
     Settings,
     Trainer,
+    begin_run,
+    earlier_state,
     leave,
     log_scores,
-    open_log,
     require_other_directory,
     save_progress,
     start_or_resume,
@@ -204,8 +207,9 @@ def prepare(args, tree, train):
 
     source = model_directory(args.model_name_or_path)
     prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
-    tokenizer = load_tokenizer(source, args.max_seq_length)
-    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, read_config(source).get("vocab_size"))
+    tokenizer, config = load_tokenizer(source, args.max_seq_length), read_config(source)
+    tokenizer.require_known(config)
+    tokenizer = TemplateTokenizer(tokenizer, prompt, args.method, config.get("vocab_size"))
     network = new_network(source, tree, tokenizer, train.texts, args.freeze_dropout)
     if args.freeze_plm:
         for name, parameter in network.named_parameters():
@@ -220,6 +224,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     output_dir = Path(args.output_dir)
     paddle.seed(args.seed)
     network, tokenizer = prepare(args, tree, train)
+    require_same_tokenizer(progress.fingerprint, tokenizer, RESUME)
     ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts) if dev else None
     lengths = [len(row) for row in ids]
     if cut := sum(length == args.max_seq_length for length in lengths):
@@ -264,8 +269,8 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
                 logger.info(f"Current best {shown} score: {progress.best:.5f}")
             evaluated = due
             if better:
-                save_words(output_dir, tree)
-                save_checkpoint(output_dir, network, tokenizer, tree, decision)
+                older = earlier_state(bool(args.resume_from_checkpoint), progress)
+                save_checkpoint(output_dir, network, tokenizer, tree, decision, partial(save_words, tree=tree), older)
             save_progress(output_dir, trainer, progress)
         if stop:  # during the last evaluation
             leave(output_dir, trainer, progress, stop, logger, RESUME)
@@ -310,7 +315,7 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, output_dir, data_dir = get_logger(), Path(args.output_dir), Path(args.data_dir)
+    logger, output_dir = get_logger(), Path(args.output_dir)
     if launched_processes()[1] > 1:
         raise InputError("few-shot/train.py runs in one process: a handful of rows is not worth sharing out.")
     source = require_inputs(args, logger)
@@ -319,7 +324,14 @@ def main(argv=None):
         if directory.resolve() != output_dir.resolve():
             raise InputError(f"{RESUME} with --do_train: give the --output_dir of the run to continue.")
         require_other_directory(output_dir, args.model_name_or_path, "--output_dir")
-        open_log(output_dir)
+    with begin_run(output_dir, flag="--output_dir") if args.do_train else nullcontext():
+        work(args, source, directory, logger)
+
+
+def work(args, source, directory, logger):
+    """What --do_* asks for. source: the file to predict, or None; directory: of the model."""
+    output_dir, data_dir = Path(args.output_dir), Path(args.data_dir)
+    if args.do_train:
         require_model(args.model_name_or_path)
         if args.method == "prompt":
             parse_template(args.prompt)
@@ -327,7 +339,7 @@ def main(argv=None):
     else:
         if not directory.is_dir():
             raise InputError(f"{directory}: no such directory. Train first, with --do_train.")
-        checkpoint = Checkpoint.open(directory)
+        checkpoint = Checkpoint.open(directory, kind="few-shot")
         tree = checkpoint.tree
         require_same_labels(tree, data_dir / args.label_file)
     texts, gold = read_to_predict(args, source, tree, logger) if source else (None, None)
@@ -348,7 +360,7 @@ def main(argv=None):
     if not (args.do_eval or source or args.do_export):
         return
     if args.do_train:
-        checkpoint = Checkpoint.open(directory)
+        checkpoint = Checkpoint.open(directory, kind="few-shot")
     tree, decision = checkpoint.tree, decision_from_arguments(args, checkpoint.decision)
     tokenizer = load_template(directory, checkpoint.tokenizer, checkpoint.config)
     if args.do_export and args.export_type != "paddle":

@@ -8,10 +8,12 @@ In it are:
     vocab.txt, tokenizer_config.json, ...                    the tokenizer
     label.txt                                                the labels in class-index order
     decision.json                                            maximum length, threshold(s), decoding it was scored with
-An export of export_model.py has the same, with graphs in the place of the weights.
+An export of export_model.py has the same, with graphs in the place of the weights. What does not belong together is
+refused, see identity.py; a save replaces all of it, or nothing, see sets.py.
 """
 
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,43 @@ from hierarchical.decisions import Decision
 from hierarchical.encoders import FAMILIES, Family, read_config
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
+from hierarchical.identity import (
+    DECISION,
+    OLD_CONFIG,
+    RECORD,
+    digests,
+    digests_of,
+    members,
+    read_export,
+    read_others,
+    require_fit,
+    require_listed,
+)
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import build_model, library_config
-from hierarchical.tokenizer import Tokenizer, load_tokenizer
-from hierarchical.weights import WEIGHTS, find_weights, load_weights, write_weights
+from hierarchical.sets import in_force, new_set, read_set
+from hierarchical.tokenizer import FILES, Tokenizer, load_tokenizer
+from hierarchical.weights import WEIGHTS, find_weights, load_weights, parse_identity, read_identity, write_weights
 
-DECISION = "decision.json"
 SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
+# What a model directory can hold: (what it is, which scripts take it and its export, where both come from).
+KINDS = {
+    "classifier": (
+        "a classifier",
+        ("predict.py, export_model.py, prune.py and analysis/", "deploy/predictor/infer.py and the servers of deploy/"),
+        ("the --save_dir of train.py", "the --output_path of export_model.py"),
+    ),
+    "few-shot": (
+        "a few-shot model",
+        ("few-shot/train.py, as --output_dir (--do_predict labels texts)", "few-shot/infer.py"),
+        ("the --output_dir of few-shot/train.py", "the export/ that few-shot/train.py --do_export wrote"),
+    ),
+    "retrieval": (
+        "an encoder for retrieval",
+        ("the scripts of retrieval_based/, as --params_path",) * 2,
+        ("the model_best/ that retrieval_based/train.py wrote",) * 2,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +70,9 @@ class Checkpoint:
     tree        the labels
     tokenizer   cuts texts to the maximum length in force
     decision    the settings it was scored with
-    weights     its parameter file; None for an export, which has graphs
+    exported    whether it is an export, which has graphs in the place of the weights
+    digests     of the files that the numbers belong with, see identity.py
+    identity    what the parameter file says it belongs with; None for an export, and if it does not say
     """
 
     directory: Path
@@ -46,27 +80,52 @@ class Checkpoint:
     tree: LabelTree
     tokenizer: Tokenizer
     decision: Decision
-    weights: Path | None
+    exported: bool
+    digests: dict[str, str]
+    identity: dict[str, str] | None
 
     @classmethod
-    def open(cls, directory: str | Path, max_seq_length: int | None = None, exported: bool = False) -> "Checkpoint":
-        """Read a checkpoint, or with `exported` an export. Raises InputError for what is missing or damaged.
+    def open(
+        cls,
+        directory: str | Path,
+        max_seq_length: int | None = None,
+        exported: bool = False,
+        kind: str = "classifier",
+    ) -> "Checkpoint":
+        """Read a checkpoint, or with `exported` an export.
 
-        max_seq_length: replaces the one of the training, with a warning.
+        max_seq_length: replaces the one of the training, with a warning. kind: of KINDS, what is needed.
+        Raises InputError for what is missing, damaged, of another kind, or does not belong together.
         """
-        directory = Path(directory)
-        tree, trained, decision = read_settings(directory, exported)
-        config, length = read_config(directory), max_seq_length or trained
-        if length != trained:
-            get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")
-        if length > (limit := config.get("max_position_embeddings", length)):
-            raise InputError(f"--max_seq_length {length}: this model reads at most {limit} tokens.")
-        weights = None if exported else find_weights(directory)
-        return cls(directory, config, tree, load_tokenizer(directory, length), decision, weights)
+
+        def read(folder: Path) -> "Checkpoint":
+            tree, trained, decision = read_settings(folder, exported)
+            config, length = read_config(folder), max_seq_length or trained
+            require_model_kind(folder, config, tree, kind, exported)
+            if length != trained:
+                get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")
+            if length > (limit := config.get("max_position_embeddings", length)):
+                raise InputError(f"--max_seq_length {length}: this model reads at most {limit} tokens.")
+            tokenizer = load_tokenizer(folder, length)
+            found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
+            if exported and (record := read_export(folder)):
+                require_fit(folder, RECORD, record["identity"], found, "export again")
+            elif weights := find_weights(folder):
+                if identity := None if exported else read_identity(weights):
+                    require_fit(folder, weights.name, identity, found, "train again")
+            tokenizer.require_known(config)
+            return cls(Path(directory), config, tree, tokenizer, decision, exported, found, identity)
+
+        return read_set(directory, read)
 
     @property
     def family(self) -> Family:
         return FAMILIES[self.config["model_type"]]
+
+    @property
+    def weights(self) -> Path | None:
+        """Its parameter file; None for an export."""
+        return None if self.exported else find_weights(self.directory)
 
     def load_model(self) -> Any:
         """The network with its weights, in eval mode. Raises InputError when the files do not fit each other."""
@@ -76,15 +135,67 @@ class Checkpoint:
                 f"{self.directory}: the model has {config.num_labels} outputs, but label.txt {len(self.tree)} labels."
             )
         model = build_model(config)
-        load_weights(model, self.weights or self.directory / WEIGHTS)
+        self.load_weights(model)
         model.eval()
         return model
+
+    def load_weights(self, model: Any) -> None:
+        """Give a network the parameters. Raises InputError when they do not fit it, or are not those of the opening."""
+
+        def read(folder: Path) -> None:
+            weights = find_weights(folder)
+            if weights and read_identity(weights) != self.identity:
+                raise InputError(f"{self.directory}: holds another model than when it was opened. Start again.")
+            load_weights(model, weights or folder / WEIGHTS)
+
+        read_set(self.directory, read)
+
+    def require_models(self, paths: Sequence[Path], metadata: Mapping[str, str]) -> None:
+        """Raise InputError unless these are model files of this export; metadata: of an ONNX model, see identity.py."""
+        require_listed(read_export(self.directory), paths)
+        if (told := metadata.get("identity")) and (identity := parse_identity(told, paths[0])):
+            require_fit(self.directory, paths[0].name, identity, self.digests, "export again")
+
+
+def kind_of(config: dict, tree: LabelTree) -> str:
+    """Of which of KINDS a model is, by its config.json and labels."""
+    if "mlm_transform" in config and config.get("architectures") == ["Network"]:
+        return "few-shot"
+    named = sorted((config.get("id2label") or {}).values()) == sorted(tree.labels)  # its outputs are labels
+    return "retrieval" if isinstance(config.get("encoder_id"), str) and not named else "classifier"
+
+
+def kind_in(directory: str | Path) -> str:
+    """Of which of KINDS the model in a directory is; if that cannot be read, the commonest."""
+    try:
+        return kind_of(read_config(directory), LabelTree.read(Path(directory) / "label.txt"))
+    except InputError:
+        return "classifier"
+
+
+def require_model_kind(folder: Path, config: dict, tree: LabelTree, kind: str, exported: bool) -> None:
+    """Raise InputError, which says what to do with it, if a model directory holds another kind than is needed."""
+    found = kind_of(config, tree)
+    if kind == "retrieval" and isinstance(config.get("encoder_id"), str):
+        return
+    if found == kind or (exported and (found, kind) == ("few-shot", "classifier")):  # they compute alike
+        return
+    what, scripts, _ = KINDS[found]
+    wanted, _, made = KINDS[kind]
+    raise InputError(
+        f"{folder}: holds {what}, not {wanted}. It is for {scripts[exported]}; pass here {made[exported]}."
+    )
 
 
 def write_settings(directory: str | Path, tree: LabelTree, max_seq_length: int, decision: Decision) -> None:
     """The part of a checkpoint that makes it self-contained: label.txt and decision.json."""
     with atomic_write(Path(directory) / "label.txt") as file:
         file.writelines(f"{label}\n" for label in tree.labels)
+    write_decision(directory, max_seq_length, decision)
+
+
+def write_decision(directory: str | Path, max_seq_length: int, decision: Decision) -> None:
+    """decision.json alone: the model stays, and answers by other settings."""
     with atomic_write(Path(directory) / DECISION) as file:
         json.dump({"max_seq_length": max_seq_length, **decision.to_dict()}, file, ensure_ascii=False, indent=1)
 
@@ -100,10 +211,21 @@ def read_settings(directory: str | Path, exported: bool = False) -> tuple[LabelT
         raise InputError(f"{directory}: no such directory. Pass the {flag}.")
     hint = f"{directory} is not a complete {'export of export_model.py' if exported else 'checkpoint of train.py'}."
     if not exported and find_weights(directory) is None:
-        raise InputError(f"{directory}: no {WEIGHTS} in it. {hint}")
+        raise InputError(f"{directory}: no {WEIGHTS} in it. {hint}{what_else(directory)}")
     require_file(directory / "config.json", hint)
     tree = LabelTree.read(directory / "label.txt")
     return tree, *read_decision(directory, tree, hint)
+
+
+def what_else(directory: Path) -> str:
+    """What a directory without a checkpoint holds in its place, as a sentence that a message ends with; or ""."""
+    below = sorted(path.parent.name for path in directory.glob(f"*/{WEIGHTS}"))
+    if below:
+        return f" {' and '.join(str(directory / name) for name in below[:3])} may be what you mean."
+    graphs = sorted(path.name for path in directory.iterdir() if path.suffix in (".onnx", ".pdiparams"))
+    if not graphs:
+        return ""
+    return f" {graphs[0]} is an exported model: it is for {KINDS[kind_in(directory)][1][1]}."
 
 
 def read_decision(
@@ -126,15 +248,28 @@ def read_decision(
 
 
 def save_checkpoint(
-    directory: str | Path, model: Any, tokenizer: Tokenizer, tree: LabelTree, decision: Decision
+    directory: str | Path,
+    model: Any,
+    tokenizer: Tokenizer,
+    tree: LabelTree,
+    decision: Decision,
+    write_more: Callable[[Path], None] | None = None,
+    older: Iterable[str] = (),
 ) -> None:
-    """Write a checkpoint, each file atomically, the weights last."""
-    model.config.architectures = [type(model).__name__]
-    with atomic_write(Path(directory) / "config.json") as file:
-        file.write(model.config.to_json_string())
-    tokenizer.save(directory)
-    write_settings(directory, tree, tokenizer.max_seq_length, decision)
-    write_weights(directory, model)
+    """Replace what a directory holds of a model by a checkpoint, all of it at once.
+
+    write_more: writes into a folder what else belongs to the model; older: names of what else does not fit the new one
+    """
+    with new_set(directory, lambda directory: {*members(directory), *older}) as folder:
+        model.config.architectures = [type(model).__name__]
+        for name in ("config.json", OLD_CONFIG):
+            with atomic_write(folder / name) as file:
+                file.write(model.config.to_json_string())
+        tokenizer.save(folder)
+        write_settings(folder, tree, tokenizer.max_seq_length, decision)
+        if write_more:
+            write_more(folder)
+        write_weights(folder, model, digests_of(folder))
 
 
 def require_same_labels(tree: LabelTree, path: str | Path) -> None:
@@ -151,3 +286,41 @@ def require_same_labels(tree: LabelTree, path: str | Path) -> None:
         f"{path}: differs from the labels the checkpoint was trained with "
         f"({'; '.join(what) or 'same labels in another order'}). Restore the file, or train again."
     )
+
+
+def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str | Path | None = None) -> None:
+    """Raise InputError where the parameters of --init_from_ckpt would mean something else in the new run.
+
+    tokenizer: that of --model_name; label_file: of the new run, whose labels must be those the parameters are for
+    """
+    path = Path(path)
+    identity, beside = read_identity(in_force(path)), in_force(path).with_name("label.txt")
+    tree, old = LabelTree.read(label_file) if label_file else None, LabelTree.read(beside) if beside.exists() else None
+    now = digests(tree.labels if tree else [], {}, tokenizer.files)
+    if identity and (other := [name for name in FILES if identity.get(name) != now.get(name)]):
+        raise InputError(
+            f"--init_from_ckpt {path}: its parameters are for another {other[0]} than that of --model_name. Pass "
+            f"--model_name {path.parent}, which brings its own."
+        )
+    same = identity["label.txt"] == now["label.txt"] if identity else not (tree and old) or old.labels == tree.labels
+    if not tree or same:
+        return
+    known = old.index if old else tree.index
+    new, gone = [x for x in tree.labels if x not in known], [x for x in known if x not in tree.index]
+    sides = {f"new in {label_file}": new, "only in the old model": gone}
+    what = "; ".join(f"{side}: {some(labels)}" for side, labels in sides.items() if labels)
+    raise InputError(
+        f"--init_from_ckpt {path}: was trained with other labels ({what or 'in another order'}). To go on with the "
+        f"labels of {label_file}, pass --model_name {path.parent} in its place: that keeps the encoder."
+    )
+
+
+def require_same_tokenizer(fingerprint: dict, tokenizer: Any, flag: str = "--resume") -> None:
+    """Note in the fingerprint of a run what its tokenizer is; raise InputError if it was another one so far.
+
+    tokenizer: has `files`, as a Tokenizer has. States of older versions do not say.
+    """
+    now = digests([], {}, tokenizer.files)
+    then = fingerprint.setdefault("tokenizer", now)
+    if wrong := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
+        raise InputError(f"{flag}: the run began with another {wrong[0]} than --model_name has now. Put it back.")

@@ -17,9 +17,12 @@ import numpy as np
 
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
+from hierarchical.identity import require_encoder
+from hierarchical.sets import in_force
 from hierarchical.weights import PICKLED_WEIGHTS
 
 MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
+OWN_ENTRIES = ("mlm_transform", "encoder_id", "output_emb_size", "inner_labels")  # of few-shot/ and retrieval_based/
 
 
 class Block(NamedTuple):
@@ -171,7 +174,8 @@ GRAPH_INPUTS = frozenset(graph_feed(np.zeros((1, 1), np.int64)))
 def require_model(name: str) -> None:
     """Raise InputError for what can be wrong with --model_name before paddle is loaded or anything downloaded."""
     if Path(name).is_dir():
-        require_file(Path(name) / "config.json", MODEL_FILES)
+        require_file(in_force(name) / "config.json", MODEL_FILES)
+        require_encoder(name)
     elif name not in MODEL_NAMES:
         raise InputError(
             f"--model_name {name}: neither a local directory nor a known name. Known: {', '.join(MODEL_NAMES)}."
@@ -182,7 +186,7 @@ def model_directory(name: str) -> Path:
     """The local directory of a model: the one given, or for one of MODEL_NAMES the downloaded files."""
     require_model(name)
     if Path(name).is_dir():
-        return Path(name)
+        return in_force(name)
     from paddlenlp.utils.download import resolve_file_path
     from paddlenlp.utils.env import MODEL_HOME
 
@@ -204,6 +208,11 @@ def model_directory(name: str) -> Path:
             "and pass its path: --model_name path/to/directory"
         ) from None
     return home
+
+
+def encoder_config(directory: str | Path) -> dict:
+    """`read_config` of a model to start a training from, without what another route has added to it."""
+    return {name: value for name, value in read_config(directory).items() if name not in OWN_ENTRIES}
 
 
 def read_config(directory: str | Path) -> dict:

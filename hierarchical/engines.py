@@ -22,11 +22,11 @@ from hierarchical.devices import computing_fault, gpus_are_hidden, has_nvidia_dr
 from hierarchical.encoders import GRAPH_INPUTS, graph_feed
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
+from hierarchical.identity import RECORD
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
 AUTOMATIC = ("int8", "float32", "float16")  # the order in which "auto" looks for files
-RECORD = "export.json"  # beside exported models: what export_model.py measured of them
 MAX_F1_DROP = 0.3  # points that a precision may lose, where the record does not tell what it was held to
 
 
@@ -58,13 +58,15 @@ def find_precision(prefix: str | Path, precision: str) -> str:
 def int8_is_better(prefix: str | Path) -> bool:
     """Whether export_model.py found int8 to be faster than float32, and to lose no more F1 than it may.
 
-    Without its record, as with a width of prune.py: yes. If models were compared on no labelled rows: no, since nobody
+    Without its record: yes. If models were compared on no labelled rows: no, since nobody
     knows. Raises InputError for a damaged record.
     """
     int8, float32 = (model_path(prefix, precision, ".onnx") for precision in ("int8", "float32"))
     path = int8.with_name(RECORD)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if "models" not in record:  # not compared, as with a width of prune.py
+            return True
         first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
         if int8.name not in rows:
             return False
@@ -153,7 +155,7 @@ class PaddleModel:
     bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
     """
 
-    labels, singly = None, False  # labels are not kept in these files
+    labels, metadata, singly = None, dict[str, str](), False  # the first two are not kept in these files
 
     def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, threads: int = 1, bf16: bool = False):
         if not path.exists():

@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,14 @@ from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
 from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path, run_batches
 from hierarchical.errors import InputError
-from hierarchical.files import atomic_write
+from hierarchical.files import atomic_write, file_digest
+from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
 from hierarchical.labels import LabelTree
 from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits, sigmoid
 from hierarchical.quantizing import quantize_model
+from hierarchical.sets import in_force, link, new_set
+from hierarchical.weights import NUMBERS, find_weights, parameter_digest, state_of
 
 BATCH_SIZE = 32
 ROUNDS, TIMED_TEXTS = 3, 128  # of what is timed: the fastest round counts, since others may be using the machine
@@ -115,23 +117,23 @@ def save_onnx(model: Any, path: Path, labels: list[str], **metadata: str) -> Non
     onnx.save(model, str(path))
 
 
-def quantize(source: Path, path: Path, labels: list[str]) -> None:
+def quantize(source: Path, path: Path, labels: list[str], **metadata: str) -> None:
     """8-bit weights, and activations in 8 bits as they come (see quantizing.py): no calibration rows are needed."""
     import onnx
 
     model = onnx.load(str(source))
     if not quantize_model(model):
         raise RuntimeError(f"{source}: no product with weights was found in it")
-    save_onnx(model, path, labels)
+    save_onnx(model, path, labels, **metadata)
 
 
-def halve(source: Path, path: Path, labels: list[str]) -> None:
+def halve(source: Path, path: Path, labels: list[str], **metadata: str) -> None:
     """float16 weights and arithmetic; inputs and outputs stay as they are."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
-    save_onnx(model, path, labels)
+    save_onnx(model, path, labels, **metadata)
 
 
 def export_checkpoint(
@@ -146,40 +148,86 @@ def export_checkpoint(
     """Write the models of a checkpoint, and beside them what they need to predict; returns the paths of the models.
 
     model: its network, on the CPU: the graph is the same everywhere. name: of the float32 model without its ending; the
-    others are named as engines.model_path finds them; format: "paddle", "onnx" or "both". Everything is made in a
-    directory of its own first, so that a failure leaves an earlier export as it was.
+    others are named as engines.model_path finds them; format: "paddle", "onnx" or "both".
     """
     output_path, labels = Path(output_path), checkpoint.tree.labels
-    output_path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_path) as folder:
-        work = Path(folder)
+    with new_export(checkpoint, model, output_path, name) as (folder, work, metadata):
         program = export_static(paddle, model, checkpoint.tokenizer.pad_id, work / name)
         models = [] if format == "onnx" else [program]
         if format != "paddle":
             paths = {precision: model_path(work / name, precision, ".onnx") for precision in PRECISIONS}
-            export_onnx(program, paths["float32"], labels)
+            export_onnx(program, paths["float32"], labels, **metadata)
             for precision, make in (("float16", halve), ("int8", quantize)):
                 if precision in precisions:
-                    make(paths["float32"], paths[precision], labels)
+                    make(paths["float32"], paths[precision], labels, **metadata)
             models += [path for precision, path in paths.items() if precision in precisions]
         for path in list(work.iterdir()):
             if path in models or (path.suffix != ".onnx" and format != "onnx"):
-                os.replace(path, output_path / path.name)
-    if checkpoint.directory.resolve() != output_path.resolve():  # a width of prune.py is exported into its own folder
-        copy_settings(checkpoint, output_path)
+                os.replace(path, folder / path.name)
     return [output_path / path.name for path in models]
+
+
+@contextmanager
+def new_export(
+    checkpoint: Checkpoint,
+    model: Any,
+    output_path: Path,
+    name: str,
+    write_more: Callable[[Path], None] = lambda folder: None,
+) -> Iterator[tuple[Path, Path, dict[str, str]]]:
+    """An export in the place of what there was: yields (folder for its models, folder to work in, ONNX metadata).
+
+    name: of its models, whose earlier ones go; write_more: writes into a folder what else belongs to the model. After a
+    failure an earlier export is as it was. Raises InputError where a checkpoint would be spoilt.
+    """
+    own = require_place(checkpoint, output_path)
+    earlier = [name + suffix for suffix in GRAPH_FILES]
+    earlier += [model_path(name, precision, ".onnx").name for precision in PRECISIONS]
+    with new_set(output_path, lambda directory: {*members(directory), *earlier}) as folder:
+        if own:
+            for path in map(output_path.joinpath, MEMBERS):
+                if path.is_file() and path.name != RECORD:
+                    link(path, folder / path.name)
+        else:
+            copy_settings(checkpoint, folder)
+            write_more(folder)
+        if digests_of(folder) != checkpoint.digests:
+            raise InputError(f"{checkpoint.directory}: holds another model than when it was opened. Start again.")
+        identity = checkpoint.digests | {NUMBERS: parameter_digest(state_of(model))}
+        before, work = set(folder.iterdir()), folder / "work"
+        work.mkdir()
+        yield folder, work, {"identity": json.dumps(identity)}
+        shutil.rmtree(work)
+        write_export(folder, identity, set(folder.iterdir()) - before)
+
+
+def require_place(checkpoint: Checkpoint, output_path: Path) -> bool:
+    """Whether an export goes into its checkpoint's folder, as prune.py does; InputError if into that of another."""
+    own = checkpoint.directory.resolve() == output_path.resolve()
+    if find_weights(output_path) and not own:
+        raise InputError(f"{output_path}: holds another checkpoint, which would be spoilt. Give another directory.")
+    return own
 
 
 def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
     """Put beside exported models what they need to predict: tokenizer, configuration, labels, decision settings."""
     checkpoint.tokenizer.save(target)
     for name in SETTINGS:
-        shutil.copyfile(checkpoint.directory / name, target / name)
+        shutil.copyfile(in_force(checkpoint.directory) / name, target / name)
+
+
+def write_export(folder: Path, identity: Mapping[str, str], models: Iterable[Path]) -> None:
+    """export.json: what the models in a folder belong with, and the digest of each of their files."""
+    files = {path.name: file_digest(path) for path in sorted(models)}
+    record = {"version": hierarchical.__version__, "identity": dict(identity), "files": files}
+    with atomic_write(folder / RECORD) as file:
+        json.dump(record, file, ensure_ascii=False, indent=1)
 
 
 def write_record(path: Path, n_rows: int, table: list[dict], max_f1_drop: float) -> None:
-    """export.json: what the models were compared on, what came out, and how many points of F1 one may lose."""
-    record = {"version": hierarchical.__version__, "rows": n_rows, "max_f1_drop": max_f1_drop, "models": table}
+    """Add to export.json what the models were compared on, what came out, and how many points of F1 one may lose."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record |= {"rows": n_rows, "max_f1_drop": max_f1_drop, "models": table}
     with atomic_write(path) as file:
         json.dump(record, file, ensure_ascii=False, indent=1)
 

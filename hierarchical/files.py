@@ -5,6 +5,7 @@ All are UTF-8, with or without a byte order mark, lines ending in LF or CRLF.
 
 import hashlib
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that takes its name only when it is complete and on disk (UTF-8, LF)."""
     temporary = f"{path}.{os.getpid()}.tmp"
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    clear_leftovers(path)
     try:
         with open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
@@ -50,6 +52,29 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def clear_leftovers(path: str | Path) -> None:
+    """Remove what processes that were killed while they wrote this file have left of it: path.PID.tmp."""
+    folder, name = os.path.split(path)
+    pattern = re.compile(re.escape(name) + r"\.([0-9]+)\.tmp")
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return  # it may be written to all the same
+    for left in names:
+        if (match := pattern.fullmatch(left)) and not _is_running(int(match[1])):
+            Path(folder, left).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # no signal, only the question
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
 
 
 def file_digest(path: str | Path) -> str:

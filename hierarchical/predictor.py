@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import row_windows
-from hierarchical.checkpoints import Checkpoint
+from hierarchical.checkpoints import Checkpoint, kind_in
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
@@ -36,6 +36,7 @@ from hierarchical.engines import (
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import sigmoid, tensors
+from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
@@ -153,27 +154,40 @@ class Predictor:
             device, device_id = engine_gpu(device, device_id)
         self.batch_size, self.callers = batch_size, 1
         cores = num_threads or available_cores()
+        if computes == "onnx" and device == "cpu":
+            self.callers = cores  # batches that run side by side
         self.engine: Any
-        if computes == "checkpoint":
-            opened = Checkpoint.open(path, max_seq_length)
-            self.file = opened.weights or Path(path)
-            self.engine = CheckpointModel(opened, device)
-        elif computes == "onnx":
-            self.file = model_path(path, find_precision(path, precision), ".onnx")
-            self.engine = OnnxModel(self.file, device, device_id)
-            self.callers = cores if device == "cpu" else 1  # batches that run side by side
-        else:
-            file = model_path(path, "float32", ".pdmodel")
-            self.engine = PaddleModel(file, device, device_id, cores, precision == "bfloat16")
-            self.file = self.engine.path  # the .json of a newer paddle, where that is what there is
+
+        def read(place: Path) -> Checkpoint:
+            if computes == "checkpoint":
+                opened = Checkpoint.open(path, max_seq_length)
+                self.file = opened.weights or Path(path)
+                self.engine = CheckpointModel(opened, device)
+                return opened
+            if computes == "onnx":
+                self.file = model_path(place, find_precision(place, precision), ".onnx")
+            else:
+                self.file = model_path(place, "float32", ".pdmodel")
+                if not self.file.exists():
+                    self.file = self.file.with_suffix(".json")  # newer versions of paddle write this form
+            expected = "few-shot" if template else "classifier"
+            if self.file.exists() or (self.file.parent / "config.json").exists():  # else the engine tells what is not
+                opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected)
+            if computes == "onnx":
+                self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
+            else:
+                self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
+                files = [self.file, self.file.with_suffix(".pdiparams")]
+            if not template and reads_template(self.file.parent):
+                raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
+            opened.require_models(files, self.engine.metadata)
+            return opened
+
+        opened = read_set(path, read)
         if self.engine.singly:
             self.batch_size = 1
-        if not template and reads_template(self.file.parent):
-            raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
-        if not isinstance(self.engine, CheckpointModel):
-            opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True)
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
-        self.config = opened.config
+        self.config, self.digests = opened.config, opened.digests
         if self.engine.labels not in (None, self.tree.labels):
             raise InputError(f"{self.file}: its labels are not those of label.txt beside it. Export the model again.")
 
@@ -274,23 +288,25 @@ def require_choice(name: str, value: str | None, known: Sequence[str | None], wh
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether this is a folder with weights, of train.py or prune.py, into which nothing was exported as float32."""
-    return Path(path).is_dir() and find_weights(path) is not None and not exported_models(Path(path) / "float32")
+    return Path(path).is_dir() and find_weights(path) is not None and not exported_models(in_force(path) / "float32")
 
 
 def require_kind(path: str | Path, kind: str | None) -> None:
     """Raise InputError for a path at which there is nothing, something else, or two models to choose from."""
-    if kind is None and not Path(path).is_dir() and not exported_models(path):
+    if kind is None and not Path(path).is_dir() and not exported_models(in_force(path)):
         raise InputError(f"{path}: neither a folder nor a model file. Pass an export, a model in it, or a checkpoint.")
-    if kind is None and Path(path).is_dir() and find_weights(path) and exported_models(Path(path) / "float32"):
+    if kind is None and Path(path).is_dir() and find_weights(path) and exported_models(in_force(path) / "float32"):
         raise InputError(
             f"{path}: holds a checkpoint and an export, which may be of different trainings. Say which you mean: "
             'kind="checkpoint" or kind="export".'
         )
     if kind == "export" and is_checkpoint(path):
-        raise InputError(
-            f"{path}: a checkpoint, where an exported model is needed. Make one with export_model.py; in a folder of "
-            "prune.py it is called pruned_model."
-        )
+        how = {
+            "classifier": "export_model.py; in a folder of prune.py it is called pruned_model",
+            "few-shot": "few-shot/train.py --do_export",
+            "retrieval": "retrieval_based/export_model.py, for the scripts of retrieval_based/",
+        }[kind_in(path)]
+        raise InputError(f"{path}: a checkpoint, where an exported model is needed. Make one with {how}.")
 
 
 def reads_template(directory: str | Path) -> bool:

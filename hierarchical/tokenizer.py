@@ -11,6 +11,7 @@ characters. Once a text is cut into words, a word's ids depend on that word only
 then remembered: on one thread this outruns the Rust ones, and there are no threads to lose in a fork.
 """
 
+import io
 import json
 import re
 import unicodedata
@@ -37,27 +38,37 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
     """
     if max_seq_length < 3:
         raise InputError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")
-    path = Path(model_dir) / "tokenizer_config.json"
-    config = _read_json(path)
+    directory = Path(model_dir)
+    files = read_files(directory)
+    path = directory / "tokenizer_config.json"
+    config = _read_json(path, files)
     name = str(config.get("tokenizer_class") or config.get("init_class")).removesuffix("Fast")
     if name not in CLASSES:
         remedy = f"use a model with one of {', '.join(CLASSES)}, or correct the file"
         raise InputError(f"{path}: unknown tokenizer_class {name}: {remedy}")
-    return CLASSES[name](Path(model_dir), config, max_seq_length)
+    return CLASSES[name](directory, config, max_seq_length, files)
+
+
+def read_files(directory: Path) -> dict[str, bytes]:
+    """Name -> content of the tokenizer's files that there are in a directory."""
+    try:
+        return {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}: {COPY}") from None
 
 
 class Tokenizer(ABC):
     """What the families share. Each adds `_split`, `_pieces` and `_sources`.
 
-    Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_id` (without one: `unk_id`), `max_seq_length`, and `vocab`
-    (dict, token to id).
+    Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_id` (without one: `unk_id`), `max_seq_length`, `vocab`
+    (dict, token to id), and `files` (dict, name to bytes): what it was read from, see `read_files`.
     A special token spelt out in a text, such as "[SEP]", becomes that token's id, as it does in PaddleNLP.
     """
 
-    def __init__(self, directory: Path, config: dict, max_seq_length: int):
-        self.directory, self.max_seq_length = directory, max_seq_length
-        self.vocab = _read_vocab(directory / "vocab.txt")
-        config = config | _read_json(directory / "special_tokens_map.json", optional=True)
+    def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
+        self.directory, self.max_seq_length, self.files = directory, max_seq_length, files
+        self.vocab = _read_vocab(directory / "vocab.txt", files)
+        config = config | _read_json(directory / "special_tokens_map.json", files, optional=True)
         names = [_content(config.get(f"{key}_token", f"[{key.upper()}]")) for key in "pad unk cls sep mask".split()]
         if missing := [name for name in names[:4] if name not in self.vocab]:
             raise InputError(f"{directory / 'vocab.txt'}: no line {', '.join(missing)}: {COPY}")
@@ -66,13 +77,25 @@ class Tokenizer(ABC):
         others = [config.get("bos_token"), config.get("eos_token"), *(config.get("additional_special_tokens") or [])]
         specials = {name for name in [*names, *map(_content, others)] if name and name in self.vocab}
         added = {_content(token) for token in (config.get("added_tokens_decoder") or {}).values()}
-        if added := (added | set(_read_json(directory / "added_tokens.json", optional=True))) - specials:
+        also = directory / "added_tokens.json"
+        if also.is_file():
+            added |= set(_read_json(also, {also.name: also.read_bytes()}))
+        if added := added - specials:
             remedy = "not supported, use a model whose vocab.txt holds all of its tokens"
             raise InputError(f"{directory}: tokens were added to the vocabulary ({', '.join(sorted(added))}): {remedy}")
         longest_first = sorted(specials, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._longest_special = len(longest_first[0])
         self._ids_of = _Remembered(self._word_ids, {name: (self.vocab[name],) for name in specials})
+
+    def require_known(self, config: dict) -> None:
+        """Raise InputError where there are ids that a model does not know; config: its config.json."""
+        count, known = 1 + max(index for token, index in self.vocab.items() if token), config.get("vocab_size")
+        if isinstance(known, int) and count > known:
+            raise InputError(
+                f"{self.directory / 'vocab.txt'}: {count} tokens, but the model knows {known} (vocab_size in "
+                f"config.json). A line that is added gives it no new token: {COPY}"
+            )
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text: [CLS] … [SEP], `max_seq_length` at most, not padded; one list per text, in order."""
@@ -114,10 +137,10 @@ class Tokenizer(ABC):
         return [(0, 0), *found[: self.max_seq_length - 2], (0, 0)]
 
     def save(self, directory: str | Path) -> None:
-        """Copies the files this tokenizer was read from, so that `directory` serves without the model's."""
-        for path in filter(Path.is_file, (self.directory / name for name in FILES)):
-            with atomic_write(Path(directory) / path.name, "wb") as file:
-                file.write(path.read_bytes())
+        """Writes the files this tokenizer was read from, so that `directory` serves without the model's."""
+        for name, content in self.files.items():
+            with atomic_write(Path(directory) / name, "wb") as file:
+                file.write(content)
 
     @abstractmethod
     def _split(self, text: str) -> list[str]:
@@ -165,8 +188,8 @@ class Tokenizer(ABC):
 class ErnieTokenizer(Tokenizer):
     """ERNIE and BERT: words end at blanks, CJK characters, punctuation and symbols; WordPiece within a word."""
 
-    def __init__(self, directory: Path, config: dict, max_seq_length: int):
-        super().__init__(directory, config, max_seq_length)
+    def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
+        super().__init__(directory, config, max_seq_length, files)
         self.lower = bool(config.get("do_lower_case", True))
         self._longest_piece = max(map(len, self.vocab))
         self._clean, self._part = _Remembered(self._clean_char), _Remembered(self._part_char)
@@ -233,26 +256,28 @@ class ErnieTokenizer(Tokenizer):
 class BertTokenizer(ErnieTokenizer):
     """BERT has options that ERNIE has not; they must have their usual values."""
 
-    def __init__(self, directory: Path, config: dict, max_seq_length: int):
+    def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
         usual = {"do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None, "never_split": None}
         if unusual := [key for key, value in usual.items() if config.get(key, value) != value]:
             path = directory / "tokenizer_config.json"
             raise InputError(f"{path}: unusual {', '.join(unusual)}: not supported, use a model trained without")
-        super().__init__(directory, config, max_seq_length)
+        super().__init__(directory, config, max_seq_length, files)
 
 
 class ErnieMTokenizer(Tokenizer):
     """ERNIE-M: sentencepiece, whose pieces are cut once more around CJK characters, punctuation and numbers."""
 
-    def __init__(self, directory: Path, config: dict, max_seq_length: int):
+    def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
         from sentencepiece import SentencePieceProcessor  # here, so that ERNIE and BERT do without the package
 
-        super().__init__(directory, config, max_seq_length)
+        super().__init__(directory, config, max_seq_length, files)
         self.lower = bool(config.get("do_lower_case", False))
         path = directory / "sentencepiece.bpe.model"
+        if not (content := files.get(path.name)):
+            raise InputError(f"{path}: No such file or directory, or an empty one: {COPY}")
         try:
-            self._sentencepiece = SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
+            self._sentencepiece = SentencePieceProcessor(model_proto=content)
+        except RuntimeError as error:
             raise InputError(f"{path}: not a readable sentencepiece model ({error}): {COPY}") from None
 
     def _split(self, text: str) -> list[str]:
@@ -309,13 +334,13 @@ class _Remembered(dict):
         return value
 
 
-def _read_json(path: Path, optional: bool = False) -> dict:
-    if optional and not path.exists():
-        return {}
+def _read_json(path: Path, files: dict[str, bytes], optional: bool = False) -> dict:
+    if path.name not in files:
+        if optional:
+            return {}
+        raise InputError(f"{path}: No such file or directory: give a directory that holds a model with its tokenizer")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: give a directory that holds a model with its tokenizer") from None
+        value = json.loads(files[path.name])
     except ValueError as error:  # not JSON, or not UTF-8
         raise InputError(f"{path}: not JSON ({error}): {COPY}") from None
     if not isinstance(value, dict):
@@ -323,12 +348,12 @@ def _read_json(path: Path, optional: bool = False) -> dict:
     return value
 
 
-def _read_vocab(path: Path) -> dict[str, int]:
+def _read_vocab(path: Path, files: dict[str, bytes]) -> dict[str, int]:
+    if path.name not in files:
+        raise InputError(f"{path}: No such file or directory: {COPY}")
     try:
-        with open(path, encoding="utf-8") as lines:
-            return {line.rstrip("\n"): i for i, line in enumerate(lines)}
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: {COPY}") from None
+        lines = io.StringIO(files[path.name].decode("utf-8"), newline=None)
+        return {line.rstrip("\n"): i for i, line in enumerate(lines)}
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}): {COPY}") from None
 

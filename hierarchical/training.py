@@ -22,13 +22,15 @@ import hierarchical
 from hierarchical.console import get_logger, progress_bar
 from hierarchical.cpu_kernels import speed_up_bias_gradients
 from hierarchical.devices import launched_processes
-from hierarchical.encoders import model_directory, read_config
+from hierarchical.encoders import encoder_config, model_directory
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
+from hierarchical.identity import RECORD
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import library_config, model_inputs
 from hierarchical.rows import Rows, multi_hot
+from hierarchical.sets import only_writer
 from hierarchical.tokenizer import Tokenizer, load_tokenizer
 from hierarchical.weights import find_weights, load_weights, refuse_foreign_weights
 
@@ -111,15 +113,23 @@ def require_other_directory(save_dir: str | Path, model_name: str, flag: str = "
         raise InputError(f"{flag} {save_dir}: the encoder lies there and would be overwritten. Give another directory.")
 
 
-def open_log(save_dir: Path, rank: int = 0) -> Logger:
-    """Make save_dir and return the logger, which the first process alone writes to, there as well as on stderr."""
+@contextmanager
+def begin_run(save_dir: Path, rank: int = 0, flag: str = "--save_dir") -> Iterator[Logger]:
+    """Make save_dir, be the only run that writes there, and yield the logger, which writes there and to stderr.
+
+    The first process does this for all of a run. Raises InputError if another run has the directory, or if it holds an
+    export, which this run would spoil.
+    """
     logger = get_logger()
     if rank:
         logger.setLevel("ERROR")  # one log
-    else:
-        save_dir.mkdir(parents=True, exist_ok=True)
+        yield logger
+        return
+    if (save_dir / RECORD).exists() and not find_weights(save_dir):
+        raise InputError(f"{flag} {save_dir}: holds an export, which would be replaced. Give another directory.")
+    with only_writer(save_dir, f"wait until it ends, or give another {flag}"):
         get_logger(save_dir / "train.log")
-    return logger
+        yield logger
 
 
 def join_processes(paddle: Any, model_name: str) -> None:
@@ -145,14 +155,21 @@ def start_or_resume(
         progress, arrays = read_state(save_dir / STATE, fingerprint, flag)
     elif (save_dir / STATE).exists():
         logger.warning(f"{save_dir} holds an earlier run, which this one replaces; {flag} would have continued it")
-    progress.fingerprint = fingerprint
+    progress.fingerprint |= fingerprint
     return progress, arrays
+
+
+def earlier_state(resumed: bool, progress: Progress) -> list[str]:
+    """The names of what goes when a model is saved: with a run's first one the state of the run before it."""
+    return [] if resumed or len(progress.history) > 1 else [STATE]
 
 
 def open_model(model_name: str, max_seq_length: int) -> tuple[Path, Tokenizer, Any]:
     """(directory, tokenizer, library configuration) of --model_name, whose texts may have --max_seq_length tokens."""
     source = model_directory(model_name)
-    tokenizer, config = load_tokenizer(source, max_seq_length), library_config(read_config(source))
+    tokenizer, config = load_tokenizer(source, max_seq_length), encoder_config(source)
+    tokenizer.require_known(config)
+    config = library_config(config)
     if max_seq_length > (limit := config.max_position_embeddings):
         raise InputError(f"--max_seq_length {max_seq_length}: {model_name} reads at most {limit} tokens.")
     return source, tokenizer, config

@@ -2,9 +2,15 @@
 
 model.safetensors is what is read; model_state.pdparams, the library's older form, holds the same numbers. Nothing is
 ever unpickled freely: a .pdparams is read through an unpickler that knows arrays and plain containers.
+
+With the numbers stands what they belong to, as the metadata "identity" of model.safetensors: see identity.py. Files of
+others, and those that were written before there was one, have none.
 """
 
+import hashlib
+import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +18,10 @@ import numpy as np
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
+from hierarchical.sets import in_force
 
 WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "model_state.pdparams"
+NUMBERS = "weights"  # in an identity: the digest of the parameters, beside those of files by their names
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -38,13 +46,16 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Parameter name -> numpy array, from a .safetensors or .pdparams file. Raises InputError for anything foreign."""
-    path = Path(path)
+    path = in_force(path)
     require_file(path, "It holds the parameters of a model.")
+    identity = read_identity(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
             state = load_file(path)
+            if identity and identity.get(NUMBERS) != parameter_digest(state):
+                raise ValueError("its numbers are not those that were written")
         else:
             with open(path, "rb") as file:
                 state = _ArrayUnpickler(file).load()
@@ -65,20 +76,71 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def write_weights(directory: str | Path, model: Any) -> None:
-    """model.safetensors, and the same numbers as model_state.pdparams for tools that expect the older name."""
+def state_of(model: Any) -> dict[str, np.ndarray]:
+    """Parameter name -> numpy array, of a network."""
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def parameter_digest(state: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of parameters by name, as hexadecimal text; it does not depend on their order."""
+    sha256 = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        sha256.update(name.encode())
+        sha256.update(np.ascontiguousarray(value).data)
+    return sha256.hexdigest()
+
+
+def write_weights(directory: str | Path, model: Any, identity: Mapping[str, str] | None = None) -> None:
+    """model.safetensors, and the same numbers as model_state.pdparams for tools that expect the older name.
+
+    identity: the digests of the files that the numbers belong with; that of the numbers is added.
+    """
     from safetensors.numpy import save
 
-    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    state, metadata = state_of(model), {"format": "np"}
+    if identity is not None:
+        metadata["identity"] = json.dumps({**identity, NUMBERS: parameter_digest(state)})
+    content = memoryview(save(state, metadata))
+    start = 8 + int.from_bytes(content[:8], "little")
+    # The library writes metadata in any order; here the same model makes the same bytes.
+    header = json.loads(bytes(content[8:start]))
+    header = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
     with atomic_write(Path(directory) / WEIGHTS, "wb") as file:
-        file.write(save(state, {"format": "np"}))
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(content[start:])
     with atomic_write(Path(directory) / PICKLED_WEIGHTS, "wb") as file:
         pickle.dump(state, file, protocol=4)
 
 
+def read_identity(path: Path | None) -> dict[str, str] | None:
+    """What a parameter file belongs to: file name -> digest, and that of its numbers; None if it does not say."""
+    if path is None or path.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+    except Exception:  # it is damaged, which `read_weights` tells
+        return None
+    return parse_identity(metadata.get("identity"), path)
+
+
+def parse_identity(text: str | None, path: Path) -> dict[str, str] | None:
+    """An identity as it stands in the metadata of a file; None stays None."""
+    if text is None:
+        return None
+    try:
+        return {name: str(digest) for name, digest in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        raise InputError(f"{path}: damaged; copy it again from where it was made.") from None
+
+
 def find_weights(directory: str | Path) -> Path | None:
     """The parameter file of a model directory, safetensors before .pdparams; None if it has neither."""
-    return next((p for name in (WEIGHTS, PICKLED_WEIGHTS) if (p := Path(directory) / name).exists()), None)
+    folder = in_force(directory)
+    return next((p for name in (WEIGHTS, PICKLED_WEIGHTS) if (p := folder / name).exists()), None)
 
 
 def refuse_foreign_weights(directory: str | Path) -> None:

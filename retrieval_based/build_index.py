@@ -22,6 +22,7 @@ from uuid import uuid4
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.sets import only_writer
 from retrieval_based.encoder import (
     Encoder,
     add_model_arguments,
@@ -29,7 +30,7 @@ from retrieval_based.encoder import (
     most_specific,
     texts_of_labels,
 )
-from retrieval_based.index import SemanticIndex, add_texts, read_about, require_same_thresholds, writing
+from retrieval_based.index import SemanticIndex, add_texts, read_about, require_same_thresholds
 from retrieval_based.vectors import HNSW_EF, HNSW_M, MilvusVectors, Vectors
 from utils import InputError, LabelTree, check_minima, get_logger, load_rows, make_parser, run, some
 
@@ -150,7 +151,7 @@ def main(argv=None):
     encoder = Encoder(args.params_path, args.max_seq_length, args.batch_size)
     if args.add:
         read_about(args.index_dir)  # an index, or no directory is made
-    with writing(args.index_dir):
+    with only_writer(args.index_dir):
         build(args, encoder, get_logger())
 
 

@@ -10,7 +10,6 @@ A checkpoint is one of the main route's (see hierarchical/checkpoints.py) with t
     encoder_id        digest of the parameters; an index knows by it which encoder made its vectors
 """
 
-import hashlib
 from pathlib import Path
 from types import MethodType
 
@@ -22,7 +21,8 @@ from hierarchical.engines import OnnxModel, run_batches
 from hierarchical.errors import InputError
 from hierarchical.labels import SEPARATOR
 from hierarchical.modeling import build_model, library_config, model_inputs, predict_logits
-from hierarchical.weights import load_weights
+from hierarchical.sets import read_set
+from hierarchical.weights import parameter_digest, state_of
 from utils import add_device_argument, add_max_seq_length_argument
 
 EXPORTED = "inference.get_pooled_embedding"
@@ -95,13 +95,9 @@ def center(model, ids, pad_id, batch_size):
     model.train()
 
 
-def parameter_digest(model):
-    """SHA-256 of a model's parameters, as hexadecimal text."""
-    sha256 = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        sha256.update(name.encode())
-        sha256.update(value.numpy().tobytes())
-    return sha256.hexdigest()
+def own_digest(model):
+    """The digest of a network's parameters by which an index knows its encoder."""
+    return parameter_digest(state_of(model))
 
 
 def path_text(label):
@@ -148,16 +144,14 @@ class Encoder:
 
     def __init__(self, directory, max_seq_length=None, batch_size=32):
         self.directory, self.batch_size = Path(directory), batch_size
-        onnx = self.directory / f"{EXPORTED}.onnx"
-        self.onnx = onnx if onnx.is_file() else None
-        self.checkpoint = Checkpoint.open(directory, max_seq_length, exported=onnx.is_file())
+
+        def read(folder):
+            self.onnx = onnx if (onnx := folder / f"{EXPORTED}.onnx").is_file() else None
+            return Checkpoint.open(folder, max_seq_length, exported=bool(self.onnx), kind="retrieval")
+
+        self.checkpoint = read_set(directory, read)
         self.tree, self.tokenizer = self.checkpoint.tree, self.checkpoint.tokenizer
         self.decision, config = self.checkpoint.decision, self.checkpoint.config
-        if not isinstance(config.get("encoder_id"), str):
-            raise InputError(
-                f"{directory}: holds a classifier, not an encoder for retrieval. Pass the model_best/ that "
-                "retrieval_based/train.py wrote."
-            )
         self.id, self.inner_labels = config["encoder_id"], bool(config.get("inner_labels"))
         self.dimension = config.get("output_emb_size") or config.get("hidden_size")
         if not isinstance(self.dimension, int) or self.dimension < 1:
@@ -179,12 +173,13 @@ class Encoder:
         if self.onnx:
             self.model = OnnxModel(self.onnx)
             self.require_own_id(self.onnx, self.model.metadata.get("encoder_id"))
+            self.checkpoint.require_models([self.onnx], self.model.metadata)
             return
         set_device(device)
         self.model = build_encoder(library_config(self.checkpoint.config))
-        load_weights(self.model, self.file)
+        self.checkpoint.load_weights(self.model)
         self.model.eval()
-        self.require_own_id(self.file, parameter_digest(self.model))
+        self.require_own_id(self.file, own_digest(self.model))
 
     def require_own_id(self, path, found):
         if found == self.id:

@@ -13,7 +13,6 @@ Pass output_path as --params_path to any script of this folder; it serves an ind
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.devices import set_device
-from hierarchical.exporting import copy_settings, export_onnx, export_static, require_onnx_size
+from hierarchical.exporting import export_onnx, export_static, new_export, require_onnx_size
 from hierarchical.weights import find_weights
 from retrieval_based.encoder import EXPORTED, Encoder, graph_of
 from utils import InputError, get_logger, make_parser, run
@@ -47,14 +46,12 @@ def main(argv=None):
     )
     encoder.load("cpu")  # the graph is the same everywhere
     paddle = set_device("cpu")
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target) as work:
-        work = Path(work)
+    with new_export(encoder.checkpoint, encoder.model, target, EXPORTED) as (folder, work, metadata):
         program = export_static(paddle, graph_of(encoder.model), encoder.tokenizer.pad_id, work / "float32")
-        export_onnx(program, work / "float32.onnx", encoder.tree.labels, encoder_id=encoder.id)
+        metadata["encoder_id"] = encoder.id
+        export_onnx(program, work / "float32.onnx", encoder.tree.labels, **metadata)
         for path in list(work.iterdir()):
-            os.replace(path, target / path.name.replace("float32", EXPORTED))
-    copy_settings(encoder.checkpoint, target)
+            os.replace(path, folder / path.name.replace("float32", EXPORTED))
     exported = Encoder(target)
     exported.load("cpu")
     texts = encoder.tree.labels[:100]

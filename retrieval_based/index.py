@@ -18,7 +18,6 @@ Files of a saved index:
 
 import json
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -191,25 +190,6 @@ def add_texts(index, encoder, texts, labels):
         for window in row_windows(len(texts)):
             vectors = encoder.encode(texts[window.start : window.stop], bar.update)
             index.add(vectors, labels[window.start : window.stop])
-
-
-@contextmanager
-def writing(directory):
-    """Make the directory of an index, and be the only one to change that. Raises InputError if another process does.
-
-    The system lifts the lock when the process ends, however it ends.
-    """
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError:
-        raise InputError("building an index needs the package filelock: pip install filelock") from None
-
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(Path(directory) / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"{directory}: another build_index.py is writing it; wait until that ends.") from None
 
 
 def index_files(directory):

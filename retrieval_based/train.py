@@ -25,16 +25,17 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.batches import CELLS
-from hierarchical.checkpoints import save_checkpoint
+from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, require_model
 from hierarchical.modeling import model_inputs, predict_logits
 from hierarchical.training import (
     Settings,
     Trainer,
+    begin_run,
+    earlier_state,
     join_processes,
     leave,
-    open_log,
     open_model,
     require_other_directory,
     save_progress,
@@ -52,7 +53,7 @@ from retrieval_based.encoder import (
     center,
     labels_to_index,
     most_specific,
-    parameter_digest,
+    own_digest,
     texts_of_labels,
 )
 from retrieval_based.index import RECALL_AT, SemanticIndex, dense, recalls
@@ -190,6 +191,7 @@ def prepare_model(args, train, inner_labels, logger):
     model = build_encoder(config)
     model.train()
     if args.init_from_ckpt:
+        require_same_start(args.init_from_ckpt, tokenizer)
         load_weights(model, args.init_from_ckpt)
     elif not args.resume:  # its parameters are in the saved state
         start_encoder(model, source, logger)
@@ -225,7 +227,13 @@ def main(argv=None):
     rank, world = launched_processes()
     save_dir = Path(args.save_dir)
     require_other_directory(save_dir / "model_best", args.model_name, "--save_dir: its model_best")
-    logger = open_log(save_dir, rank)
+    with begin_run(save_dir, rank) as logger:
+        train_and_save(args, rank, world, logger)
+
+
+def train_and_save(args, rank, world, logger):
+    """The run, once save_dir is its own."""
+    save_dir = Path(args.save_dir)
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
@@ -244,6 +252,7 @@ def main(argv=None):
     specific = [most_specific(tree, labels) for labels in train.labels]
     inner_labels = any(tree.children[label] for row in specific for label in row)
     model, tokenizer = prepare_model(args, train, inner_labels, logger)
+    require_same_tokenizer(progress.fingerprint, tokenizer)
     train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
     label_ids = tokenizer.encode(texts_of_labels(tree, range(len(tree))))
     pairs = [(row, label) for row, labels in enumerate(specific) for label in labels]
@@ -251,7 +260,6 @@ def main(argv=None):
     total_steps = args.epochs * -(-len(pairs) // (args.batch_size * world))
     closures = [set(tree.closure(labels)) for labels in train.labels]
     if rank == 0:
-        (save_dir / "model_best").mkdir(exist_ok=True)
         write_run_files(save_dir, vars(args), tree, train, dev)
     settings = Settings.from_arguments(
         args,
@@ -295,8 +303,10 @@ def finish_epoch(args, trainer, tree, dev, dev_ids, tokenizer, inner_labels, pro
     entry = {"epoch": progress.epoch, "step": trainer.step, "train_loss": mean_loss, **found}
     entry["seconds"] = round(time.monotonic() - began, 1)
     if progress.evaluated(found["recall@1"], entry):
-        model.config.encoder_id = parameter_digest(model)
+        model.config.encoder_id = own_digest(model)
         decision = tuned_similarity(tree, dev, retrieved)
+        for name in earlier_state(args.resume, progress):
+            (save_dir / name).unlink(missing_ok=True)
         save_checkpoint(save_dir / "model_best", model, tokenizer, tree, decision)
         logger.info(f"Best recall@1 so far; saved, with {decision.threshold:.3f} as the similarity a label must exceed")
     save_progress(save_dir, trainer, progress)

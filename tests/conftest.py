@@ -60,6 +60,22 @@ def data_dir(tmp_path):
     return write
 
 
+def without_identity(folder):
+    """A checkpoint or an export that says no longer which files belong together, as older versions wrote it."""
+    import onnx
+    from safetensors.numpy import load_file, save_file
+
+    (folder / "export.json").unlink(missing_ok=True)
+    for path in folder.glob("model.safetensors"):
+        save_file(load_file(path), path, {"format": "np"})
+    for path in folder.glob("*.onnx"):
+        model = onnx.load(path)
+        properties = {entry.key: entry.value for entry in model.metadata_props if entry.key != "identity"}
+        onnx.helper.set_model_props(model, properties)
+        onnx.save(model, path)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def own_logger():
     """A logger made in one test would go on writing to that test's captured stderr."""
@@ -140,29 +156,23 @@ def tiny_checkpoint(paddle, tmp_path_factory):
     Its classifier is spread out, so that the probabilities of different texts differ by far more than rounding errors,
     reach from near 0 to near 1, and a text gets about a dozen labels.
     """
-    from hierarchical.checkpoints import write_settings
+    from hierarchical.checkpoints import save_checkpoint
     from hierarchical.encoders import read_config
     from hierarchical.modeling import build_model, library_config, predict_logits
     from hierarchical.tokenizer import load_tokenizer
-    from hierarchical.weights import write_weights
     from metric import Decision
     from utils import LabelTree, load_rows
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    folder.mkdir()
     tree, config = LabelTree.read(SAMPLE / "label.txt"), library_config(read_config(SAMPLE / "tiny-ernie"))
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
-    config.architectures = ["ErnieForSequenceClassification"]
     paddle.seed(0)
     model, tokenizer = build_model(config), load_tokenizer(SAMPLE / "tiny-ernie", 64)
     model.classifier.weight.set_value(model.classifier.weight * 30)
     ids = tokenizer.encode(load_rows(SAMPLE / "dev.txt", tree).texts[:64])
     model.classifier.bias.set_value(-predict_logits(model, ids, tokenizer.pad_id, 32).mean(0) - 1)
-    config.save_pretrained(folder)
-    tokenizer.save(folder)
-    write_settings(folder, tree, 64, Decision())
-    write_weights(folder, model)
+    save_checkpoint(folder, model, tokenizer, tree, Decision())
     return folder
 
 

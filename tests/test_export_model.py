@@ -206,11 +206,32 @@ def test_folder_that_cannot_be_written(tiny_checkpoint, capsys):
 
 
 @pytest.mark.slow
-def test_models_of_an_earlier_export_are_named(tiny_export, tiny_checkpoint, tmp_path, call, capsys):
-    shutil.copytree(tiny_export, tmp_path / "export")
-    call(tiny_checkpoint, "--format", "onnx", "--precision", "float32", "float16")
-    warned = [line for line in capsys.readouterr().err.splitlines() if "left from an earlier export" in line]
-    assert [line.split(": left")[0].rsplit("/", 1)[1] for line in warned] == ["int8.onnx", "float32.pdmodel"]
+def test_an_export_replaces_an_export(tiny_export, tiny_checkpoint, tmp_path, call):
+    """Of this version, and of the one that listed its models only in the table."""
+    listed = json.loads((tiny_export / "export.json").read_text(encoding="utf-8"))["files"]
+    assert set(listed) == {path.name for path in tiny_export.iterdir() if path.name.startswith(("float", "int"))}
+    for i, record in enumerate([None, {"version": "0.9.0", "rows": 3, "models": [{"model": "checkpoint"}]}]):
+        folder = shutil.copytree(tiny_export, tmp_path / f"export{i}")
+        if record:
+            for name in ("float32.onnx", "int8.onnx", "float32.pdmodel"):
+                record["models"].append({"model": name})
+            (folder / "export.json").write_text(json.dumps(record), encoding="utf-8")
+        (folder / "mine.onnx").write_bytes(b"of the user")
+        call(tiny_checkpoint, "--format", "onnx", "--precision", "float16", "--output_path", folder)
+        models = {path.name for path in folder.iterdir() if path.suffix in (".onnx", ".pdmodel", ".pdiparams", ".info")}
+        assert models == {"float16.onnx", "mine.onnx"}
+        assert Predictor(folder, "float16").labels
+        with pytest.raises(InputError, match="mine.onnx: not of this export, since export.json beside it does not"):
+            shutil.copy(folder / "float16.onnx", folder / "mine.onnx")
+            Predictor(folder / "mine")
+
+
+def test_no_export_into_the_folder_of_another_checkpoint(tiny_checkpoint, tmp_path, call):
+    other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(InputError, match="other: holds another checkpoint, which would be spoilt"):
+        call(tiny_checkpoint, "--output_path", other)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
 
 
 def test_other_labels_and_missing_rows(tiny_checkpoint, call, data_dir):

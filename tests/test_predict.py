@@ -21,7 +21,7 @@ from hierarchical.modeling import model_inputs
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.weights import WEIGHTS
 from metric import Decision, decide
-from tests.conftest import ROOT, SAMPLE
+from tests.conftest import ROOT, SAMPLE, without_identity
 from utils import LabelTree, run
 
 LOAD_MODEL = Checkpoint.load_model
@@ -483,7 +483,7 @@ def test_other_labels_than_the_checkpoints(call, tiny_checkpoint, tmp_path):
     assert fails(call(label_txt=lines(*reversed(TREE.labels))), "another order")
     assert call("--label_file", "other.txt").code == 0
     edited = tmp_path / "edited"
-    shutil.copytree(tiny_checkpoint, edited)
+    without_identity(shutil.copytree(tiny_checkpoint, edited))
     for tree in (TREE.labels + ["新的"], TREE.labels[:-1]):
         write_settings(edited, LabelTree(tree), 64, Decision())
         assert fails(call("--label_file", "other.txt", params=edited), "31 outputs", f"{len(tree)} labels")
@@ -491,7 +491,7 @@ def test_other_labels_than_the_checkpoints(call, tiny_checkpoint, tmp_path):
 
 def test_a_comma_in_a_label_needs_jsonl(call, tiny_checkpoint, tmp_path):
     odd = tmp_path / "odd"
-    shutil.copytree(tiny_checkpoint, odd)
+    without_identity(shutil.copytree(tiny_checkpoint, odd))
     write_settings(odd, LabelTree([*TREE.labels[:-1], "甲,乙"]), 64, Decision())
     assert fails(call("--output_file", "out.tsv", params=odd, data_txt="甲\n"), "甲,乙", ".jsonl")
     assert call("--output_file", "out.jsonl", params=odd).code == 0

@@ -95,7 +95,7 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
     log = capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()} == before
     assert {path.name for path in (tmp_path / "prune").iterdir()} == {
-        "prune.json", "prune.log", "width_mult_0.75", "width_mult_0.5",
+        ".lock", "prune.json", "prune.log", "width_mult_0.75", "width_mult_0.5",
     }  # fmt: skip
 
     step = r"global step (\d), epoch: 1, batch: \1, lr: \d\.\d{3}e-0\d, loss: \d+\.\d{5}, speed: \d+\.\d\d step/s\n"

@@ -21,8 +21,9 @@ import hierarchical
 import train
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.modeling import predict_logits, score
+from hierarchical.predictor import Predictor
 from metric import Decision
-from tests.conftest import NO_GRADIENT, ROOT, SAMPLE
+from tests.conftest import NO_GRADIENT, ROOT, SAMPLE, without_identity
 from utils import load_rows, run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
@@ -322,6 +323,91 @@ def test_a_full_disk_leaves_the_previous_best(run_train, rows_dir, tmp_path, cap
     assert (save / "model.safetensors").read_bytes() == before and not list(save.glob("*.tmp"))
 
 
+# Before a script: os._exit, as a kill would, at the n-th call of a function of os.
+DIES = """
+import os, runpy, sys
+name, at = sys.argv[1], int(sys.argv[2])
+real, calls = getattr(os, name), []
+def dying(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == at:
+        os._exit(9)
+    return real(*args, **kwargs)
+setattr(os, name, dying)
+sys.argv = sys.argv[3:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "at", "new"), [("link", 1, True), ("link", 6, True), ("fsync", 13, False)])
+def test_a_killed_run_leaves_the_old_checkpoint_or_the_new_one(run_train, data_dir, tmp_path, name, at, new):
+    """A training into the checkpoint of another, whose labels came in another order."""
+    data, save = data_dir(), tmp_path / "c"
+    run_train("--dataset_dir", data, "--save_dir", save, "--epochs", 1)
+    whole = [Predictor(save).predict(["国足今晚出战"], floor=0)]
+    labels = (data / "label.txt").read_text("utf-8").split()
+    (data / "label.txt").write_text("\n".join([*labels[3:], *labels[:3]]), "utf-8")
+    flags = [*QUICK, "--dataset_dir", str(data), "--epochs", "1", "--save_dir"]
+    run_train(*flags[len(QUICK) :], tmp_path / "again")
+    whole.append(Predictor(tmp_path / "again").predict(["国足今晚出战"], floor=0))
+    command = [sys.executable, "-c", DIES, name, str(at), "train.py", *flags, str(save)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, env=environment).returncode == 9
+    assert Predictor(save).predict(["国足今晚出战"], floor=0) == whole[new]
+    assert (save / ".saving").exists() and whole[0] != whole[1]
+    run_train("--dataset_dir", data, "--save_dir", save, "--epochs", 1)  # whatever was left is no hindrance
+    assert Predictor(save).predict(["国足今晚出战"], floor=0) == whole[1] and not (save / ".saving").exists()
+
+
+@pytest.mark.slow
+def test_two_runs_into_one_directory(run_train, rows_dir, tmp_path, capsys):
+    save = tmp_path / "c"
+    command = [sys.executable, "train.py", *QUICK, "--dataset_dir", rows_dir, "--save_dir", save, "--epochs", "1000"]
+    with subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
+        next(line for line in first.stderr if "global step 1," in line)
+        error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", save)
+        assert f"{save}: another process is writing there; wait until it ends, or give another --save_dir." in error
+        before = (save / "train.log").read_text("utf-8")
+        first.kill()
+    assert "another process" not in before
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1)
+
+
+def test_a_run_into_an_export_is_refused(run_train, rows_dir, tmp_path, capsys):
+    (tmp_path / "export.json").write_text("{}")
+    error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", tmp_path)
+    assert f"--save_dir {tmp_path}: holds an export, which would be replaced. Give another directory." in error
+    assert not (tmp_path / "train.log").exists()
+
+
+def test_the_state_of_an_earlier_run_goes_with_its_model(run_train, rows_dir, tmp_path, monkeypatch, capsys):
+    """Killed between the first model of a run and its state, the run before cannot go on beside that model."""
+    save, flags = tmp_path / "c", ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1)
+    run_train(*flags)
+    assert (save / "state.safetensors").exists()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_progress", killed)
+        with pytest.raises(SystemExit):
+            run_train(*flags, "--seed", 7)
+    assert "--resume: no" in fails(run_train, capsys, *flags, "--resume")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_tokenizer(run_train, rows_dir, tmp_path, capsys):
+    model = shutil.copytree(SAMPLE / "tiny-ernie", tmp_path / "model")
+    flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--model_name", model, "--epochs")
+    run_train(*flags, 1)
+    run_train(*flags, 2, "--resume")
+    lines = (model / "vocab.txt").read_text("utf-8").splitlines()
+    (model / "vocab.txt").write_text("\n".join([*lines[:50], *lines[:49:-1]]), "utf-8")
+    assert "--resume: the run began with another vocab.txt" in fails(run_train, capsys, *flags, 3, "--resume")
+
+
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
@@ -392,14 +478,15 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--model_name", tmp_path), "config.json: no such file"),
         (("--max_seq_length", 4096), "reads at most 256 tokens"),
         (("--init_from_ckpt", tmp_path / "none.pdparams"), "no such file"),
-        (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "differs from the labels"),
+        (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "was trained with other labels"),
         (("--save_dir", data_dir() / "label.txt"), "label.txt"),
     ):
         assert expected in fails(run_train, capsys, *good, *flags), flags
 
 
 def test_a_checkpoint_of_another_label_set_does_not_fit(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
-    weights = shutil.copy(tiny_checkpoint / "model.safetensors", tmp_path / "lonely.safetensors")  # no label.txt beside
+    folder = without_identity(shutil.copytree(tiny_checkpoint, tmp_path / "old"))
+    weights = shutil.copy(folder / "model.safetensors", tmp_path / "lonely.safetensors")  # no label.txt beside
     error = fails(
         run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--init_from_ckpt", weights
     )

@@ -5,6 +5,7 @@
 Reads   what export_model.py or prune.py left in model_path: <name>.pdmodel, <name>.pdiparams and what is beside them
 Writes  output/config.yml                                     Paddle Serving's settings; made to be edited
         output/serving_server/                                the model, serving_server_conf.prototxt, labels, tokenizer
+                                                              and export.json, by which service.py knows its files
         output/serving_client/serving_client_conf.prototxt    the same description, for clients of other kinds
 
 The names of inputs and outputs come from the model. The folder stands alone: the export is not needed any more.
@@ -21,9 +22,11 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.paddle_serving.protocol import HTTP_PORT, RPC_PORT, SERVICE
-from hierarchical.checkpoints import write_settings
+from hierarchical.checkpoints import Checkpoint, write_settings
 from hierarchical.devices import available_cores
 from hierarchical.engines import model_path
+from hierarchical.exporting import write_export
+from hierarchical.identity import read_export, require_listed
 from hierarchical.predictor import Predictor
 from utils import (
     InputError,
@@ -130,10 +133,16 @@ def write_folder(folder, args, predictor, output, decision):
     server, client = folder / "serving_server", folder / "serving_client"
     server.mkdir()
     client.mkdir()
-    for path in (predictor.file, predictor.file.with_suffix(".pdiparams"), predictor.file.with_name("config.json")):
+    models = [predictor.file, predictor.file.with_suffix(".pdiparams")]
+    record = read_export(predictor.file.parent)
+    for path in (*models, predictor.file.with_name("config.json")):
         shutil.copyfile(path, server / path.name)
     predictor.tokenizer.save(server)
     write_settings(server, predictor.tree, predictor.tokenizer.max_seq_length, decision)
+    models = [server / path.name for path in models]
+    require_listed(record, models)  # even if another export took the place of the first meanwhile
+    write_export(server, record["identity"] if record else predictor.digests, models)
+    Checkpoint.open(server, exported=True)
     description = prototxt(predictor.engine.inputs, output, len(predictor.tree))
     (server / "serving_server_conf.prototxt").write_text(description, encoding="utf-8")
     (client / "serving_client_conf.prototxt").write_text(description, encoding="utf-8")

@@ -69,6 +69,7 @@ def main(argv=None):
     config = read_config(args.config)
     folder = Path(config["op"][SERVICE]["local_service_conf"]["model_config"])
     model = Checkpoint.open(folder, args.max_seq_length, exported=True)
+    model.require_models([*folder.glob("*.pdmodel"), *folder.glob("*.pdiparams")], {})
     # The library writes to these folders as soon as it is imported, else to the current one.
     os.environ["SERVING_LOG_PATH"] = os.environ["SERVING_HOME"] = str(args.config.parent.resolve())
     prepare_runtime()

@@ -23,8 +23,8 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import hierarchical
-from hierarchical.checkpoints import write_settings
-from hierarchical.engines import PRECISIONS, contains, model_path
+from hierarchical.checkpoints import Checkpoint, write_settings
+from hierarchical.engines import PRECISIONS, OnnxModel, contains, model_path
 from hierarchical.predictor import Predictor
 from utils import (
     InputError,
@@ -206,6 +206,9 @@ def write_repository(folder, args, predictor, decision):
     shutil.copyfile(predictor.file, folder / "seqcls_model" / "1" / "model.onnx")
     if args.backend == "python":
         shutil.copyfile(STEPS / "seqcls_model.py", folder / "seqcls_model" / "1" / "model.py")
+    written, path = folder / "tokenizer" / "1", folder / "seqcls_model" / "1" / "model.onnx"
+    # What was copied still belongs together, even if another export took the place of the first meanwhile.
+    Checkpoint.open(written, exported=True).require_models([path], OnnxModel(path).metadata)
 
 
 def main(argv=None):

@@ -19,6 +19,7 @@ from analysis import evaluate
 from hierarchical import batches, checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
 from metric import Decision
+from tests.analysis.conftest import StandIn
 from utils import LabelTree, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,9 +102,7 @@ def checkpoint(like_a_checkpoint, monkeypatch):
     monkeypatch.setattr(
         Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
     )
-    monkeypatch.setattr(
-        checkpoints, "load_tokenizer", lambda _, n: SimpleNamespace(pad_id=0, encode=list, max_seq_length=n)
-    )
+    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda _, n: StandIn(pad_id=0, encode=list, max_seq_length=n))
     monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     return like_a_checkpoint(TREE)
 

@@ -27,6 +27,7 @@ from analysis.word_interpret import Part
 from hierarchical import batches, checkpoints, modeling
 from hierarchical.checkpoints import Checkpoint, write_settings
 from metric import Decision, Scores, decide
+from tests.analysis.conftest import StandIn
 from utils import LabelTree, Rows
 
 TREE = LabelTree(["甲", "甲##子", "甲##丑", "乙", "乙##子"])
@@ -297,7 +298,7 @@ def call(tmp_path, monkeypatch, data_dir):
     def predict_logits(model, texts, pad_id, batch_size, progress):
         return np.log(PROBABILITIES / (1 - PROBABILITIES))[[TEXTS.index(text) for text in texts]]
 
-    tokenizer = SimpleNamespace(pad_id=0, encode=list, **vars(TOKENIZER))
+    tokenizer = StandIn(pad_id=0, encode=list, **vars(TOKENIZER))
     monkeypatch.setattr(evaluate, "set_device", lambda device: None)
     monkeypatch.setattr(
         Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))

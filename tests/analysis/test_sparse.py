@@ -12,6 +12,7 @@ import pytest
 from analysis import sparse
 from analysis.sparse import choose_support, read_candidates
 from hierarchical.checkpoints import Checkpoint
+from tests.analysis.conftest import StandIn
 from utils import InputError, LabelTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def checkpoint(like_a_checkpoint, monkeypatch):
     monkeypatch.setattr(sparse, "set_device", lambda device: None)
     monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
     monkeypatch.setattr(sparse, "encode_features", encode_features)
-    monkeypatch.setattr("hierarchical.checkpoints.load_tokenizer", lambda directory, length: None)
+    monkeypatch.setattr("hierarchical.checkpoints.load_tokenizer", lambda directory, length: StandIn())
     return like_a_checkpoint(TREE)
 
 

@@ -125,7 +125,8 @@ def test_prototxt():
 
 
 def test_a_pruned_width(make, tiny_export, tmp_path):
-    pruned = shutil.copytree(tiny_export, tmp_path / "pruned", ignore=shutil.ignore_patterns("*.onnx"))
+    """Of a version that did not list the models of an export."""
+    pruned = shutil.copytree(tiny_export, tmp_path / "pruned", ignore=shutil.ignore_patterns("*.onnx", "export.json"))
     for suffix in (".pdmodel", ".pdiparams"):
         (pruned / "float32").with_suffix(suffix).rename(pruned / f"pruned_model{suffix}")
     folder = make("--model_path", pruned / "pruned_model")
@@ -152,7 +153,7 @@ def test_bad_input_of_make_config(make, tiny_export, tmp_path, capsys):
     for flags, message in (
         (["--output", tmp_path / "file"], "file: is a file"),
         (["--model_path", tmp_path / "none"], "none.pdmodel: no such file"),
-        (["--model_path", broken], "31 outputs, but label.txt has 1 labels"),
+        (["--model_path", broken], "label.txt: is not the file that goes with export.json"),
         (["--model_path", newer], "paddlepaddle 3.1 or older"),
         (["--top_k", "0"], "top_k must be a whole number"),
     ):
@@ -576,6 +577,9 @@ def test_what_can_be_wrong_at_the_start(python, make):
     code, said = start("--host", "192.0.2.1")
     assert code == 2 and "--host 192.0.2.1, port 9878" in said, said
     (folder / "serving_server/float32.pdiparams").write_bytes(b"damaged")
+    code, said = start()
+    assert code == 2 and "float32.pdiparams: not the file that export.json beside it lists" in said, said
+    (folder / "serving_server/export.json").unlink()
     code, said = start()
     assert code == 1 and "has died" in said, said
     path.unlink()

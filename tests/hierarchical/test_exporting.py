@@ -52,7 +52,7 @@ def test_the_folder_is_complete(tiny_export, tiny_checkpoint):
     assert names == {
         *("float32.pdmodel", "float32.pdiparams", "float32.pdiparams.info"),
         *("float32.onnx", "float16.onnx", "int8.onnx"),
-        *("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json"),
+        *("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json", "export.json", ".lock"),
     }
     for name in ("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json"):
         assert (tiny_export / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
@@ -144,7 +144,7 @@ def test_a_failure_leaves_the_earlier_export(export, tiny_export, tmp_path, monk
     shutil.copytree(tiny_export, folder)
     before = {path.name: file_digest(path) for path in folder.iterdir()}
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exporting, "quantize", fail)

@@ -5,8 +5,23 @@ import json
 import numpy as np
 import pytest
 
-from hierarchical.modeling import model_inputs
-from retrieval_based.encoder import Encoder, center, labels_to_index, most_specific, project, texts_of_labels
+from hierarchical.checkpoints import Checkpoint, save_checkpoint
+from hierarchical.decisions import Decision
+from hierarchical.encoders import encoder_config
+from hierarchical.modeling import library_config, model_inputs
+from retrieval_based import export_model
+from retrieval_based.encoder import (
+    Encoder,
+    build_encoder,
+    center,
+    labels_to_index,
+    most_specific,
+    own_digest,
+    project,
+    texts_of_labels,
+)
+from tests.conftest import without_identity
+from tests.hierarchical.swaps import require_no_mixture
 from tests.retrieval_based.conftest import with_other_id
 from utils import InputError, LabelTree
 
@@ -45,10 +60,39 @@ def test_centring_makes_the_mean_zero(trained):
 
 
 def test_a_directory_that_does_not_say_how_long_vectors_are(trained, tmp_path):
-    copy = with_other_id(trained[1] / "model_best", tmp_path / "copy")
+    copy = without_identity(with_other_id(trained[1] / "model_best", tmp_path / "copy"))
     config = json.loads((copy / "config.json").read_text()) | {"output_emb_size": 0}
     (copy / "config.json").write_text(json.dumps(config))
     assert Encoder(copy).dimension == config.pop("hidden_size") == 128
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="config.json: output_emb_size and hidden_size do not say"):
         Encoder(copy)
+
+
+@pytest.fixture(scope="module")
+def encoders(paddle, tiny_checkpoint, tmp_path_factory):
+    """(checkpoint, its export) of two encoders with other labels and thresholds."""
+    found, opened = [], Checkpoint.open(tiny_checkpoint)
+    for i, labels in enumerate([TREE.labels, [*TREE.labels[3:], *TREE.labels[:3]]]):
+        folder = tmp_path_factory.mktemp("encoders") / str(i)
+        config = library_config(encoder_config(tiny_checkpoint))
+        config.output_emb_size, config.inner_labels = 8, False
+        paddle.seed(i)
+        model = build_encoder(config)
+        model.config.encoder_id = own_digest(model)
+        save_checkpoint(folder, model, opened.tokenizer, LabelTree(labels), Decision(0.4 + i / 10, "closure"))
+        export_model.main(["--params_path", str(folder), "--output_path", str(folder / "export")])
+        found.append((folder, folder / "export"))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", [False, True])
+def test_no_files_of_two_encoders(encoders, tmp_path, exported):
+    def answer(folder):
+        encoder = Encoder(folder)
+        encoder.load("cpu")
+        return encoder.tree.labels, encoder.decision, encoder.id, encoder.encode(["国足", "沪指"]).tolist()
+
+    one, other = (pair[exported] for pair in encoders)
+    assert require_no_mixture(one, other, answer, tmp_path / "mixed") > 20

@@ -1,8 +1,6 @@
 """The index alone, without a model: searching, growing, voting, saving, and what can be wrong with its files."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +8,8 @@ import pytest
 
 from metric import Decision
 from retrieval_based import index as module
-from retrieval_based.index import SemanticIndex, dense, recalls, writing
+from retrieval_based.index import SemanticIndex, dense, recalls
 from retrieval_based.vectors import Vectors
-from tests.conftest import ROOT
 from utils import InputError, LabelTree
 
 TREE = LabelTree(["组织", "组织##罢工", "组织##裁员", "财经"])
@@ -138,27 +135,3 @@ def test_an_index_of_another_encoder_is_refused(tmp_path):
     labels_of_four().save(tmp_path)
     with pytest.raises(InputError, match="another encoder"):
         SemanticIndex.read(tmp_path, SimpleNamespace(id="other", dimension=4, directory="x"))
-
-
-def test_without_the_package_that_locks(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "filelock", None)
-    with pytest.raises(InputError, match="pip install filelock"):
-        with writing(tmp_path):
-            pass
-
-
-def test_one_writer_at_a_time_and_none_after_its_death(tmp_path):
-    code = "import sys, time; from retrieval_based.index import writing\n"
-    code += "with writing(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
-    path = tmp_path / "index"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "locked\n"
-        with pytest.raises(InputError, match=f"{path}: another build_index.py is writing it"):
-            with writing(path):
-                pass
-    finally:
-        process.kill()
-        process.communicate()
-    with writing(path):
-        pass
