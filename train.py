@@ -17,30 +17,34 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint, write_decision
+from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, family_of, require_model
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
+from hierarchical.runs import (
+    begin_run,
+    earlier_state,
+    join_processes,
+    open_model,
+    require_other_directory,
+    require_same_start,
+    require_same_tokenizer,
+    start_encoder,
+    start_or_resume,
+    write_run_files,
+)
 from hierarchical.training import (
     SCHEDULES,
     Settings,
     Trainer,
-    begin_run,
-    earlier_state,
-    join_processes,
     label_frequency_bias,
     leave,
     log_scores,
-    open_model,
-    require_other_directory,
     save_progress,
-    start_encoder,
-    start_or_resume,
     stop_on_signals,
     train_batches,
     train_epoch,
-    write_run_files,
 )
 from hierarchical.weights import find_weights, load_weights
 from metric import CRITERIA, Decision, Scores, tuned_decision

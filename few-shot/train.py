@@ -30,28 +30,31 @@ if not __package__:  # run as a file: the project's root must be found
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
 from hierarchical.batches import row_windows
-from hierarchical.checkpoints import Checkpoint, require_same_labels, require_same_tokenizer, save_checkpoint
+from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
 from hierarchical.exporting import require_onnx_size
 from hierarchical.modeling import predict_logits, score, sigmoid
 from hierarchical.predictions import jsonl_row
 from hierarchical.predictor import FLOOR, label_texts
+from hierarchical.runs import (
+    begin_run,
+    earlier_state,
+    require_other_directory,
+    require_same_tokenizer,
+    start_or_resume,
+    write_run_files,
+)
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
     Settings,
     Trainer,
-    begin_run,
-    earlier_state,
     leave,
     log_scores,
-    require_other_directory,
     save_progress,
-    start_or_resume,
     stop_on_signals,
     train_batches,
     train_epoch,
-    write_run_files,
 )
 from metric import Decision, Scores
 from utils import (

@@ -37,8 +37,8 @@ from hierarchical.identity import (
 )
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import build_model, library_config
-from hierarchical.sets import in_force, new_set, read_set
-from hierarchical.tokenizer import FILES, Tokenizer, load_tokenizer
+from hierarchical.sets import new_set, read_set
+from hierarchical.tokenizer import Tokenizer, load_tokenizer
 from hierarchical.weights import WEIGHTS, find_weights, load_weights, parse_identity, read_identity, write_weights
 
 SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
@@ -286,41 +286,3 @@ def require_same_labels(tree: LabelTree, path: str | Path) -> None:
         f"{path}: differs from the labels the checkpoint was trained with "
         f"({'; '.join(what) or 'same labels in another order'}). Restore the file, or train again."
     )
-
-
-def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str | Path | None = None) -> None:
-    """Raise InputError where the parameters of --init_from_ckpt would mean something else in the new run.
-
-    tokenizer: that of --model_name; label_file: of the new run, whose labels must be those the parameters are for
-    """
-    path = Path(path)
-    identity, beside = read_identity(in_force(path)), in_force(path).with_name("label.txt")
-    tree, old = LabelTree.read(label_file) if label_file else None, LabelTree.read(beside) if beside.exists() else None
-    now = digests(tree.labels if tree else [], {}, tokenizer.files)
-    if identity and (other := [name for name in FILES if identity.get(name) != now.get(name)]):
-        raise InputError(
-            f"--init_from_ckpt {path}: its parameters are for another {other[0]} than that of --model_name. Pass "
-            f"--model_name {path.parent}, which brings its own."
-        )
-    same = identity["label.txt"] == now["label.txt"] if identity else not (tree and old) or old.labels == tree.labels
-    if not tree or same:
-        return
-    known = old.index if old else tree.index
-    new, gone = [x for x in tree.labels if x not in known], [x for x in known if x not in tree.index]
-    sides = {f"new in {label_file}": new, "only in the old model": gone}
-    what = "; ".join(f"{side}: {some(labels)}" for side, labels in sides.items() if labels)
-    raise InputError(
-        f"--init_from_ckpt {path}: was trained with other labels ({what or 'in another order'}). To go on with the "
-        f"labels of {label_file}, pass --model_name {path.parent} in its place: that keeps the encoder."
-    )
-
-
-def require_same_tokenizer(fingerprint: dict, tokenizer: Any, flag: str = "--resume") -> None:
-    """Note in the fingerprint of a run what its tokenizer is; raise InputError if it was another one so far.
-
-    tokenizer: has `files`, as a Tokenizer has. States of older versions do not say.
-    """
-    now = digests([], {}, tokenizer.files)
-    then = fingerprint.setdefault("tokenizer", now)
-    if wrong := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
-        raise InputError(f"{flag}: the run began with another {wrong[0]} than --model_name has now. Put it back.")

@@ -58,14 +58,14 @@ def find_precision(prefix: str | Path, precision: str) -> str:
 def int8_is_better(prefix: str | Path) -> bool:
     """Whether export_model.py found int8 to be faster than float32, and to lose no more F1 than it may.
 
-    Without its record: yes. If models were compared on no labelled rows: no, since nobody
-    knows. Raises InputError for a damaged record.
+    Without its measurements, as with a width of prune.py: yes. If models were compared on no labelled rows: no, since
+    nobody knows. Raises InputError for a damaged record.
     """
     int8, float32 = (model_path(prefix, precision, ".onnx") for precision in ("int8", "float32"))
     path = int8.with_name(RECORD)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if "models" not in record:  # not compared, as with a width of prune.py
+        if "models" not in record and "files" in record:  # not compared, as by prune.py
             return True
         first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
         if int8.name not in rows:

@@ -25,27 +25,23 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.batches import CELLS
-from hierarchical.checkpoints import require_same_start, require_same_tokenizer, save_checkpoint
+from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, require_model
 from hierarchical.modeling import model_inputs, predict_logits
-from hierarchical.training import (
-    Settings,
-    Trainer,
+from hierarchical.runs import (
     begin_run,
     earlier_state,
     join_processes,
-    leave,
     open_model,
     require_other_directory,
-    save_progress,
+    require_same_start,
+    require_same_tokenizer,
     start_encoder,
     start_or_resume,
-    stop_on_signals,
-    train_batches,
-    train_epoch,
     write_run_files,
 )
+from hierarchical.training import Settings, Trainer, leave, save_progress, stop_on_signals, train_batches, train_epoch
 from hierarchical.weights import load_weights
 from metric import Decision, tune_threshold
 from retrieval_based.encoder import (

@@ -9,17 +9,16 @@ import pytest
 from deploy.paddle_serving import make_config
 from deploy.simple_serving.model import load_exported
 from deploy.triton_serving import make_repository
-from hierarchical.checkpoints import Checkpoint, require_same_start, save_checkpoint
+from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
 from hierarchical.encoders import require_model
 from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint
 from hierarchical.identity import digests_of
 from hierarchical.labels import LabelTree
-from hierarchical.modeling import build_model, library_config
 from hierarchical.predictor import Predictor
 from hierarchical.tokenizer import load_tokenizer
-from hierarchical.weights import load_weights, read_identity, read_weights
+from hierarchical.weights import read_identity, read_weights
 from tests.conftest import SAMPLE, without_identity
 from tests.hierarchical.swaps import mixed, names_in, require_no_mixture
 
@@ -272,46 +271,3 @@ def test_the_same_model_makes_the_same_bytes(tiny_checkpoint, tmp_path):
     with pytest.raises(AssertionError):
         assert content == (save_like(tiny_checkpoint, tmp_path / "d", shift=1) / "model.safetensors").read_bytes()
     assert (tmp_path / "a" / "model_config.json").read_bytes() == (tmp_path / "a" / "config.json").read_bytes()
-
-
-# ---- a new run from old parameters -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("identified", [True, False])
-def test_labels_that_have_grown(tiny_checkpoint, tmp_path, identified):
-    folder, path = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"), tmp_path / "label.txt"
-    if not identified:
-        without_identity(folder)
-    labels, tokenizer = Checkpoint.open(folder).tree.labels, load_tokenizer(folder, 64)
-    weights = folder / "model.safetensors"
-    path.write_text("\n".join(labels), "utf-8")
-    require_same_start(weights, tokenizer, path)
-    for changed, says in (
-        ([*labels, "新闻", "新闻##国际"], rf"\(new in {path}: 新闻, 新闻##国际\)"),
-        (labels[:-1], rf"\(only in the old model: {labels[-1]}\)"),
-        (labels[::-1], r"\(in another order\)"),
-    ):
-        path.write_text("\n".join(changed), "utf-8")
-        with pytest.raises(
-            InputError, match=f"--init_from_ckpt {weights}: was trained with other labels {says}"
-        ) as told:
-            require_same_start(weights, tokenizer, path)
-        assert f"pass --model_name {folder} in its place" in str(told.value)
-
-
-def test_another_tokenizer_than_the_parameters_are_for(checkpoints):
-    one, other, _ = checkpoints
-    with pytest.raises(InputError, match=f"for another vocab.txt than that of --model_name. Pass --model_name {other}"):
-        require_same_start(other / "model.safetensors", load_tokenizer(one, 64))
-
-
-def test_the_remedy_works(paddle, tiny_checkpoint):
-    """--model_name checkpoint: the encoder's parameters go into a network with more labels."""
-    require_model(str(tiny_checkpoint))
-    config = library_config(Checkpoint.open(tiny_checkpoint).config)
-    config.num_labels = 33
-    model = build_model(config)
-    load_weights(model, tiny_checkpoint / "model.safetensors", encoder_only=True)
-    old = read_weights(tiny_checkpoint / "model.safetensors")
-    found = {name: value.numpy() for name, value in model.state_dict().items() if name.startswith("ernie.")}
-    assert len(found) > 30 and all(np.array_equal(value, old[name]) for name, value in found.items())

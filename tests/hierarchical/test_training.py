@@ -3,7 +3,6 @@
 import json
 from argparse import Namespace
 from dataclasses import asdict, fields
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,12 +20,9 @@ from hierarchical.training import (
     Settings,
     Trainer,
     label_frequency_bias,
-    open_model,
     rate_schedule,
     read_state,
-    require_other_directory,
     save_progress,
-    start_or_resume,
     train_batches,
 )
 from tests.conftest import NO_GRADIENT, SAMPLE
@@ -221,19 +217,6 @@ def test_a_state_of_something_else(tmp_path, metadata):
         read_state(tmp_path / STATE, {})
 
 
-def test_a_run_starts_or_goes_on(tmp_path):
-    warned = []
-    logger, now = SimpleNamespace(warning=warned.append), {"seed": 3}
-    assert start_or_resume(tmp_path, False, now, logger) == (Progress(fingerprint=now), None) and not warned
-    with pytest.raises(InputError, match="--resume: no"):
-        start_or_resume(tmp_path, True, now, logger)
-    save_progress(tmp_path, Arrays(), Progress(epoch=2, step=9, best=0.25, fingerprint={"seed": 3, "then": 1}))
-    assert start_or_resume(tmp_path, False, now, logger, "--go_on") == (Progress(fingerprint=now), None)
-    assert warned == [f"{tmp_path} holds an earlier run, which this one replaces; --go_on would have continued it"]
-    progress, arrays = start_or_resume(tmp_path, True, now, logger)
-    assert progress == Progress(epoch=2, step=9, best=0.25, fingerprint=now) and len(arrays) == 2
-
-
 def test_a_restored_trainer_goes_on_as_the_saved_one(paddle):
     whole, broken = make_trainer(paddle), make_trainer(paddle)
     for _ in range(4):
@@ -251,17 +234,3 @@ def test_a_restored_trainer_goes_on_as_the_saved_one(paddle):
 
 
 # ---- the model that a run starts from --------------------------------------------------------------------------------
-
-
-def test_open_model(paddle):
-    directory, tokenizer, config = open_model(str(SAMPLE / "tiny-ernie"), 256)
-    assert directory == SAMPLE / "tiny-ernie" and tokenizer.max_seq_length == 256 and config.hidden_size == 128
-    with pytest.raises(InputError, match="--max_seq_length 257: .*tiny-ernie reads at most 256 tokens"):
-        open_model(str(SAMPLE / "tiny-ernie"), 257)
-
-
-def test_an_encoder_is_not_trained_over(tmp_path):
-    require_other_directory(tmp_path / "new", tmp_path)
-    require_other_directory(tmp_path, "ernie-3.0-medium-zh")
-    with pytest.raises(InputError, match="--output_dir .*: the encoder lies there"):
-        require_other_directory(tmp_path / "a" / "..", str(tmp_path), "--output_dir")
