@@ -14,6 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import predict
 import prune
@@ -372,6 +373,14 @@ def test_output_that_cannot_be(run_prune, capsys, monkeypatch, tiny_checkpoint, 
     assert "is the model to prune itself" in message
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     assert "one process" in fails(run_prune, capsys)
+
+
+def test_a_second_run_is_refused(run_prune, capsys, tmp_path):
+    (tmp_path / "prune").mkdir()
+    with FileLock(tmp_path / "prune" / ".lock"):  # as another process would
+        message = fails(run_prune, capsys)
+    assert "prune: another process is writing there; wait until it ends, or give another --output_dir." in message
+    assert [path.name for path in (tmp_path / "prune").iterdir()] == [".lock"]
 
 
 def test_divergence_is_said(run_prune, capsys):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from safetensors.numpy import save_file
 
 from hierarchical import batches
@@ -201,6 +202,23 @@ def test_the_encoder_is_not_overwritten(arguments, tiny_checkpoint, run_script):
     with pytest.raises(InputError, match="--output_dir .*: the encoder lies there and would be overwritten"):
         run_script("train", *arguments, "--output_dir", tiny_checkpoint, "--do_train")
     assert (tiny_checkpoint / "model.safetensors").read_bytes() == before
+
+
+def test_a_second_run_is_refused(arguments, tmp_path, run_script):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):  # as another process would
+        with pytest.raises(InputError, match="another process is writing there; wait until it ends, or give another"):
+            run_script("train", *arguments, "--do_train")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_a_checkpoint_of_another_kind(folder, tiny_checkpoint, tiny_export, run_script):
+    with pytest.raises(InputError, match="holds a classifier, not a few-shot model. It is for predict.py"):
+        run_script("train", "--data_dir", folder, "--output_dir", tiny_checkpoint, "--do_predict")
+    with pytest.raises(
+        InputError, match="holds a classifier, not a few-shot model. It is for deploy/predictor/infer.py"
+    ):
+        run_script("infer", "--model_path_prefix", tiny_export, "--data_dir", folder, "--device", "cpu")
 
 
 def test_a_signal_during_the_last_evaluation_ends_the_run(arguments, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from hierarchical.checkpoints import (
     save_checkpoint,
     write_settings,
 )
-from hierarchical.encoders import FAMILIES
+from hierarchical.encoders import FAMILIES, encoder_config
 from hierarchical.modeling import predict_logits
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS
@@ -161,6 +161,72 @@ def test_a_model_can_be_loaded_twice_and_saved_again(tiny_checkpoint, tmp_path):
     again = Checkpoint.open(tmp_path)
     assert (again.tree.labels, again.decision) == (opened.tree.labels, Decision(0.25))
     assert np.array_equal(predict_logits(again.load_model(), ids, 0, 2), logits)
+
+
+# ---- other kinds of models -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_kind(tiny_checkpoint, tmp_path):
+    """of_kind(kind, exported): a folder that holds such a model, as far as its settings tell."""
+
+    def make(kind, exported=False):
+        target = tmp_path / f"{kind}{exported}"
+        folder = without_identity(shutil.copytree(tiny_checkpoint, target))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if kind == "few-shot":
+            config |= {"mlm_transform": False, "architectures": ["Network"]}
+            (folder / "template_config.json").write_text('{"method": "similarity", "template": ""}')
+        if kind == "retrieval":
+            config |= {
+                "encoder_id": "0" * 64,
+                "output_emb_size": 8,
+                "id2label": {str(i): f"LABEL_{i}" for i in range(8)},
+            }
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        if exported:
+            for name in (WEIGHTS, PICKLED_WEIGHTS):
+                (folder / name).unlink()
+            (folder / "float32.onnx").touch()
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_model_of_another_kind_is_told_what_it_is_for(of_kind, exported):
+    takes = {
+        "classifier": ("predict.py", "deploy/predictor/infer.py")[exported],
+        "few-shot": ("few-shot/train.py, as --output_dir", "few-shot/infer.py")[exported],
+        "retrieval": "the scripts of retrieval_based/",
+    }
+    for found in takes:
+        folder = of_kind(found, exported)
+        for wanted in takes:
+            if found == wanted or (found, wanted, exported) == ("few-shot", "classifier", True):
+                assert Checkpoint.open(folder, exported=exported, kind=wanted).tree.labels
+                continue
+            with pytest.raises(InputError, match=f"{folder}: holds .*, not .*. It is for {takes[found]}"):
+                Checkpoint.open(folder, exported=exported, kind=wanted)
+        if exported:
+            with pytest.raises(InputError, match=f"float32.onnx is an exported model: it is for {takes[found]}"):
+                Checkpoint.open(folder)
+
+
+def test_a_folder_that_holds_the_one_that_is_meant(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "prune" / "width_mult_0.5")
+    with pytest.raises(InputError, match=r"no model.safetensors in it.* \S+/prune/width_mult_0.5 may be what you mean"):
+        Checkpoint.open(tmp_path / "prune")
+
+
+@pytest.mark.parametrize("left", [{"mlm_transform": True}, {"encoder_id": "0" * 64, "output_emb_size": 8}])
+def test_entries_that_older_trainings_took_over_from_other_kinds(tiny_checkpoint, tmp_path, left):
+    """train.py --model_name few-shot-checkpoint kept what that has in its config.json, and is a classifier."""
+    folder = without_identity(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | left), encoding="utf-8")
+    assert Checkpoint.open(folder).config.items() >= left.items()
+    assert encoder_config(folder) == config, "a new training takes over nothing"
 
 
 # Code before a script's: count_of(folder) is how often each file of a folder has been opened since, and the weights read.

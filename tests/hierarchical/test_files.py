@@ -116,3 +116,23 @@ def test_another_encoding_in_a_pipe(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("升息\n".encode() + b"caf\xe9\n" * 3 + b"tea\n")))
     lines, told = read("-")
     assert lines == ["升息", "tea"] and len(told) == 3
+
+
+def test_what_killed_processes_left_of_a_file_is_cleared(tmp_path):
+    """path.PID.tmp, if no such process is running, and nothing that only looks like it."""
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, alive = int(done.stdout), os.getppid()
+    path = tmp_path / "state.safetensors"
+    gone = [f"state.safetensors.{dead}.tmp", "state.safetensors.99999999999.tmp"]
+    stay = [f"state.safetensors.{alive}.tmp", f"other.{dead}.tmp", f"state.safetensors.{dead}.tmp.txt"]
+    stay += [
+        f"my-state.safetensors.{dead}.tmp",
+        "state.safetensors.x.tmp",
+        "state.safetensors..tmp",
+        f"state.{dead}.tmp",
+    ]
+    for name in gone + stay:
+        (tmp_path / name).write_text("half")
+    with atomic_write(path) as file:
+        file.write("new")
+    assert sorted(os.listdir(tmp_path)) == sorted([*stay, "state.safetensors"]) and path.read_text() == "new"

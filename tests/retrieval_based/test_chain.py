@@ -297,6 +297,13 @@ def test_a_second_writer_is_refused_and_loses_nothing(trained, use, tmp_path, ca
     assert not (tmp_path / "none").exists()
 
 
+def test_a_second_training_is_refused(trained, tmp_path, capsys):
+    with FileLock(tmp_path / ".lock"):  # as another process would
+        error = fails(train, capsys, *train_flags(trained[0], tmp_path, "--epochs", 1))
+    assert f"{tmp_path}: another process is writing there; wait until it ends, or give another --save_dir." in error
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_what_of_the_search_can_be_changed(trained, use, monkeypatch, tmp_path, capsys):
     flags = [*use, "--index_dir", tmp_path / "index"]
     call(build_index, *flags, "--hnsw_m", 8)
