@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
 from logging import Logger
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +20,7 @@ import numpy as np
 import hierarchical
 from hierarchical.console import get_logger, progress_bar
 from hierarchical.cpu_kernels import speed_up_bias_gradients
-from hierarchical.devices import launched_processes
+from hierarchical.devices import installed, launched_processes
 from hierarchical.encoders import encoder_config, model_directory
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
@@ -198,16 +197,6 @@ def write_run_files(save_dir: Path, arguments: dict, tree: LabelTree, train: Row
     sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts) if dev else 0}
     with atomic_write(save_dir / "run.json") as file:
         json.dump({"arguments": arguments, "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
-
-
-def installed(*packages: str) -> str | None:
-    """The version of the first of these packages that is installed; importing them could settle how paddle runs."""
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 # ---- parameter updates -----------------------------------------------------------------------------------------------
@@ -443,9 +432,8 @@ def save_state(path: Path, trainer: Trainer, progress: Progress) -> None:
 
 
 def read_state(path: Path, expected: dict, flag: str = "--resume") -> tuple[Progress, dict[str, np.ndarray]]:
-    """(Progress, arrays) of a saved state, for `Trainer.restore`; needs no paddle.
-
-    Raises InputError when there is none, it is damaged, or its run was not the one that `expected` describes.
+    """(Progress, arrays for `Trainer.restore`) of a saved state; needs no paddle. Raises InputError when there is none,
+    it is damaged, or its run was not the one that `expected` describes.
     """
     from safetensors import safe_open
 
