@@ -133,10 +133,9 @@ def begin_run(save_dir: Path, rank: int = 0, flag: str = "--save_dir") -> Iterat
 
 def join_processes(paddle: Any, model_name: str) -> None:
     """Connect the processes of paddle.distributed.launch; one of them downloads a model that is not there yet."""
-    rank, world = launched_processes()
-    if world > 1:
+    if launched_processes()[1] > 1:
         paddle.distributed.init_parallel_env()
-        if rank == 0:
+        if launched_processes()[0] == 0:
             model_directory(model_name)
         paddle.distributed.barrier()
 
