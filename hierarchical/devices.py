@@ -10,6 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,13 @@ def tell_tf32(device: str, precision: str, logger: Any) -> None:
             "float32 on a GPU is multiplied as TF32: faster, and probabilities may differ from a CPU's in the third "
             "decimal; --no_tf32 prevents it"
         )
+
+
+def installed(*packages: str) -> str | None:
+    """The version of the first of these packages that is installed; importing them could settle how paddle runs."""
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return None

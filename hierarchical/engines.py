@@ -65,7 +65,7 @@ def int8_is_better(prefix: str | Path) -> bool:
     path = int8.with_name(RECORD)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if "models" not in record and "files" in record:  # not compared, as by prune.py
+        if "models" not in record and "files" in record:  # not compared, as with a width of prune.py
             return True
         first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
         if int8.name not in rows:

@@ -170,8 +170,6 @@ class Predictor:
                 self.file = model_path(place, "float32", ".pdmodel")
                 if not self.file.exists():
                     self.file = self.file.with_suffix(".json")  # newer versions of paddle write this form
-            if self.file.exists() and not template and reads_template(self.file.parent):
-                raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
             expected = "few-shot" if template else "classifier"
             if self.file.exists() or (self.file.parent / "config.json").exists():  # else the engine tells what is not
                 opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected)
@@ -180,6 +178,8 @@ class Predictor:
             else:
                 self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
                 files = [self.file, self.file.with_suffix(".pdiparams")]
+            if not template and reads_template(self.file.parent):
+                raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
             opened.require_models(files, self.engine.metadata)
             return opened
 

@@ -4,14 +4,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from logging import Logger
 from pathlib import Path
 from typing import Any
 
 import hierarchical
 from hierarchical.console import get_logger
-from hierarchical.devices import launched_processes
+from hierarchical.devices import installed, launched_processes
 from hierarchical.encoders import encoder_config, model_directory
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write
@@ -117,16 +116,6 @@ def write_run_files(save_dir: Path, arguments: dict, tree: LabelTree, train: Row
     sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts) if dev else 0}
     with atomic_write(save_dir / "run.json") as file:
         json.dump({"arguments": arguments, "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
-
-
-def installed(*packages: str) -> str | None:
-    """The version of the first of these packages that is installed; importing them could settle how paddle runs."""
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str | Path | None = None) -> None:

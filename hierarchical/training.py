@@ -328,9 +328,8 @@ def save_state(path: Path, trainer: Trainer, progress: Progress) -> None:
 
 
 def read_state(path: Path, expected: dict, flag: str = "--resume") -> tuple[Progress, dict[str, np.ndarray]]:
-    """(Progress, arrays) of a saved state, for `Trainer.restore`; needs no paddle.
-
-    Raises InputError when there is none, it is damaged, or its run was not the one that `expected` describes.
+    """(Progress, arrays for `Trainer.restore`) of a saved state; needs no paddle. Raises InputError when there is none,
+    it is damaged, or its run was not the one that `expected` describes.
     """
     from safetensors import safe_open
 

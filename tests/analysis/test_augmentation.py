@@ -125,7 +125,7 @@ def test_a_vocabulary_that_is_larger_than_the_model(masked_directory, tmp_path):
     folder = shutil.copytree(masked_directory, tmp_path / "mlm")
     with open(folder / "vocab.txt", "a", encoding="utf-8") as file:
         file.writelines(f"多{i}\n" for i in range(4))
-    with pytest.raises(InputError, match="vocab.txt has 1079 lines, but config.json a vocab_size of 1078"):
+    with pytest.raises(InputError, match="vocab.txt: 1079 tokens, but the model knows 1078"):
         MaskedModel(folder, "cpu")
 
 

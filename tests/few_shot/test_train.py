@@ -99,10 +99,11 @@ def test_the_predictor_reads_exports_without_a_template(folder, arguments, tmp_p
     flags = [*arguments, "--export_type", "onnx", *(["--prompt", prompt] if prompt else [])]
     run_script("train", *flags, "--do_train", "--max_steps", 1, "--do_predict", "--do_export")
     if prompt:
-        for _ in range(2):
-            with pytest.raises(InputError, match="reads its texts in a template. Use few-shot/infer.py"):
-                Predictor(tmp_path / "out" / "export" / "model")
-            (tmp_path / "out" / "export" / "template_config.json").write_text("{")  # damaged: infer.py tells
+        with pytest.raises(InputError, match="reads its texts in a template. Use few-shot/infer.py"):
+            Predictor(tmp_path / "out" / "export" / "model")
+        (tmp_path / "out" / "export" / "template_config.json").write_text("{")
+        with pytest.raises(InputError, match="template_config.json: is not the file that goes with export.json"):
+            Predictor(tmp_path / "out" / "export" / "model")
         return
     predictor, rows = (
         Predictor(tmp_path / "out" / "export" / "model"),
