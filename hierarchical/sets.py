@@ -10,6 +10,7 @@ whole meanwhile. A process that is killed, at whatever byte, leaves the old set 
 the old one. Whoever writes to the directory next finishes or clears what was left.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from hierarchical.console import get_logger
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, clear_leftovers
 
@@ -49,6 +51,10 @@ def only_writer(directory: str | Path, instead: str = "wait until it ends") -> I
         lock.acquire()
     except Timeout:
         raise InputError(f"{directory}: another process is writing there; {instead}.") from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        get_logger().warning(f"{directory}: no locks on this file system; make sure that nothing else writes there")
     try:
         _settle(directory)
         yield

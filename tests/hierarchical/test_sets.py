@@ -1,5 +1,6 @@
 """sets.py: a folder has the old set of files or the new one, whole, at whatever operation a save is killed or fails."""
 
+import errno
 import json
 import os
 import shutil
@@ -338,6 +339,21 @@ def test_without_the_package_that_locks(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "filelock", None)
     with pytest.raises(InputError, match="pip install filelock"):
         with only_writer(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_a_file_system_without_locks(monkeypatch, tmp_path, printed, error):
+    def acquire(*_, **__):
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with only_writer(tmp_path / "folder"):
+        pass
+    assert printed == [f"{tmp_path / 'folder'}: no locks on this file system; make sure that nothing else writes there"]
+    error = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(PermissionError):
+        with only_writer(tmp_path / "other"):
             pass
 
 
