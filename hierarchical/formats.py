@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines
+from hierarchical.json_values import JsonFault, JsonReader
 
 Lines = Iterable[tuple[int, str]]  # line number, content without line end
 OBJECT = re.compile(r'\s*\{\s*("(?:[^"\\]|\\.)*"\s*:|\})')  # how a JSON object begins
@@ -182,40 +183,23 @@ def parse_json_lines(path: str | Path, lines: Lines, problems: Problems) -> Iter
 
 
 def parse_json_list(path: str | Path, lines: Lines, problems: Problems) -> Iterator[Parsed]:
-    """The same in a list, each named by the line it begins on. The text of the file is held in memory whole."""
-    lines = list(lines)
-    text = "\n".join(line for _, line in lines)
-    decode, blanks = json.JSONDecoder().raw_decode, re.compile(r"\s*")
-    at = text.find("[") + 1
-    newlines = text.count("\n", 0, at)
+    """The same in a list, each named by the line it begins on."""
 
-    def skip(position: int) -> int:
-        """The next position that is not blank."""
-        found = blanks.match(text, position)
-        return found.end() if found else position
+    def pieces() -> Iterator[str]:
+        last = 1
+        for number, line in lines:
+            yield "\n" * (number - last) + line
+            last = number
 
-    rest = skip(at)
-    more = bool(lines) and text[rest : rest + 1] != "]"
-    while more:
-        newlines += text.count("\n", at, rest)
-        number, at = lines[newlines][0], rest
-        try:
-            value, rest = decode(text, at)
-            rest = skip(rest)
-            if text[rest : rest + 1] not in (",", "]"):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, rest)
-        except (ValueError, RecursionError) as error:
-            wrong = error.lineno - 1 if isinstance(error, json.JSONDecodeError) else newlines
-            problems.add(path, lines[wrong][0], _not_json(error))
-            return
-        try:
-            yield json_row(number, value)
-        except InputError as error:
-            problems.add(path, number, str(error))
-        more = text[rest] == ","
-        rest = skip(rest + 1) if more else rest
-    if text[rest + 1 :].strip():
-        problems.add(path, lines[-1][0], "something stands behind the end of the list; take it away")
+    reader = JsonReader(pieces())
+    try:
+        for number, value in reader.items() if reader.peek() else ():
+            try:
+                yield json_row(number, value)
+            except InputError as error:
+                problems.add(path, number, str(error))
+    except JsonFault as error:
+        problems.add(path, error.line, str(error))
 
 
 def json_row(line: int, row: Any) -> Parsed:
