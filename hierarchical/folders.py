@@ -168,8 +168,10 @@ def row_contents(files: Mapping[str, Sequence[Labelled]], tree: LabelTree, form:
         for text, labels in rows:
             yield format_row(name, text, None if labels is None else [tree.labels[i] for i in labels])
 
-    names = {name: f"{name}.{form}" for name in files}
-    return {names[name]: (f"{len(rows)} examples", lines(names[name], rows)) for name, rows in files.items()}
+    contents: Contents = {}
+    for name, rows in files.items():
+        contents[f"{name}.{form}"] = (f"{len(rows)} examples", lines(f"{name}.{form}", rows))
+    return contents
 
 
 def label_contents(tree: LabelTree) -> Contents:
@@ -179,9 +181,9 @@ def label_contents(tree: LabelTree) -> Contents:
 def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
     """Warn about the files of an earlier run that this one will not replace."""
     older = (f"{name}.{form}" for name in (*SPLIT_NAMES, "unlabeled", "conflicts") for form in (*FORMATS, "csv"))
-    older = [name for name in older if name not in contents and (folder / name).exists()]
-    if older:
-        logger.warning(f"{folder} keeps its {', '.join(older)}, whose texts may now be in other files as well")
+    kept = [name for name in older if name not in contents and (folder / name).exists()]
+    if kept:
+        logger.warning(f"{folder} keeps its {', '.join(kept)}, whose texts may now be in other files as well")
 
 
 def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from hierarchical.errors import InputError, Problems
-from hierarchical.formats import LIST, OBJECT, PYTHONS
+from hierarchical.formats import LIST, OBJECT, PYTHONS, TEXT_WORDS
 from hierarchical.json_values import JsonFault, JsonReader
 from hierarchical.tables.table import HEAD, MOST_COLUMNS, Table, Tally
 from hierarchical.tables.text_files import TextFile
@@ -20,17 +20,13 @@ DEEPEST = 10  # levels of fields whose names are looked for
 
 def is_json(text: TextFile) -> bool:
     """Whether a file begins as JSON records do. Raises InputError for what Python prints in their place."""
-    head = "".join(islice(text.lines(), 3)).lstrip("\ufeff") if _is_in_lines(text) else next(text.pieces(), "")
+    head = next(text.pieces(), "")
     if PYTHONS.match(head):
         raise InputError(
             f"{text.path}: holds objects as Python prints them, which is not JSON: write them with "
             "json.dumps(row, ensure_ascii=False), one on each line."
         )
     return bool(OBJECT.match(head) or LIST.match(head))
-
-
-def _is_in_lines(text: TextFile) -> bool:
-    return "\n" in next(text.pieces(), "")
 
 
 def open_json(text: TextFile, wanted: Sequence[str]) -> Table:
@@ -71,13 +67,13 @@ def _find_records(text: TextFile, wanted: Sequence[str]) -> tuple[str, Callable[
     """(what the file holds, Problems -> its records)."""
     if JsonReader(text.pieces()).peek() == "[":
         return "a JSON list", lambda problems: JsonReader(text.pieces()).items()
-    first = next((line for line in text.lines() if line.strip()), "") if _is_in_lines(text) else ""
+    first, _, more = next(text.pieces(), "").strip().partition("\n")
     try:
         json.loads(first)
     except (ValueError, RecursionError):
         pass  # the object goes over several lines, or it is not JSON
     else:
-        if sum(1 for _ in islice(text.lines(), 2)) == 2:
+        if more:
             return "JSON lines", lambda problems: _lines(text, problems)
     reader = JsonReader(text.pieces())
     try:
@@ -105,16 +101,14 @@ def _lines(text: TextFile, problems: Problems) -> Records:
 def _within(text: TextFile, line: int, value: dict, wanted: Sequence[str]) -> tuple[str, Callable[[Problems], Records]]:
     """The records that a file of one object holds: a list, the object itself by columns, its values, or the object."""
     lists = [name for name, items in value.items() if isinstance(items, list) and items and isinstance(items[0], dict)]
-    columns = [items for items in value.values() if isinstance(items, list | dict)]
-    kind = "a JSON object"
-    if any(name.partition(".")[0] in value for name in wanted) and len(columns) == len(value):
-        kind, records = "a JSON object by columns", _by_columns(value)
+    kind, records = "a JSON object", [value]
+    if any(name in value or name.partition(".")[0] in value for name in wanted or TEXT_WORDS):
+        if all(isinstance(items, list | dict) for items in value.values()):
+            kind, records = "a JSON object by columns", _by_columns(value)
     elif len(lists) == 1:
         kind, records = f"a JSON list in the field {lists[0]!r}", value[lists[0]]
     elif value and all(isinstance(item, dict) for item in value.values()):
         kind, records = "a JSON object whose fields are records", list(value.values())
-    else:
-        records = [value]
     return kind, lambda problems: ((line, record) for record in records)
 
 

@@ -146,7 +146,7 @@ def _edges(path: Path, lines: Sequence[tuple[int, str]], dag: str | None) -> tup
 
 def _downwards(roots: Sequence[str], children: dict[str, dict[str, None]]) -> Iterator[Levels]:
     """Yield the path of every node, each parent before its children, children in their order."""
-    waiting = [(root,) for root in reversed(roots)]
+    waiting: list[Levels] = [(root,) for root in reversed(roots)]
     while waiting:
         yield (path := waiting.pop())
         waiting += [(*path, child) for child in reversed(children.get(path[-1], ()))]
