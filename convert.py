@@ -19,6 +19,7 @@ With --to
 Writes  input's name with the new ending, beside it or into save_dir
 """
 
+import gc
 import shlex
 import time
 from collections import Counter
@@ -31,10 +32,11 @@ import numpy as np
 from hierarchical import folders
 from hierarchical.annotation import Annotation
 from hierarchical.folders import LINE_BREAKS, SPLIT_NAMES
-from hierarchical.labels import SEPARATOR, clean_name, separator_in
+from hierarchical.labels import SEPARATOR
 from hierarchical.tables.gathering import Columns, gather
 from hierarchical.tables.giving_back import KINDS, give_back
 from hierarchical.tables.labelling import Labelling, read_class_names
+from hierarchical.tables.report import print_labels, print_rows, print_tables, print_tally, warn_of_labels
 from hierarchical.tables.table import Dialect, Tally
 from hierarchical.tables.taxonomies import read_taxonomy, tree_of
 from utils import (
@@ -47,13 +49,10 @@ from utils import (
     get_logger,
     make_parser,
     run,
-    shown,
     some,
 )
 
-COMMONEST = 10  # labels that are shown, and as many of the rarest
-ROWS_SHOWN = 3
-DELIMITERS = (";", "|", ",", "；", "，", "、")  # what people put between labels
+ROWS_SHOWN, LABELS_SHOWN = 3, 10
 FORWARD = "text_column label_column label_columns onehot_columns taxonomy class_names".split()
 
 
@@ -175,7 +174,7 @@ def labelling_of(args, taxonomy, known, rows_of_project):
 
 
 def is_of_project(args, parts):
-    """Whether all tables are rows text<TAB>label,label,... of this project: .txt, no header, and no columns asked for."""
+    """Whether all tables are rows text<TAB>label,label,... of this project, and no columns are asked for."""
     tables = [table for rows in parts.values() for table, _ in rows.tables]
     asked = args.text_column or args.label_column or args.label_columns or args.onehot_columns
     plain = all(table.path.suffix in (".txt", ".tsv") and table.columns == ["0", "1"] for table in tables)
@@ -201,98 +200,23 @@ def report_faults(parts, understood):
     problems.raise_if_any()
 
 
-def annotations(rows, understood, args, tally):
-    """Yield an Annotation for each row that has a text; what is done to rows is counted."""
-    for row, (text, key) in enumerate(zip(rows.texts, rows.key_of)):
+def annotations(rows, understood, classes, args, tally):
+    """Yield an Annotation for each row that has a text; what is done to rows is counted. classes: per key"""
+    notes = {key for key, one in enumerate(understood) if one.notes}
+    for text, key, place in zip(rows.texts, rows.key_of, rows.places()):
         if args.format == "txt" and LINE_BREAKS.search(text):
-            tally.add("texts with TABs or line ends, now blanks; --format jsonl keeps them", rows.where(row))
+            tally.add("texts with TABs or line ends, now blanks; --format jsonl keeps them", place)
             text = LINE_BREAKS.sub(" ", text)
         if not text:
-            tally.add("rows without a text, left out", rows.where(row))
+            tally.add("rows without a text, left out", place)
             continue
-        labels = understood[key].paths
-        for note in understood[key].notes:
-            tally.add(note, rows.where(row))
+        for note in understood[key].notes if key in notes else ():
+            tally.add(note, place)
+        labels = classes[key]
         if not labels and not args.keep_empty:
-            tally.add("rows without a label, to unlabeled; --keep_empty says that none applies", rows.where(row))
-        place = rows.where(row)
-        yield Annotation(text, labels if labels or args.keep_empty else None, place, place)
-
-
-# ---- what was understood ---------------------------------------------------------------------------------------------
-
-
-def print_tables(parts, taxonomy, labelling):
-    for name, rows in parts.items():
-        ends = [start for start, _ in rows.files[1:]] + [len(rows.texts)]
-        for (table, columns), (start, path), end in zip(rows.tables, rows.files, ends):
-            print(f"{name and f'{name}: '}{path}: {table.said}, {end - start:,} rows")
-            print(f"    columns: {table.listed()}")
-            print(f"    {columns}")
-    if taxonomy:
-        print(f"{taxonomy.path}: {taxonomy.said}")
-    for said in labelling.said:
-        print(f"labels: {said}")
-
-
-def print_rows(files, tree):
-    print("\nRows as they will be read")
-    for text, labels in islice((row for rows in files.values() for row in rows), ROWS_SHOWN):
-        print(f"  text    {shown(text, 100)}")
-        if labels is not None:
-            print(f"  labels  {', '.join(tree.labels[i] for i in labels) or '(none applies)'}")
-
-
-def print_labels(files, tree):
-    """Labels and rows per level, the commonest and the rarest labels."""
-    sets = Counter(labels for name in SPLIT_NAMES for _, labels in files.get(name, ()))
-    support, at_level = np.zeros(len(tree), np.int64), Counter()
-    for labels, rows in sets.items():
-        support[list(labels)] += rows
-        at_level.update(dict.fromkeys(set(tree.levels[list(labels)].tolist()), rows))
-    print(f"\nLabels: {len(tree):,}")
-    for level in range(1, tree.depth + 1):
-        print(f"{(tree.levels == level).sum():>10,} of level {level}, in {at_level[level]:,} rows")
-    if without := int((support == 0).sum()):
-        print(f"{without:>10,} without a row")
-    order = [i for i in np.argsort(-support, kind="stable") if support[i]]
-    for title, some_of in (("Commonest", order[:COMMONEST]), ("Rarest", order[COMMONEST:][-COMMONEST:])):
-        if some_of:
-            print(f"\n{title}\n" + "\n".join(f"{support[i]:>10,}  {tree.labels[i]}" for i in some_of))
-
-
-def print_tally(tally):
-    if tally.counts:
-        print("\nMended, left out, or to be known")
-    for what, count in tally.counts.items():
-        first = tally.first[what]
-        print(f"{count:>10,}  {what}" + (f" (first: {first})" if first else ""))
-
-
-def warn_of_labels(labelling, understood, keys, logger):
-    """Ask where labels look as if they were several, or paths, or numbers."""
-    if labelling.tree or labelling.class_names:
-        return
-    labels = {path for one in understood for path in one.paths}
-    names = {clean_name(path[0]) for path in labels}
-    if not names or any(len(path) > 1 for path in labels):
-        return
-    if all(name.isdecimal() for name in names):
-        logger.warning("all labels are numbers: --class_names names a file with the names of the classes")
-    delimiter = None if labelling.delimiter else next((m for m in DELIMITERS if often(m, names)), None)
-    separator = separator_in(names)
-    if delimiter and delimiter != separator:
-        what, flag, found = "labels", "--label_delimiter", delimiter
-    elif separator:
-        what, flag, found = "levels", "--separator", separator
-    else:
-        return
-    advice = f"if that stands between {what}, give {flag} {shlex.quote(found)}"
-    logger.warning(f"most labels hold {found!r}: {advice}")
-
-
-def often(mark, names):
-    return 2 * sum(mark in name for name in names) > len(names)
+            tally.add("rows without a label, to unlabeled; --keep_empty says that none applies", place)
+            labels = None
+        yield Annotation(text, labels, place, "")
 
 
 # ---- the ways --------------------------------------------------------------------------------------------------------
@@ -315,31 +239,39 @@ def convert(args, logger):
         return texts_alone(args, parts, labelling, logger)
     understood = labelling.understand(keys)
     report_faults(parts, understood)
-    settled = {name: settle(rows, understood, args, tally) for name, rows in parts.items()}
-    tree = label_tree(args, taxonomy, known, label_path, settled)
+    used = {key for rows in parts.values() for text, key in zip(rows.texts, rows.key_of) if text}
+    labels = set().union(*(understood[key].paths for key in used))
+    tree = label_tree(args, taxonomy, known, label_path, labels)
     indices = folders.ClassIndices(tree)
-    files = files_of_rows(args, settled, tree, indices, tally)
+    classes = [indices(one.paths) if key in used else () for key, one in enumerate(understood)]
+    settled = {name: settle(rows, understood, classes, args, tally) for name, rows in parts.items()}
+    files = files_of_rows(args, settled, tree, tally)
     print_tables(parts, taxonomy, labelling)
-    print_rows(files, tree)
-    print_labels(files, tree)
+    print_rows(islice((row for part in settled.values() for row in part.rows.items()), ROWS_SHOWN), tree)
+    print_labels([labels for name in SPLIT_NAMES for _, labels in files.get(name, ())], tree)
     print_tally(tally)
-    warn_of_labels(labelling, understood, keys, logger)
+    warn_of_labels(labelling, labels, logger)
     folders.warn_of_unseen({name: files[name] for name in SPLIT_NAMES if name in files}, tree, logger)
     contents = folders.row_contents(files, tree, args.format)
-    if lines := [
-        folders.conflict_line(*one, indices.names) for part in settled.values() for one in part.conflicts.items()
-    ]:
+    conflicts = [conflict for part in settled.values() for conflict in part.conflicts.items()]
+    if conflicts:
+        lines = [folders.conflict_line(*conflict, tree_names(tree)) for conflict in conflicts]
         contents["conflicts.jsonl"] = f"{len(lines)} examples", lines
     return contents | new_labels(args, tree, known)
 
 
-def settle(rows, understood, args, tally):
+def tree_names(tree):
+    """A function class indices -> names of labels."""
+    return lambda labels: [tree.labels[i] for i in sorted(labels)]
+
+
+def settle(rows, understood, classes, args, tally):
     """One row per text, as in doccano.py; what is left out is counted."""
     count = 0
 
     def counted():
         nonlocal count
-        for annotation in annotations(rows, understood, args, tally):
+        for annotation in annotations(rows, understood, classes, args, tally):
             count += 1
             yield annotation
 
@@ -353,13 +285,9 @@ def settle(rows, understood, args, tally):
     return settled
 
 
-def label_tree(args, taxonomy, known, label_path, settled):
-    """The tree that class indices refer to: label_file, if there is one, with new labels at its end."""
-    paths = taxonomy.paths if taxonomy else None
-    if paths is None:
-        opinions = (one for part in settled.values() for several in part.conflicts.values() for one in several)
-        sets = {labels for part in settled.values() for labels in part.rows.values()} | {one.labels for one in opinions}
-        paths = sorted(set().union(*sets))
+def label_tree(args, taxonomy, known, label_path, labels):
+    """The tree that class indices refer to: label_file, if there is one, with new labels at its end. labels: paths"""
+    paths = taxonomy.paths if taxonomy else sorted(labels)
     if not paths:
         raise InputError("no row with a label is left. Nothing was written.")
     tree = tree_of(paths, taxonomy.path if taxonomy else "the labels of the table", taxonomy and taxonomy.words)
@@ -369,9 +297,9 @@ def label_tree(args, taxonomy, known, label_path, settled):
     return folders.extended(known, tree.labels, args.add_labels, label_path, source, "correct them there")
 
 
-def files_of_rows(args, settled, tree, indices, tally):
+def files_of_rows(args, settled, tree, tally):
     """{file name without suffix: rows}; a row is (text, class indices), None if not labelled."""
-    parts = {name: [(text, indices(paths)) for text, paths in part.rows.items()] for name, part in settled.items()}
+    parts = {name: list(part.rows.items()) for name, part in settled.items()}
     folders.require_no_comma(tree, (labels for rows in parts.values() for _, labels in rows), args.format)
     if "" in parts:
         rows = parts.pop("")
@@ -407,18 +335,18 @@ def texts_alone(args, parts, labelling, logger):
     if args.format == "txt":
         texts = [LINE_BREAKS.sub(" ", text) for text in texts]
     files = {"data": [(text, None) for text in texts]}
-    print_rows(files, None)
+    print_rows(islice(files["data"], ROWS_SHOWN), None)
     logger.warning("no column of labels was named or found, so all texts go to data, for predict.py")
     return folders.row_contents(files, None, args.format)
 
 
 def taxonomy_alone(args, taxonomy, known, label_path):
     """A taxonomy without rows -> label.txt."""
-    tree = label_tree(args, taxonomy, known, label_path, {})
+    tree = label_tree(args, taxonomy, known, label_path, ())
     print(f"{taxonomy.path}: {taxonomy.said}")
     levels = " + ".join(str(count) for count in np.bincount(tree.levels)[1:])
     print(f"\n{len(tree):,} labels in {tree.depth} levels ({levels})")
-    for label in tree.labels[:COMMONEST]:
+    for label in tree.labels[:LABELS_SHOWN]:
         print(f"    {label}")
     return new_labels(args, tree, known)
 
@@ -441,7 +369,11 @@ def main(argv=None):
         for path in files_of(args.input):
             logger.info(give_back(path, args.to, Path(args.save_dir or path.parent), args.overwrite))
         return
-    contents = convert(args, logger)
+    gc.disable()  # millions of rows, and no circles among them: to look for some would take a quarter of the time
+    try:
+        contents = convert(args, logger)
+    finally:
+        gc.enable()
     if args.dry_run:
         print(f"\nNothing was written (--dry_run). Without it: {some(list(contents), 10)}")
         return

@@ -5,7 +5,7 @@ What doccano.py and convert.py have in common; the flags are add_folder_argument
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from itertools import accumulate
@@ -19,7 +19,7 @@ from hierarchical.annotation import Annotation
 from hierarchical.errors import SHOWN, InputError, some
 from hierarchical.files import atomic_write
 from hierarchical.labels import SEPARATOR, LabelTree
-from hierarchical.rows import format_row
+from hierarchical.rows import format_rows
 from hierarchical.stratify import stratified_split
 
 Paths = tuple[tuple[str, ...], ...]  # the labels of a text, each the names of its levels
@@ -40,7 +40,7 @@ class Settled(NamedTuple):
     several        texts that were annotated more than once
     """
 
-    rows: dict[str, Paths]
+    rows: dict[str, tuple]
     not_annotated: list[str]
     conflicts: dict[str, list[Annotation]]
     several: int
@@ -51,18 +51,18 @@ def settle(annotations: Iterable[Annotation]) -> Settled:
     groups: dict[str, list[Annotation]] = {}
     for annotation in annotations:
         groups.setdefault(annotation.text, []).append(annotation)
-    settled = Settled({}, [], {}, sum(sum(one.labels is not None for one in group) > 1 for group in groups.values()))
+    rows, not_annotated, conflicts, several = {}, [], {}, 0
     for text, group in groups.items():
-        opinions = [one for one in group if one.labels is not None]
+        opinions = group if len(group) == 1 else [one for one in group if one.labels is not None]
+        several += len(opinions) > 1
         opinions = [one for one in opinions if one.checked] or opinions
-        label_sets = {one.labels for one in opinions}
-        if not opinions:
-            settled.not_annotated.append(text)
-        elif len(label_sets) > 1:
-            settled.conflicts[text] = opinions
+        if not opinions or opinions[0].labels is None:
+            not_annotated.append(text)
+        elif any(one.labels != opinions[0].labels for one in opinions):
+            conflicts[text] = opinions
         else:
-            settled.rows[text] = label_sets.pop() or ()
-    return settled
+            rows[text] = opinions[0].labels
+    return Settled(rows, not_annotated, conflicts, several)
 
 
 def conflict_line(text: str, opinions: Sequence[Annotation], names: Callable[[Iterable], list[str]]) -> str:
@@ -164,13 +164,14 @@ def warn_of_unseen(files: Mapping[str, Sequence[Labelled]], tree: LabelTree, log
 def row_contents(files: Mapping[str, Sequence[Labelled]], tree: LabelTree, form: str) -> Contents:
     """The files of rows: name without suffix -> rows."""
 
-    def lines(name: str, rows: Sequence[Labelled]) -> Iterable[str]:
+    def named(rows: Sequence[Labelled]) -> Iterator[tuple[str, list[str] | None]]:
         for text, labels in rows:
-            yield format_row(name, text, None if labels is None else [tree.labels[i] for i in labels])
+            yield text, None if labels is None else [tree.labels[i] for i in labels]
 
     contents: Contents = {}
     for name, rows in files.items():
-        contents[f"{name}.{form}"] = (f"{len(rows)} examples", lines(f"{name}.{form}", rows))
+        lines = format_rows(f"{name}.{form}", named(rows))
+        contents[f"{name}.{form}"] = (f"{len(rows)} examples", lines)
     return contents
 
 

@@ -53,6 +53,14 @@ class Rows:
     files: list[tuple[int, Path]] = field(default_factory=list)  # (number of its first row, path)
     tables: list[tuple[Table, str]] = field(default_factory=list)  # with a word on the columns that were taken
 
+    def places(self) -> Iterator[str]:
+        """Yield file:line of every row."""
+        ends = [start for start, _ in self.files[1:]] + [len(self.texts)]
+        for (start, path), end in zip(self.files, ends):
+            name = f"{path}:"
+            for line in self.lines[start:end]:
+                yield f"{name}{line}"
+
     def where(self, row: int) -> str:
         """file:line of a row."""
         path = next(path for start, path in reversed(self.files) if start <= row)
@@ -91,7 +99,6 @@ class Layout:
     """Where a table has what is asked for; what is not asked for is looked for by the names that people give it.
 
     numbers  of the columns that are read, those of the texts first
-    key      their cells -> what stands for the labels; see labelling.py
     """
 
     def __init__(self, table: Table, columns: Columns):
@@ -100,31 +107,32 @@ class Layout:
         texts = texts or self._usual(TEXT_WORDS, 0)[:1]
         if not texts:
             raise InputError(f"{table.path}: --text_column names the column of the texts. It has: {table.listed()}.")
-        self.key: Callable[[tuple], Hashable]
-        self.n_texts, labels, self.key = len(texts), list[int](), lambda cells: ()
+        self.n_texts, labels = len(texts), list[int]()
+        self.make: Callable[[tuple], Hashable] = lambda cells: ()
+        self.made: dict[tuple, Hashable] = {}  # key by cells, where these are all text
         if columns.label is not None:
             labels = table.find(columns.label, "--label_column")
         elif not columns.groups and not columns.onehot:
             labels = [number for number in self._usual(LABEL_WORDS, 1) if number not in texts]
         if labels:
-            self.key = self._cells
+            self.make = self._cells
         if columns.groups:
             groups = [[self._one(name, "--label_columns") for name in group] for group in columns.groups]
             labels = [number for group in groups for number in group]
             self.sizes = [len(group) for group in groups]
-            self.key = self._levels
+            self.make = self._levels
         if columns.onehot:
             labels = self._matching(columns.onehot)
             self.names = [table.columns[number] for number in labels]
             self.answers: dict[Any, bool | None] = {}
-            self.key = self._yes
+            self.make = self._yes
         self.numbers = [*texts, *labels]
         self.labelled = bool(labels)
         named = [[table.columns[number] for number in numbers] for numbers in (texts, labels)]
         self.said = f"text: {' + '.join(named[0])}; labels: {', '.join(named[1]) or 'none'}"
 
     def _usual(self, words: Sequence[str], place: int) -> list[int]:
-        """The columns with one of these names; without a header, the one that has this place in rows of this project."""
+        """The columns with one of these names; without a header, the one of this place in rows of this project."""
         columns = self.table.columns
         found = [number for number, name in enumerate(columns) if name.strip().casefold() in words]
         if not found and columns == [str(number) for number in range(len(columns))] and place < len(columns) <= 2:
@@ -159,17 +167,25 @@ class Layout:
             raise InputError("an object where a text must stand; name the field in it with a dot, as in meta.text")
         return "" if cell is None else str(cell)
 
-    def _cells(self, cells: tuple) -> Hashable:
+    def key(self, cells: tuple) -> Hashable:
+        """What stands for the labels of a row; see labelling.py. Raises InputError for cells that can't."""
         labels = cells[self.n_texts :]
-        return labels if all(isinstance(cell, str) for cell in labels) else tuple(map(frozen, labels))
+        if not all(isinstance(cell, str) for cell in labels):
+            return self.make(labels)
+        if labels not in self.made:
+            self.made[labels] = self.make(labels)
+        return self.made[labels]
 
-    def _levels(self, cells: tuple) -> Hashable:
-        rest: Iterator[Any] = iter(cells[self.n_texts :])
+    def _cells(self, labels: tuple) -> Hashable:
+        return tuple(map(frozen, labels))
+
+    def _levels(self, labels: tuple) -> Hashable:
+        rest: Iterator[Any] = iter(labels)
         return tuple(Levelled(self._words(next(rest)) for _ in range(size)) for size in self.sizes)
 
     def _yes(self, cells: tuple) -> Hashable:
         labels = []
-        for name, cell in zip(self.names, cells[self.n_texts :]):
+        for name, cell in zip(self.names, cells):
             if isinstance(cell, list | tuple | dict):
                 cell = Odd(cell)
             if cell not in self.answers:

@@ -145,10 +145,8 @@ def _write_workbook(path: Path, columns: list[str], rows: Iterable[Row]) -> str:
             plain = INVISIBLE.sub(" ", value)
             without += plain != value
             if len(plain) > LONGEST_CELL:
-                shown = f"{plain[:20]!r}"
-                raise InputError(
-                    f"{path}: the text {shown} has {len(plain):,} characters, and a cell {LONGEST_CELL:,}. Take --to csv."
-                )
+                long = f"the text {plain[:20]!r} has {len(plain):,} characters"
+                raise InputError(f"{path}: {long}, and a cell of Excel has {LONGEST_CELL:,}. Take --to csv.")
             made = WriteOnlyCell(sheet, value=plain)
             made.data_type = "s"
             return made
