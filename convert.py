@@ -49,6 +49,7 @@ from utils import (
     get_logger,
     make_parser,
     run,
+    shown,
     some,
 )
 
@@ -347,7 +348,7 @@ def taxonomy_alone(args, taxonomy, known, label_path):
     levels = " + ".join(str(count) for count in np.bincount(tree.levels)[1:])
     print(f"\n{len(tree):,} labels in {tree.depth} levels ({levels})")
     for label in tree.labels[:LABELS_SHOWN]:
-        print(f"    {label}")
+        print(f"    {shown(label)}")
     return new_labels(args, tree, known)
 
 

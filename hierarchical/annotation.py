@@ -21,7 +21,7 @@ from tqdm import tqdm
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
 from hierarchical.formats import short
-from hierarchical.labels import SEPARATOR, LabelTree, join_levels
+from hierarchical.labels import SEPARATOR, LabelTree, join_levels, require_unicode
 from hierarchical.rows import Row
 
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
@@ -83,7 +83,7 @@ def read_export(
             in_task = isinstance(record.get("data"), dict) or isinstance(record.get("task"), dict)
             parse = _label_studio if in_task else _label_studio_min if "annotation_id" in record else _doccano
             for text, chosen, annotator, checked in parse(record, name, keep_empty, fields):
-                _require_unicode(text)
+                require_unicode(text)
                 paths = {by: tuple(_path(label, separator) for label in of) for by, of in (chosen or {}).items()}
                 labels = None if chosen is None else ()
                 parsed.append((Annotation(text, labels, str(annotator), where, checked), paths))
@@ -229,13 +229,6 @@ def _field(holder: Any, name: str, kind: type | tuple, what: str) -> Any:
     if not isinstance(holder[name], kind):
         raise ValueError(f'"{name}" of this {what} is {short(holder[name])}. {HOW_TO_EXPORT}')
     return holder[name]
-
-
-def _require_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{text[:40]!r} holds half a character, which no file can hold; correct it") from None
 
 
 def _path(label: Any, separator: str) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ def json_row(line: int, row: Any) -> Parsed:
     text = row["text"]
     if not isinstance(text, str):
         raise InputError(f'"text" must be a text in quotes, not {short(text)}')
-    if not _can_be_written(text):
+    if not can_be_written(text):
         raise InputError(f"the text {text[:40]!r} holds half a character, which no file can hold; correct it")
     labels, fault = _json_labels(row)
     others = {key: row[key] for key in row if key not in ("text", "labels")}
@@ -234,12 +234,12 @@ def _json_labels(row: dict) -> tuple[list[str | int] | None, str]:
     for label in labels or ():
         if not isinstance(label, str | int) or isinstance(label, bool):
             return None, f"a label must be a name in quotes, not {short(label)}"
-        if isinstance(label, str) and not _can_be_written(label):
+        if isinstance(label, str) and not can_be_written(label):
             return None, f"the label {label[:40]!r} holds half a character, which no file can hold; correct it"
     return labels and [label.strip() if isinstance(label, str) else label for label in labels], ""
 
 
-def _can_be_written(text: str) -> bool:
+def can_be_written(text: str) -> bool:
     """Not with half of a surrogate pair in it, which JSON can spell."""
     try:
         text.encode()
@@ -319,10 +319,14 @@ PARSERS = {
     ".csv": CSV,
 }
 ROW_FILES = ".txt, .jsonl, .json or .csv"  # for the --help of what names a file of rows
+CONVERT = "convert.py makes a data folder of it."
 ADVICE = {  # suffixes -> what to do
-    ".xlsx .xls .xlsm .ods .numbers": "Save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
-    ".gz .bz2 .xz .zst .zip .7z .rar .tar .tgz": "Unpack it, and give what is in it.",
+    ".xlsx .xlsm": f"{CONVERT} Or save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
+    ".xls .ods .numbers": "Save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
+    ".gz": f"{CONVERT} Or unpack it, and give what is in it.",
+    ".bz2 .xz .zst .zip .7z .rar .tar .tgz": "Unpack it, and give what is in it.",
     ".docx .doc .pdf .rtf .odt": "Save it as plain text in UTF-8, one text per line.",
-    ".parquet .feather .arrow": "Write its rows as JSON lines (pandas: to_json(..., orient='records', lines=True)).",
+    ".parquet": CONVERT,
+    ".feather .arrow": "Write its rows as JSON lines (pandas: to_json(..., orient='records', lines=True)).",
 }
 OTHER_ADVICE = "If it holds lines of text, give it a name that ends in .txt."

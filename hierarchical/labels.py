@@ -161,10 +161,7 @@ def clean_name(name: str) -> str:
 def join_levels(levels: Sequence[str]) -> str:
     """The label of these level names, root first. Raises ValueError for names that label.txt can't hold."""
     name = SEPARATOR.join(levels)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name[:40]!r} holds half a character, which no file can hold; correct it") from None
+    require_unicode(name)
     if not all(levels):
         raise ValueError(f"label {name!r} has an empty level")
     if name.count(SEPARATOR) != len(levels) - 1 or SEPARATOR + "#" in name:
@@ -174,6 +171,14 @@ def join_levels(levels: Sequence[str]) -> str:
     if re.search(r"[\t\r\n]", name):
         raise ValueError(f"label {name!r} has a TAB or a line end in it; rename it")
     return name
+
+
+def require_unicode(text: str) -> None:
+    """Raise ValueError for half of a surrogate pair, which JSON can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text[:40]!r} holds half a character, which no file can hold; correct it") from None
 
 
 def separator_in(names: Iterable[str]) -> str | None:

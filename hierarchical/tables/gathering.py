@@ -9,7 +9,7 @@ from typing import Any
 
 from hierarchical.console import progress_bar
 from hierarchical.errors import InputError, Problems
-from hierarchical.formats import LABEL_WORDS, TEXT_WORDS
+from hierarchical.formats import LABEL_WORDS, TEXT_WORDS, can_be_written
 from hierarchical.tables import open_table
 from hierarchical.tables.labelling import Levelled, Odd, frozen, is_yes
 from hierarchical.tables.table import Dialect, Table, Tally
@@ -155,10 +155,14 @@ class Layout:
     # ---- cells ----
 
     def text(self, cells: tuple) -> str:
-        """The text of a row. Raises InputError for an object in its place."""
+        """The text of a row. Raises InputError for an object in its place, and for what no file can hold."""
         if self.n_texts == 1 and isinstance(cells[0], str):
-            return cells[0].strip()
-        return " ".join(part for cell in cells[: self.n_texts] if (part := self._words(cell).strip()))
+            text = cells[0].strip()
+        else:
+            text = " ".join(part for cell in cells[: self.n_texts] if (part := self._words(cell).strip()))
+        if not can_be_written(text):
+            raise InputError(f"the text {text[:40]!r} holds half a character, which no file can hold; correct it")
+        return text
 
     def _words(self, cell: Any) -> str:
         if isinstance(cell, list | tuple):

@@ -15,7 +15,7 @@ from hierarchical.tables.table import Tally
 from hierarchical.tables.taxonomies import Levels, Taxonomy
 
 COMMONEST = 10  # labels that are shown, and as many of the rarest
-IN_A_LINE = 100  # characters of a text that are shown
+IN_A_LINE, MUCH = 100, 2000  # characters of a text, and of a list of names, that are shown
 DELIMITERS = (";", "|", ",", "；", "，", "、")  # what people put between labels
 
 
@@ -25,8 +25,7 @@ def print_tables(parts: Mapping[str, Rows], taxonomy: Taxonomy | None, labelling
         ends = [start for start, _ in rows.files[1:]] + [len(rows.texts)]
         for (table, columns), (start, path), end in zip(rows.tables, rows.files, ends):
             print(f"{name and f'{name}: '}{path}: {table.said}, {end - start:,} rows")
-            print(f"    columns: {table.listed()}")
-            print(f"    {columns}")
+            print(f"    columns: {shown(table.listed(), MUCH)}\n    {shown(columns, MUCH)}")
     if taxonomy:
         print(f"{taxonomy.path}: {taxonomy.said}, {len(taxonomy.paths):,} labels")
     for said in labelling.said:
@@ -39,7 +38,7 @@ def print_rows(rows: Iterable[tuple[str, Sequence[int] | None]], tree: LabelTree
     for text, labels in rows:
         print(f"  text    {shown(text, IN_A_LINE)}")
         if tree and labels is not None:
-            print(f"  labels  {', '.join(tree.labels[i] for i in labels) or '(none applies)'}")
+            print(f"  labels  {shown(', '.join(tree.labels[i] for i in labels), MUCH) or '(none applies)'}")
 
 
 def print_labels(rows: Iterable[tuple[int, ...]], tree: LabelTree) -> None:
@@ -58,7 +57,7 @@ def print_labels(rows: Iterable[tuple[int, ...]], tree: LabelTree) -> None:
     order = [i for i in np.argsort(-np.array(support), kind="stable") if support[i]]
     for title, some_of in (("Commonest", order[:COMMONEST]), ("Rarest", order[COMMONEST:][-COMMONEST:])):
         if some_of:
-            print(f"\n{title}\n" + "\n".join(f"{support[i]:>10,}  {tree.labels[i]}" for i in some_of))
+            print(f"\n{title}\n" + "\n".join(f"{support[i]:>10,}  {shown(tree.labels[i])}" for i in some_of))
 
 
 def print_tally(tally: Tally) -> None:

@@ -13,6 +13,7 @@ from xml.etree.ElementTree import ParseError
 
 from hierarchical.errors import InputError, Problems, some
 from hierarchical.tables.table import HEADER_WITHIN, MOST_COLUMNS, Dialect, Table, Tally, find_header, select
+from hierarchical.tables.text_files import is_bomb
 
 MOST_ROWS = 1_048_576  # of a sheet, in Excel
 MOST_UNPACKED = 1 << 31  # bytes of all parts of a workbook; a million rows of 200 characters are a third of it
@@ -63,9 +64,8 @@ def open_sheet(path: Path, dialect: Dialect, wanted: Sequence[str]) -> Table:
     def read(numbers: Sequence[int], tally: Tally, problems: Problems) -> Iterator[tuple[int, tuple]]:
         rest = islice(_rows(path, sheet), above, None)
         for line, cells in select(path, _padded(rest, len(columns)), numbers, len(columns), tally, problems):
-            if any(cell is not None and cell.data_type == "f" for cell in cells):
-                formula = next(cell for cell in cells if cell is not None and cell.data_type == "f")
-                problems.add(path, line, _formula(formula))
+            if wrong := next((cell for cell in cells if cell is not None and cell.data_type in "fe"), None):
+                problems.add(path, line, _cell_fault(wrong))
             else:
                 yield line, tuple(None if cell is None else plain(cell.value) for cell in cells)
 
@@ -138,7 +138,10 @@ def _padded(rows: Iterator[tuple[int, Sequence[Any]]], width: int) -> Iterator[t
         yield number, (*cells[:width], *[None] * (width - len(cells)))
 
 
-def _formula(cell: Any) -> str:
+def _cell_fault(cell: Any) -> str:
+    """What is wrong with a cell that holds a formula, or the error that came of one."""
+    if cell.data_type == "e":
+        return f"cell {cell.coordinate} holds the error {cell.value}; write what should stand there, or nothing"
     return (
         f"cell {cell.coordinate} holds the formula {str(cell.value)[:40]!r}, and formulas are not computed: copy the "
         "column, and paste it as values"
@@ -167,9 +170,13 @@ def open_parquet(path: Path) -> Table:
     try:
         file = parquet.ParquetFile(path)
         rows, columns = file.metadata.num_rows, [name for one in file.schema_arrow for name in _fields(one)]
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
         file.close()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: a damaged Parquet file ({str(error)[:100]}); fetch it again.") from None
+    if is_bomb(size, path.stat().st_size):
+        raise InputError(f"{path}: says that it unpacks to {size / 1e6:,.0f} MB, far more than a file of texts does.")
     if len(columns) > MOST_COLUMNS or rows > MOST_PARQUET_ROWS:
         raise InputError(
             f"{path}: says that it has {rows:,} rows of {len(columns):,} columns; {MOST_PARQUET_ROWS:,} of "
@@ -188,7 +195,7 @@ def open_parquet(path: Path) -> Table:
                         number += 1
                         row = dict(zip(tops, cells))
                         yield number, tuple(plain(row[name] if name in row else field(row, name)) for name in names)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
             problems.add(path, None, f"a damaged Parquet file ({str(error)[:100]}); fetch it again")
 
     return Table(path, f"Parquet, {rows:,} rows", columns, read)

@@ -106,12 +106,17 @@ def _blocks(path: Path, packed: bool) -> Iterator[bytes]:
             yield block
 
 
+def is_bomb(size: int, packed: int) -> bool:
+    """Whether a file unpacks to far more than a file of texts would: bytes, and bytes when packed."""
+    return size > max(BOMBS_FROM, BOMB_RATIO * packed)
+
+
 def _check_packed(path: Path) -> None:
     """Raise InputError where a gzip file unpacks to far more than a file of texts would."""
     size, packed = 0, path.stat().st_size
     for block in _blocks(path, packed=True):
         size += len(block)
-        if size > max(BOMBS_FROM, BOMB_RATIO * packed):
+        if is_bomb(size, packed):
             raise InputError(
                 f"{path}: unpacks to more than {size // 1_000_000:,} MB, over {BOMB_RATIO} times its size: no file of "
                 "texts does. If it is right, unpack it, and give what is in it."
