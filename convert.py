@@ -236,7 +236,9 @@ def convert(args, logger):
         folders.require_free(Path(args.save_dir), {f"{name}.{args.format}" for name in names}, args.overwrite)
     parts, keys = read_rows(args, tally)
     labelling = labelling_of(args, taxonomy, known, is_of_project(args, parts))
-    if not any(keys):
+    if not any(rows.texts for rows in parts.values()):
+        raise InputError(f"{', '.join(args.input or args.train_input)}: no row in it.")
+    if not any(rows.labelled for rows in parts.values()):
         return texts_alone(args, parts, labelling, logger)
     understood = labelling.understand(keys)
     report_faults(parts, understood)

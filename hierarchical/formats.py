@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines
-from hierarchical.json_values import JsonFault, JsonReader
+from hierarchical.json_values import JsonFault, JsonReader, json_fault
 
 Lines = Iterable[tuple[int, str]]  # line number, content without line end
 OBJECT = re.compile(r'\s*\{\s*("(?:[^"\\]|\\.)*"\s*:|\})')  # how a JSON object begins
@@ -177,7 +177,7 @@ def parse_json_lines(path: str | Path, lines: Lines, problems: Problems) -> Iter
         except InputError as error:
             problems.add(path, number, str(error))
         except (ValueError, RecursionError) as error:
-            problems.add(path, number, _not_json(error))
+            problems.add(path, number, json_fault(error))
         else:
             yield row
 
@@ -252,12 +252,6 @@ def short(value: Any) -> str:
     """A JSON value as text, cut."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _not_json(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg}, at character {error.colno}"
-    return f"not JSON: {error}"
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,15 @@ class JsonFault(ValueError):
         self.line = line
 
 
+def json_fault(error: Exception) -> str:
+    """What is wrong with a text that json.loads() refuses."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg}, at character {error.colno}"
+    if isinstance(error, RecursionError):
+        return "not JSON that is read: lists or objects in one another, too deep"
+    return "not JSON that is read: a number of thousands of digits"
+
+
 class JsonReader:
     """Reads a list item by item, or values that follow each other.
 
@@ -72,7 +81,7 @@ class JsonReader:
                 if not cut or not self._more(len(self.text) - self.at):
                     raise self._fault(error.msg, error.pos) from None
             except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
-                raise JsonFault(self._line_at(self.at), f"not JSON: {error}") from None
+                raise JsonFault(self._line_at(self.at), json_fault(error)) from None
             else:
                 if end < len(self.text) or not self._more(1):  # a number may go on in the next piece
                     line, self.at = self._line_at(self.at), end

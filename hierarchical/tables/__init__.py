@@ -9,7 +9,9 @@ What a file holds is told by its beginning, not by its name; what was found out 
 from collections.abc import Sequence
 from pathlib import Path
 
+from hierarchical.errors import InputError
 from hierarchical.files import require_file
+from hierarchical.formats import JSON_ROW
 from hierarchical.tables.delimited import open_delimited
 from hierarchical.tables.json_records import is_json, open_json
 from hierarchical.tables.spreadsheets import is_workbook, open_parquet, open_sheet
@@ -31,4 +33,9 @@ def open_table(path: str | Path, dialect: Dialect, wanted: Sequence[str]) -> Tab
     if is_workbook(path, head):
         return open_sheet(path, dialect, wanted)
     text = open_text(path, dialect.encoding)
-    return open_json(text, wanted) if is_json(text) else open_delimited(text, dialect, wanted)
+    if is_json(text):
+        return open_json(text, wanted)
+    if {".json", ".jsonl", ".ndjson"} & {suffix.lower() for suffix in path.suffixes}:
+        begins = next(text.pieces(), "").lstrip()[:20]
+        raise InputError(f"{path}: begins with {begins!r}, where objects must stand: {JSON_ROW}, or a list of them.")
+    return open_delimited(text, dialect, wanted)

@@ -52,6 +52,7 @@ class Rows:
     lines: array = field(default_factory=lambda: array("q"))
     files: list[tuple[int, Path]] = field(default_factory=list)  # (number of its first row, path)
     tables: list[tuple[Table, str]] = field(default_factory=list)  # with a word on the columns that were taken
+    labelled: bool = False  # whether one of the tables has columns of labels
 
     def places(self) -> Iterator[str]:
         """Yield file:line of every row."""
@@ -81,6 +82,7 @@ def gather(
         table = open_table(path, dialect, columns.wanted())
         layout = Layout(table, columns)
         rows.tables.append((table, layout.said))
+        rows.labelled = rows.labelled or layout.labelled
         rows.files.append((len(rows.texts), path))
         found = table.read(layout.numbers, tally, problems)
         for line, cells in progress_bar(None, path.name, iterable=found, unit=" rows", delay=1):

@@ -10,7 +10,7 @@ from typing import Any
 
 from hierarchical.errors import InputError, Problems
 from hierarchical.formats import LIST, OBJECT, PYTHONS, TEXT_WORDS
-from hierarchical.json_values import JsonFault, JsonReader
+from hierarchical.json_values import JsonFault, JsonReader, json_fault
 from hierarchical.tables.table import HEAD, MOST_COLUMNS, Table, Tally
 from hierarchical.tables.text_files import TextFile
 
@@ -66,7 +66,9 @@ def _is_further(name: str, columns: Sequence[str]) -> bool:
 def _find_records(text: TextFile, wanted: Sequence[str]) -> tuple[str, Callable[[Problems], Records]]:
     """(what the file holds, Problems -> its records)."""
     if JsonReader(text.pieces()).peek() == "[":
-        return "a JSON list", lambda problems: JsonReader(text.pieces()).items()
+        if "\n" in next(text.pieces(), "").strip():
+            return "a JSON list", lambda problems: JsonReader(text.pieces()).items()
+        return "a JSON list on one line, places are numbers of records", lambda problems: _numbered(text)
     first, _, more = next(text.pieces(), "").strip().partition("\n")
     try:
         json.loads(first)
@@ -86,16 +88,17 @@ def _find_records(text: TextFile, wanted: Sequence[str]) -> tuple[str, Callable[
     return _within(text, line, value, wanted)
 
 
+def _numbered(text: TextFile) -> Records:
+    return ((number, value) for number, (_, value) in enumerate(JsonReader(text.pieces()).items(), start=1))
+
+
 def _lines(text: TextFile, problems: Problems) -> Records:
     for number, line in enumerate(text.lines(), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                message = (
-                    f"{error.msg}, at character {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                )
-                problems.add(text.path, number, f"not JSON: {message}")
+                problems.add(text.path, number, json_fault(error))
 
 
 def _within(text: TextFile, line: int, value: dict, wanted: Sequence[str]) -> tuple[str, Callable[[Problems], Records]]:

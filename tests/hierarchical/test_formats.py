@@ -55,7 +55,10 @@ def test_the_table_of_suffixes(name, suffix):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("rows.xlsx", "convert.py makes a data folder of it. Or save the sheet as CSV in UTF-8; its first line must be: text,label,label,..."),
+        (
+            "rows.xlsx",
+            "convert.py makes a data folder of it. Or save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
+        ),
         ("rows.XLS", "Save the sheet as CSV"),
         ("rows.jsonl.gz", "convert.py makes a data folder of it. Or unpack it"),
         ("rows.zip", "Unpack it"),
