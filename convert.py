@@ -143,14 +143,13 @@ def files_of(names):
     return paths
 
 
-def read_rows(args, tally):
-    """(part -> Rows, the keys of them all); the part is "" where rows are to be split. Raises InputError."""
+def read_rows(args, tally, problems):
+    """(part -> Rows, the keys of them all); the part is "" where rows are to be split. Faults go to `problems`."""
     columns = Columns(args.text_column or (), args.label_column, args.label_columns or (), args.onehot_columns or ())
     dialect = Dialect(args.delimiter, args.encoding, False if args.no_header else None, args.sheet)
-    problems, keys = Problems(), {}
+    keys = {}
     inputs = {name: files_of(names) for name, names in (args.parts or {"": args.input}).items()}
     parts = {name: gather(paths, columns, dialect, keys, tally, problems) for name, paths in inputs.items()}
-    problems.raise_if_any()
     return parts, list(keys)
 
 
@@ -182,8 +181,8 @@ def is_of_project(args, parts):
     return plain and not asked
 
 
-def report_faults(parts, understood):
-    """Raise InputError with all labels that can't be understood, each at its first row."""
+def report_faults(parts, understood, problems):
+    """Raise InputError with what is wrong with rows, and all labels that can't be understood, each at its first row."""
     counts, first, faults = Counter(), {}, {}
     for rows in parts.values():
         faulty = {key for key, one in enumerate(understood) if one.faults}
@@ -193,7 +192,6 @@ def report_faults(parts, understood):
                     counts[fault.label] += 1
                     first.setdefault(fault.label, (rows, row))
                     faults.setdefault(fault.label, fault)
-    problems = Problems()
     for label, fault in faults.items():
         rows, row = first[label]
         more = f" ({counts[label]:,} rows)" if counts[label] > 1 else ""
@@ -234,14 +232,17 @@ def convert(args, logger):
     if args.save_dir and not args.dry_run:  # what is certain to be written
         names = ["train", *(args.parts or SPLIT_NAMES[: len(args.splits)])]
         folders.require_free(Path(args.save_dir), {f"{name}.{args.format}" for name in names}, args.overwrite)
-    parts, keys = read_rows(args, tally)
+    problems = Problems()
+    parts, keys = read_rows(args, tally, problems)
     labelling = labelling_of(args, taxonomy, known, is_of_project(args, parts))
     if not any(rows.texts for rows in parts.values()):
+        problems.raise_if_any()
         raise InputError(f"{', '.join(args.input or args.train_input)}: no row in it.")
     if not any(rows.labelled for rows in parts.values()):
+        problems.raise_if_any()
         return texts_alone(args, parts, labelling, logger)
     understood = labelling.understand(keys)
-    report_faults(parts, understood)
+    report_faults(parts, understood, problems)
     used = {key for rows in parts.values() for text, key in zip(rows.texts, rows.key_of) if text}
     labels = set().union(*(understood[key].paths for key in used))
     tree = label_tree(args, taxonomy, known, label_path, labels)

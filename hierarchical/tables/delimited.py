@@ -33,8 +33,8 @@ def open_delimited(text: TextFile, dialect: Dialect, wanted: Sequence[str]) -> T
     if head and (told := re.fullmatch(r"sep=(.)\s*", head[0])):  # a line that is for spreadsheet programs
         skipped, delimiter = 1, delimiter or told[1]
     delimiter = delimiter or find_delimiter(head[skipped:], wanted, text.path)
-    quoted = delimiter in QUOTED or len(delimiter) == 1 and are_cells_quoted(text, delimiter)
-    rows = list(islice(records(islice(head, skipped, None), delimiter, quoted, None), HEADER_WITHIN))
+    quoted = delimiter in QUOTED or (are_cells_quoted(text, delimiter) if len(delimiter) == 1 else False)
+    rows = list(islice(records(islice(head, skipped, None), delimiter, bool(quoted), None), HEADER_WITHIN))
     above, columns = find_header([cells for _, cells in rows], dialect, wanted, text.path)
     begin = rows[above - 1][0] + skipped if above else skipped  # line of the header
     width = len(columns)
@@ -43,12 +43,12 @@ def open_delimited(text: TextFile, dialect: Dialect, wanted: Sequence[str]) -> T
 
     def read(numbers: Sequence[int], tally: Tally, problems: Problems) -> Iterator[tuple[int, tuple]]:
         lines = islice(text.lines(), skipped, None)
-        rest = islice(records(lines, delimiter, quoted, (text.path, skipped, problems)), above, None)
+        rest = islice(records(lines, delimiter, bool(quoted), (text.path, skipped, problems)), above, None)
         return select(text.path, rest, numbers, width, tally, problems)
 
     kind = f"cells separated by {NAMES.get(delimiter, repr(delimiter))}" if delimiter else "one column"
     header = f"header in line {begin}" if above else "no header"
-    quotes = "" if quoted or not delimiter else ", quotes are part of the text"
+    quotes = ", quotes are part of the text" if quoted is False and len(delimiter) == 1 else ""
     return Table(text.path, f"{kind}, {header}, {text.said}{quotes}", columns, read)
 
 
@@ -109,8 +109,10 @@ def find_delimiter(head: Sequence[str], wanted: Sequence[str], path: Path) -> st
     return best
 
 
-def are_cells_quoted(text: TextFile, delimiter: str) -> bool:
+def are_cells_quoted(text: TextFile, delimiter: str) -> bool | None:
     """Whether quotes enclose cells; False: they are part of the text, as where people write what others have said.
+
+    None: no cell begins with one.
 
     They enclose cells if every cell that begins with one also ends with it. If not, but lines that are cut at each
     delimiter have equally many cells, they do not. Else cells may hold line ends, if it all fits together then.
@@ -127,7 +129,7 @@ def are_cells_quoted(text: TextFile, delimiter: str) -> bool:
             any_quote = any_quote or bool(begins)
             stray = stray or not all(whole.match(content, begin) for begin in begins)
     if not stray or len(widths) == 1:
-        return any_quote and not stray
+        return not stray if any_quote else None
     problems = Problems()
     fits = {len(cells) for _, cells in records(text.lines(), delimiter, True, (text.path, 0, problems)) if any(cells)}
     if len(fits) == 1 and not problems.count:

@@ -198,7 +198,7 @@ def open_parquet(path: Path) -> Table:
         except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
             problems.add(path, None, f"a damaged Parquet file ({str(error)[:100]}); fetch it again")
 
-    return Table(path, f"Parquet, {rows:,} rows", columns, read)
+    return Table(path, "Parquet", columns, read)
 
 
 def _fields(one: Any, prefix: str = "") -> Iterator[str]:
