@@ -19,6 +19,7 @@ With --to
 Writes  input's name with the new ending, beside it or into save_dir
 """
 
+import argparse
 import gc
 import shlex
 import time
@@ -124,8 +125,8 @@ def check_arguments(parser, args):
 
 def mark(text):
     """What stands between things, with \\t for a TAB."""
-    if not text:
-        raise ValueError
+    if not text or set(text) & set('"\r\n'):
+        raise argparse.ArgumentTypeError(f"{text!r} can't separate anything")
     return text.replace("\\t", "\t")
 
 

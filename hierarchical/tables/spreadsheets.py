@@ -3,13 +3,13 @@
 No formula is computed, nothing that a workbook refers to is loaded, and one that would unpack to gigabytes is refused.
 """
 
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 from hierarchical.errors import InputError, Problems, some
 from hierarchical.tables.table import HEADER_WITHIN, MOST_COLUMNS, Dialect, Table, Tally, find_header, select
@@ -33,7 +33,7 @@ def is_workbook(path: Path, head: bytes) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except Exception as error:  # zipfile lets through what struct and codecs say
         raise InputError(f"{path}: a damaged spreadsheet or zip file ({error}); fetch or save it again.") from None
     names = {part.filename for part in parts}
     if "xl/workbook.xml" not in names:
@@ -92,6 +92,7 @@ def _find_sheet(path: Path, asked: str | None) -> tuple[str, str]:
 def _load(path: Path) -> Any:
     from openpyxl import load_workbook
 
+    warnings.filterwarnings("ignore", module="openpyxl")  # of styles, extensions and the like, which are not read
     try:
         return load_workbook(path, read_only=True, data_only=False, keep_links=False)
     except Exception as error:  # openpyxl lets through whatever goes wrong within it
@@ -117,16 +118,7 @@ def _rows(path: Path, name: str) -> Iterator[tuple[int, Sequence[Any]]]:
             yield number, cells
     except InputError:
         raise
-    except (
-        ParseError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:
         raise InputError(_damaged(path, error)) from None
     finally:
         book.close()

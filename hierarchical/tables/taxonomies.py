@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError, some
-from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, clean_name, join_levels, separator_in
+from hierarchical.labels import SEPARATOR, SEPARATORS, WORD_SEPARATOR, LabelTree, clean_name, join_levels, separator_in
 from hierarchical.tables.text_files import TextFile, open_text
 
 Levels = tuple[str, ...]  # the names of a label's levels, root first
-MOST_NODES = 1_000_000
+MOST_NODES, MOST_LEVELS = 1_000_000, 100
 ROOTS = {"root", "<root>", "_root_", "root node", "top", "taxonomy"}  # names of a node that only holds the others
 NAME_FIELDS = ("name", "label", "title", "text", "id")
 CHILD_FIELDS = ("children", "subcategories", "child", "nodes", "items")
@@ -72,7 +72,7 @@ def read_taxonomy(path: str | Path, separator: str | None, dag: str | None, enco
 def _of_lines(path: Path, lines: Sequence[tuple[int, str]], separator: str | None, text: TextFile) -> Taxonomy:
     labels = [line.partition(WORD_SEPARATOR)[0] for _, line in lines]
     mark = separator if separator and any(separator in label for label in labels) else None
-    mark = mark or separator_in(labels) or separator or SEPARATOR
+    mark = mark or separator_in(labels) or _with_parents(labels) or separator or SEPARATOR
     paths, words = [], {}
     for (number, line), label in zip(lines, labels):
         names = tuple(clean_name(name) for name in label.split(mark))
@@ -86,10 +86,24 @@ def _of_lines(path: Path, lines: Sequence[tuple[int, str]], separator: str | Non
     return Taxonomy(path, f"a path per line, {held}, {text.said}", closed, mark, words)
 
 
+def _with_parents(labels: Sequence[str]) -> str | None:
+    """The mark between levels where few lines have one: what is before its last place is a line, too."""
+    lines = {clean_name(label) for label in labels}
+    for mark in (SEPARATOR, *SEPARATORS):
+        held = [line for line in lines if mark in line]
+        if held and all(line.rpartition(mark)[0].strip() in lines for line in held):
+            return mark
+    return None
+
+
 def _closed(path: Path, paths: Iterable[Levels]) -> list[Levels]:
     """The paths, each once, with all those above them put in before."""
     closed: dict[Levels, None] = {}
     for one in paths:
+        if len(one) > MOST_LEVELS:
+            raise InputError(
+                f"{path}: more than {MOST_LEVELS} levels, down to {one[-1]!r}; no tree of labels is so deep."
+            )
         closed.update(dict.fromkeys(one[:depth] for depth in range(1, len(one) + 1)))
         if len(closed) > MOST_NODES:
             raise InputError(f"{path}: more than {MOST_NODES:,} labels; no model can learn so many.")

@@ -9,7 +9,6 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -183,7 +182,9 @@ def _find(path: Path, packed: bool) -> str:
         problems.raise_if_any()
     from charset_normalizer import from_bytes
 
-    for match in islice(from_bytes(bytes(sample[: 2 * SAMPLE]), cp_isolation=GUESSED), 5):
+    enough = bytes(sample[: 2 * SAMPLE]) * 4  # letters are counted only in a text of some length
+    matches = sorted(from_bytes(enough, cp_isolation=GUESSED), key=lambda match: match.chaos - match.coherence)
+    for match in matches:
         if not _fault(TextFile(path, match.encoding, packed, True)):
             return match.encoding
     raise InputError(
