@@ -55,6 +55,7 @@ from utils import (
 )
 
 ROWS_SHOWN, LABELS_SHOWN = 3, 10
+UNLABELLED = "texts without a label, to unlabeled; --keep_empty says that none applies"
 FORWARD = "text_column label_column label_columns onehot_columns taxonomy class_names".split()
 
 
@@ -214,7 +215,7 @@ def annotations(rows, understood, classes, args, tally):
             tally.add(note, place)
         labels = classes[key]
         if not labels and not args.keep_empty:
-            tally.add("rows without a label, to unlabeled; --keep_empty says that none applies", place)
+            tally.first.setdefault(UNLABELLED, place)
             labels = None
         yield Annotation(text, labels, place, "")
 
@@ -282,8 +283,10 @@ def settle(rows, understood, classes, args, tally):
 
     settled = folders.settle(counted())
     opinions = sum(map(len, settled.conflicts.values()))
+    if settled.not_annotated:
+        tally.add(UNLABELLED, "", len(settled.not_annotated))
     if repeated := count - len(settled.rows) - len(settled.not_annotated) - opinions:
-        tally.add("rows that repeat a text and its labels, left out", "", repeated)
+        tally.add("rows that repeat a text and say nothing else, left out", "", repeated)
     if opinions:
         first = next(iter(settled.conflicts.values()))[0].annotator
         tally.add("rows that repeat a text with other labels, to conflicts.jsonl", first, opinions)

@@ -43,30 +43,34 @@ def give_back(path: Path, kind: str, folder: Path, overwrite: bool) -> str:
     target = folder / f"{path.stem}.{kind}"
     if target.exists() and (not overwrite or target.resolve() == path.resolve()):
         raise InputError(f"{target}: is there already. --overwrite replaces it, --save_dir names another directory.")
-    columns, count = _columns(path)
+    columns, count, longest = _columns(path)
     if kind == "xlsx" and count >= MOST_ROWS:
         raise InputError(f"{path}: {count:,} rows, and Excel has {MOST_ROWS - 1:,} below a header. Take --to csv.")
+    if kind == "xlsx" and longest > LONGEST_CELL:
+        long = f"a text of {longest:,} characters"
+        raise InputError(f"{path}: {long}, and a cell of Excel has {LONGEST_CELL:,}. Take --to csv.")
     folder.mkdir(parents=True, exist_ok=True)
     rows = progress_bar(count, path.name, iterable=_rows(path, Problems()), unit=" rows", delay=1)
     note = KINDS[kind](target, columns, rows)
     return f"Save {count:,} rows to {target}.{note}"
 
 
-def _columns(path: Path) -> tuple[list[str], int]:
-    """(columns, number of rows). Raises InputError with every faulty row."""
+def _columns(path: Path) -> tuple[list[str], int, int]:
+    """(columns, number of rows, characters of the longest cell). Raises InputError with every faulty row."""
     problems, others, depth, count = Problems(), dict[str, None](), 0, 0
-    probable = False
+    probable, longest = False, 0
     for row in _rows(path, problems):
         depth = max(depth, *(int(name.split()[1]) for name in row if name.startswith("level ")), 0)
         probable = probable or "probability" in row
         others.update(dict.fromkeys(row))
+        longest = max(longest, *(len(str(cell)) for cell in _cells(row, row)))
         count += 1
     problems.raise_if_any()
     if not count:
         raise InputError(f"{path}: no row in it.")
     levels = [f"level {level}" for level in range(1, depth + 1)]
     first = ["text", "labels", *levels, *(["probability"] if probable else [])]
-    return [*first, *(name for name in others if name not in first)], count
+    return [*first, *(name for name in others if name not in first)], count, longest
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[Row]:
@@ -144,9 +148,6 @@ def _write_workbook(path: Path, columns: list[str], rows: Iterable[Row]) -> str:
         if isinstance(value, str):
             plain = INVISIBLE.sub(" ", value)
             without += plain != value
-            if len(plain) > LONGEST_CELL:
-                long = f"the text {plain[:20]!r} has {len(plain):,} characters"
-                raise InputError(f"{path}: {long}, and a cell of Excel has {LONGEST_CELL:,}. Take --to csv.")
             made = WriteOnlyCell(sheet, value=plain)
             made.data_type = "s"
             return made

@@ -1,6 +1,7 @@
 """giving_back.py: rows and predictions as CSV, a workbook and Parquet, read again by other libraries."""
 
 import csv
+import io
 import json
 
 import pandas
@@ -43,7 +44,7 @@ def test_csv(give):
     path, said = give(PREDICTIONS, "csv")
     content = path.read_text("utf-8")
     assert content.startswith("\ufefftext,") and "\r" not in content
-    rows = list(csv.reader(content[1:].splitlines(keepends=True)))
+    rows = list(csv.reader(io.StringIO(content[1:])))
     assert rows[0] == COLUMNS
     assert rows[1] == ["=1+1\x0b; 一", "A; A##B; C", "A; C", "B", "0.7", ""]
     assert rows[2] == ["", "", "", "", "", '{"by": "me"}'] and rows[3] == ["plain", "", "", "", "", "3"]
@@ -95,7 +96,7 @@ def test_nothing_is_replaced_unasked(give, tmp_path):
 
 
 def test_what_a_workbook_cannot_hold(give, monkeypatch, tmp_path):
-    with pytest.raises(InputError, match="has 40,000 characters, and a cell of Excel has 32,767. Take --to csv"):
+    with pytest.raises(InputError, match="a text of 40,000 characters, and a cell of Excel has 32,767. Take --to csv"):
         give([{"text": "x" * 40_000}], "xlsx")
     monkeypatch.setattr(giving_back, "MOST_ROWS", 3)
     with pytest.raises(InputError, match="3 rows, and Excel has 2 below a header. Take --to csv"):
