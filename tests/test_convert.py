@@ -203,7 +203,7 @@ def test_what_was_understood(here, call):
         "         2  rows that repeat a text and say nothing else, left out",
         "         2  rows that repeat a text with other labels, to conflicts.jsonl (first: a.csv:9)",
         "",
-        "Nothing was written (--dry_run). Without it: train.txt, data.txt, label.txt, conflicts.jsonl",
+        "Nothing was written (--dry_run). Without it: train.txt, data.txt, conflicts.jsonl, label.txt",
     ]
 
 
