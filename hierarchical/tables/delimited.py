@@ -94,8 +94,7 @@ def _csv_fault(error: str, delimiter: str) -> str:
 def find_delimiter(head: Sequence[str], wanted: Sequence[str], path: Path) -> str:
     """What separates the cells of these lines; "" if there is one column."""
     names = {name for name in wanted if not name.isdecimal()}
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    first = "," if ".csv" in suffixes else "\t"
+    first = "," if ".csv" in map(str.lower, path.suffixes) else "\t"
     best, best_key = "", (False, 0.6, 0, 0)
     for candidate in sorted(DELIMITERS, key=lambda mark: mark != first):
         rows = [cells for _, cells in records(head, candidate, candidate in QUOTED, None) if any(cells)]
@@ -104,8 +103,8 @@ def find_delimiter(head: Sequence[str], wanted: Sequence[str], path: Path) -> st
         key = (named, count / max(1, len(rows)), candidate == first, len(candidate))
         if width > 1 and key > best_key:
             best, best_key = candidate, key
-    if not best and {".csv", ".tsv"} & set(suffixes) and head and first in head[0]:
-        return first  # as its name says; what does not fit will be told
+    if not best and any(first in line for line in head[: 1 if first == "," else None]):
+        return first  # as the name says; what does not fit will be told
     return best
 
 
