@@ -57,7 +57,7 @@ def _shared(parts: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
 
 def open_sheet(path: Path, dialect: Dialect, wanted: Sequence[str]) -> Table:
     """A sheet of a workbook: the one that `dialect` names, or the first that can be seen."""
-    sheet, which = _find_sheet(path, dialect.sheet)
+    sheet, which = _find_sheet(path, dialect.sheet)  # opened once, since openpyxl looks for its size each time
     rows = list(islice(_rows(path, sheet), HEADER_WITHIN))
     above, columns = find_header([[cell.value for cell in cells] for _, cells in rows], dialect, wanted, path)
 
@@ -73,20 +73,18 @@ def open_sheet(path: Path, dialect: Dialect, wanted: Sequence[str]) -> Table:
     return Table(path, f"Excel, {which}, {header}", columns, read)
 
 
-def _find_sheet(path: Path, asked: str | None) -> tuple[str, str]:
-    """(name of a sheet, what is to be said about it). Raises InputError if there is none of the name."""
-    book = _load(path)
-    sheets = book.worksheets
+def _find_sheet(path: Path, asked: str | None) -> tuple[Any, str]:
+    """(a sheet, what is to be said about it). Raises InputError if there is none of the name."""
+    sheets = _load(path).worksheets
     names = [sheet.title for sheet in sheets]
-    visible = [sheet.title for sheet in sheets if sheet.sheet_state == "visible"] or names
-    book.close()
+    visible = [sheet for sheet in sheets if sheet.sheet_state == "visible"] or sheets
     if not names:
         raise InputError(f"{path}: a workbook without a sheet of cells.")
     if asked is not None and asked not in names and not (asked.isdecimal() and 0 < int(asked) <= len(names)):
         raise InputError(f"{path}: --sheet {asked}: no such sheet. There are: {some(names, 20)}.")
-    name = visible[0] if asked is None else asked if asked in names else names[int(asked) - 1]
-    others = [repr(other) for other in names if other != name]
-    return name, f"sheet {name!r}" + (f" (not {some(others)})" if others else "")
+    found = visible[0] if asked is None else sheets[names.index(asked) if asked in names else int(asked) - 1]
+    others = [repr(name) for name in names if name != found.title]
+    return found, f"sheet {found.title!r}" + (f" (not {some(others)})" if others else "")
 
 
 def _load(path: Path) -> Any:
@@ -104,24 +102,20 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path}: not a workbook that can be read ({told}); save it again, or as CSV."
 
 
-def _rows(path: Path, name: str) -> Iterator[tuple[int, Sequence[Any]]]:
+def _rows(path: Path, sheet: Any) -> Iterator[tuple[int, Sequence[Any]]]:
     """Yield (row number, cells as openpyxl has them) of a sheet, blank rows too."""
-    book = _load(path)
     try:
-        sheet = book[name]
         sheet.reset_dimensions()  # what a sheet says of its size may be wrong
         for number, cells in enumerate(sheet.iter_rows(), start=1):
             if number > MOST_ROWS:
                 raise InputError(
-                    f"{path}: more than {MOST_ROWS:,} rows in the sheet {name!r}; Excel has no more. Save it as CSV."
+                    f"{path}: more than {MOST_ROWS:,} rows in the sheet {sheet.title!r}; Excel has no more. Save it as CSV."
                 )
             yield number, cells
     except InputError:
         raise
     except Exception as error:
         raise InputError(_damaged(path, error)) from None
-    finally:
-        book.close()
 
 
 def _padded(rows: Iterator[tuple[int, Sequence[Any]]], width: int) -> Iterator[tuple[int, Sequence[Any]]]:

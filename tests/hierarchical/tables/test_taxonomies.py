@@ -109,12 +109,12 @@ def test_what_is_no_tree(read, content, name, says):
 
 
 def test_little_that_says_a_lot(read, monkeypatch):
-    monkeypatch.setattr(taxonomies, "MOST_NODES", 10_000)
+    monkeypatch.setattr(taxonomies, "MOST_NODES", 2_000)
     levels = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9) if i else 'x'}]" for i in range(12)]
     diamonds = "".join(f"{i}\ta{i}\tb{i}\na{i}\t{i + 1}\nb{i}\t{i + 1}\n" for i in range(40))
     began = time.process_time()
-    assert "more than 10,000 labels" in refused(read, "\n".join(levels), "a.yaml")
-    assert "more than 10,000 labels" in refused(read, diamonds, dag="copy")
+    assert "more than 2,000 labels" in refused(read, "\n".join(levels), "a.yaml")
+    assert "more than 2,000 labels" in refused(read, diamonds, dag="copy")
     assert time.process_time() - began < 5
 
 
@@ -130,7 +130,7 @@ def test_ends_of_paths():
     assert names.ending(("X", "C")) == [("B", "X", "C")] and names.ending(("Y",)) == []
 
 
-@pytest.mark.parametrize("levels", [100, 101, 50_000])
+@pytest.mark.parametrize("levels", [100, 101, 5_000])
 def test_a_tree_has_a_deepest_level(read, levels):
     chain = "".join(f"n{i}\tn{i + 1}\n" for i in range(levels - 1))
     if levels == 100:
