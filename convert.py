@@ -72,7 +72,8 @@ def parse_args(argv):
 
     columns = parser.add_argument_group("columns: names, numbers from 0, or meta.aspects.name in JSON")
     columns.add_argument("--text_column", nargs="+", help="joined by blanks; left out: text, content or the like")
-    columns.add_argument("--label_column", help="a label, or several; left out: label, labels or the like")
+    text = "a label, or several; left out: label, labels or the like"
+    columns.add_argument("--label_column", nargs="+", help=text)
     text = "a level each, blank cells end a path; again for a second path"
     columns.add_argument("--label_columns", nargs="+", action="append", help=text)
     columns.add_argument("--onehot_columns", nargs="+", help="a label each, 0 or 1 in their cells; names or patterns")
@@ -113,6 +114,11 @@ def check_arguments(parser, args):
         parser.error("argument --splits: the parts are given, so leave it out")
     if args.parts and "train" not in args.parts:
         parser.error("argument --train_input: needed, or --input for rows to be split")
+    if len(args.label_column or ()) > 1:
+        levels = f"--label_columns {' '.join(args.label_column)}"
+        own = " ".join(f"--label_columns {name}" for name in args.label_column)
+        parser.error(f"argument --label_column: one column; {levels} if they are levels, {own} if each holds a label")
+    args.label_column = args.label_column[0] if args.label_column else None
     if sum(map(bool, (args.label_column, args.label_columns, args.onehot_columns))) > 1:
         parser.error("argument --label_column: one of --label_column, --label_columns and --onehot_columns")
     if args.label_delimiter and (args.label_columns or args.onehot_columns):
@@ -251,12 +257,12 @@ def convert(args, logger):
     indices = folders.ClassIndices(tree)
     classes = [indices(one.paths) if key in used else () for key, one in enumerate(understood)]
     settled = {name: settle(rows, understood, classes, args, tally) for name, rows in parts.items()}
-    files = files_of_rows(args, settled, tree, tally)
     print_tables(parts, taxonomy, labelling)
     print_rows(islice((row for part in settled.values() for row in part.rows.items()), ROWS_SHOWN), tree)
-    print_labels([labels for name in SPLIT_NAMES for _, labels in files.get(name, ())], tree)
+    print_labels((labels for part in settled.values() for labels in part.rows.values()), tree)
     print_tally(tally)
     warn_of_labels(labelling, labels, logger)
+    files = files_of_rows(args, settled, tree, logger)
     folders.warn_of_unseen({name: files[name] for name in SPLIT_NAMES if name in files}, tree, logger)
     contents = folders.row_contents(files, tree, args.format)
     conflicts = [conflict for part in settled.values() for conflict in part.conflicts.items()]
@@ -305,7 +311,7 @@ def label_tree(args, taxonomy, known, label_path, labels):
     return folders.extended(known, tree.labels, args.add_labels, label_path, source, "correct them there")
 
 
-def files_of_rows(args, settled, tree, tally):
+def files_of_rows(args, settled, tree, logger):
     """{file name without suffix: rows}; a row is (text, class indices), None if not labelled."""
     parts = {name: list(part.rows.items()) for name, part in settled.items()}
     folders.require_no_comma(tree, (labels for rows in parts.values() for _, labels in rows), args.format)
@@ -317,7 +323,7 @@ def files_of_rows(args, settled, tree, tally):
         if not rows:
             raise InputError(f"{name}: no row with a label is left for it. Nothing was written.")
         if name != "train" and (known := sum(text in settled["train"].rows for text, _ in rows) if args.parts else 0):
-            tally.add(f"texts in {name} that train holds, too; scores will be too good", "", known)
+            logger.warning(f"texts in {name} that train holds, too; scores will be too good: {known}")
     *_, last = parts.values()
     parts["data"] = [(text, None) for text, _ in last]
     if unlabelled := [(text, None) for part in settled.values() for text in part.not_annotated]:

@@ -207,6 +207,12 @@ def test_what_was_understood(here, call):
     ]
 
 
+def test_what_was_understood_is_said_before_rows_turn_out_to_be_too_few(call):
+    write("a.csv", "text,label", "a,A", "b,B")
+    code, out, log = call("--input", "a.csv", "--save_dir", "out")
+    assert code == 2 and "dev would get none of the 2 annotated rows" in log and "  labels  A\n" in out
+
+
 def test_control_characters_do_not_reach_the_terminal(call):
     write("a.csv", "text,label", "\x1b[31ma,\x1b]0;A", "b,B")
     code, out, _ = call("--input", "a.csv", "--dry_run", "--splits", "1")
@@ -285,10 +291,10 @@ def test_names_are_matched_with_the_classes_that_are_kept(call):
 def test_parts_that_are_given(call):
     write("t.csv", "text,label", "a,A", "b,B", "b,B")
     write("d.csv", "text,label", "a,A", "c,B")
-    code, out, _ = call("--train_input", "t.csv", "--dev_input", "d.csv", "--save_dir", "out")
+    code, out, log = call("--train_input", "t.csv", "--dev_input", "d.csv", "--save_dir", "out")
     assert code == 0 and rows_of(folder="out") == {"a": "A", "b": "B"}
     assert rows_of("dev.txt", "out") == {"a": "A", "c": "B"} and Path("out/data.txt").read_text() == "a\nc\n"
-    assert "1  texts in dev that train holds, too; scores will be too good" in out
+    assert "texts in dev that train holds, too; scores will be too good: 1" in log
     assert "1  rows that repeat a text and say nothing else, left out" in out
     write("e.csv", "text,label", "x,")
     code, _, log = call("--train_input", "t.csv", "--dev_input", "e.csv", "--save_dir", "new")
@@ -320,12 +326,15 @@ def test_parts_that_are_given(call):
         (["--input", "a.csv", "--save_dir", "x", "--text_column", "txt"], "--text_column txt: no such column. It has: 0 text, 1 label"),
         (["--input", "a.csv", "--save_dir", "x", "--onehot_columns", "label"], "a.csv:2: the column 'label' holds 'A', where 0 or 1"),
         (["--input", "b.csv", "--save_dir", "x"], "--text_column names the column of the texts. It has: 0 x, 1 y"),
+        (["--input", "c.csv", "--save_dir", "x"], "--text_column names the column of the texts. It has: 0 (编号), 1 (投诉), 2 (类)"),
+        (["--input", "a.csv", "--label_column", "b", "c"], "--label_columns b c if they are levels, --label_columns b --label_columns c if each holds"),
         (["--input", "head.csv", "--save_dir", "x"], "head.csv: no row in it"),
     ],
 )  # fmt: skip
 def test_wrong_flags(call, flags, says):
     write("a.csv", "text,label", "a,A")
     write("b.csv", "x,y", "a,A")
+    write("c.csv", "编号,投诉,类", "1,慢,A", "2,坏,B")
     write("head.csv", "text,label")
     if "b.csv" in flags:
         flags = [*flags, "--label_column", "y"]

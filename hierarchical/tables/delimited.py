@@ -37,7 +37,7 @@ def open_delimited(text: TextFile, dialect: Dialect, wanted: Sequence[str]) -> T
     rows = list(islice(records(islice(head, skipped, None), delimiter, bool(quoted), None), HEADER_WITHIN))
     above, columns = find_header([cells for _, cells in rows], dialect, wanted, text.path)
     begin = rows[above - 1][0] + skipped if above else skipped  # line of the header
-    width = len(columns)
+    width, first = len(columns), next(cells for _, cells in rows if any(cells))
     if width > MOST_COLUMNS:
         raise InputError(f"{text.path}: a table of {width:,} columns; {MOST_COLUMNS:,} are read at most.")
 
@@ -49,7 +49,7 @@ def open_delimited(text: TextFile, dialect: Dialect, wanted: Sequence[str]) -> T
     kind = f"cells separated by {NAMES.get(delimiter, repr(delimiter))}" if delimiter else "one column"
     header = f"header in line {begin}" if above else "no header"
     quotes = ", quotes are part of the text" if quoted is False and len(delimiter) == 1 else ""
-    return Table(text.path, f"{kind}, {header}, {text.said}{quotes}", columns, read)
+    return Table(text.path, f"{kind}, {header}, {text.said}{quotes}", columns, read, () if above else first)
 
 
 def records(lines: Iterable[str], delimiter: str, quoted: bool, to: tuple[Path, int, Problems] | None) -> Rows:

@@ -70,7 +70,8 @@ def open_sheet(path: Path, dialect: Dialect, wanted: Sequence[str]) -> Table:
                 yield line, tuple(None if cell is None else plain(cell.value) for cell in cells)
 
     header = f"header in row {rows[above - 1][0]}" if above else "no header"
-    return Table(path, f"Excel, {which}, {header}", columns, read)
+    first = () if above else [cell.value for cell in rows[0][1]]
+    return Table(path, f"Excel, {which}, {header}", columns, read, first)
 
 
 def _find_sheet(path: Path, asked: str | None) -> tuple[Any, str]:
@@ -109,7 +110,7 @@ def _rows(path: Path, sheet: Any) -> Iterator[tuple[int, Sequence[Any]]]:
         for number, cells in enumerate(sheet.iter_rows(), start=1):
             if number > MOST_ROWS:
                 raise InputError(
-                    f"{path}: more than {MOST_ROWS:,} rows in the sheet {sheet.title!r}; Excel has no more. Save it as CSV."
+                    f"{path}: more than {MOST_ROWS:,} rows in {sheet.title!r}; Excel has no more. Save it as CSV."
                 )
             yield number, cells
     except InputError:

@@ -7,10 +7,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hierarchical.console import shown
 from hierarchical.errors import InputError, Problems, some
 from hierarchical.formats import LABEL_WORDS, TEXT_WORDS
 
 HEAD = 200  # lines or records at the beginning that tell what a table is like
+IN_LIST = 20  # characters of a cell that is shown in place of a column's name
 HEADER_WITHIN = 20  # rows among which the header is looked for
 MOST_COLUMNS = 16_384  # as in a spreadsheet
 HEADER_WORDS = {*TEXT_WORDS, *LABEL_WORDS, *"id index class category title body target review comment".split()}
@@ -46,12 +48,14 @@ class Table(NamedTuple):
     said     what it was found to be
     columns  names, or numbers as text where the table has no header
     read     (column numbers, Tally, Problems) -> an iterator of (line, tuple of the cells in these columns)
+    first    the first row of a table without a header
     """
 
     path: Path
     said: str
     columns: list[str]
     read: Callable[[Sequence[int], Tally, Problems], Iterator[tuple[int, tuple]]]
+    first: Sequence[Any] = ()
 
     def find(self, name: str, flag: str) -> list[int]:
         """The numbers of the columns of this name; else of this number, or of this name in another case.
@@ -68,8 +72,11 @@ class Table(NamedTuple):
         raise InputError(f"{self.path}: {flag} {name}: no such column. It has: {self.listed()}. ({self.said})")
 
     def listed(self) -> str:
-        """The columns, with their numbers, for a message."""
-        return some([f"{i} {column}" if column != str(i) else column for i, column in enumerate(self.columns)], 30)
+        """The columns, with their numbers, for a message; without a header, with what the first row has there."""
+        names = [column if column != str(i) else "" for i, column in enumerate(self.columns)]
+        for i, cell in enumerate(self.first):
+            names[i] = f"({shown(_text(cell), IN_LIST)})"
+        return some([f"{i} {name}".strip() for i, name in enumerate(names)], 30)
 
 
 def select(

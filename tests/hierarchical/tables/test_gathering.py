@@ -32,7 +32,7 @@ def test_usual_names(rows):
     assert found.tables[0][1] == "text: Content; labels: 标签, label" and found.labelled
     found, keys, _ = rows(Columns(), a_txt="a\tA\nb\n")
     assert found.texts == ["a", "b"] and keys == [("A",), ("",)]
-    with pytest.raises(InputError, match="--text_column names the column of the texts. It has: 0, 1, 2"):
+    with pytest.raises(InputError, match="--text_column names the column of the texts. It has: 0 .a., 1 .A., 2 .x."):
         rows(Columns(), a_txt="a\tA\tx\nb\tB\ty\n")
     assert not rows(Columns(["id"], None), a_csv="id,x\n1,2\n")[0].labelled
 

@@ -1,6 +1,7 @@
 """spreadsheets.py: workbooks and Parquet files; damaged and hostile ones end in a message, soon and in little memory."""
 
 import random
+import re
 import time
 import zipfile
 
@@ -70,6 +71,33 @@ def test_a_sheet(book):
     assert rows == [(4, ("1", "文")), (5, (None, None)), (6, ("3", "True"))]
 
 
+def shared(path, *texts):
+    """The workbook with its texts in a table of their own, as Excel writes them."""
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    items = "".join(f"<si>{text}</si>" for text in texts)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
+    parts[STRINGS] = f'<sst xmlns="{main}">{items}</sst>'
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    override = f'<Override PartName="/{STRINGS}" ContentType="{kind}"/>'
+    parts["[Content_Types].xml"] = parts["[Content_Types].xml"].replace("</Types>", f"{override}</Types>")
+    for number in range(len(texts)):
+        old = re.search(r't="inlineStr"><is><t>.*?</t></is>', parts[SHEET])[0]
+        parts[SHEET] = parts[SHEET].replace(old, f't="s"><v>{number}</v>', 1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_texts_that_are_shared(book):
+    rich = '<r><rPr><b/></rPr><t>rich</t></r><r><t> text</t></r><rPh sb="0" eb="1"><t>not this</t></rPh>'
+    path = shared(book(["text"], ["a"], ["b"]), "<t>text</t>", "<t>一</t>", rich)
+    assert read(path)[1] == [(2, ("一",)), (3, ("rich text",))]
+    assert "not a workbook that can be read" in refused(edited(path, SHEET, b"<v>1</v>", b"<v>99999</v>"))
+    assert "not a workbook that can be read" in refused(edited(path, STRINGS, b"</sst>", b""))
+
+
 def test_sheets(book):
     path = book(["text"], ["a"], Second=[["text"], ["b"]])
     table, rows = read(path)
@@ -133,7 +161,7 @@ def test_a_size_that_is_not_so_is_not_believed(book):
 def test_rows_beyond_the_last(book, monkeypatch):
     monkeypatch.setattr(spreadsheets, "MOST_ROWS", 1000)
     path = edited(book(["text"], ["a"], ["b"]), SHEET, b'<row r="3"', b'<row r="1000000000"')
-    assert "more than 1,000 rows in the sheet 'Sheet'; Excel has no more" in refused(path)
+    assert "more than 1,000 rows in 'Sheet'; Excel has no more" in refused(path)
 
 
 def test_zip_bombs_are_not_unpacked(tmp_path, monkeypatch):
