@@ -38,6 +38,7 @@ from utils import (
     require_directory,
     require_file,
     run,
+    shown,
 )
 
 CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is worth a thought
@@ -291,7 +292,9 @@ def main(argv=None):
 
     for split in splits:
         if split.unknown:
-            commonest = ", ".join(f"{token[:20]} {count:,}" for token, count in split.unknown.most_common(COMMONEST))
+            commonest = ", ".join(
+                f"{shown(token, 20)} {count:,}" for token, count in split.unknown.most_common(COMMONEST)
+            )
             print(f"\nTokens in {split.name} that the model does not know: {split.unknown.total():,}: {commonest}")
 
     for number, (what, count, examples) in enumerate(found, start=1):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
-from hierarchical.console import FLAT, ON_PAGE, get_logger, progress_bar, quiet, shown
+from hierarchical.console import FLAT, ON_PAGE, ORDERS, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
 from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
@@ -138,7 +138,7 @@ def run(main):
 
 
 def _complain(message):
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {message}".translate(ORDERS), file=sys.stderr, flush=True)
     return 2
 
 

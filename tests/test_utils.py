@@ -33,6 +33,7 @@ def ended(code, **options):
     [
         ("pass", 0, ""),
         ("raise utils.InputError('文件: 坏了')", 2, "error: 文件: 坏了"),
+        ("raise utils.InputError('a\\x1b[31m\\nb')", 2, "error: a [31m\nb"),
         ("open('no/such/file')", 2, "error: no/such/file: No such file or directory"),
         ("raise OSError(errno.ENOSPC, 'No space left on device')", 2, "free disk space"),
         ("raise MemoryError()", 2, "error: out of memory: lower --batch_size"),

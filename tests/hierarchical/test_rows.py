@@ -118,7 +118,7 @@ def test_a_line_of_a_megabyte(tmp_path):
         ("文\t体育; 财经", "ASCII comma"),
         ("文\t体育,", "empty label"),
         ("文\t体育,,财经", "empty label"),
-        ("文\t", "empty label"),
+        ("文\t", "no label: a row is"),
         ("\t体育", "text is empty"),
         (" \t体育", "text is empty"),
         ("文\t体育\t财经", "2 TABs"),
