@@ -8,7 +8,8 @@ Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or JSON or CSV,
 Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
         recall_result_dir/recall_result_file.settings/{label.txt, decision.json}   what evaluate.py scores them with
 
-TABs and line ends within a text are written as blanks, and of a long one the beginning, since each line has it. A text that nothing is near has one line, without a label.
+TABs and line ends within a text are written as blanks, and of a long one the beginning, since every line has it. A text
+that nothing is near has one line, without a label.
 """
 
 import sys

@@ -214,8 +214,8 @@ def test_every_later_step_knows_them(trained, tmp_path, printed):
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines()]
     found = [[row["probabilities"][label] for label in checkpoint.tree.labels] for row in rows]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    flags = ["--dataset_dir", str(data), "--output_dir", str(tmp_path / "prune"), "--width_mult_list", "1/2"]
-    prune.main([*path, *flags, "--num_train_epochs", "1"])
+    flags = ["--params_dir", str(folder), "--dataset_dir", str(data), "--output_dir", str(tmp_path / "prune")]
+    prune.main([*flags, "--device", "cpu", "--num_train_epochs", "1", "--width_mult_list", "1/2"])
     width = next((tmp_path / "prune").glob("width_mult_*"))
     assert Predictor(width, kind="checkpoint").tokenizer.encode(texts) == checkpoint.tokenizer.encode(texts)
     assert Predictor(width, kind="checkpoint").config["vocab_size"] == count + 2

@@ -171,7 +171,7 @@ def test_a_killed_recall_leaves_no_result_with_the_settings_of_another(trained, 
         return [path.read_bytes() if path.exists() else None for path in (
             folder / "recall_result_file.txt", place / "label.txt", place / "decision.json")]  # fmt: skip
 
-    allowed, found, operations = (content(old), content(new)), [], 99
+    allowed, found = (content(old), content(new)), []
     assert allowed[0][:2] != allowed[1][:2]
     for at in range(1, 99):
         there = shutil.copytree(old, tmp_path / str(at))
