@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.encoders import open_tokenizer
 from hierarchical.formats import existing, format_of
 from utils import (
     SHOWN,
@@ -75,9 +76,7 @@ def token_counter(args):
         return estimate
     if not Path(args.model_name).is_dir():
         raise InputError(f"--model_name {args.model_name}: no such directory; without it, tokens are estimated.")
-    from hierarchical.tokenizer import load_tokenizer
-
-    return load_tokenizer(args.model_name, args.max_seq_length).count
+    return open_tokenizer(args.model_name, args.max_seq_length).count
 
 
 # ---- one pass over a file --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import MODEL_NAMES, family_of, model_directory, require_model
+from hierarchical.encoders import MODEL_NAMES, family_of, open_tokenizer, require_model
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -35,7 +35,6 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
-from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -253,7 +252,7 @@ def train_and_save(args, rank, world, logger):
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     if args.add_tokens and Path(args.model_name).is_dir():  # one by its name may have to be downloaded first
-        read_added_tokens(args.add_tokens, load_tokenizer(model_directory(args.model_name), args.max_seq_length))
+        read_added_tokens(args.add_tokens, open_tokenizer(args.model_name, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
     if args.warmup_steps and not args.warmup:
         args.warmup = True

@@ -16,6 +16,8 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import hierarchical
 import train
@@ -403,9 +405,33 @@ def test_a_resumed_run_keeps_its_tokenizer(run_train, rows_dir, tmp_path, capsys
     flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--model_name", model, "--epochs")
     run_train(*flags, 1)
     run_train(*flags, 2, "--resume")
+    assert "0.9.0" not in capsys.readouterr().err
     lines = (model / "vocab.txt").read_text("utf-8").splitlines()
     (model / "vocab.txt").write_text("\n".join([*lines[:50], *lines[:49:-1]]), "utf-8")
     assert "--resume: the run began with another vocab.txt" in fails(run_train, capsys, *flags, 3, "--resume")
+
+
+@pytest.mark.slow
+def test_a_run_of_the_version_before_identities_is_continued(run_train, rows_dir, tmp_path, capsys):
+    """Its checkpoint has no metadata, and its state does not say which tokenizer it had: that is told."""
+    flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs")
+    run_train(*flags, 1)
+    state = tmp_path / "c" / "state.safetensors"
+    without_identity(tmp_path / "c")
+    with safe_open(state, "np") as file:
+        progress = json.loads(file.metadata()["progress"])
+    for name in ("tokenizer", "add_tokens"):
+        del progress["fingerprint"][name]
+    save_file(arrays(state), state, {"progress": json.dumps(progress)})
+    capsys.readouterr()
+    run_train(*flags, 2, "--resume")
+    told = "state.safetensors is of version 0.9.0, which did not note the tokenizer: going on with that of --model_name"
+    assert told in capsys.readouterr().err
+    with safe_open(state, "np") as file:
+        assert json.loads(file.metadata()["progress"])["fingerprint"].keys() >= {"tokenizer", "add_tokens"}
+    (tmp_path / "tokens.txt").write_text("🙂\n", "utf-8")
+    error = fails(run_train, capsys, *flags, 3, "--resume", "--add_tokens", tmp_path / "tokens.txt")
+    assert "add_tokens: None then" in error
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------

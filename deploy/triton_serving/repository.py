@@ -25,7 +25,7 @@ AGAIN = "Make it again: make_repository.py --overwrite."
 
 @contextmanager
 def new_models(output):
-    """An empty folder; the four models that are there at the end take their places in `output`, or after a failure none.
+    """An empty folder; the four models in it at the end take their places in `output`, or after a failure none.
 
     Without seqcls nobody is answered, so it goes first and comes last: a process that is killed, at any moment, leaves
     the old four, the new four, or a repository without it.
