@@ -11,7 +11,7 @@ Writes  output/tokenizer/            texts -> token ids
 
 Each model has its config.pbtxt and one version, 1/. Names and sizes come from the exported model. The repository stands
 alone: the server needs neither this project nor the export, only numpy in its Python (ERNIE-M: sentencepiece too). The
-four replace older ones together, see repository.py.
+four replace older ones together, see deploy/parts.py.
 """
 
 import json
@@ -22,7 +22,8 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import hierarchical
-from deploy.triton_serving.repository import MODELS, SET, digest_of, new_models
+from deploy.parts import new_parts
+from deploy.triton_serving.repository import MODELS, SET, digest_of
 from hierarchical.checkpoints import Checkpoint, write_settings
 from hierarchical.engines import PRECISIONS, OnnxModel, contains, model_path
 from hierarchical.predictor import Predictor
@@ -221,7 +222,7 @@ def main(argv=None):
     require_place(args)
     predictor = find_model(args)
     decision = decision_from_arguments(args, predictor.decision)
-    with new_models(args.output) as folder:
+    with new_parts(args.output, MODELS) as folder:
         write_repository(folder, args, predictor, decision)
     logger.info(
         f"{args.output}: {predictor.file.name} with {len(predictor.tree)} labels for the {args.backend} back end; "

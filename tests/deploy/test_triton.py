@@ -203,6 +203,7 @@ def test_the_graph_has_the_tensors_of_its_config(make, precision):
             assert types[shapes[tensor.name].elem_type] == tensor.data_type
             assert not batch.HasField("dim_value"), "any number of texts"
             assert [size.dim_value or -1 for size in sizes] == list(tensor.dims)
+    assert config.parameters.pop("made_of").string_value
     assert {key: value.string_value for key, value in config.parameters.items()} == {"intra_op_thread_count": "1"}
 
 

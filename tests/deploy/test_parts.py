@@ -1,11 +1,12 @@
-"""deploy/triton_serving/repository.py: four models are replaced together, whatever fails, and whenever."""
+"""deploy/parts.py: the four models of Triton, for one, are replaced together, whatever fails, and whenever."""
 
 import os
 
 import pytest
 from filelock import FileLock
 
-from deploy.triton_serving.repository import MODELS, new_models
+from deploy.parts import new_parts
+from deploy.triton_serving.repository import MODELS
 from hierarchical.sets import LOCK
 from tests.hierarchical.faults import Faults
 from utils import InputError
@@ -19,7 +20,7 @@ def write(folder, content):
 
 
 def replace(output, content="new"):
-    with new_models(output) as folder:
+    with new_parts(output, MODELS) as folder:
         write(folder, content)
 
 
@@ -100,7 +101,7 @@ def test_a_second_run_is_refused(repository):
 
 
 def test_a_new_folder_and_a_failure_in_it(tmp_path):
-    with pytest.raises(InputError), new_models(tmp_path / "models") as folder:
+    with pytest.raises(InputError), new_parts(tmp_path / "models", MODELS) as folder:
         write(folder, "new")
         raise InputError("no such thing")
     assert read(tmp_path / "models") == {} and [path.name for path in tmp_path.iterdir()] == ["models"]
