@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import hierarchical
@@ -107,6 +108,8 @@ VALUE = re.compile(r"^(--?[A-Za-z]\w*=)?(?=-(?!$|-?[A-Za-z]))")  # alone or afte
 
 def run(main):
     """Call a script's `main()`, turning what the user can mend into a message and exit code 2, without a traceback."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what the libraries tell their users, to ours
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows its number instead
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
