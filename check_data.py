@@ -296,6 +296,9 @@ def main(argv=None):
             )
             print(f"\nTokens in {split.name} that the model does not know: {split.unknown.total():,}: {commonest}")
 
+    if any(split.unknown for split in splits):
+        print("Those that matter can be added: train.py --add_tokens FILE, with one on each line")
+
     for number, (what, count, examples) in enumerate(found, start=1):
         print(f"\nWarning {number}. {what}: {count:,}")
         more = [f"... and {count - SHOWN:,} more"] if count > len(examples) > 0 else []

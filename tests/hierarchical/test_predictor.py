@@ -614,7 +614,9 @@ for answer in predictor.predict(json.loads(sys.argv[2]), decoding="closure", max
 
 
 @pytest.mark.slow
-def test_the_warnings_of_the_program_that_calls_it_are_heard_and_the_libraries_own_are_not(tiny_checkpoint, tiny_export):
+def test_the_warnings_of_the_program_that_calls_it_are_heard_and_the_libraries_own_are_not(
+    tiny_checkpoint, tiny_export
+):
     code = """
 import sys, warnings
 from hierarchical import Predictor
