@@ -1,7 +1,7 @@
 """What computes the outputs of an exported model: ONNX Runtime, or Paddle Inference. Neither needs the checkpoint.
 
-An engine is a function from padded token ids int64 [n, T] to outputs float32 [n, width]; run_batches of batches.py calls
-it. Needs onnxruntime and numpy; paddle only for the engine of that name.
+An engine is a function from padded token ids int64 [n, T] to outputs float32 [n, width], for batches.run_batches. Needs
+onnxruntime and numpy; paddle only for the engine of that name.
 """
 
 import json

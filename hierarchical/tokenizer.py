@@ -99,7 +99,7 @@ class Tokenizer(ABC):
         if isinstance(known, int) and count > known:
             raise InputError(
                 f"{self.directory / 'vocab.txt'}: {count} tokens, but the model knows {known} (vocab_size in "
-                f"config.json). A line that is added is no new token: put the original back, and see train.py --add_tokens"
+                f"config.json). A line that is added is no new token: put the original back, see train.py --add_tokens"
             )
 
     def encode(self, texts: list[str]) -> list[list[int]]:

@@ -147,6 +147,7 @@ def test_the_dev_loss_is_the_one_that_is_trained(run_train, rows_dir, tmp_path, 
     assert zlpr > 1.5 * bce  # they are not to be mixed up
 
 
+@pytest.mark.slow
 def test_zero_f1_is_saved_and_explained(run_train, rows_dir, tmp_path, capsys):
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--threshold", 1)
     assert (tmp_path / "c" / "model.safetensors").exists()
@@ -172,6 +173,7 @@ def test_tuned_thresholds_are_stored_with_the_model(run_train, rows_dir, tmp_pat
     assert "Thresholds tuned on dev (per_label)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_dir, tmp_path, capsys):
     flags = ("--epochs", 1, "--warmup_steps", 3, "--device", "gpu", "--amp")
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
@@ -270,6 +272,7 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
     assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tmp_path, monkeypatch):
     evaluate, before = train.evaluate, signal.getsignal(signal.SIGTERM)
 
@@ -308,6 +311,7 @@ def test_resume_refuses_another_run_and_a_damaged_state(run_train, rows_dir, tmp
     assert "not a readable state" in fails(run_train, capsys, *flags[:-1], 3, "--resume")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_best(run_train, rows_dir, tmp_path, capsys, monkeypatch):
     save = tmp_path / "c"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1)
@@ -383,6 +387,7 @@ def test_a_run_into_an_export_is_refused(run_train, rows_dir, tmp_path, capsys):
     assert not (tmp_path / "train.log").exists()
 
 
+@pytest.mark.slow
 def test_the_state_of_an_earlier_run_goes_with_its_model(run_train, rows_dir, tmp_path, monkeypatch, capsys):
     """Killed between the first model of a run and its state, the run before cannot go on beside that model."""
     save, flags = tmp_path / "c", ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1)

@@ -117,6 +117,7 @@ def test_words_for_devices():
     assert utils.engine_device_word("cuda:1") == "gpu:1"
 
 
+@pytest.mark.slow
 def test_who_has_the_flag():
     """Flags of other scripts would know other words."""
     wanted = re.compile(r'add_argument\(\s*"--device",(?! type=(?:engine_)?device_word)')

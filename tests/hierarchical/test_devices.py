@@ -158,7 +158,7 @@ def test_a_number_that_is_too_high(paddle, monkeypatch):
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(paddle, "set_device", lambda device: int(device))
-    with pytest.raises(InputError, match="^--device gpu:7: "):
+    with pytest.raises(InputError, match="^device gpu:7: "):
         set_device("gpu:7")
 
 

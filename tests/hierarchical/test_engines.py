@@ -229,7 +229,7 @@ def test_a_fault_of_ours_keeps_its_type(tiny_export, monkeypatch):
     ("said", "visible", "told"),
     [
         ("CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; h", "", "no GPU can be seen .* is '': only"),
-        ("CUDA failure 101: invalid device ordinal ; GPU=7 ; hostname=box", None, "there is no gpu:7 .*--device_id"),
+        ("CUDA failure 101: invalid device ordinal ; GPU=7 ; hostname=box", None, "there is no gpu:7 .*nvidia-smi -L"),
         ("CUDA failure 2: out of memory ; GPU=0 ; hostname=box", None, "out of memory on gpu:7"),
     ],
 )

@@ -49,6 +49,7 @@ def test_dropout_is_on_again_after_an_evaluation(trained, monkeypatch, tmp_path)
     assert seen == [True]
 
 
+@pytest.mark.slow
 def test_resume_repeats_the_uninterrupted_run(trained, monkeypatch, tmp_path, capsys):
     data, whole = trained
 
