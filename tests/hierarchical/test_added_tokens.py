@@ -55,6 +55,9 @@ def test_ids_follow_those_there_are(grow):
     assert list(after.vocab) == [*VOCAB, "区块链", "🙂", "tab", "T恤", "👍🏽", "e-a"]
     text = "国区块链🙂 Tab tabb T恤👍🏽👍 e-a a[SEP]"
     assert after.encode([text]) == [[1, 8, 17, 18, 19, 19, 11, 20, 21, 4, 22, 12, 2, 2]]
+    parts = [text[start:end] for start, end in after.spans(text)[1:-1]]
+    assert parts == ["国", "区块链", "🙂", "Tab", "tab", "b", "T恤", "👍🏽", "👍", "e-a", "a", "[SEP]"]
+    assert after.count("国🙂👍") == (5, ["👍"])
     assert before.encode(["国a-b"]) == after.encode(["国a-b"])
 
 
