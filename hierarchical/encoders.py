@@ -19,6 +19,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import require_file
 from hierarchical.identity import require_encoder
 from hierarchical.sets import in_force
+from hierarchical.tokenizer import Tokenizer, load_tokenizer
 from hierarchical.weights import PICKLED_WEIGHTS
 
 MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
@@ -180,6 +181,15 @@ def require_model(name: str) -> None:
         raise InputError(
             f"--model_name {name}: neither a local directory nor a known name. Known: {', '.join(MODEL_NAMES)}."
         )
+
+
+def open_tokenizer(directory: str | Path, max_seq_length: int) -> Tokenizer:
+    """The tokenizer of a model directory, whose files must belong together, as far as they are there."""
+    require_encoder(directory)
+    tokenizer = load_tokenizer(in_force(directory), max_seq_length)
+    if (in_force(directory) / "config.json").exists():
+        tokenizer.require_known(read_config(in_force(directory)))
+    return tokenizer
 
 
 def model_directory(name: str) -> Path:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierarchical.batches import length_sorted_batches, pad, row_windows
+from hierarchical.batches import pad, row_windows, run_batches
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
+from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
-from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def library_config(config: dict) -> Any:
     """The library's configuration object for a dict of `encoders.read_config`."""
-    return FAMILIES[config["model_type"]].library_class("Config").from_dict(dict(config))
+    with without_warnings():
+        return FAMILIES[config["model_type"]].library_class("Config").from_dict(dict(config))
 
 
 def build_model(config: Any) -> Any:
@@ -34,7 +35,8 @@ def build_model(config: Any) -> Any:
     be hidden_size. The library knows no such thing, so its linear layers are replaced here.
     """
     family, head_dim = FAMILIES[config.model_type], getattr(config, "head_dim", None)
-    network = family.library_class("ForSequenceClassification")
+    with without_warnings():
+        network = family.library_class("ForSequenceClassification")
     if head_dim is None:
         return network(config)
     heads = config.num_attention_heads
@@ -86,14 +88,11 @@ def _outputs(
 
     was_training = model.training
     model.eval()
-    outputs = np.zeros((len(ids), width), np.float32)
     with paddle.no_grad():
-        for batch in length_sorted_batches([len(row) for row in ids], batch_size):
-            outputs[batch] = forward(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
-            if not np.isfinite(outputs[batch]).all():
-                raise InputError("the model's outputs are not finite: its training diverged; use a lower learning rate")
-            if progress:
-                progress(len(batch))
+        outputs = run_batches(
+            lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),
+            ids, pad_id, width, batch_size, progress=progress,
+        )  # fmt: skip
     if was_training:
         model.train()
     return outputs

@@ -11,7 +11,7 @@ from typing import Any
 import hierarchical
 from hierarchical.console import get_logger
 from hierarchical.devices import installed, launched_processes
-from hierarchical.encoders import encoder_config, model_directory
+from hierarchical.encoders import encoder_config, model_directory, open_tokenizer
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write
 from hierarchical.identity import RECORD, digests
@@ -19,7 +19,7 @@ from hierarchical.labels import LabelTree
 from hierarchical.modeling import library_config
 from hierarchical.rows import Rows
 from hierarchical.sets import in_force, only_writer
-from hierarchical.tokenizer import FILES, Tokenizer, load_tokenizer
+from hierarchical.tokenizer import FILES, Tokenizer
 from hierarchical.training import STATE, Progress, read_state
 from hierarchical.weights import find_weights, load_weights, read_identity, refuse_foreign_weights
 
@@ -70,6 +70,10 @@ def start_or_resume(
     progress, arrays = Progress(), None
     if resume:
         progress, arrays = read_state(save_dir / STATE, fingerprint, flag)
+        if "tokenizer" not in progress.fingerprint:
+            logger.info(
+                f"{STATE} is of version 0.9.0, which did not note the tokenizer: going on with that of --model_name"
+            )
     elif (save_dir / STATE).exists():
         logger.warning(f"{save_dir} holds an earlier run, which this one replaces; {flag} would have continued it")
     noted = {name: value for name, value in progress.fingerprint.items() if name == "tokenizer"}
@@ -85,9 +89,7 @@ def earlier_state(resumed: bool, progress: Progress) -> list[str]:
 def open_model(model_name: str, max_seq_length: int) -> tuple[Path, Tokenizer, Any]:
     """(directory, tokenizer, library configuration) of --model_name, whose texts may have --max_seq_length tokens."""
     source = model_directory(model_name)
-    tokenizer, config = load_tokenizer(source, max_seq_length), encoder_config(source)
-    tokenizer.require_known(config)
-    config = library_config(config)
+    tokenizer, config = open_tokenizer(source, max_seq_length), library_config(encoder_config(source))
     if max_seq_length > (limit := config.max_position_embeddings):
         raise InputError(f"--max_seq_length {max_seq_length}: {model_name} reads at most {limit} tokens.")
     return source, tokenizer, config

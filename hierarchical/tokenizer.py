@@ -7,7 +7,8 @@ Reads  vocab.txt, tokenizer_config.json, special_tokens_map.json (if there), sen
 Writes nothing, except `save(directory)`, which copies those files
 
 The ids are exactly those of PaddleNLP's Python tokenizers; its Rust ones differ on symbols, rare blanks and newer
-characters. Once a text is cut into words, a word's ids depend on that word only, so each word is worked out once and
+characters. (But for special tokens that begin or end with a letter, which train.py --add_tokens can make: PaddleNLP finds
+them within words, too.) Once a text is cut into words, a word's ids depend on that word only, so each word is worked out once and
 then remembered: on one thread this outruns the Rust ones, and there are no threads to lose in a fork.
 """
 
@@ -26,6 +27,7 @@ from hierarchical.files import atomic_write
 
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
+LETTER = "[0-9A-Za-z\u00c0-\u024f\u0370-\u052f]"  # of the scripts that put blanks between words, and digits
 REMEMBERED = 200_000  # words, tens of MB; what comes after that is worked out each time
 CJK = [(0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0x2F800, 0x2FA1F)]
 OTHER_SYMBOLS = "\u00b2\u00b5\u00ba\u00d8\u014b\u01b1\u3007"  # ² µ º Ø ŋ Ʊ 〇: letters and digits to Unicode
@@ -39,7 +41,11 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> "Tokenizer":
     if max_seq_length < 3:
         raise InputError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")
     directory = Path(model_dir)
-    files = read_files(directory)
+    return tokenizer_of(read_files(directory), directory, max_seq_length)
+
+
+def tokenizer_of(files: dict[str, bytes], directory: Path, max_seq_length: int) -> "Tokenizer":
+    """The tokenizer of these contents of `read_files`, which messages place in the directory."""
     path = directory / "tokenizer_config.json"
     config = _read_json(path, files)
     name = str(config.get("tokenizer_class") or config.get("init_class")).removesuffix("Fast")
@@ -84,7 +90,7 @@ class Tokenizer(ABC):
             remedy = "not supported, use a model whose vocab.txt holds all of its tokens"
             raise InputError(f"{directory}: tokens were added to the vocabulary ({', '.join(sorted(added))}): {remedy}")
         longest_first = sorted(specials, key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._special = re.compile("(" + "|".join(map(_apart, longest_first)) + ")")
         self._longest_special = len(longest_first[0])
         self._ids_of = _Remembered(self._word_ids, {name: (self.vocab[name],) for name in specials})
 
@@ -94,7 +100,7 @@ class Tokenizer(ABC):
         if isinstance(known, int) and count > known:
             raise InputError(
                 f"{self.directory / 'vocab.txt'}: {count} tokens, but the model knows {known} (vocab_size in "
-                f"config.json). A line that is added gives it no new token: {COPY}"
+                f"config.json). A line that is added is no new token: put the original back, see train.py --add_tokens"
             )
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -102,9 +108,13 @@ class Tokenizer(ABC):
         room = self.max_seq_length - 2
         return [[self.cls_id, *self._first_ids(text, room)[:room], self.sep_id] for text in texts]
 
+    def encode_whole(self, text: str) -> list[int]:
+        """The ids of a text, however many, without [CLS] and [SEP]."""
+        return self._ids(self._words(text))
+
     def lengths(self, texts: list[str]) -> list[int]:
         """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
-        return [len(self._ids(self._words(text))) + 2 for text in texts]
+        return [len(self.encode_whole(text)) + 2 for text in texts]
 
     def count(self, text: str) -> tuple[int, list[str]]:
         """(how many ids a whole text has, as `lengths` says, its parts that the vocabulary lacks, as they are read)."""
@@ -135,6 +145,17 @@ class Tokenizer(ABC):
                     first, last = sources[start][0], sources[end - 1][1]
                     found.append((position + first, position + last))
         return [(0, 0), *found[: self.max_seq_length - 2], (0, 0)]
+
+    def is_special(self, text: str) -> bool:
+        """Whether this is the name of a special token, such as "[SEP]"."""
+        return self._special.fullmatch(text) is not None
+
+    def as_one_word(self, text: str) -> str | None:
+        """The line of vocab.txt that would make one token of this text, "" for one that is read as nothing.
+
+        None if there is no such line, since the text is cut before it is looked for there.
+        """
+        return None
 
     def save(self, directory: str | Path) -> None:
         """Writes the files this tokenizer was read from, so that `directory` serves without the model's."""
@@ -204,6 +225,10 @@ class ErnieTokenizer(Tokenizer):
                 return ids
             size *= 4
         return super()._first_ids(text, count)
+
+    def as_one_word(self, text: str) -> str | None:
+        words = self._split(text)
+        return "".join(words) if len(words) < 2 else None
 
     def _split(self, text: str) -> list[str]:
         return self._normalize(text).split()
@@ -356,6 +381,14 @@ def _read_vocab(path: Path, files: dict[str, bytes]) -> dict[str, int]:
         return {line.rstrip("\n"): i for i, line in enumerate(lines)}
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}): {COPY}") from None
+
+
+def _apart(token: str) -> str:
+    """The pattern of a special token; one that begins or ends with a letter does not stand within a word."""
+    begins, ends = (
+        f"(?{side}{LETTER})" if re.match(LETTER, char) else "" for side, char in zip(("<!", "!"), (token[0], token[-1]))
+    )
+    return begins + re.escape(token) + ends
 
 
 def _content(token: str | dict | None) -> str:
