@@ -33,6 +33,7 @@ KINDS = {
 }
 
 UNKNOWN = "ITS_ENCODING"
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -97,6 +98,17 @@ def require_file(path: str | Path, hint: str) -> None:
         raise InputError(f"{path}: no such file.{there} {hint}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. {hint}")
+    with open(path, "rb") as file:
+        refuse_pointer(path, file.read(len(POINTER)))
+
+
+def refuse_pointer(path: Path, content: bytes) -> None:
+    """Raise InputError if a file is only what git leaves of a large one that was not fetched."""
+    if content.startswith(POINTER):
+        raise InputError(
+            f"{path}: is not the file but a note of where git has it (a Git LFS pointer). Run `git lfs pull` in its "
+            "folder, or download the file from where the folder came from."
+        )
 
 
 def require_writable(path: Path, flag: str, inputs: Iterable[Path]) -> None:

@@ -4,6 +4,7 @@ paddle is imported inside the functions, so that a script can check its argument
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,36 @@ from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
 from hierarchical.rows import Rows
 
+GELU_BY_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # transformers' names of what the library approximates
+
 if TYPE_CHECKING:
-    from hierarchical.tokenizer import Tokenizer
+    from hierarchical.tokens import Tokenizer
 
 
 def library_config(config: dict) -> Any:
-    """The library's configuration object for a dict of `encoders.read_config`."""
-    return FAMILIES[config["model_type"]].library_class("Config").from_dict(dict(config))
+    """The library's configuration object for a dict of `encoders.read_config`; its model_type stays the family's."""
+    kind = config["model_type"]
+    made = FAMILIES[kind].library_class("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
+    made.model_type = kind
+    return made
+
+
+def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
+    """The library's network for a part of a family, with what the library does not know, or does not ask for."""
+    import paddle
+    from paddle.nn.functional import gelu
+
+    family, activation = FAMILIES[config.model_type], config.hidden_act
+    by_tanh = activation in GELU_BY_TANH
+    config.hidden_act = "gelu" if by_tanh else activation
+    network = family.library_class(part)(config)
+    config.hidden_act = activation
+    for layer in network.sublayers():
+        if by_tanh and getattr(layer, "activation", None) is gelu:
+            layer.activation = partial(gelu, approximate=True)
+        if isinstance(layer, paddle.nn.LayerNorm) and hasattr(config, "layer_norm_eps"):
+            layer._epsilon = config.layer_norm_eps  # ERNIE's is 1e-12 in the library, whatever the configuration says
+    return network
 
 
 def build_model(config: Any) -> Any:
@@ -34,12 +58,11 @@ def build_model(config: Any) -> Any:
     be hidden_size. The library knows no such thing, so its linear layers are replaced here.
     """
     family, head_dim = FAMILIES[config.model_type], getattr(config, "head_dim", None)
-    network = family.library_class("ForSequenceClassification")
     if head_dim is None:
-        return network(config)
+        return build_network(config)
     heads = config.num_attention_heads
     config.num_attention_heads = 1  # fits every hidden size
-    model = network(config)
+    model = build_network(config)
     config.num_attention_heads = heads
     for layer in family.layers(model):  # the library's ERNIE-M knows inner layers of 4 x hidden_size only
         family.replace_linears(layer, heads, head_dim, config.intermediate_size, config.hidden_size)

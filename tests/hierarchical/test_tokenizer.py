@@ -185,7 +185,7 @@ def test_a_megabyte_in_one_line_takes_no_time(tmp_path, name):
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("hierarchical.tokenizer.REMEMBERED", 50)
+    monkeypatch.setattr("hierarchical.tokens.REMEMBERED", 50)
     tokenizer = load_tokenizer(write_model(tmp_path), 16)
     texts = [f"{number} union 北{chr(0x4E00 + number)}" for number in range(500)]
     assert tokenizer.encode(texts) == load_tokenizer(tmp_path, 16).encode(texts)
