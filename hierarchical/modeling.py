@@ -36,7 +36,8 @@ def library_config(config: dict) -> Any:
 def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     """The library's network for a part of a family, with what the library does not know, or does not ask for."""
     import paddle
-    from paddle.nn.functional import gelu
+
+    gelu = paddle.nn.functional.gelu
 
     family, activation = FAMILIES[config.model_type], config.hidden_act
     by_tanh = activation in GELU_BY_TANH

@@ -4,7 +4,7 @@
     tokenizer.encode(["北京今天下雨"])    # [[1, …, 2]]: [CLS] … [SEP], 128 ids at most, no padding
 
 Reads  vocab.txt, tokenizer_config.json, special_tokens_map.json (if there); or what else an encoder of the Hugging Face
-       form brings, see huggingface.py
+       form brings, see tokenizer_files.py
 Writes nothing, except `save(directory)`, which writes them as checkpoints have them
 
 The ids are those of the tokenizer that the model was trained with: PaddleNLP's for ERNIE and ERNIE-M, transformers' for
@@ -13,9 +13,9 @@ the others.
 
 from pathlib import Path
 
+from hierarchical.ernie_m import ErnieMTokenizer
 from hierarchical.errors import InputError
-from hierarchical.huggingface import FOREIGN_FILES, own_tokenizer_files
-from hierarchical.sentencepieces import ErnieMTokenizer, XlmRobertaTokenizer
+from hierarchical.tokenizer_files import FOREIGN_FILES, own_tokenizer_files
 from hierarchical.tokenizer_json import LibraryTokenizer
 from hierarchical.tokens import FILES, Tokenizer, read_files, read_json
 from hierarchical.wordpiece import BertTokenizer, ErnieTokenizer
@@ -25,7 +25,7 @@ CLASSES: dict[str, type[Tokenizer]] = {
     "BertTokenizer": BertTokenizer,
     "ErnieMTokenizer": ErnieMTokenizer,
     "RobertaTokenizer": LibraryTokenizer,
-    "XLMRobertaTokenizer": LibraryTokenizer,  # or XlmRobertaTokenizer, where there is no tokenizer.json
+    "XLMRobertaTokenizer": LibraryTokenizer,
 }
 
 
@@ -44,7 +44,4 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> Tokenizer:
     if name not in CLASSES:
         remedy = f"use a model with one of {', '.join(CLASSES)}, or correct the file"
         raise InputError(f"{path}: unknown tokenizer_class {name}: {remedy}")
-    kind = CLASSES[name]
-    if name == "XLMRobertaTokenizer" and "tokenizer.json" not in files:
-        kind = XlmRobertaTokenizer
-    return kind(directory, config, max_seq_length, files)
+    return CLASSES[name](directory, config, max_seq_length, files)

@@ -1,6 +1,6 @@
 """What all tokenizers share: the files they are read from, special tokens, ids cut to a length, and spans.
 
-The kinds are in wordpiece.py, sentencepieces.py and tokenizer_json.py; tokenizer.py opens that of a model directory.
+The kinds are in wordpiece.py, ernie_m.py and tokenizer_json.py; tokenizer.py opens that of a model directory.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, refuse_pointer
 
-# Of a checkpoint. What encoders of the Hugging Face form bring under other names is turned into these: huggingface.py.
+# Of a checkpoint. What encoders bring under other names is turned into these: tokenizer_files.py.
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model", "tokenizer.json")
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
 REMEMBERED = 200_000  # words, tens of MB; what comes after that is worked out each time

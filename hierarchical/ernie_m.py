@@ -1,15 +1,15 @@
-"""Tokenizers of SentencePiece models: ERNIE-M's, and XLM-RoBERTa's where it comes as sentencepiece.bpe.model."""
+"""ERNIE-M's tokenizer: the pieces of a SentencePiece model, cut once more."""
 
 from pathlib import Path
 
 from hierarchical.errors import InputError
-from hierarchical.tokens import COPY, ROLES, WordTokenizer
+from hierarchical.tokens import COPY, WordTokenizer
 
 MODEL = "sentencepiece.bpe.model"
 
 
-class SentencePieceTokenizer(WordTokenizer):
-    """The pieces of SentencePiece are the words here."""
+class ErnieMTokenizer(WordTokenizer):
+    """SentencePiece's pieces are cut around CJK characters, punctuation and numbers; vocab.txt numbers them."""
 
     def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
         from sentencepiece import SentencePieceProcessor  # here, so that ERNIE and BERT do without the package
@@ -46,10 +46,6 @@ class SentencePieceTokenizer(WordTokenizer):
             words.append((word, covered))
         return words
 
-
-class ErnieMTokenizer(SentencePieceTokenizer):
-    """ERNIE-M: pieces are cut once more around CJK characters, punctuation and numbers; vocab.txt numbers them."""
-
     def _pieces(self, word: str) -> list[tuple[int, int, int]]:
         cuts, start = [], 0
         for i, char in enumerate(word):
@@ -66,20 +62,3 @@ class ErnieMTokenizer(SentencePieceTokenizer):
             for i, (start, end) in enumerate(cuts)
             if start < end and (word[start:end] != "▁" or 0 < i == len(cuts) - 1)
         ]
-
-
-class XlmRobertaTokenizer(SentencePieceTokenizer):
-    """XLM-RoBERTa: the model's pieces in fairseq's numbering, which begins with <s> <pad> </s> <unk>, ends with <mask>.
-
-    In the model itself <unk>, <s> and </s> are the first three, so all other pieces are one further on.
-    """
-
-    special = dict(zip(ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>")))
-
-    def _read_vocab(self, config: dict) -> tuple[Path, dict[str, int]]:
-        size = self._sentencepiece.get_piece_size()
-        pieces = {self._sentencepiece.id_to_piece(i): i + 1 for i in range(3, size)}
-        return self.directory / MODEL, {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **pieces, "<mask>": size + 1}
-
-    def _pieces(self, word: str) -> list[tuple[int, int, int]]:
-        return [(0, len(word), self.vocab.get(word, self.unk_id))]
