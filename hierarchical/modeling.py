@@ -37,7 +37,7 @@ def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     """The library's network for a part of a family, with what the library does not know, or does not ask for."""
     import paddle
 
-    gelu = paddle.nn.functional.gelu
+    gelu: Any = paddle.nn.functional.gelu
 
     family, activation = FAMILIES[config.model_type], config.hidden_act
     by_tanh = activation in GELU_BY_TANH
