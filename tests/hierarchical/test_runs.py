@@ -1,5 +1,6 @@
 """runs.py: what a run starts from and goes on with, and what it must not do."""
 
+import logging
 import shutil
 from types import SimpleNamespace
 
@@ -15,11 +16,12 @@ from hierarchical.runs import (
     require_other_directory,
     require_same_start,
     require_same_tokenizer,
+    start_encoder,
     start_or_resume,
 )
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import Progress, save_progress
-from hierarchical.weights import load_weights, read_weights
+from hierarchical.weights import read_weights
 from tests.conftest import SAMPLE, without_identity
 from tests.hierarchical.test_training import Arrays
 
