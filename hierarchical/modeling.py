@@ -37,18 +37,17 @@ def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     """The library's network for a part of a family, with what the library does not know, or does not ask for."""
     import paddle
 
-    gelu: Any = paddle.nn.functional.gelu
-
+    gelu = paddle.nn.functional.gelu
     family, activation = FAMILIES[config.model_type], config.hidden_act
     by_tanh = activation in GELU_BY_TANH
     config.hidden_act = "gelu" if by_tanh else activation
     network = family.library_class(part)(config)
     config.hidden_act = activation
     for layer in network.sublayers():
-        if by_tanh and getattr(layer, "activation", None) is gelu:
+        if by_tanh and getattr(layer, "activation", None) == gelu:
             layer.activation = partial(gelu, approximate=True)
-        if isinstance(layer, paddle.nn.LayerNorm) and hasattr(config, "layer_norm_eps"):
-            layer._epsilon = config.layer_norm_eps  # ERNIE's is 1e-12 in the library, whatever the configuration says
+        if isinstance(layer, paddle.nn.LayerNorm) and family.library_name == "Ernie":
+            layer._epsilon = config.layer_norm_eps  # which is 1e-12 in the library, whatever the configuration says
     return network
 
 
