@@ -3,8 +3,8 @@
 paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,10 +45,20 @@ def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     config.hidden_act = activation
     for layer in network.sublayers():
         if by_tanh and getattr(layer, "activation", None) == gelu:
-            layer.activation = partial(gelu, approximate=True)
+            layer.activation = gelu_by_tanh
         if isinstance(layer, paddle.nn.LayerNorm) and family.library_name == "Ernie":
             layer._epsilon = config.layer_norm_eps  # which is 1e-12 in the library, whatever the configuration says
     return network
+
+
+def gelu_by_tanh(x: Any) -> Any:
+    """GELU with the tanh in the place of the error function (Hendrycks and Gimpel, 2016), written out.
+
+    The library's own, gelu(x, approximate=True), is exported to ONNX as the exact one: 5e-4 off.
+    """
+    import paddle
+
+    return 0.5 * x * (1 + paddle.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def build_model(config: Any) -> Any:
