@@ -11,11 +11,12 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
-from hierarchical.console import FLAT, ON_PAGE, get_logger, progress_bar, quiet, shown
+from hierarchical.console import FLAT, ON_PAGE, ORDERS, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
 from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
@@ -107,6 +108,8 @@ VALUE = re.compile(r"^(--?[A-Za-z]\w*=)?(?=-(?!$|-?[A-Za-z]))")  # alone or afte
 
 def run(main):
     """Call a script's `main()`, turning what the user can mend into a message and exit code 2, without a traceback."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what the libraries tell their users, to ours
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows its number instead
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -138,7 +141,7 @@ def run(main):
 
 
 def _complain(message):
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {message}".translate(ORDERS), file=sys.stderr, flush=True)
     return 2
 
 

@@ -236,6 +236,15 @@ def require_model(name: str) -> None:
         )
 
 
+def open_tokenizer(directory: str | Path, max_seq_length: int) -> Tokenizer:
+    """The tokenizer of a model directory, whose files must belong together, as far as they are there."""
+    require_encoder(directory)
+    tokenizer = load_tokenizer(in_force(directory), max_seq_length)
+    if (in_force(directory) / "config.json").exists():
+        tokenizer.require_known(read_config(in_force(directory)))
+    return tokenizer
+
+
 def model_directory(name: str) -> Path:
     """The local directory of a model: the one given, or for one of MODEL_NAMES the downloaded files."""
     require_model(name)
@@ -284,8 +293,7 @@ def open_encoder(directory: str | Path, max_seq_length: int) -> tuple[Tokenizer,
 
     Raises InputError where the two do not go together.
     """
-    tokenizer, config = load_tokenizer(directory, max_seq_length), encoder_config(directory)
-    tokenizer.require_known(config)
+    tokenizer, config = open_tokenizer(directory, max_seq_length), encoder_config(in_force(directory))
     if max_seq_length > (limit := config.get("max_position_embeddings", max_seq_length)):
         raise InputError(f"--max_seq_length {max_seq_length}: {directory} reads at most {limit} tokens.")
     # The library's networks put zeros in the place of this token, which must not be another one.

@@ -159,7 +159,8 @@ def parse_text(path: str | Path, lines: Lines, problems: Problems) -> Iterator[P
             tabs = f"{len(labels)} TABs; only one may stand in a row, between text and labels"
             yield Parsed(number, text, fault=tabs)
         else:
-            yield Parsed(number, text, [name.strip() for name in labels[0].split(",")] if labels else None)
+            named = labels and labels[0].strip()  # nothing behind the TAB: a prediction that found no label
+            yield Parsed(number, text, [name.strip() for name in labels[0].split(",")] if named else None)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def label_faults(names: Sequence[str | int], tree: LabelTree | None, form: Forma
 def label_fault(name: str | int, tree: LabelTree | None, form: Format) -> str:
     """What is wrong with one that is_label() refuses."""
     if name == "":
-        how = " (a comma at the end, two commas in a row, or nothing after the TAB)" if form is TEXT else ""
+        how = " (a comma at the end, or two in a row)" if form is TEXT else ""
         return f"an empty label{how}"
     if isinstance(name, str):
         named = repr(name if len(name) <= 60 else f"{name[:60]}...")

@@ -156,6 +156,7 @@ def test_the_log_beside_a_file(call):
     assert len(call("--output_file", "out.jsonl", "--quiet").log) == 3
 
 
+@pytest.mark.slow
 def test_decision_flags(call, tiny_checkpoint, tmp_path):
     def labels(*arguments, **options):
         return [row["labels"] for row in rows_of(call("--output_file", "out.jsonl", *arguments, **options).output)]
