@@ -7,9 +7,9 @@ Reads  vocab.txt, tokenizer_config.json, special_tokens_map.json (if there), sen
 Writes nothing, except `save(directory)`, which copies those files
 
 The ids are exactly those of PaddleNLP's Python tokenizers; its Rust ones differ on symbols, rare blanks and newer
-characters. (But for special tokens that begin or end with a letter, which train.py --add_tokens can make: PaddleNLP finds
-them within words, too.) Once a text is cut into words, a word's ids depend on that word only, so each word is worked out once and
-then remembered: on one thread this outruns the Rust ones, and there are no threads to lose in a fork.
+characters. (One exception: a special token that begins or ends with a letter, as train.py --add_tokens can make it, is
+not found within a word.) Once a text is cut into words, a word's ids depend on that word only, so each word is worked
+out once and then remembered: on one thread this outruns the Rust ones, and there are no threads to lose in a fork.
 """
 
 import io
