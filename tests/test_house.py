@@ -21,7 +21,16 @@ PACKAGES = ("analysis", "benchmarks", "deploy", "hierarchical", "retrieval_based
 STEPS = "deploy/triton_serving/steps"  # Triton runs copies of these, where the project is not
 LONGEST = 450  # lines
 
-HEAVY = {"paddle", "paddlenlp", "onnxruntime", "sklearn", "matplotlib"}  # seconds, or not installed everywhere
+HEAVY = {
+    "paddle",
+    "paddlenlp",
+    "onnxruntime",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "openpyxl",
+}  # seconds, or not installed everywhere
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
     "few-shot/network.py": {"paddle"},
     f"{STEPS}/seqcls_model.py": {"onnxruntime"},
