@@ -171,8 +171,8 @@ def join_levels(levels: Sequence[str]) -> str:
         raise ValueError(f"label {name!r}: a level's name holds {SEPARATOR!r} or begins with '#'; rename it")
     if WORD_SEPARATOR in name:
         raise ValueError(f"label {name!r} holds {WORD_SEPARATOR!r}, which means something in label.txt; rename it")
-    if re.search(r"[\t\r\n]", name):
-        raise ValueError(f"label {name!r} has a TAB or a line end in it; rename it")
+    if name.translate(FLAT) != name:
+        raise ValueError(f"label {name!r} has a TAB, a line end or another control character in it; rename it")
     return name
 
 
