@@ -25,6 +25,7 @@ import numpy as np
 from hierarchical.encoders import open_tokenizer
 from hierarchical.formats import existing, format_of
 from utils import (
+    FLAT,
     SHOWN,
     InputError,
     LabelTree,
@@ -287,7 +288,7 @@ def main(argv=None):
     rarest = [(int(support[i]), tree.labels[i]) for i in np.argsort(support, kind="stable")[:RAREST]]
     print(f"\nThe rarest labels in {splits[0].name}")
     for rows, label in rarest:
-        print(f"{rows:>8,}  {label}")
+        print(f"{rows:>8,}  {label.translate(FLAT)}")
 
     for split in splits:
         if split.unknown:
@@ -303,7 +304,7 @@ def main(argv=None):
         print(f"\nWarning {number}. {what}: {count:,}")
         more = [f"... and {count - SHOWN:,} more"] if count > len(examples) > 0 else []
         for example in examples + more:
-            print(f"    {example}")
+            print(f"    {example.translate(FLAT)}")
     if args.output_json:
         content = {"labels": len(tree), "files": report, "rarest": rarest, "tokens_estimated": not args.model_name}
         content["warnings"] = [{"message": what, "count": count, "examples": some} for what, count, some in found]

@@ -6,10 +6,11 @@
 
 A token is a line at the end of vocab.txt. One that the tokenizer takes apart before it looks there (Chinese terms,
 "e-mail", emoji of several characters; with sentencepiece all) is also one of the additional_special_tokens, which are
-looked for first, as PaddleNLP does it.
+looked for first, as PaddleNLP does it. A tokenizer.json has a list of such tokens.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from hierarchical.console import shown
 from hierarchical.encoders import family_of
 from hierarchical.errors import Problems
 from hierarchical.files import read_lines, require_file
-from hierarchical.tokenizer import LONGEST_WORD, Tokenizer, tokenizer_of
+from hierarchical.tokenizer import tokenizer_of
+from hierarchical.tokens import LETTER, LONGEST_WORD, Tokenizer
 
 SPECIALS = "additional_special_tokens"
 INSIDE = "##"  # in BERT's vocabularies, what begins within a word
@@ -75,6 +77,9 @@ def _fault(token: str, entry: str, tokenizer: Tokenizer) -> str:
 def grow_tokenizer(tokenizer: Tokenizer, added: list[Added]) -> Tokenizer:
     """The tokenizer with more tokens; their ids follow those there are."""
     files = dict(tokenizer.files)
+    if "tokenizer.json" in files:
+        files["tokenizer.json"] = _longer_list(files["tokenizer.json"], tokenizer, added)
+        return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length)
     vocab = files["vocab.txt"]
     end = b"" if vocab.endswith((b"\n", b"\r")) else b"\n"
     files["vocab.txt"] = vocab + end + "".join(f"{one.token}\n" for one in added).encode()
@@ -85,6 +90,17 @@ def grow_tokenizer(tokenizer: Tokenizer, added: list[Added]) -> Tokenizer:
                 config[SPECIALS] = [*(config.get(SPECIALS) or []), *first]
                 files[name] = (json.dumps(config, ensure_ascii=False, indent=1) + "\n").encode()
     return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length)
+
+
+def _longer_list(content: bytes, tokenizer: Tokenizer, added: list[Added]) -> bytes:
+    """A tokenizer.json with more tokens, of which those that begin and end with a letter stand alone."""
+    value, first = json.loads(content), 1 + max(tokenizer.vocab.values())
+    plain = {"lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    value["added_tokens"] += [
+        {"id": i, "content": token, "single_word": bool(re.fullmatch(f"{LETTER}|{LETTER}.*{LETTER}", token)), **plain}
+        for i, (token, *_) in enumerate(added, first)
+    ]
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def grow_embedding(model: Any, tokenizer: Tokenizer, added: list[Added]) -> None:

@@ -38,7 +38,8 @@ from hierarchical.identity import (
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import build_model, library_config
 from hierarchical.sets import new_set, read_set
-from hierarchical.tokenizer import Tokenizer, load_tokenizer
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.tokens import Tokenizer
 from hierarchical.weights import WEIGHTS, find_weights, load_weights, parse_identity, read_identity, write_weights
 
 SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
@@ -262,9 +263,10 @@ def save_checkpoint(
     """
     with new_set(directory, lambda directory: {*members(directory), *older}) as folder:
         model.config.architectures = [type(model).__name__]
+        config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
         for name in ("config.json", OLD_CONFIG):
             with atomic_write(folder / name) as file:
-                file.write(model.config.to_json_string())
+                json.dump(config, file, ensure_ascii=False, indent=2, sort_keys=True)
         tokenizer.save(folder)
         write_settings(folder, tree, tokenizer.max_seq_length, decision)
         if write_more:

@@ -19,7 +19,7 @@ from hierarchical.errors import InputError, some
 from hierarchical.files import file_digest
 from hierarchical.labels import LabelTree
 from hierarchical.sets import in_force
-from hierarchical.tokenizer import FILES, read_files
+from hierarchical.tokens import FILES, read_files
 from hierarchical.weights import NUMBERS, PICKLED_WEIGHTS, WEIGHTS, find_weights, read_identity
 
 LABELS, CONFIG, DECISION = "label.txt", "config.json", "decision.json"

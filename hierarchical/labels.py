@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hierarchical.console import FLAT
 from hierarchical.errors import Problems
 from hierarchical.files import read_lines, require_file
 
@@ -59,8 +58,6 @@ class LabelTree:
                 problems.add(source, line, f"label {label!r} has more than two # in a row; no level may begin with #")
             elif WORD_SEPARATOR in label:
                 problems.add(source, line, f"label {label!r} holds {WORD_SEPARATOR!r}, which sets off a label's word")
-            elif label.translate(FLAT) != label:
-                problems.add(source, line, f"label {label!r} holds a control character; remove it")
             elif parent and parent not in self.index:
                 problems.add(source, line, f"the parent of {label!r} is missing; add the line {parent!r}")
         if not self.labels:

@@ -3,6 +3,7 @@
 paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,48 @@ from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
 from hierarchical.rows import Rows
 
+GELU_BY_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # transformers' names of what the library approximates
+
 if TYPE_CHECKING:
-    from hierarchical.tokenizer import Tokenizer
+    from hierarchical.tokens import Tokenizer
 
 
 def library_config(config: dict) -> Any:
-    """The library's configuration object for a dict of `encoders.read_config`."""
+    """The library's configuration object for a dict of `encoders.read_config`; its model_type stays the family's."""
+    kind = config["model_type"]
     with without_warnings():
-        return FAMILIES[config["model_type"]].library_class("Config").from_dict(dict(config))
+        made = FAMILIES[kind].library_class("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
+    made.model_type = kind
+    return made
+
+
+def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
+    """The library's network for a part of a family, with what the library does not know, or does not ask for."""
+    import paddle
+
+    gelu = paddle.nn.functional.gelu
+    family, activation = FAMILIES[config.model_type], config.hidden_act
+    by_tanh = activation in GELU_BY_TANH
+    config.hidden_act = "gelu" if by_tanh else activation
+    with without_warnings():
+        network = family.library_class(part)(config)
+    config.hidden_act = activation
+    for layer in network.sublayers():
+        if by_tanh and getattr(layer, "activation", None) == gelu:
+            layer.activation = gelu_by_tanh
+        if isinstance(layer, paddle.nn.LayerNorm) and family.library_name == "Ernie":
+            layer._epsilon = config.layer_norm_eps  # which is 1e-12 in the library, whatever the configuration says
+    return network
+
+
+def gelu_by_tanh(x: Any) -> Any:
+    """GELU with the tanh in the place of the error function (Hendrycks and Gimpel, 2016), written out.
+
+    The library's own, gelu(x, approximate=True), is exported to ONNX as the exact one: 5e-4 off.
+    """
+    import paddle
+
+    return 0.5 * x * (1 + paddle.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def build_model(config: Any) -> Any:
@@ -35,13 +70,11 @@ def build_model(config: Any) -> Any:
     be hidden_size. The library knows no such thing, so its linear layers are replaced here.
     """
     family, head_dim = FAMILIES[config.model_type], getattr(config, "head_dim", None)
-    with without_warnings():
-        network = family.library_class("ForSequenceClassification")
     if head_dim is None:
-        return network(config)
+        return build_network(config)
     heads = config.num_attention_heads
     config.num_attention_heads = 1  # fits every hidden size
-    model = network(config)
+    model = build_network(config)
     config.num_attention_heads = heads
     for layer in family.layers(model):  # the library's ERNIE-M knows inner layers of 4 x hidden_size only
         family.replace_linears(layer, heads, head_dim, config.intermediate_size, config.hidden_size)

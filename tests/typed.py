@@ -28,5 +28,5 @@ def ask(flag, scripts, **environment):
     command = [sys.executable, "-c", ASK, flag, *scripts]
     env = os.environ | {"PYTHONIOENCODING": "utf-8"} | environment
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", env=env)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return json.loads(done.stdout)
