@@ -1,0 +1,192 @@
+"""The linear branch: what character n-grams alone say of a text, beside an encoder or in its place.
+
+    branch = read_linear(folder)                         # None if the model has none
+    logits = with_linear(logits, branch, texts)          # what every script and server does with an encoder's logits
+
+linear.safetensors holds an n-gram vocabulary, a linear support vector machine for each label, its weights in 8 bits and
+without those that are nearly 0, and in its metadata the two numbers that put its decision values on the scale of
+logits: logit = weight x decision value + shift. Needs numpy alone; linear_training.py makes it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hierarchical.errors import InputError
+from hierarchical.files import atomic_write
+from hierarchical.n_grams import LONGEST, NGrams, codes_of, hashed, normalised
+
+LINEAR = "linear.safetensors"
+FORMAT = "1"  # of the file, and how n-grams are cut and hashed
+CELLS = 1 << 21  # of texts x labels at a time
+TEXTS = 256  # at a time
+DTYPES = {"U64": "<u8", "I64": "<i8", "U32": "<u4", "F32": "<f4", "I8": "i1"}  # of the file's format
+ARRAYS = {"bits": "U64", "idf": "F32", "starts": "I64", "labels": "U32", "weights": "I8", "scales": "F32", "bias": "F32"}
+
+
+@dataclass(frozen=True)
+class LinearBranch:
+    """A linear classifier of D n-grams for L labels.
+
+    n_grams         the vocabulary
+    starts          int64 [D + 1]: the weights of n-gram i are those from starts[i] to before starts[i + 1]
+    labels          uint32 [W]: the label of each weight
+    weights         int8 [W], to be multiplied by the scale of their label
+    scales, bias    float32 [L]
+    weight, shift   logit = weight x decision value + shift
+    """
+
+    n_grams: NGrams
+    starts: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    scales: np.ndarray
+    bias: np.ndarray
+    weight: float = 1.0
+    shift: float = 0.0
+
+    def scaled(self, weight: float, shift: float) -> "LinearBranch":
+        """The same with other numbers."""
+        return replace(self, weight=weight, shift=shift)
+
+    def decision_values(self, texts: Sequence[str]) -> np.ndarray:
+        """float64 [N, L]: the distance of each text from each label's boundary, above 0 on the label's side."""
+        return self.decision_values_of([codes_of(text) for text in texts])
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [N, L]; each row depends on its text alone, to the last bit."""
+        return self.logits_of([codes_of(text) for text in texts])
+
+    def logits_of(self, codes: Sequence[np.ndarray]) -> np.ndarray:
+        """`logits` of texts as `n_grams.codes_of` gives them."""
+        return (self.weight * self.decision_values_of(codes) + self.shift).astype(np.float32)
+
+    def decision_values_of(self, codes: Sequence[np.ndarray]) -> np.ndarray:
+        """`decision_values` of texts as `n_grams.codes_of` gives them."""
+        size = max(1, min(TEXTS, CELLS // len(self.bias)))
+        parts = [self._window(codes[i : i + size]) for i in range(0, len(codes), size)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.bias)))
+
+    def _window(self, codes: Sequence[np.ndarray]) -> np.ndarray:
+        n_labels = len(self.bias)
+        rows, n_grams, values = self.n_grams.features(codes)
+        counts = self.starts[n_grams + 1] - self.starts[n_grams]
+        places = np.arange(counts.sum()) + np.repeat(self.starts[n_grams] - np.cumsum(counts) + counts, counts)
+        cells = np.repeat(rows * n_labels, counts) + self.labels[places]
+        # adds up in the order of a text's n-grams, whatever the other texts are
+        sums = np.bincount(cells, np.repeat(values, counts) * self.weights[places], len(codes) * n_labels)
+        return sums.reshape(len(codes), n_labels) * self.scales + self.bias
+
+    def parts(self, text: str, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What each character adds to the logits of some labels: (float64 [n, len(text)], logits without any [n]).
+
+        An n-gram's part is shared equally by its places in the text, and there by its characters. Both together add up
+        to the logits of the text, but for rounding.
+        """
+        labels = np.asarray(labels, np.int64)
+        _, origins = normalised(text)
+        codes = codes_of(text)
+        found = np.zeros((len(labels), len(text)))
+        _, n_grams, values = self.n_grams.features([codes])
+        of_n_grams = np.array([self._weights(n_gram, labels) for n_gram in n_grams]).reshape(-1, len(labels))
+        bits, _ = hashed([codes])
+        firsts = np.concatenate([np.arange(len(codes) - n + 1) for n in range(1, LONGEST + 1) if n <= len(codes)] or [[]])
+        sizes = np.repeat(np.arange(1, LONGEST + 1), [max(0, len(codes) - n + 1) for n in range(1, LONGEST + 1)])
+        places, numbers = self.n_grams.find(bits)
+        which = np.searchsorted(n_grams, numbers)
+        counts = np.bincount(which, minlength=len(n_grams))
+        shares = values[:, None] * of_n_grams / np.maximum(counts, 1)[:, None]
+        for place, i in zip(places, which):
+            first, size = int(firsts[place]), int(sizes[place])
+            for character in range(first, first + size):
+                found[:, origins[character]] += shares[i] / size
+        return self.weight * found, self.weight * self.bias[labels].astype(np.float64) + self.shift
+
+    def _weights(self, n_gram: int, labels: np.ndarray) -> np.ndarray:
+        """The weights of an n-gram for some labels, float64."""
+        part = slice(self.starts[n_gram], self.starts[n_gram + 1])
+        own = np.zeros(len(self.bias))
+        own[self.labels[part]] = self.weights[part]
+        return (own * self.scales)[labels]
+
+
+def with_linear(logits: np.ndarray, branch: LinearBranch | None, texts: Sequence[str]) -> np.ndarray:
+    """The logits float32 [n, L] of a model: those of its encoder and, if it has one, of its linear branch together."""
+    return logits if branch is None else logits + branch.logits(texts)
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def write_linear(folder: str | Path, branch: LinearBranch) -> None:
+    """linear.safetensors in a folder; the same branch makes the same bytes."""
+    arrays = {
+        "bits": branch.n_grams.bits, "idf": branch.n_grams.idf, "starts": branch.starts, "labels": branch.labels,
+        "weights": branch.weights, "scales": branch.scales, "bias": branch.bias,
+    }  # fmt: skip
+    metadata = {"format": FORMAT, "weight": repr(branch.weight), "shift": repr(branch.shift)}
+    header, position = {"__metadata__": metadata}, 0
+    for name, kind in ARRAYS.items():
+        end = position + arrays[name].astype(DTYPES[kind]).nbytes
+        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [position, end]}
+        position = end
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    with atomic_write(Path(folder) / LINEAR, "wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for name, kind in ARRAYS.items():
+            file.write(arrays[name].astype(DTYPES[kind]).tobytes())
+
+
+def read_linear(folder: str | Path, content: bytes | None, n_labels: int) -> LinearBranch | None:
+    """The branch of a model for so many labels. content: of linear.safetensors in the folder; None: it has none.
+
+    The format is that of the library safetensors, which prediction does without. Raises InputError for a damaged file.
+    """
+    if content is None:
+        return None
+    path = Path(folder) / LINEAR
+    try:
+        length = int.from_bytes(content[:8], "little")
+        header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
+        metadata, arrays = header["__metadata__"], {}
+        if metadata["format"] != FORMAT:
+            raise InputError(f"{path}: of format {metadata['format']}, which a newer version writes. Install that one.")
+        for name, kind in ARRAYS.items():
+            (start, end), (size,) = header[name]["data_offsets"], header[name]["shape"]
+            arrays[name] = np.frombuffer(data[start:end], DTYPES[kind])
+            if header[name]["dtype"] != kind or len(arrays[name]) != size:
+                raise ValueError(f"{name} is not {kind} [{size}]")
+        branch = LinearBranch(
+            NGrams(arrays.pop("bits"), arrays.pop("idf")),
+            **arrays,
+            weight=float(metadata["weight"]),
+            shift=float(metadata["shift"]),
+        )
+        require_sound(branch)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}). Copy the whole folder again from where it was made.") from None
+    if len(branch.bias) != n_labels:
+        raise InputError(f"{path}: for {len(branch.bias)} labels, but label.txt beside it has {n_labels}.")
+    return branch
+
+
+def require_sound(branch: LinearBranch) -> None:
+    """Raise ValueError unless the arrays fit each other, so that no text can lead outside of them."""
+    bits, starts = branch.n_grams.bits, branch.starts
+    sound = (
+        len(bits) == len(branch.n_grams.idf) == len(starts) - 1
+        and (bits[1:] > bits[:-1]).all()
+        and starts[0] == 0
+        and (starts[1:] >= starts[:-1]).all()
+        and starts[-1] == len(branch.labels) == len(branch.weights)
+        and (branch.labels < len(branch.bias)).all()
+        and len(branch.scales) == len(branch.bias)
+        and all(np.isfinite(a).all() for a in (branch.n_grams.idf, branch.scales, branch.bias))
+        and np.isfinite([branch.weight, branch.shift]).all()
+    )
+    if not sound:
+        raise ValueError("its arrays do not fit each other")

@@ -1,0 +1,195 @@
+"""Making a linear branch: a support vector machine for each label, and the two numbers that mix it with an encoder.
+
+    branch = fit_linear(texts, labels, n_labels)                          # ten seconds for 10,000 rows and 74 labels
+    branch, honest = mixed(branch, dev_texts, encoder_logits, gold, tree, decision)
+
+Large data are bounded: at most ROWS rows teach anything, the same number of each label as far as there are so many; no
+more than CELLS rows x labels are fitted, so that with many labels each sees its own rows and a draw of the others; and
+what is kept are a label's largest weights.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hierarchical.batches import CELLS as DEV_CELLS
+from hierarchical.console import progress_bar
+from hierarchical.decisions import Decision, decide
+from hierarchical.labels import LabelTree
+from hierarchical.linear import LinearBranch
+from hierarchical.metric import evaluate
+from hierarchical.modeling import sigmoid
+from hierarchical.n_grams import CHUNK, NGrams, codes_of
+from hierarchical.thresholds import MEAN, cross_fitted, tune_threshold
+
+C = 10.0  # of the support vector machines: the more, the closer they are to the train rows
+TOLERANCE = 1e-3  # at which their optimizer stops
+ROWS = 500_000
+CELLS, LEAST_ROWS = 100_000_000, 2_000  # of all labels; of one at least
+WEIGHTS, LEAST_WEIGHTS = 5_000_000, 200  # kept of all labels, about; of one at least
+MIXES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0)  # weights of the branch that are tried beside an encoder
+ALONE = 8.0  # its weight without one
+
+
+# ---- support vector machines -----------------------------------------------------------------------------------------
+
+
+def fit_linear(texts: Sequence[str], labels: Sequence[Sequence[int]], n_labels: int, c: float = C) -> LinearBranch:
+    """A branch whose logits are the decision values of one linear support vector machine per label.
+
+    labels: the class indices of each text. A label that all rows have, or none, has no weights, and 1 or -1 for all.
+    """
+    rows = rows_to_learn_from(labels, n_labels)
+    texts, labels = [texts[i] for i in rows], [labels[i] for i in rows]
+    n_grams = NGrams.of(texts)
+    features, bias, scales = feature_matrix(n_grams, texts), np.zeros(n_labels), np.ones(n_labels)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for label, positive in rows_of_labels(labels, n_labels):
+        if len(positive) in (0, len(rows)):
+            bias[label] = 1.0 if len(positive) else -1.0
+            continue
+        weights, bias[label] = fit_label(features, positive, drawn_rows(positive, len(rows), n_labels, label), c)
+        kept, values, scales[label] = quantized(weights, max(LEAST_WEIGHTS, WEIGHTS // n_labels))
+        found.append((kept, np.full(len(kept), label, np.uint32), values))
+    columns = zip(*found) if found else (np.zeros(0, kind) for kind in (np.int64, np.uint32, np.int8))
+    n_gram, label_of, values = (np.concatenate(column) if found else column for column in columns)
+    order = np.argsort(n_gram, kind="stable")
+    starts = np.append(0, np.cumsum(np.bincount(n_gram, minlength=len(n_grams)))).astype(np.int64)
+    single = (array.astype(np.float32) for array in (scales, bias))
+    return LinearBranch(n_grams, starts, label_of[order], values[order], *single)
+
+
+def rows_to_learn_from(labels: Sequence[Sequence[int]], n_labels: int, most: int = ROWS) -> np.ndarray:
+    """The numbers of at most so many rows, ascending: of each label first its share, then more of the frequent ones."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    counts = np.zeros(n_labels + 1, np.int64)
+    for row in labels:
+        counts[list(row)] += 1
+    rarest = np.array([min(row, key=counts.__getitem__, default=n_labels) for row in labels])
+    order = np.random.default_rng(0).permutation(len(labels))
+    order = order[np.argsort(rarest[order], kind="stable")]  # label by label, each in random order
+    sizes = np.bincount(rarest)
+    turn = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[np.argsort(turn, kind="stable")[:most]])
+
+
+def feature_matrix(n_grams: NGrams, texts: Sequence[str]) -> Any:
+    """`NGrams.features` of texts as a sparse matrix float32 [N, D]."""
+    from scipy.sparse import csr_matrix, vstack
+
+    parts = []
+    for start in range(0, len(texts), CHUNK):
+        part = [codes_of(text) for text in texts[start : start + CHUNK]]
+        rows, numbers, values = n_grams.features(part)
+        parts.append(csr_matrix((values.astype(np.float32), (rows, numbers)), (len(part), len(n_grams))))
+    return vstack(parts, "csr")
+
+
+def rows_of_labels(labels: Sequence[Sequence[int]], n_labels: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (label, numbers of its rows, ascending), with a progress bar on a terminal."""
+    flat = np.array([label for row in labels for label in row], np.int64)
+    rows = np.repeat(np.arange(len(labels)), [len(row) for row in labels])[np.argsort(flat, kind="stable")]
+    ends = np.cumsum(np.bincount(flat, minlength=n_labels))
+    for label in progress_bar(n_labels, "n-grams", iterable=range(n_labels)):
+        yield label, rows[ends[label - 1] if label else 0 : ends[label]]
+
+
+def drawn_rows(positive: np.ndarray, n_rows: int, n_labels: int, label: int) -> np.ndarray | None:
+    """The rows that a label is fitted on, ascending: its own, up to half of what CELLS allows, and some others.
+
+    None for all rows.
+    """
+    budget = max(LEAST_ROWS, CELLS // n_labels)
+    if n_rows <= budget:
+        return None
+    rng, others = np.random.default_rng([0, label]), np.ones(n_rows, bool)
+    others[positive] = False
+    own = rng.permutation(positive)[: budget // 2]
+    return np.sort(np.append(own, rng.choice(np.flatnonzero(others), min(budget - len(own), np.sum(others)), False)))
+
+
+def fit_label(features: Any, positive: np.ndarray, rows: np.ndarray | None, c: float) -> tuple[np.ndarray, float]:
+    """(weights float64 [D], bias) of a label with these rows. rows: what it is fitted on; None: all."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    target = np.zeros(features.shape[0], bool)
+    target[positive] = True
+    if rows is not None:
+        features, target = features[rows], target[rows]
+    with warnings.catch_warnings():  # one that stopped short of its optimum is taken as it is
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        machine = LinearSVC(C=c, tol=TOLERANCE, dual=True, random_state=0).fit(features, target)
+    return machine.coef_[0], float(machine.intercept_[0])
+
+
+def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """(places, ascending, int8 values there, their scale): the at most so many weights that are not nearly 0.
+
+    An error is half the scale at most, which is a 127th of the largest weight.
+    """
+    scale = float(np.abs(weights).max()) / 127 or 1.0
+    values = np.rint(weights / scale).astype(np.int8)
+    places = np.flatnonzero(values)
+    if len(places) > most:
+        places = np.sort(places[np.argsort(-np.abs(weights[places]), kind="stable")[:most]])
+    return places, values[places], scale
+
+
+# ---- the two numbers -------------------------------------------------------------------------------------------------
+
+
+def mixed(
+    branch: LinearBranch, texts: Sequence[str], logits: np.ndarray | None, gold: np.ndarray, tree: LabelTree, decision: Decision
+) -> tuple[LinearBranch, dict[str, Any] | None]:
+    """(the branch with the weight and the shift that suit these rows best, what that is worth on rows not used for it).
+
+    logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. Best is the mean of
+    micro- and macro-F1 by `decision`, whose threshold stays: the shift takes its place. The worth is a result of
+    `thresholds.cross_fitted`; None for a single row. With very many labels some of the rows choose.
+    """
+    every = -(-len(texts) * len(tree) // DEV_CELLS)
+    texts, gold = texts[::every], gold[::every]
+    values, weights = branch.scaled(1.0, 0.0).decision_values(texts), (ALONE,) if logits is None else MIXES
+    encoder = np.zeros(values.shape) if logits is None else logits[::every].astype(np.float64)
+
+    def choose(rows: np.ndarray) -> tuple[float, float]:
+        return best_mix(encoder[rows], values[rows], gold[rows], tree, decision, weights)
+
+    def label(rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+        weight, shift = choose(rows)
+        return decide(sigmoid(encoder[held_out] + weight * values[held_out] + shift), tree, decision)
+
+    honest = cross_fitted(label, gold, tree) if len(texts) > 1 else None
+    return branch.scaled(*choose(np.ones(len(texts), bool))), honest
+
+
+def best_mix(
+    encoder: np.ndarray,
+    values: np.ndarray,
+    gold: np.ndarray,
+    tree: LabelTree,
+    decision: Decision,
+    weights: Sequence[float] = MIXES,
+) -> tuple[float, float]:
+    """(weight, shift), so that encoder + weight x values + shift decides best, by the mean of micro- and macro-F1.
+
+    encoder, values float64 [N, L], gold bool [N, L]. A weight of 0 leaves the encoder as it is, without a shift.
+    """
+    wanted, best = _logit(np.mean(decision.threshold)), (-1.0, 0.0, 0.0)
+    for weight in weights:
+        logits, shift = encoder + weight * values, 0.0
+        if weight:
+            shift = wanted - _logit(tune_threshold(sigmoid(logits), gold, tree, decision.decoding, MEAN))
+        scores = evaluate(decide(sigmoid(logits + shift), tree, decision), gold, tree)
+        best = max(best, (scores["micro_f1"] + scores["macro_f1"], weight, shift), key=lambda found: found[0])
+    return best[1:]
+
+
+def _logit(probability: float) -> float:
+    probability = min(max(float(probability), 1e-6), 1 - 1e-6)
+    return float(np.log(probability / (1 - probability)))
