@@ -12,7 +12,8 @@ DOMAIN = "hierarchical"  # of the functions below, which the model brings along
 LEVELS = 127  # of weights above 0, and as many below
 SMALLEST = 1e-12  # scale: a row of zeros needs one, too
 
-# In 8 bits, activations are unsigned with 128 for 0: on most processors the fastest kind to multiply.
+# In 8 bits, activations are unsigned with 128 for 0: on most processors the fastest kind to multiply. Tokens of zeros
+# become 0/0, then some bytes, and these times 0.
 FUNCTIONS = (
     """
     LookUp (table, scales, ids) => (rows) {
@@ -22,24 +23,20 @@ FUNCTIONS = (
         rows = Mul (floats, factors)
     }""",
     """
-    QuantizeTokens (tokens) => (values, scales) {
+    QuantizeTokens (tokens) => (values, largest) {
         sizes = Abs (tokens)
         largest = ReduceMax <axes = [-1], keepdims = 1> (sizes)
-        levels = Constant <value = float {127}> ()
-        smallest = Constant <value = float {1e-12}> ()
-        one = Constant <value = float {1}> ()
+        shares = Div (tokens, largest)
+        step = Constant <value = float {STEP}> ()
         zero = Constant <value = uint8 {128}> ()
-        ratios = Div (largest, levels)
-        scales = Max (ratios, smallest)
-        scaled = Div (tokens, scales)
-        values = QuantizeLinear (scaled, one, zero)
+        values = QuantizeLinear (shares, step, zero)
     }""",
     """
-    MultiplyTokens (values, scales, weights, weight_scales) => (product) {
-        one = Constant <value = float {1}> ()
+    MultiplyTokens (values, largest, weights, scales) => (product) {
+        step = Constant <value = float {STEP}> ()
         zero = Constant <value = uint8 {128}> ()
-        floats = com.microsoft.MatMulIntegerToFloat (values, weights, one, weight_scales, zero)
-        product = Mul (floats, scales)
+        shares = com.microsoft.MatMulIntegerToFloat (values, weights, step, scales, zero)
+        product = Mul (shares, largest)
     }""",
 )
 
@@ -82,7 +79,7 @@ def quantize_model(model: Any) -> int:
             names = [f"{weights}.int8", f"{weights}.scales"]
             values, scales = quantize_matrix(matrices[weights], 0)
             constants.update(zip(names, (values, scales[0])))
-            parts = [f"{tokens}.int8", f"{tokens}.scales"]
+            parts = [f"{tokens}.int8", f"{tokens}.largest"]
             if tokens not in quantized:  # the same go into query, key and value
                 call("QuantizeTokens", [tokens], parts)
                 quantized.add(tokens)
@@ -97,6 +94,8 @@ def quantize_model(model: Any) -> int:
     graph.CopyFrom(new)
     standard = next(one.version for one in model.opset_import if not one.domain)
     head = f'<domain: "{DOMAIN}", opset_import: ["" : {standard}, "com.microsoft" : 1]>'
-    model.functions.extend(parser.parse_function(head + function) for function in FUNCTIONS)
+    model.functions.extend(
+        parser.parse_function(head + function.replace("STEP", repr(1 / LEVELS))) for function in FUNCTIONS
+    )
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return products
