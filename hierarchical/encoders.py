@@ -174,7 +174,7 @@ GRAPH_INPUTS = frozenset(graph_feed(np.zeros((1, 1), np.int64)))
 def require_model(name: str) -> None:
     """Raise InputError for what can be wrong with --model_name before paddle is loaded or anything downloaded."""
     if Path(name).is_dir():
-        require_file(in_force(name) / "config.json", MODEL_FILES)
+        read_config(in_force(name))
         require_encoder(name)
     elif name not in MODEL_NAMES:
         raise InputError(
@@ -215,8 +215,11 @@ def encoder_config(directory: str | Path) -> dict:
     return {name: value for name, value in read_config(directory).items() if name not in OWN_ENTRIES}
 
 
-def read_config(directory: str | Path) -> dict:
-    """config.json of a model directory as a dict whose model_type is supported; needs no paddle."""
+def read_config(directory: str | Path, without_encoder: str | None = None) -> dict:
+    """config.json of a model directory as a dict whose model_type is supported; needs no paddle.
+
+    without_encoder: a model_type that will do, though it names no family
+    """
     path = Path(directory) / "config.json"
     require_file(path, MODEL_FILES)
     try:
@@ -224,6 +227,6 @@ def read_config(directory: str | Path) -> dict:
         kind = config.get("model_type")
     except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model configuration ({error}).") from None
-    if kind not in FAMILIES:
+    if kind not in FAMILIES and kind != (without_encoder or ""):
         raise InputError(f"{path}: model_type is {kind!r}; supported are {', '.join(FAMILIES)}.")
     return config

@@ -1,17 +1,22 @@
 """The linear branch: what character n-grams alone say of a text, beside an encoder or in its place.
 
-    branch = read_linear(folder)                         # None if the model has none
+    branch = read_linear(folder, tree.labels)            # None if the model has none
     logits = with_linear(logits, branch, texts)          # what every script and server does with an encoder's logits
 
 linear.safetensors holds an n-gram vocabulary, a linear support vector machine for each label, its weights in 8 bits and
 without those that are nearly 0, and in its metadata the two numbers that put its decision values on the scale of
 logits: logit = weight x decision value + shift. Needs numpy alone; linear_training.py makes it.
+
+A model that has nothing else is a folder with this file, label.txt, decision.json and a config.json with "model_type":
+"linear". There a text's characters are its tokens.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +25,8 @@ from hierarchical.files import atomic_write
 from hierarchical.n_grams import LONGEST, NGrams, codes_of, hashed, normalised
 
 LINEAR = "linear.safetensors"
+MODEL_TYPE = "linear"  # in the config.json of a model without an encoder
+WHOLE = 1_000_000  # characters that such a model reads, unless told otherwise
 FORMAT = "1"  # of the file, and how n-grams are cut and hashed
 CELLS = 1 << 21  # of texts x labels at a time
 TEXTS = 256  # at a time
@@ -118,16 +125,55 @@ def with_linear(logits: np.ndarray, branch: LinearBranch | None, texts: Sequence
     return logits if branch is None else logits + branch.logits(texts)
 
 
+# ---- a model without an encoder --------------------------------------------------------------------------------------
+
+
+class Characters:
+    """What a linear model has for a tokenizer: each character, normalised, is a token, and its number is its id."""
+
+    pad_id = 0
+    files: dict[str, bytes] = {}
+
+    def __init__(self, max_seq_length: int):
+        self.max_seq_length = max_seq_length
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, `max_seq_length` at most."""
+        return [codes_of(text)[: self.max_seq_length].tolist() for text in texts]
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many ids each whole text has."""
+        return [len(codes_of(text)) for text in texts]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each id comes from: (its character, the next one)."""
+        return [(i, i + 1) for i in normalised(text)[1][: self.max_seq_length]]
+
+
+class LinearModel:
+    """A branch as an engine, like those of engines.py: ids int64 [n, T] of Characters, padded -> logits float32."""
+
+    labels, metadata, singly = None, dict[str, str](), False
+
+    def __init__(self, branch: LinearBranch):
+        self.branch = branch
+
+    def __call__(self, input_ids: np.ndarray) -> np.ndarray:
+        return self.branch.logits_of([row[: np.count_nonzero(row)].astype(np.uint32) for row in input_ids])
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def write_linear(folder: str | Path, branch: LinearBranch) -> None:
-    """linear.safetensors in a folder; the same branch makes the same bytes."""
+def write_linear(folder: str | Path, branch: LinearBranch, labels: list[str]) -> None:
+    """linear.safetensors in a folder; the same branch makes the same bytes. labels: those that it is for."""
     arrays = {
         "bits": branch.n_grams.bits, "idf": branch.n_grams.idf, "starts": branch.starts, "labels": branch.labels,
         "weights": branch.weights, "scales": branch.scales, "bias": branch.bias,
     }  # fmt: skip
-    metadata = {"format": FORMAT, "weight": repr(branch.weight), "shift": repr(branch.shift)}
+    metadata = {"format": FORMAT, "labels": digest_of(labels)}
+    metadata |= {"weight": repr(float(branch.weight)), "shift": repr(float(branch.shift))}
+    header: dict[str, Any]
     header, position = {"__metadata__": metadata}, 0
     for name, kind in ARRAYS.items():
         end = position + arrays[name].astype(DTYPES[kind]).nbytes
@@ -141,14 +187,16 @@ def write_linear(folder: str | Path, branch: LinearBranch) -> None:
             file.write(arrays[name].astype(DTYPES[kind]).tobytes())
 
 
-def read_linear(folder: str | Path, content: bytes | None, n_labels: int) -> LinearBranch | None:
-    """The branch of a model for so many labels. content: of linear.safetensors in the folder; None: it has none.
+def read_linear(folder: str | Path, labels: list[str]) -> LinearBranch | None:
+    """The branch of a model with these labels; None if its folder has none.
 
-    The format is that of the library safetensors, which prediction does without. Raises InputError for a damaged file.
+    The format is that of the library safetensors, which prediction does without. Raises InputError for a damaged file,
+    and for one that was made for other labels.
     """
-    if content is None:
-        return None
     path = Path(folder) / LINEAR
+    if not path.exists():
+        return None
+    content = path.read_bytes()
     try:
         length = int.from_bytes(content[:8], "little")
         header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
@@ -169,9 +217,17 @@ def read_linear(folder: str | Path, content: bytes | None, n_labels: int) -> Lin
         require_sound(branch)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). Copy the whole folder again from where it was made.") from None
-    if len(branch.bias) != n_labels:
-        raise InputError(f"{path}: for {len(branch.bias)} labels, but label.txt beside it has {n_labels}.")
+    if metadata.get("labels") != digest_of(labels) or len(branch.bias) != len(labels):
+        raise InputError(
+            f"{path.with_name('label.txt')}: is not the file that goes with {LINEAR} beside it; the answers would be "
+            "wrong. Put the original back, or copy the whole folder again from where it was made; or train again."
+        )
     return branch
+
+
+def digest_of(labels: list[str]) -> str:
+    """SHA-256 of labels in their order."""
+    return hashlib.sha256("\n".join(labels).encode()).hexdigest()
 
 
 def require_sound(branch: LinearBranch) -> None:

@@ -30,6 +30,7 @@ CELLS, LEAST_ROWS = 100_000_000, 2_000  # of all labels; of one at least
 WEIGHTS, LEAST_WEIGHTS = 5_000_000, 200  # kept of all labels, about; of one at least
 MIXES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0)  # weights of the branch that are tried beside an encoder
 ALONE = 8.0  # its weight without one
+LEAST_DEV = 20  # dev rows
 
 
 # ---- support vector machines -----------------------------------------------------------------------------------------
@@ -150,8 +151,11 @@ def mixed(
 
     logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. Best is the mean of
     micro- and macro-F1 by `decision`, whose threshold stays: the shift takes its place. The worth is a result of
-    `thresholds.cross_fitted`; None for a single row. With very many labels some of the rows choose.
+    `thresholds.cross_fitted`. With very many labels some of the rows choose. Fewer than LEAST_DEV rows choose nothing:
+    beside an encoder the branch then has the weight 0, and None is returned.
     """
+    if len(texts) < LEAST_DEV:
+        return branch.scaled(ALONE if logits is None else 0.0, 0.0), None
     every = -(-len(texts) * len(tree) // DEV_CELLS)
     texts, gold = texts[::every], gold[::every]
     values, weights = branch.scaled(1.0, 0.0).decision_values(texts), (ALONE,) if logits is None else MIXES
@@ -164,8 +168,7 @@ def mixed(
         weight, shift = choose(rows)
         return decide(sigmoid(encoder[held_out] + weight * values[held_out] + shift), tree, decision)
 
-    honest = cross_fitted(label, gold, tree) if len(texts) > 1 else None
-    return branch.scaled(*choose(np.ones(len(texts), bool))), honest
+    return branch.scaled(*choose(np.ones(len(texts), bool))), cross_fitted(label, gold, tree)
 
 
 def best_mix(
