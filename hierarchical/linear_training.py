@@ -131,7 +131,8 @@ def fit_label(features: Any, positive: np.ndarray, rows: np.ndarray | None, c: f
 def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, float]:
     """(places, ascending, int8 values there, their scale): the at most so many weights that are not nearly 0.
 
-    An error is half the scale at most, which is a 127th of the largest weight.
+    A weight is off by half the scale at most, which is a 127th of the largest weight, and so is the decision value of a
+    text by half the scale times the sum of its n-grams' values, which is the root of their number at most.
     """
     scale = float(np.abs(weights).max()) / 127 or 1.0
     values = np.rint(weights / scale).astype(np.int8)

@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 
 from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from metric import decide
 from utils import InputError, file_digest
@@ -52,7 +51,7 @@ def expected(predictor, texts):
 
 
 def answers(predictor, texts, decision):
-    probabilities = sigmoid(predictor.logits(predictor.tokenizer.encode(texts)))
+    probabilities = predictor.probabilities(texts)
     rows = decide(probabilities, predictor.tree, decision)
     return [
         [(i, predictor.tree.labels[i], p[i]) for i in np.flatnonzero(row)] if text.strip() else []
@@ -311,6 +310,16 @@ def test_steps_give_what_the_predictor_gives(make, texts, expected):
         same(found, expected[start:end])
 
 
+def test_a_model_without_a_branch_needs_no_texts(make, plain_export):
+    models = make("--backend", "python", "--precision", "float32", "--model_path", plain_export)
+    config = (models / "seqcls_postprocess/config.pbtxt").read_text("utf-8")
+    assert 'name: "POST_TEXT" data_type: TYPE_STRING dims: [ 1 ] optional: true' in config
+    logits = Predictor(plain_export).logits([[1, 5, 2]])
+    (found,) = step(models, "seqcls_postprocess", [{"POST_INPUT": logits}])
+    assert found["POST_label"].tolist() == [np.flatnonzero(logits[0] > 0).tolist()]
+    assert "optional" not in (make("--overwrite") / "seqcls_postprocess/config.pbtxt").read_text("utf-8")
+
+
 def test_requests_are_padded_with_what_the_model_ignores(make, predictor):
     models = make("--backend", "python", "--precision", "float32")
     long, short = predictor.tokenizer.encode(["球队赢了比赛", "球"])
@@ -386,8 +395,9 @@ def test_a_bad_request_fails_alone(make):
     models = make("--backend", "python")
     good, bad = step(models, "tokenizer", [{"INPUT_0": column(["好"])}, {"INPUT_0": column(["好", b"\xff"])}])
     assert good["OUTPUT_0"].shape[0] == 1 and bad.startswith("a text is not UTF-8")
-    logits = np.full((1, 31), -9, np.float32)
-    bad, none = step(models, "seqcls_postprocess", [{"POST_INPUT": logits * np.nan}, {"POST_INPUT": logits}])
+    logits, text = np.full((1, 31), -99, np.float32), {"POST_TEXT": column(["好"])}
+    requests = [{"POST_INPUT": logits * np.nan, **text}, {"POST_INPUT": logits, **text}]
+    bad, none = step(models, "seqcls_postprocess", requests)
     assert "NaN" in bad
     assert none["POST_label"].tolist() == [[-1]] and none["POST_label_name"].tolist() == [[b""]]
 
