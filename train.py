@@ -117,7 +117,7 @@ def parse_args(argv):
     result.add_argument(
         "--hybrid",
         action="store_true",
-        help="at the end add a linear branch on character n-grams, mixed as suits the dev rows; seconds, and mostly better",
+        help="at the end add a linear branch on character n-grams, mixed in as suits the dev rows",
     )
     decision.add_argument(
         "--tune_threshold",
@@ -251,7 +251,9 @@ def tell_mix(branch, honest, alone, logger):
     elif not branch.weight:
         logger.info("Linear branch left out: on dev the encoder alone is as good")
     else:
-        logger.info(f"Linear branch mixed with weight {branch.weight:g} and shift {branch.shift:.2f}, stored with the model")
+        logger.info(
+            f"Linear branch mixed with weight {branch.weight:g} and shift {branch.shift:.2f}, stored with the model"
+        )
         logger.info(f"on dev rows left out of the mixing: {f1_text(honest)}; the encoder alone: {f1_text(alone)}")
 
 

@@ -8,8 +8,8 @@ Writes  output_json   all scores as fractions, overall, per level and per label,
         save_dir/{linear.safetensors, config.json, label.txt, decision.json}   the model, if asked for
 
 TF-IDF of character 1- to 4-grams (Chinese needs no word segmentation) and one linear support vector machine per label.
-How far their boundaries are moved, which macro-F1 gains most by, is chosen on the dev rows; the scores are honest: the
-rows of each fifth of dev are labelled as the other four fifths chose.
+How far all boundaries are moved, by which macro-F1 above all gains, is chosen on the dev rows; yet the scores are
+honest: the rows of each fifth of dev are labelled as the other four fifths chose.
 """
 
 import json

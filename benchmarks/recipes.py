@@ -41,7 +41,9 @@ def parse_args(argv):
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
     parser.add_argument("--model_name", type=Path, required=True, help="directory of the encoder")
     parser.add_argument("--work_dir", type=Path, default="output/recipes", help="where the runs go")
-    parser.add_argument("--rows", nargs="+", default=["2000"], help="train rows: a number, 20x for 20 per label, or all")
+    parser.add_argument(
+        "--rows", nargs="+", default=["2000"], help="train rows: a number, 20x for 20 per label, or all"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of draws and trainings")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES], help="what to compare")
     parser.add_argument("--choose", type=int, default=200, help="train rows that choose")
@@ -129,7 +131,16 @@ def train(args, folder, seed, *flags):
     warmup = epochs * n_rows // batch_size // 10
     common = ["--dataset_dir", folder, "--model_name", args.model_name, "--save_dir", save_dir, "--device", "cpu"]
     common += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--loss", "zlpr"]
-    common += ["--warmup_steps", warmup, "--max_seq_length", args.max_seq_length, "--seed", seed, "--logging_steps", 100]
+    common += [
+        "--warmup_steps",
+        warmup,
+        "--max_seq_length",
+        args.max_seq_length,
+        "--seed",
+        seed,
+        "--logging_steps",
+        100,
+    ]
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
     call(folder / "encoder.log", "train.py", *common, *flags, *resume)
     return save_dir

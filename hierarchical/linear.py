@@ -31,7 +31,15 @@ FORMAT = "1"  # of the file, and how n-grams are cut and hashed
 CELLS = 1 << 21  # of texts x labels at a time
 TEXTS = 256  # at a time
 DTYPES = {"U64": "<u8", "I64": "<i8", "U32": "<u4", "F32": "<f4", "I8": "i1"}  # of the file's format
-ARRAYS = {"bits": "U64", "idf": "F32", "starts": "I64", "labels": "U32", "weights": "I8", "scales": "F32", "bias": "F32"}
+ARRAYS = {
+    "bits": "U64",
+    "idf": "F32",
+    "starts": "I64",
+    "labels": "U32",
+    "weights": "I8",
+    "scales": "F32",
+    "bias": "F32",
+}
 
 
 @dataclass(frozen=True)
@@ -93,31 +101,27 @@ class LinearBranch:
         An n-gram's part is shared equally by its places in the text, and there by its characters. Both together add up
         to the logits of the text, but for rounding.
         """
-        labels = np.asarray(labels, np.int64)
-        _, origins = normalised(text)
-        codes = codes_of(text)
-        found = np.zeros((len(labels), len(text)))
+        codes, (_, origins) = codes_of(text), normalised(text)
         _, n_grams, values = self.n_grams.features([codes])
-        of_n_grams = np.array([self._weights(n_gram, labels) for n_gram in n_grams]).reshape(-1, len(labels))
-        bits, _ = hashed([codes])
-        firsts = np.concatenate([np.arange(len(codes) - n + 1) for n in range(1, LONGEST + 1) if n <= len(codes)] or [[]])
-        sizes = np.repeat(np.arange(1, LONGEST + 1), [max(0, len(codes) - n + 1) for n in range(1, LONGEST + 1)])
-        places, numbers = self.n_grams.find(bits)
+        weights = np.array([self._weights(n_gram, labels) for n_gram in n_grams]).reshape(-1, len(labels))
+        places, numbers = self.n_grams.find(hashed([codes])[0])
         which = np.searchsorted(n_grams, numbers)
-        counts = np.bincount(which, minlength=len(n_grams))
-        shares = values[:, None] * of_n_grams / np.maximum(counts, 1)[:, None]
+        shares = values[:, None] * weights / np.bincount(which, minlength=len(n_grams))[:, None]
+        # the n-grams of `hashed`: by their length, and then by their first character
+        spans = [(first, n) for n in range(1, LONGEST + 1) for first in range(len(codes) - n + 1)]
+        found = np.zeros((len(labels), len(text)))
         for place, i in zip(places, which):
-            first, size = int(firsts[place]), int(sizes[place])
+            first, size = spans[place]
             for character in range(first, first + size):
                 found[:, origins[character]] += shares[i] / size
-        return self.weight * found, self.weight * self.bias[labels].astype(np.float64) + self.shift
+        return self.weight * found, self.weight * self.bias[list(labels)].astype(np.float64) + self.shift
 
-    def _weights(self, n_gram: int, labels: np.ndarray) -> np.ndarray:
+    def _weights(self, n_gram: int, labels: Sequence[int]) -> np.ndarray:
         """The weights of an n-gram for some labels, float64."""
         part = slice(self.starts[n_gram], self.starts[n_gram + 1])
         own = np.zeros(len(self.bias))
         own[self.labels[part]] = self.weights[part]
-        return (own * self.scales)[labels]
+        return (own * self.scales)[list(labels)]
 
 
 def with_linear(logits: np.ndarray, branch: LinearBranch | None, texts: Sequence[str]) -> np.ndarray:

@@ -21,7 +21,7 @@ from hierarchical.linear import LinearBranch
 from hierarchical.metric import evaluate
 from hierarchical.modeling import sigmoid
 from hierarchical.n_grams import CHUNK, NGrams, codes_of
-from hierarchical.thresholds import MEAN, cross_fitted, tune_threshold
+from hierarchical.thresholds import cross_fitted, tune_threshold
 
 C = 10.0  # of the support vector machines: the more, the closer they are to the train rows
 TOLERANCE = 1e-3  # at which their optimizer stops
@@ -44,21 +44,22 @@ def fit_linear(texts: Sequence[str], labels: Sequence[Sequence[int]], n_labels: 
     rows = rows_to_learn_from(labels, n_labels)
     texts, labels = [texts[i] for i in rows], [labels[i] for i in rows]
     n_grams = NGrams.of(texts)
-    features, bias, scales = feature_matrix(n_grams, texts), np.zeros(n_labels), np.ones(n_labels)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    features = feature_matrix(n_grams, texts)
+    bias, scales = np.zeros(n_labels, np.float32), np.ones(n_labels, np.float32)
+    n_gram_of, label_of, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)], [np.zeros(0, np.int8)]
     for label, positive in rows_of_labels(labels, n_labels):
         if len(positive) in (0, len(rows)):
             bias[label] = 1.0 if len(positive) else -1.0
             continue
         weights, bias[label] = fit_label(features, positive, drawn_rows(positive, len(rows), n_labels, label), c)
-        kept, values, scales[label] = quantized(weights, max(LEAST_WEIGHTS, WEIGHTS // n_labels))
-        found.append((kept, np.full(len(kept), label, np.uint32), values))
-    columns = zip(*found) if found else (np.zeros(0, kind) for kind in (np.int64, np.uint32, np.int8))
-    n_gram, label_of, values = (np.concatenate(column) if found else column for column in columns)
-    order = np.argsort(n_gram, kind="stable")
-    starts = np.append(0, np.cumsum(np.bincount(n_gram, minlength=len(n_grams)))).astype(np.int64)
-    single = (array.astype(np.float32) for array in (scales, bias))
-    return LinearBranch(n_grams, starts, label_of[order], values[order], *single)
+        kept, of_kept, scales[label] = quantized(weights, max(LEAST_WEIGHTS, WEIGHTS // n_labels))
+        n_gram_of.append(kept)
+        label_of.append(np.full(len(kept), label, np.uint32))
+        values.append(of_kept)
+    numbers = np.concatenate(n_gram_of)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.append(0, np.cumsum(np.bincount(numbers, minlength=len(n_grams)))).astype(np.int64)
+    return LinearBranch(n_grams, starts, np.concatenate(label_of)[order], np.concatenate(values)[order], scales, bias)
 
 
 def rows_to_learn_from(labels: Sequence[Sequence[int]], n_labels: int, most: int = ROWS) -> np.ndarray:
@@ -146,12 +147,17 @@ def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, f
 
 
 def mixed(
-    branch: LinearBranch, texts: Sequence[str], logits: np.ndarray | None, gold: np.ndarray, tree: LabelTree, decision: Decision
+    branch: LinearBranch,
+    texts: Sequence[str],
+    logits: np.ndarray | None,
+    gold: np.ndarray,
+    tree: LabelTree,
+    decision: Decision,
 ) -> tuple[LinearBranch, dict[str, Any] | None]:
     """(the branch with the weight and the shift that suit these rows best, what that is worth on rows not used for it).
 
-    logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. Best is the mean of
-    micro- and macro-F1 by `decision`, whose threshold stays: the shift takes its place. The worth is a result of
+    logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. Best is
+    micro-F1 by `decision`, whose threshold stays: the shift takes its place. The worth is a result of
     `thresholds.cross_fitted`. With very many labels some of the rows choose. Fewer than LEAST_DEV rows choose nothing:
     beside an encoder the branch then has the weight 0, and None is returned.
     """
@@ -180,20 +186,22 @@ def best_mix(
     decision: Decision,
     weights: Sequence[float] = MIXES,
 ) -> tuple[float, float]:
-    """(weight, shift), so that encoder + weight x values + shift decides best, by the mean of micro- and macro-F1.
+    """(weight, shift), so that encoder + weight x values + shift has the highest micro-F1.
+
+    Macro-F1 would lead astray: what is predicted of labels that no row here has costs nothing there.
 
     encoder, values float64 [N, L], gold bool [N, L]. A weight of 0 leaves the encoder as it is, without a shift.
     """
-    wanted, best = _logit(np.mean(decision.threshold)), (-1.0, 0.0, 0.0)
+    wanted, best = _logit(float(np.mean(decision.threshold))), (-1.0, 0.0, 0.0)
     for weight in weights:
         logits, shift = encoder + weight * values, 0.0
         if weight:
-            shift = wanted - _logit(tune_threshold(sigmoid(logits), gold, tree, decision.decoding, MEAN))
-        scores = evaluate(decide(sigmoid(logits + shift), tree, decision), gold, tree)
-        best = max(best, (scores["micro_f1"] + scores["macro_f1"], weight, shift), key=lambda found: found[0])
+            shift = wanted - _logit(tune_threshold(sigmoid(logits), gold, tree, decision.decoding))
+        worth = evaluate(decide(sigmoid(logits + shift), tree, decision), gold, tree)["micro_f1"]
+        best = max(best, (worth, weight, shift), key=lambda found: found[0])
     return best[1:]
 
 
 def _logit(probability: float) -> float:
-    probability = min(max(float(probability), 1e-6), 1 - 1e-6)
+    probability = min(max(probability, 1e-6), 1 - 1e-6)
     return float(np.log(probability / (1 - probability)))

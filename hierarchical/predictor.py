@@ -170,6 +170,7 @@ class Predictor:
         def read(place: Path) -> Checkpoint:
             if computes == "linear":
                 opened = Checkpoint.open(path, max_seq_length, kind="linear")
+                assert opened.linear
                 self.file, self.engine = place / LINEAR, LinearModel(opened.linear)
                 return opened
             if computes == "checkpoint":

@@ -19,13 +19,12 @@ from hierarchical.labels import LabelTree
 from hierarchical.metric import Scores
 
 CRITERIA = ("micro_f1", "macro_f1")
-MEAN = "mean_f1"  # of these two
 
 
 def tune_threshold(
     probabilities: Any, gold: Any, tree: LabelTree | None = None, decoding: str = "raw", criterion: str = "micro_f1"
 ) -> float:
-    """The one threshold (float) with the highest "micro_f1", "macro_f1" or mean of both, "mean_f1", on these rows.
+    """The one threshold (float) with the highest "micro_f1" or "macro_f1" on these rows.
 
     probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed for a decoding other than "raw". Exact: F1 only
     changes where the threshold passes a probability, so one sort visits every case there is. The threshold lies midway
@@ -33,7 +32,7 @@ def tune_threshold(
     one. min_labels, max_labels and top_k play no part. Time O(N L log(N L)), memory O(N L). Raises ValueError for bad
     arrays or an unknown name.
     """
-    one_of("criterion", criterion, (*CRITERIA, MEAN))
+    one_of("criterion", criterion, CRITERIA)
     one_of("decoding", decoding, DECODINGS)
     if tree is None and decoding != "raw":
         raise ValueError(f"decoding {decoding!r} needs the label tree")
@@ -41,16 +40,13 @@ def tune_threshold(
     # With one threshold for all labels, margins and probabilities have the same order: decode once, then cut anywhere.
     if tree is not None:
         RULES[decoding].make_consistent(probabilities, tree)
-    scores = np.zeros(probabilities.size)
-    order = np.argsort(-probabilities, axis=None)
-    if criterion != "macro_f1":
-        scores += _f1_curve(gold.ravel()[order])
-    if criterion != "micro_f1":
+    if criterion == "macro_f1":
         per_label = np.argsort(-probabilities, axis=0)
         curves = _f1_curve(np.take_along_axis(gold, per_label, axis=0))
         gains = np.empty_like(probabilities)  # what macro-F1 gains when this one cell is predicted as well
         np.put_along_axis(gains, per_label, np.diff(curves, axis=0, prepend=0) / gold.shape[1], axis=0)
-        scores += np.cumsum(gains.ravel()[order])
+    order = np.argsort(-probabilities, axis=None)
+    scores = _f1_curve(gold.ravel()[order]) if criterion == "micro_f1" else np.cumsum(gains.ravel()[order])
     return _best_threshold(probabilities.ravel()[order], scores, preferred=0.5)
 
 
@@ -110,12 +106,12 @@ def cross_fitted(
     """What a choice is worth on rows that had no part in it: `Scores.result()` pooled over K held-out folds.
 
     label(rows, held_out), both bool [N]: chooses by `rows`, K-1 folds, and returns the label sets, bool, of the others.
-    gold bool [N, L]. The folds depend on the number of rows only; with fewer rows than folds there are as many as rows.
+    gold bool [N, L]. The folds depend on the number of rows only.
     """
     # Shuffled, because files come sorted or in turns by label; the seed is fixed, so the same rows give the same score.
-    fold_of_row = np.random.default_rng(0).permutation(len(gold)) % min(folds, len(gold))
+    fold_of_row = np.random.default_rng(0).permutation(len(gold)) % folds
     scores = Scores(tree)
-    for fold in range(fold_of_row.max() + 1):
+    for fold in range(folds):
         held_out = fold_of_row == fold
         scores.update(label(~held_out, held_out), gold[held_out])
     return scores.result()

@@ -32,9 +32,7 @@ class Model:
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
     """
 
-    def __init__(
-        self, path, config, tree, tokenizer, decision, score, has_changed=None, singly=False, reads_all=False
-    ):
+    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None, singly=False, reads_all=False):
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
         self.score, self.has_changed, self.singly, self.reads_all = score, has_changed, singly, reads_all
         self.max_seq_length = tokenizer.max_seq_length
@@ -68,9 +66,7 @@ def load_exported(path, precision, max_seq_length=None):
         return sigmoid(logits)
 
     singly, reads_all = predictor.engine.singly, predictor.linear is not None
-    return Model(
-        file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all
-    )
+    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------

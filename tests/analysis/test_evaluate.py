@@ -232,10 +232,10 @@ def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, m
     rows = {f"{text}{i}": labels for text, labels in DEV.items() for i in range(3)}
     (data / "dev.txt").write_text(file_of(rows), encoding="utf-8")
 
-    def shy(model, texts, pad_id, batch_size, progress):  # probabilities 0.27 for gold and 0.05 for other labels
+    def shy(predictor, texts, progress):  # probabilities 0.27 for gold and 0.05 for other labels
         return np.array([[-1.0 if i in {**rows, **TRAIN}[text] else -3.0 for i in range(len(TREE))] for text in texts])
 
-    monkeypatch.setattr(modeling, "predict_logits", shy)
+    monkeypatch.setattr(Predictor, "text_logits", shy)
     write_settings(checkpoint, TREE, 128, Decision(decoding="topdown"))
     call(data, checkpoint, "--tune_threshold", how)
     assert "Accuracy in dev dataset: 100.00%" in printed

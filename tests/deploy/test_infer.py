@@ -42,9 +42,7 @@ def export(tiny_export, tmp_path):
 
 @pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--num_threads", "3", "--batch_size", "7"]])
 def test_writes_what_predict_writes(call, hybrid_checkpoint, tmp_path, flags):
-    words = (
-        f"--params_path {hybrid_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
-    )
+    words = f"--params_path {hybrid_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
     predict.main(words.split())
     call("--output_file", tmp_path / "b.jsonl", "--quiet", *flags)
     rows = [(tmp_path / name).read_text(encoding="utf-8").splitlines() for name in ("a.jsonl", "b.jsonl")]

@@ -122,7 +122,9 @@ def test_linear_branches_of_exports_are_not_mixed(paddle, hybrids, tmp_path):
     folders = []
     for i, source in enumerate(hybrids):
         checkpoint = Checkpoint.open(source)
-        export_checkpoint(paddle, checkpoint, checkpoint.load_model(), tmp_path / str(i), precisions=("float32", "int8"))
+        export_checkpoint(
+            paddle, checkpoint, checkpoint.load_model(), tmp_path / str(i), precisions=("float32", "int8")
+        )
         folders.append(tmp_path / str(i))
     for load in LOADERS.values():
         for first, second in ((0, 1), (0, 2), (2, 0)):
