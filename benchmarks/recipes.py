@@ -1,10 +1,10 @@
 """What each technique is worth: the same rows and seeds for all of them, scored on rows that chose nothing.
 
     python benchmarks/recipes.py --dataset_dir data --model_name path/to/encoder --rows 2000 --seeds 1 2 3
-    python benchmarks/recipes.py --dataset_dir data --model_name path/to/encoder --rows 1x 2x 5x 20x all --recipes linear plain hybrid
+    python benchmarks/recipes.py --dataset_dir data --model_name path/to/encoder --rows 20x all --recipes plain hybrid
 
 Reads   dataset_dir/{train.txt, dev.txt, label.txt}
-Writes  work_dir/ROWS-SEED/       the rows drawn; beside them the checkpoint and the log of the encoder, and of the linear model
+Writes  work_dir/ROWS-SEED/       the rows drawn; beside them checkpoint and log of the encoder and of the linear model
         work_dir/results.jsonl    one line per row count, seed and recipe: scores in percent, CPU seconds
 
 --choose rows of train.txt, always the same, choose whatever is to be chosen: the epoch, the mixture. The rest is what
@@ -142,7 +142,7 @@ def train(args, folder, seed, *flags):
         100,
     ]
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
-    call(folder / "encoder.log", "train.py", *common, *flags, *resume)
+    call(folder / "encoder.log", "train.py", *common, "--logging_steps", 20, *flags, *resume)
     return save_dir
 
 

@@ -290,7 +290,8 @@ def save_checkpoint(
 ) -> None:
     """Replace what a directory holds of a model by a checkpoint, all of it at once.
 
-    linear: its linear branch, if it has one; write_more: writes into a folder what else belongs to the model; older: names of what else does not fit the new one
+    write_more: writes into a folder what else belongs to the model; older: names of what else does not fit the new one
+    linear: the model's linear branch
     """
     with new_set(directory, lambda directory: {*members(directory), *older}) as folder:
         model.config.architectures = [type(model).__name__]

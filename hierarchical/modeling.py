@@ -116,7 +116,8 @@ def score(
 ) -> Scores:
     """`metric.Scores` of a model on labelled Rows and their token ids; with several processes, on every `world`-th.
 
-    linear: its linear branch; loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with.
+    loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with. linear: the
+    model's linear branch
     """
     scores, own = Scores(tree), np.arange(rank, len(ids), world)
     for window in row_windows(len(own), len(tree)):

@@ -91,7 +91,7 @@ class NGrams:
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.uint64, int]:
-        """To look up by the first bits: (bits with an end mark, first number of each beginning, shift, most with one)."""
+        """To look up by the first bits: (bits and an end mark, first number of each beginning, shift, most of one)."""
         kept = max(1, len(self).bit_length() + 1)
         shift = np.uint64(64 - kept)
         firsts = np.searchsorted(self.bits, np.arange(1 << kept, dtype=np.uint64) << shift)

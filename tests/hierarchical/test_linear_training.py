@@ -130,7 +130,7 @@ def test_best_mix_is_the_best_of_all(rows):
     for decision in (Decision(), Decision(0.3, "closure")):
         weight, shift = best_mix(encoder, values, gold, tree, decision)
 
-        def worth(weight, shift):
+        def worth(weight, shift, decision=decision):
             return evaluate(decide(sigmoid(encoder + weight * values + shift), tree, decision), gold, tree)["micro_f1"]
 
         every = max(worth(w, s) for w in module.MIXES if w for s in np.linspace(-20, 20, 120))

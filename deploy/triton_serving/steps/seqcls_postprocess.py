@@ -1,7 +1,7 @@
 """Step 3 in Triton, as seqcls_postprocess/1/model.py: logits -> labels, by the decision settings of the export.
 
-POST_INPUT float32 [n, labels], POST_TEXT bytes [n, 1] (a blank text has no labels, and a linear branch of the model reads
-it; without a branch it is optional)
+POST_INPUT float32 [n, labels], POST_TEXT bytes [n, 1] (a blank text has no labels; a model without a linear branch does
+not need it)
 -> POST_label int64, POST_confidence float32, POST_label_name bytes, all [n, k]: class indices in ascending order, their
 probabilities and their paths. k is the largest number of labels of a text in this request, at least 1; what a text has
 less is filled with -1, 0 and "". Beside this file lie the package that it imports and the settings of the export.
