@@ -21,7 +21,7 @@ import numpy as np
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import MODEL_NAMES, family_of, require_model
-from hierarchical.linear import with_linear
+from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, fit_linear, mixed
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
@@ -226,35 +226,38 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
     """Give the best model what --hybrid and --tune_threshold ask for, both chosen on dev, and store it with it."""
     load_weights(model, find_weights(args.save_dir))
     logits, gold = predict_logits(model, ids, tokenizer.pad_id, args.batch_size), dev.multi_hot(len(tree))
+    linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
     if args.hybrid:
-        logger.info(f"Linear branch: character n-grams of {len(train.texts)} rows")
-        branch = fit_linear(train.texts, train.labels, len(tree))
-        branch, honest = mixed(branch, dev.texts, logits, gold, tree, decision)
-        alone = scores_of(decide(sigmoid(logits), tree, decision), gold, tree)
-        tell_mix(branch, honest, alone, logger)
-        if branch.weight:
-            logits = with_linear(logits, branch, dev.texts)
-            save_checkpoint(args.save_dir, model, tokenizer, tree, decision, linear=branch)
+        linear = linear_branch(tree, train, dev, logits, gold, decision, logger)
+        save_checkpoint(args.save_dir, model, tokenizer, tree, decision, linear=linear)
     if args.tune_threshold:
         criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
-        tuned, honest = tuned_decision(sigmoid(logits), gold, tree, decision, args.tune_threshold, criterion)
+        probabilities = sigmoid(with_linear(logits, linear, dev.texts))
+        tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
         write_decision(args.save_dir, args.max_seq_length, tuned)
         logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
         if honest:
-            logger.info(f"on dev rows left out of the tuning: {f1_text(honest)}")
+            mixture = ", all of which chose the mixture" if linear else ""
+            logger.info(f"on dev rows left out of the tuning{mixture}: {f1_text(honest)}")
 
 
-def tell_mix(branch, honest, alone, logger):
-    """Log what a linear branch is worth. honest, alone: result dicts, with it and without."""
+def linear_branch(tree, train, dev, logits, gold, decision, logger):
+    """A LinearBranch of the train rows, mixed as suits the dev rows and their logits best; None if it adds nothing."""
+    logger.info(f"Linear branch: character n-grams of {len(train.texts)} rows")
+    branch = fit_linear(train.texts, train.labels, len(tree))
+    branch, honest = mixed(branch, dev.texts, logits, gold, tree, decision)
     if honest is None:
         logger.warning(f"Linear branch left out: it needs {LEAST_DEV} dev rows or more to be mixed by")
-    elif not branch.weight:
+        return None
+    if not branch.weight:
         logger.info("Linear branch left out: on dev the encoder alone is as good")
-    else:
-        logger.info(
-            f"Linear branch mixed with weight {branch.weight:g} and shift {branch.shift:.2f}, stored with the model"
-        )
-        logger.info(f"on dev rows left out of the mixing: {f1_text(honest)}; the encoder alone: {f1_text(alone)}")
+        return None
+    alone = scores_of(decide(sigmoid(logits), tree, decision), gold, tree)
+    logger.info(
+        f"Linear branch mixed with weight {branch.weight:g} and shift {branch.shift:.2f}, stored with the model"
+    )
+    logger.info(f"on dev rows left out of the mixing: {f1_text(honest)}; the encoder alone: {f1_text(alone)}")
+    return branch
 
 
 def f1_text(scores):

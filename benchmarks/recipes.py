@@ -114,7 +114,7 @@ BUILDS_ON = {"hybrid": "plain"}  # goes on from its training, and costs what tha
 
 
 def with_bases(recipes):
-    """The recipes, and those that they build on, in the order in which they can be made: a base before it is changed."""
+    """The recipes, and those that they build on, in the order in which they can be made."""
     return [name for name in RECIPES if name in recipes or name in map(BUILDS_ON.get, recipes)]
 
 

@@ -189,7 +189,7 @@ def test_a_linear_branch_is_added_to_the_best_model(run_train, tmp_path, capsys)
     run_train(*flags, "--resume", "--hybrid", "--tune_threshold", "global")
     log = capsys.readouterr().err
     assert re.search(r"Linear branch mixed with weight \d+ and shift -?\d+\.\d\d, stored with the model", log)
-    found = re.findall(r"(?:mixing|alone|tuning): micro f1 score: (0\.\d{5}), macro f1 score: (0\.\d{5})", log)
+    found = re.findall(r"(?:mixing|alone|mixture): micro f1 score: (0\.\d{5}), macro f1 score: (0\.\d{5})", log)
     (mixed, _), (alone, _), (tuned, _) = found
     hybrid = Checkpoint.open(save)
     assert np.array_equal(arrays(save / "model.safetensors")["classifier.weight"], plain_weights(plain))
@@ -206,6 +206,10 @@ def test_a_linear_branch_is_added_to_the_best_model(run_train, tmp_path, capsys)
     wanted = of_encoder + hybrid.linear.logits(dev.texts)
     np.testing.assert_allclose(predictor.text_logits(dev.texts), wanted, atol=1e-4)
     assert predictor.decision == hybrid.decision and isinstance(hybrid.decision.threshold, float)
+
+    run_train(*flags, "--resume", "--tune_threshold", "global")  # the branch stays, and the threshold is for both
+    again = Checkpoint.open(save)
+    assert again.linear is not None and again.decision == hybrid.decision
 
     run_train(*flags)  # a run without it leaves none
     assert Checkpoint.open(save).linear is None and not (save / "linear.safetensors").exists()

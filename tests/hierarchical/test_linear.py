@@ -1,6 +1,8 @@
 """linear.py: decision values by hand and by scikit-learn, parts of words, the file, and models without an encoder."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hierarchical.labels import LabelTree
 from hierarchical.linear import LINEAR, Characters, LinearBranch, LinearModel, read_linear, with_linear, write_linear
 from hierarchical.n_grams import NGrams, codes_of, hashed
 from hierarchical.predictor import Predictor
-from tests.conftest import SAMPLE
+from tests.conftest import ROOT, SAMPLE
 from tests.hierarchical.swaps import require_no_mixture
 from utils import load_rows
 
@@ -161,6 +163,18 @@ def test_a_linear_model_predicts(linear_model, branch):
     assert predictor.decision == Decision(0.4) and predictor.file == linear_model / LINEAR
     assert predictor.linear is None  # it is the model itself, and not added to it
     assert [one.labels for one in predictor.predict(["", "\0"])] == [[], predictor.predict([" \0"])[0].labels]
+
+
+def test_numpy_is_enough(linear_model):
+    code = """
+import sys
+refused = "paddle onnxruntime scipy sklearn safetensors tqdm filelock sentencepiece".split()
+sys.modules.update(dict.fromkeys(refused))
+from hierarchical import Predictor
+print(Predictor(sys.argv[1]).predict(["某公司宣布上市"])[0].to_json())
+"""
+    done = subprocess.run([sys.executable, "-c", code, linear_model], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == Predictor(linear_model).predict(["某公司宣布上市"])[0].to_json() + "\n", done.stderr
 
 
 def test_it_reads_as_many_characters_as_it_is_told(linear_model, branch):
