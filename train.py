@@ -250,7 +250,7 @@ def linear_branch(tree, train, dev, logits, gold, decision, logger):
         logger.warning(f"Linear branch left out: it needs {LEAST_DEV} dev rows or more to be mixed by")
         return None
     if not branch.weight:
-        logger.info("Linear branch left out: on dev the encoder alone is as good")
+        logger.info("Linear branch left out: on dev the encoder alone is better")
         return None
     alone = scores_of(decide(sigmoid(logits), tree, decision), gold, tree)
     logger.info(

@@ -28,8 +28,8 @@ TOLERANCE = 1e-3  # at which their optimizer stops
 ROWS = 500_000
 CELLS, LEAST_ROWS = 100_000_000, 2_000  # of all labels; of one at least
 WEIGHTS, LEAST_WEIGHTS = 5_000_000, 200  # kept of all labels, about; of one at least
-MIXES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0)  # weights of the branch that are tried beside an encoder
-ALONE = 8.0  # its weight without one
+USUAL = 8.0  # the weight of the branch: alone, and beside an encoder unless one of the others is better by MARGIN
+OTHERS, MARGIN = (0.0, 2.0, 4.0, 16.0, 32.0, 64.0), 0.001
 LEAST_DEV = 20  # dev rows
 
 
@@ -156,20 +156,20 @@ def mixed(
 ) -> tuple[LinearBranch, dict[str, Any] | None]:
     """(the branch with the weight and the shift that suit these rows best, what that is worth on rows not used for it).
 
-    logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. Best is
-    micro-F1 by `decision`, whose threshold stays: the shift takes its place. The worth is a result of
-    `thresholds.cross_fitted`. With very many labels some of the rows choose. Fewer than LEAST_DEV rows choose nothing:
-    beside an encoder the branch then has the weight 0, and None is returned.
+    logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. The threshold of
+    `decision` stays as it is: the shift takes its place. The worth is a result of `thresholds.cross_fitted`. With very
+    many labels some of the rows choose. Fewer than LEAST_DEV rows choose nothing: beside an encoder the branch then has
+    the weight 0, and None is returned.
     """
     if len(texts) < LEAST_DEV:
-        return branch.scaled(ALONE if logits is None else 0.0, 0.0), None
+        return branch.scaled(USUAL if logits is None else 0.0, 0.0), None
     every = -(-len(texts) * len(tree) // DEV_CELLS)
     texts, gold = texts[::every], gold[::every]
-    values, weights = branch.scaled(1.0, 0.0).decision_values(texts), (ALONE,) if logits is None else MIXES
+    values, others = branch.decision_values(texts), () if logits is None else OTHERS
     encoder = np.zeros(values.shape) if logits is None else logits[::every].astype(np.float64)
 
     def choose(rows: np.ndarray) -> tuple[float, float]:
-        return best_mix(encoder[rows], values[rows], gold[rows], tree, decision, weights)
+        return best_mix(encoder[rows], values[rows], gold[rows], tree, decision, others)
 
     def label(rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         weight, shift = choose(rows)
@@ -184,24 +184,25 @@ def best_mix(
     gold: np.ndarray,
     tree: LabelTree,
     decision: Decision,
-    weights: Sequence[float] = MIXES,
+    others: Sequence[float] = OTHERS,
 ) -> tuple[float, float]:
     """(weight, shift), so that encoder + weight x values + shift has the highest micro-F1.
 
-    Macro-F1 would lead astray: what is predicted of labels that no row here has costs nothing there.
-
+    Of weights only a few are tried, and another one than USUAL has to be better by MARGIN, since small differences are
+    chance. Macro-F1 would lead astray: with it, predicting a label that no row here has would cost nothing.
     encoder, values float64 [N, L], gold bool [N, L]. A weight of 0 leaves the encoder as it is, without a shift.
     """
     wanted, best = _logit(float(np.mean(decision.threshold))), (-1.0, 0.0, 0.0)
-    for weight in weights:
+    for weight in (USUAL, *others):
         logits, shift = encoder + weight * values, 0.0
         if weight:
             shift = wanted - _logit(tune_threshold(sigmoid(logits), gold, tree, decision.decoding))
         worth = evaluate(decide(sigmoid(logits + shift), tree, decision), gold, tree)["micro_f1"]
+        worth -= MARGIN if weight != USUAL else 0.0
         best = max(best, (worth, weight, shift), key=lambda found: found[0])
     return best[1:]
 
 
 def _logit(probability: float) -> float:
-    probability = min(max(probability, 1e-6), 1 - 1e-6)
+    probability = min(max(probability, 1e-30), 1 - 1e-7)
     return float(np.log(probability / (1 - probability)))

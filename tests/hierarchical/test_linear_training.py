@@ -133,8 +133,9 @@ def test_best_mix_is_the_best_of_all(rows):
         def worth(weight, shift, decision=decision):
             return evaluate(decide(sigmoid(encoder + weight * values + shift), tree, decision), gold, tree)["micro_f1"]
 
-        every = max(worth(w, s) for w in module.MIXES if w for s in np.linspace(-20, 20, 120))
-        assert worth(weight, shift) >= every - 1e-9 and weight > 0
+        usual = max(worth(module.USUAL, s) for s in np.linspace(-20, 20, 120))
+        every = max(worth(w, s) for w in module.OTHERS if w for s in np.linspace(-60, 60, 240))
+        assert worth(weight, shift) >= max(usual, every - module.MARGIN) - 1e-9 and weight > 0
 
 
 def test_a_branch_that_knows_nothing_is_left_out():
@@ -149,9 +150,20 @@ def test_the_threshold_stays_and_the_shift_takes_its_place():
     encoder, values = np.zeros((20, 1)), np.array([[3.0], [2.0], [1.0], [0.0]] * 5)
     tree = LabelTree(["甲"])
     for threshold in (0.5, 0.9):
-        weight, shift = best_mix(encoder, values, gold, tree, Decision(threshold), [1.0])
-        found = decide(sigmoid(values + shift), tree, Decision(threshold))
-        assert weight == 1.0 and np.array_equal(found, gold)
+        weight, shift = best_mix(encoder, values, gold, tree, Decision(threshold))
+        found = decide(sigmoid(weight * values + shift), tree, Decision(threshold))
+        assert weight == 8.0 and np.array_equal(found, gold)
+
+
+def test_an_encoder_that_knows_nothing_is_outweighed():
+    rng = np.random.default_rng(0)
+    gold = rng.random((200, 2)) < 0.3
+    encoder, values = rng.normal(scale=8, size=(200, 2)), gold - 0.9  # far below 0, yet always right
+    weight, shift = best_mix(encoder, values, gold, LabelTree(["甲", "乙"]), Decision())
+    assert (
+        weight == 64.0
+        and evaluate(encoder + weight * values + shift > 0, gold, LabelTree(["甲", "乙"]))["micro_f1"] > 0.95
+    )
 
 
 def test_cross_fitting_by_hand(branch, rows):
@@ -178,7 +190,7 @@ def test_few_dev_rows_choose_nothing(branch, rows):
     found, honest = mixed(branch, few, np.zeros(gold.shape, np.float32), gold, TREE, Decision())
     assert (found.weight, honest) == (0.0, None)
     found, honest = mixed(branch, few, None, gold, TREE, Decision())
-    assert (found.weight, found.shift, honest) == (module.ALONE, 0.0, None)
+    assert (found.weight, found.shift, honest) == (module.USUAL, 0.0, None)
 
 
 def test_with_many_labels_some_of_the_rows_choose(branch, rows, monkeypatch):
