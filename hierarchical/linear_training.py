@@ -26,7 +26,7 @@ from hierarchical.thresholds import cross_fitted, tune_threshold
 C = 10.0  # of the support vector machines: the more, the closer they are to the train rows
 TOLERANCE = 1e-3  # at which their optimizer stops
 ROWS = 500_000
-CELLS, LEAST_ROWS = 100_000_000, 2_000  # of all labels; of one at least
+CELLS, LEAST_ROWS = 100_000_000, 1_000  # of all labels; of one at least
 WEIGHTS, LEAST_WEIGHTS = 5_000_000, 200  # kept of all labels, about; of one at least
 USUAL = 8.0  # the weight of the branch: alone, and beside an encoder unless one of the others is better by MARGIN
 OTHERS, MARGIN = (0.0, 2.0, 4.0, 16.0, 32.0, 64.0), 0.001
