@@ -219,6 +219,7 @@ def plain_weights(checkpoint):
     return checkpoint.load_model().classifier.weight.numpy()
 
 
+@pytest.mark.slow
 def test_too_few_dev_rows_for_a_linear_branch(run_train, rows_dir, tmp_path, capsys):
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--hybrid")
     assert "Linear branch left out: it needs 20 dev rows or more" in capsys.readouterr().err

@@ -61,6 +61,7 @@ def test_unwritable_output_is_found_first(data_dir, call, capsys, tmp_path, monk
         assert stopped.value.code == 2 and str(path) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_model_predicts_by_itself(call, tmp_path, printed):
     call("--dataset_dir", SAMPLE, "--save_dir", tmp_path / "model", "--output_json", tmp_path / "scores.json")
     assert f"Saved in {tmp_path / 'model'}" in printed[-1]
@@ -76,6 +77,7 @@ def test_the_model_predicts_by_itself(call, tmp_path, printed):
     assert (tmp_path / "model" / LINEAR).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_it_replaces_no_model_with_an_encoder(
     call, data_dir, tiny_checkpoint, plain_export, tmp_path, capsys, monkeypatch
 ):

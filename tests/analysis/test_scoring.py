@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pytest
 
 from analysis.scoring import comparison, fit_baseline
 from tests.conftest import SAMPLE
@@ -23,6 +24,7 @@ def scores_without_warnings(train, dev, tree=TREE):
         return fit_baseline(train, dev, tree)[1]
 
 
+@pytest.mark.slow
 def test_a_shift_gains_what_the_cut_of_scikit_learn_loses():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics import f1_score
