@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.encoders import open_tokenizer
 from hierarchical.formats import existing, format_of
 from utils import (
+    FLAT,
     SHOWN,
     InputError,
     LabelTree,
@@ -38,6 +40,7 @@ from utils import (
     require_directory,
     require_file,
     run,
+    shown,
 )
 
 CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is worth a thought
@@ -74,9 +77,7 @@ def token_counter(args):
         return estimate
     if not Path(args.model_name).is_dir():
         raise InputError(f"--model_name {args.model_name}: no such directory; without it, tokens are estimated.")
-    from hierarchical.tokenizer import load_tokenizer
-
-    return load_tokenizer(args.model_name, args.max_seq_length).count
+    return open_tokenizer(args.model_name, args.max_seq_length).count
 
 
 # ---- one pass over a file --------------------------------------------------------------------------------------------
@@ -287,18 +288,23 @@ def main(argv=None):
     rarest = [(int(support[i]), tree.labels[i]) for i in np.argsort(support, kind="stable")[:RAREST]]
     print(f"\nThe rarest labels in {splits[0].name}")
     for rows, label in rarest:
-        print(f"{rows:>8,}  {label}")
+        print(f"{rows:>8,}  {label.translate(FLAT)}")
 
     for split in splits:
         if split.unknown:
-            commonest = ", ".join(f"{token[:20]} {count:,}" for token, count in split.unknown.most_common(COMMONEST))
+            commonest = ", ".join(
+                f"{shown(token, 20)} {count:,}" for token, count in split.unknown.most_common(COMMONEST)
+            )
             print(f"\nTokens in {split.name} that the model does not know: {split.unknown.total():,}: {commonest}")
+
+    if any(split.unknown for split in splits):
+        print("Those that matter can be added: train.py --add_tokens FILE, with one on each line")
 
     for number, (what, count, examples) in enumerate(found, start=1):
         print(f"\nWarning {number}. {what}: {count:,}")
         more = [f"... and {count - SHOWN:,} more"] if count > len(examples) > 0 else []
         for example in examples + more:
-            print(f"    {example}")
+            print(f"    {example.translate(FLAT)}")
     if args.output_json:
         content = {"labels": len(tree), "files": report, "rarest": rarest, "tokens_estimated": not args.model_name}
         content["warnings"] = [{"message": what, "count": count, "examples": some} for what, count, some in found]

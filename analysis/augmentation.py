@@ -8,12 +8,11 @@ import numpy as np
 from analysis.words import load_jieba
 from hierarchical.console import progress_bar
 from hierarchical.devices import set_device
-from hierarchical.encoders import FAMILIES, read_config
+from hierarchical.encoders import FAMILIES, encoder_config, encoder_state, open_encoder
 from hierarchical.errors import InputError
 from hierarchical.identity import require_encoder
-from hierarchical.modeling import library_config, model_inputs
-from hierarchical.tokenizer import load_tokenizer
-from hierarchical.weights import find_weights, may_be_missing, read_weights
+from hierarchical.modeling import build_network, library_config, model_inputs
+from hierarchical.weights import find_encoder_weights, may_be_missing
 
 CYCLE = ("substitute", "insert", "delete", "swap")  # what "mix" goes round in
 TYPES = ("synonym", "homonym", "mlm")
@@ -91,22 +90,23 @@ class MaskedModel:
     def __init__(self, directory, device):
         if not Path(directory).is_dir():
             raise InputError(f"--mlm_model {directory}: no such directory.")
-        config = read_config(directory)
-        weights = find_weights(directory)
-        if weights is None:
+        config = encoder_config(directory)
+        if find_encoder_weights(directory) is None:
             raise InputError(f"--mlm_model {directory}: no weights in it.")
         family = FAMILIES[config["model_type"]]
         if family.tied_weights is None:
             possible = " or ".join(repr(kind) for kind, one in FAMILIES.items() if one.tied_weights is not None)
             raise InputError(f"--mlm_model {directory}: model_type is {config['model_type']!r}; needed is {possible}.")
         require_encoder(directory)
-        self.tokenizer = load_tokenizer(directory, config.get("max_position_embeddings", 512))
-        self.tokenizer.require_known(config)
-        if "[MASK]" not in self.tokenizer.vocab:
-            raise InputError(f"--mlm_model {directory}: no [MASK] in its vocab.txt.")
+        self.tokenizer, config = open_encoder(directory, config.get("max_position_embeddings", 512))
+        if self.tokenizer.source.name != "vocab.txt" or "[MASK]" not in self.tokenizer.vocab:
+            raise InputError(
+                f"--mlm_model {directory}: no [MASK] in {self.tokenizer.source.name}; needed is a vocab.txt with it."
+            )
         self.paddle = set_device(device)
-        self.model = family.library_class("ForMaskedLM")(library_config(config))
-        state, wanted, prefix = read_weights(weights), self.model.state_dict(), f"{self.model.base_model_prefix}."
+        self.model = build_network(library_config(config), "ForMaskedLM")
+        weights, state = encoder_state(directory)
+        wanted, prefix = self.model.state_dict(), f"{self.model.base_model_prefix}."
         for name, source in family.tied_weights.items():  # files need not hold what other names hold already
             state.setdefault(name, state.get(source, state.get(source.removeprefix(prefix))))
         needed = [name for name in wanted if not may_be_missing(name)]

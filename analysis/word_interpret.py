@@ -291,11 +291,13 @@ def terminal_line(text, words):
 
 def print_row(row, colours):
     print(f"text: {shown(row['text'])}")
-    print(f"label: {','.join(row['labels'] or [])}")
-    print(f"predict label: {','.join(row['prediction'])}")
+    print(f"label: {','.join(row['labels'] or []).translate(FLAT)}")
+    print(f"predict label: {','.join(row['prediction']).translate(FLAT)}")
     for item in row["explanations"]:
         note = "" if item["predicted"] else ", not predicted"
-        print(f"{item['label']} ({item['probability']:.4f}{note}): {shown(' '.join(item['key_words']))}")
+        print(
+            f"{item['label'].translate(FLAT)} ({item['probability']:.4f}{note}): {shown(' '.join(item['key_words']))}"
+        )
         if colours:
             print(f"    {terminal_line(row['text'], item['words'])}")
     print("-" * 20)

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from benchmarks.timing import BUSY
-from hierarchical.engines import OnnxModel, run_batches
+from hierarchical.batches import run_batches
+from hierarchical.engines import OnnxModel
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.quantizing import quantize_model

@@ -12,10 +12,10 @@ import paddle
 import paddle.nn.functional as F
 
 from hierarchical.batches import length_sorted_batches
-from hierarchical.encoders import FAMILIES, encoder_config, family_of
+from hierarchical.encoders import FAMILIES, encoder_config, encoder_state, family_of
 from hierarchical.errors import InputError
 from hierarchical.modeling import build_model, library_config, model_inputs
-from hierarchical.weights import find_weights, load_weights, read_weights, refuse_foreign_weights
+from hierarchical.weights import load_state
 
 SCALE = 16.0
 SMALLEST = 1e-9  # probability, so that its logarithm stays finite
@@ -82,7 +82,7 @@ class Network(paddle.nn.Layer):
 
 def network_config(source, tree, tokenizer, freeze_dropout):
     """The configuration of a new network, from a model directory."""
-    config = library_config(encoder_config(source))
+    config = library_config(encoder_config(source) | {"pad_token_id": tokenizer.pad_id})
     if config.max_position_embeddings < tokenizer.max_seq_length:
         limit = config.max_position_embeddings
         raise InputError(f"--max_seq_length {tokenizer.max_seq_length}: this model reads at most {limit} tokens.")
@@ -98,14 +98,14 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
 
     source: model directory. Raises InputError when it holds no weights: nothing could be learned from a few rows.
     """
-    config, weights = network_config(source, tree, tokenizer, freeze_dropout), find_weights(source)
-    if weights is None:
-        refuse_foreign_weights(source)
+    config, found = network_config(source, tree, tokenizer, freeze_dropout), encoder_state(source)
+    if found is None:
         raise InputError(f"{source}: no weights in it. A few rows need a pre-trained encoder; train.py can do without.")
-    state, transform = read_weights(weights), FAMILIES[config.model_type].masked_transform or {}
+    path, state = found
+    transform = FAMILIES[config.model_type].masked_transform or {}
     config.mlm_transform = tokenizer.method == "prompt" and bool(transform) and set(transform.values()) <= set(state)
     network = Network(config, tree, tokenizer)
-    load_weights(network, weights, encoder_only=True)
+    load_state(network, state, path, encoder_only=True)
     if config.mlm_transform:
         network.set_state_dict({ours: state[theirs].astype("float32") for ours, theirs in transform.items()})
     table = network.family.word_embeddings(network).weight.numpy()

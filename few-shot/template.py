@@ -100,14 +100,14 @@ class TemplateTokenizer:
     def __init__(self, tokenizer, prompt, method, vocab_size):
         self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files
         self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab
-        self.mask_id, self._unknown = tokenizer.vocab.get("[MASK]"), tokenizer.unk_id
+        self.mask_id, self._unknown = tokenizer.vocab.get(tokenizer.mask_token), tokenizer.unk_id
         if not isinstance(vocab_size, int):
             raise InputError(f"{tokenizer.directory}: no vocab_size in config.json; copy the encoder again.")
         self._plain = copy.copy(tokenizer)
         self.soft_words = []
         parts = parse_template(prompt) if method == "prompt" else [Part("text")]
         if method == "prompt" and self.mask_id is None:
-            raise InputError(f"{tokenizer.directory}: no [MASK] in vocab.txt: use --method similarity.")
+            raise InputError(f"{tokenizer.source}: no [MASK] in it: use --method similarity.")
         before, after = [tokenizer.cls_id], []
         ids = before
         for part in parts:

@@ -40,7 +40,8 @@ from hierarchical.labels import LabelTree
 from hierarchical.linear import LINEAR, MODEL_TYPE, WHOLE, Characters, LinearBranch, read_linear, write_linear
 from hierarchical.modeling import build_model, library_config
 from hierarchical.sets import in_force, new_set, read_set
-from hierarchical.tokenizer import Tokenizer, load_tokenizer
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.tokens import Tokenizer
 from hierarchical.weights import WEIGHTS, find_weights, load_weights, parse_identity, read_identity, write_weights
 
 SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
@@ -112,9 +113,9 @@ class Checkpoint:
             config, length = read_config(folder, MODEL_TYPE), max_seq_length or trained
             require_model_kind(folder, config, tree, kind, exported)
             if length != trained:
-                get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")
+                get_logger().warning(f"max_seq_length {length}: the model was trained with {trained}")
             if length > (limit := config.get("max_position_embeddings", length)):
-                raise InputError(f"--max_seq_length {length}: this model reads at most {limit} tokens.")
+                raise InputError(f"max_seq_length {length}: this model reads at most {limit} tokens.")
             if kind_of(config, tree) == MODEL_TYPE:
                 return linear_checkpoint(Path(directory), folder, config, tree, length, decision)
             tokenizer = load_tokenizer(folder, length)
@@ -295,9 +296,10 @@ def save_checkpoint(
     """
     with new_set(directory, lambda directory: {*members(directory), *older}) as folder:
         model.config.architectures = [type(model).__name__]
+        config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
         for name in ("config.json", OLD_CONFIG):
             with atomic_write(folder / name) as file:
-                file.write(model.config.to_json_string())
+                json.dump(config, file, ensure_ascii=False, indent=2, sort_keys=True)
         tokenizer.save(folder)
         write_settings(folder, tree, tokenizer.max_seq_length, decision)
         if linear:

@@ -1,7 +1,8 @@
 """Encoders: the families that can be read, what the library calls their parts, and where a model is found.
 
 A family is a row of FAMILIES. One whose parts have other names than ERNIE's says so in that row; one that computes in
-another way has a class of its own here, with the methods of Family. Its tokens are cut in tokenizer.py.
+another way has a class of its own here, with the methods of Family. Its tokens are cut in tokenizer.py;
+huggingface.py changes what directories of other forms hold to ours.
 
 paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
 """
@@ -9,7 +10,7 @@ paddle is imported inside the functions, so that a script can check its argument
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,14 @@ import numpy as np
 
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
+from hierarchical.huggingface import own_config, own_state
 from hierarchical.identity import require_encoder
 from hierarchical.sets import in_force
-from hierarchical.weights import PICKLED_WEIGHTS
+from hierarchical.tokenizer import load_tokenizer
+from hierarchical.tokens import Tokenizer
+from hierarchical.weights import PICKLED_WEIGHTS, find_encoder_weights, read_weights, refuse_foreign_weights
 
-MODEL_FILES = "A model directory holds config.json, vocab.txt, tokenizer_config.json and the weights."
+MODEL_FILES = "A model directory holds config.json, the tokenizer's files and the weights: see docs/encoders.md."
 OWN_ENTRIES = ("mlm_transform", "encoder_id", "output_emb_size", "inner_labels")  # of few-shot/ and retrieval_based/
 
 
@@ -43,8 +47,9 @@ class Family:
     """
 
     title: str  # for people
-    library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieTokenizer, ErnieForSequenceClassification
+    library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieForSequenceClassification
     names: tuple[str, ...] = ()  # of pre-trained encoders that can be downloaded
+    published_as: str = ""  # the library's name of the family that these are of; "": library_name
     inputs: tuple[str, ...] = ("input_ids", "token_type_ids")  # of an exported graph, in this order
     attention: str = "self_attn"
     projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
@@ -56,10 +61,16 @@ class Family:
     masked_transform: Mapping[str, str] | None = None
 
     def library_class(self, part: str) -> Any:
-        """The library's class for a part of the family: Config, Model, Tokenizer, ForSequenceClassification, ..."""
+        """The library's class for a part of the family: Config, Model, ForSequenceClassification, ..."""
         import paddlenlp.transformers as library
 
         return getattr(library, self.library_name + part)
+
+    def published_class(self, part: str) -> Any:
+        """The same of the family under which the library offers the downloads: Config, Model, Tokenizer."""
+        import paddlenlp.transformers as library
+
+        return getattr(library, (self.published_as or self.library_name) + part)
 
     def encoder(self, model: Any) -> Any:
         """The encoder within a network, whose outputs are (tokens [n, T, hidden size], pooled [n, hidden size])."""
@@ -121,33 +132,76 @@ class Family:
         setattr(layer, narrow, Linear(inner, hidden))
 
 
-FAMILIES = {
-    "ernie": Family(
-        "ERNIE",
-        "Ernie",
-        names=(
-            "ernie-1.0-large-zh-cw",
-            "ernie-3.0-xbase-zh",
-            "ernie-3.0-base-zh",
-            "ernie-3.0-medium-zh",
-            "ernie-3.0-mini-zh",
-            "ernie-3.0-micro-zh",
-            "ernie-3.0-nano-zh",
-            "ernie-2.0-base-en",
-            "ernie-2.0-large-en",
-        ),
-        tied_weights={
-            "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
-            "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
-        },
-        masked_transform={
-            "transform.weight": "cls.predictions.transform.weight",
-            "transform.bias": "cls.predictions.transform.bias",
-            "transform_norm.weight": "cls.predictions.layer_norm.weight",
-            "transform_norm.bias": "cls.predictions.layer_norm.bias",
-        },
+ERNIE = Family(
+    "ERNIE",
+    "Ernie",
+    names=(
+        "ernie-1.0-base-zh",
+        "ernie-1.0-base-zh-cw",
+        "ernie-1.0-large-zh-cw",
+        "ernie-2.0-base-zh",
+        "ernie-2.0-large-zh",
+        "ernie-3.0-xbase-zh",
+        "ernie-3.0-base-zh",
+        "ernie-3.0-medium-zh",
+        "ernie-3.0-mini-zh",
+        "ernie-3.0-micro-zh",
+        "ernie-3.0-nano-zh",
+        "ernie-3.0-tiny-base-v2-zh",
+        "ernie-3.0-tiny-medium-v2-zh",
+        "ernie-3.0-tiny-mini-v2-zh",
+        "ernie-3.0-tiny-micro-v2-zh",
+        "ernie-3.0-tiny-nano-v2-zh",
+        "ernie-3.0-tiny-pico-v2-zh",
+        "ernie-3.0-tiny-mini-v2-en",
+        "ernie-2.0-base-en",
+        "ernie-2.0-large-en",
     ),
+    tied_weights={
+        "cls.predictions.decoder.weight": "ernie.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.decoder_bias",
+    },
+    masked_transform={
+        "transform.weight": "cls.predictions.transform.weight",
+        "transform.bias": "cls.predictions.transform.bias",
+        "transform_norm.weight": "cls.predictions.layer_norm.weight",
+        "transform_norm.bias": "cls.predictions.layer_norm.bias",
+    },
+)
+BERT_NAMES = (
+    "bert-base-chinese",
+    "bert-wwm-chinese",
+    "bert-wwm-ext-chinese",
+    "macbert-base-chinese",
+    "macbert-large-chinese",
+    "uer/chinese-roberta-base",
+    "uer/chinese-roberta-medium",
+    "uer/chinese-roberta-6l-768h",
+    "uer/chinese-roberta-small",
+    "uer/chinese-roberta-mini",
+    "uer/chinese-roberta-tiny",
+    "bert-base-uncased",
+    "bert-base-cased",
+    "bert-large-uncased",
+    "bert-large-cased",
+    "bert-base-multilingual-uncased",
+    "bert-base-multilingual-cased",
+)
+ROBERTA_NAMES = (
+    "hfl/roberta-wwm-ext",
+    "hfl/roberta-wwm-ext-large",
+    "hfl/rbt3",
+    "hfl/rbt4",
+    "hfl/rbt6",
+    "hfl/rbtl3",
+)
+FAMILIES = {
+    "ernie": ERNIE,
     "ernie_m": Family("ERNIE-M", "ErnieM", ("ernie-m-base", "ernie-m-large"), inputs=("input_ids",)),
+    # These compute as ERNIE does; huggingface.py has what else differs.
+    "bert": replace(ERNIE, title="BERT", names=BERT_NAMES, published_as="Bert"),
+    "roberta": replace(ERNIE, title="RoBERTa", names=ROBERTA_NAMES, published_as="Roberta"),
+    "xlm-roberta": replace(ERNIE, title="XLM-RoBERTa", names=()),
 }
 MODEL_NAMES = [name for family in FAMILIES.values() for name in family.names]
 
@@ -174,12 +228,21 @@ GRAPH_INPUTS = frozenset(graph_feed(np.zeros((1, 1), np.int64)))
 def require_model(name: str) -> None:
     """Raise InputError for what can be wrong with --model_name before paddle is loaded or anything downloaded."""
     if Path(name).is_dir():
-        read_config(in_force(name))
+        encoder_config(in_force(name))
         require_encoder(name)
     elif name not in MODEL_NAMES:
         raise InputError(
             f"--model_name {name}: neither a local directory nor a known name. Known: {', '.join(MODEL_NAMES)}."
         )
+
+
+def open_tokenizer(directory: str | Path, max_seq_length: int) -> Tokenizer:
+    """The tokenizer of a model directory, whose files must belong together, as far as they are there."""
+    require_encoder(directory)
+    tokenizer = load_tokenizer(in_force(directory), max_seq_length)
+    if (in_force(directory) / "config.json").exists():
+        tokenizer.require_known(read_config(in_force(directory)))
+    return tokenizer
 
 
 def model_directory(name: str) -> Path:
@@ -196,9 +259,9 @@ def model_directory(name: str) -> Path:
     try:
         if not (home / PICKLED_WEIGHTS).exists():
             home.mkdir(parents=True, exist_ok=True)
-            family.library_class("Tokenizer").from_pretrained(name).save_pretrained(home)
-            family.library_class("Config").from_pretrained(name).save_pretrained(home)
-            url = family.library_class("Model").pretrained_resource_files_map["model_state"][name]
+            family.published_class("Tokenizer").from_pretrained(name).save_pretrained(home)
+            family.published_class("Config").from_pretrained(name).save_pretrained(home)
+            url = family.published_class("Model").pretrained_resource_files_map["model_state"][name]
             downloaded = resolve_file_path(name, [PICKLED_WEIGHTS], url=url, cache_dir=home)
             os.replace(downloaded, home / PICKLED_WEIGHTS)
     except Exception as error:  # whatever the network and the download code come up with
@@ -211,8 +274,30 @@ def model_directory(name: str) -> Path:
 
 
 def encoder_config(directory: str | Path) -> dict:
-    """`read_config` of a model to start a training from, without what another route has added to it."""
-    return {name: value for name, value in read_config(directory).items() if name not in OWN_ENTRIES}
+    """`read_config` of a model to start a training from, in our form, without what another route has added to it."""
+    config = own_config(read_config(directory), Path(directory) / "config.json")
+    return {name: value for name, value in config.items() if name not in OWN_ENTRIES}
+
+
+def encoder_state(directory: str | Path) -> tuple[Path, dict[str, np.ndarray]] | None:
+    """(file, parameters by the library's names) of a model to start a training from; None if it has no weights."""
+    path = find_encoder_weights(directory)
+    if path is None:
+        refuse_foreign_weights(directory)
+        return None
+    return path, own_state(read_weights(path), read_config(directory))
+
+
+def open_encoder(directory: str | Path, max_seq_length: int) -> tuple[Tokenizer, dict]:
+    """(tokenizer, `encoder_config`) of a model to start a training from, whose texts may have so many tokens.
+
+    Raises InputError where the two do not go together.
+    """
+    tokenizer, config = open_tokenizer(directory, max_seq_length), encoder_config(in_force(directory))
+    if max_seq_length > (limit := config.get("max_position_embeddings", max_seq_length)):
+        raise InputError(f"--max_seq_length {max_seq_length}: {directory} reads at most {limit} tokens.")
+    # The library's networks put zeros in the place of this token, which must not be another one.
+    return tokenizer, config | {"pad_token_id": tokenizer.pad_id}
 
 
 def read_config(directory: str | Path, without_encoder: str | None = None) -> dict:

@@ -18,7 +18,9 @@ from hierarchical.errors import InputError, Problems
 
 # How files begin that people take for text: what they are, and what to do.
 PACKED = "; unpack it, and give what is in it"
+POINTER = b"version https://git-lfs.github.com/spec/"
 KINDS = {
+    POINTER: "not there but a note of where git has it (a Git LFS pointer); run `git lfs pull` in its folder",
     b"PK\x03\x04": "a zip file, as spreadsheets (.xlsx) are, too; unpack it, or save the sheet as CSV in UTF-8",
     b"\x1f\x8b": "compressed with gzip" + PACKED,
     **{f"BZh{level}1AY".encode(): "compressed with bzip2" + PACKED for level in range(1, 10)},
@@ -99,6 +101,12 @@ def require_file(path: str | Path, hint: str) -> None:
         raise InputError(f"{path}: the file is empty. {hint}")
 
 
+def refuse_pointer(path: Path, content: bytes) -> None:
+    """Raise InputError if a file is only what git leaves of a large one that was not fetched."""
+    if content.startswith(POINTER):
+        raise InputError(f"{path}: is {KINDS[POINTER]}, or download the file from where its folder came from.")
+
+
 def require_writable(path: Path, flag: str, inputs: Iterable[Path]) -> None:
     """Raise InputError now if a file could not be written after all the work, or would replace one that is read."""
     if path.is_dir():
@@ -138,7 +146,7 @@ def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]
             try:
                 text = raw.rstrip(b"\r\n").decode("utf-8")
             except UnicodeDecodeError as error:
-                guess = _guess_encoding(raw)
+                guess = as_gb18030(raw)
                 whole = _is_all_so(path, others) if whole is None else whole
                 fault = f"byte {error.start + 1} is not UTF-8{guess and f' (as GB18030 it reads {guess!r})'}"
                 if whole:
@@ -163,7 +171,7 @@ def _other_kind(path: str | Path, head: bytes) -> str:
     return ""
 
 
-def _guess_encoding(raw: bytes) -> str:
+def as_gb18030(raw: bytes) -> str:
     """The beginning of a line as GB18030; "" if it is not."""
     try:
         return raw.decode("gb18030").strip()[:20]

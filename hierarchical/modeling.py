@@ -3,29 +3,65 @@
 paddle is imported inside the functions, so that a script can check its arguments before the seconds that takes.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierarchical.batches import length_sorted_batches, pad, row_windows
+from hierarchical.batches import pad, row_windows, run_batches
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
+from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
-from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LinearBranch, with_linear
 from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
 from hierarchical.rows import Rows
 
+GELU_BY_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # transformers' names of what the library approximates
+
 if TYPE_CHECKING:
-    from hierarchical.tokenizer import Tokenizer
+    from hierarchical.tokens import Tokenizer
 
 
 def library_config(config: dict) -> Any:
-    """The library's configuration object for a dict of `encoders.read_config`."""
-    return FAMILIES[config["model_type"]].library_class("Config").from_dict(dict(config))
+    """The library's configuration object for a dict of `encoders.read_config`; its model_type stays the family's."""
+    kind = config["model_type"]
+    with without_warnings():
+        made = FAMILIES[kind].library_class("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
+    made.model_type = kind
+    return made
+
+
+def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
+    """The library's network for a part of a family, with what the library does not know, or does not ask for."""
+    import paddle
+
+    gelu = paddle.nn.functional.gelu
+    family, activation = FAMILIES[config.model_type], config.hidden_act
+    by_tanh = activation in GELU_BY_TANH
+    config.hidden_act = "gelu" if by_tanh else activation
+    with without_warnings():
+        network = family.library_class(part)(config)
+    config.hidden_act = activation
+    for layer in network.sublayers():
+        if by_tanh and getattr(layer, "activation", None) == gelu:
+            layer.activation = gelu_by_tanh
+        if isinstance(layer, paddle.nn.LayerNorm) and family.library_name == "Ernie":
+            layer._epsilon = config.layer_norm_eps  # which is 1e-12 in the library, whatever the configuration says
+    return network
+
+
+def gelu_by_tanh(x: Any) -> Any:
+    """GELU with the tanh in the place of the error function (Hendrycks and Gimpel, 2016), written out.
+
+    The library's own, gelu(x, approximate=True), is exported to ONNX as the exact one: 5e-4 off.
+    """
+    import paddle
+
+    return 0.5 * x * (1 + paddle.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def build_model(config: Any) -> Any:
@@ -35,12 +71,11 @@ def build_model(config: Any) -> Any:
     be hidden_size. The library knows no such thing, so its linear layers are replaced here.
     """
     family, head_dim = FAMILIES[config.model_type], getattr(config, "head_dim", None)
-    network = family.library_class("ForSequenceClassification")
     if head_dim is None:
-        return network(config)
+        return build_network(config)
     heads = config.num_attention_heads
     config.num_attention_heads = 1  # fits every hidden size
-    model = network(config)
+    model = build_network(config)
     config.num_attention_heads = heads
     for layer in family.layers(model):  # the library's ERNIE-M knows inner layers of 4 x hidden_size only
         family.replace_linears(layer, heads, head_dim, config.intermediate_size, config.hidden_size)
@@ -87,14 +122,11 @@ def _outputs(
 
     was_training = model.training
     model.eval()
-    outputs = np.zeros((len(ids), width), np.float32)
     with paddle.no_grad():
-        for batch in length_sorted_batches([len(row) for row in ids], batch_size):
-            outputs[batch] = forward(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
-            if not np.isfinite(outputs[batch]).all():
-                raise InputError("the model's outputs are not finite: its training diverged; use a lower learning rate")
-            if progress:
-                progress(len(batch))
+        outputs = run_batches(
+            lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),
+            ids, pad_id, width, batch_size, progress=progress,
+        )  # fmt: skip
     if was_training:
         model.train()
     return outputs

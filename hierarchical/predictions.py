@@ -28,7 +28,7 @@ from hierarchical.files import atomic_write, file_digest
 from hierarchical.labels import LabelTree, levels_text
 from hierarchical.predictor import FLOOR, describe, label_texts
 from hierarchical.rows import count_texts, read_texts, warn_about
-from hierarchical.tokenizer import Tokenizer
+from hierarchical.tokens import Tokenizer
 
 WINDOW_BATCHES = 64  # batches per window: enough texts to sort by length, so that little is padding
 LOGGED_ROWS = 12  # rows that are logged when there is an output file

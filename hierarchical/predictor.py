@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hierarchical.batches import row_windows
+from hierarchical.batches import row_windows, run_batches
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
@@ -33,7 +33,6 @@ from hierarchical.engines import (
     exported_models,
     find_precision,
     model_path,
-    run_batches,
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree

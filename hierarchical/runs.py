@@ -11,7 +11,7 @@ from typing import Any
 import hierarchical
 from hierarchical.console import get_logger
 from hierarchical.devices import installed, launched_processes
-from hierarchical.encoders import encoder_config, model_directory
+from hierarchical.encoders import encoder_state, model_directory, open_encoder
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write
 from hierarchical.identity import RECORD, digests
@@ -19,9 +19,9 @@ from hierarchical.labels import LabelTree
 from hierarchical.modeling import library_config
 from hierarchical.rows import Rows
 from hierarchical.sets import in_force, only_writer
-from hierarchical.tokenizer import FILES, Tokenizer, load_tokenizer
+from hierarchical.tokens import FILES, Tokenizer
 from hierarchical.training import STATE, Progress, read_state
-from hierarchical.weights import find_weights, load_weights, read_identity, refuse_foreign_weights
+from hierarchical.weights import find_weights, load_state, read_identity
 
 
 def require_other_directory(save_dir: str | Path, model_name: str, flag: str = "--save_dir") -> None:
@@ -70,6 +70,10 @@ def start_or_resume(
     progress, arrays = Progress(), None
     if resume:
         progress, arrays = read_state(save_dir / STATE, fingerprint, flag)
+        if "tokenizer" not in progress.fingerprint:
+            logger.info(
+                f"{STATE} is of version 0.9.0, which did not note the tokenizer: going on with that of --model_name"
+            )
     elif (save_dir / STATE).exists():
         logger.warning(f"{save_dir} holds an earlier run, which this one replaces; {flag} would have continued it")
     noted = {name: value for name, value in progress.fingerprint.items() if name == "tokenizer"}
@@ -85,20 +89,17 @@ def earlier_state(resumed: bool, progress: Progress) -> list[str]:
 def open_model(model_name: str, max_seq_length: int) -> tuple[Path, Tokenizer, Any]:
     """(directory, tokenizer, library configuration) of --model_name, whose texts may have --max_seq_length tokens."""
     source = model_directory(model_name)
-    tokenizer, config = load_tokenizer(source, max_seq_length), encoder_config(source)
-    tokenizer.require_known(config)
-    config = library_config(config)
-    if max_seq_length > (limit := config.max_position_embeddings):
-        raise InputError(f"--max_seq_length {max_seq_length}: {model_name} reads at most {limit} tokens.")
-    return source, tokenizer, config
+    tokenizer, config = open_encoder(source, max_seq_length)
+    return source, tokenizer, library_config(config)
 
 
 def start_encoder(model: Any, source: Path, logger: Logger) -> None:
     """Give `model` the encoder weights of a model directory; without any it keeps its random ones, with a warning."""
-    if weights := find_weights(source):
-        load_weights(model, weights, encoder_only=True)
+    if found := encoder_state(source):
+        path, state = found
+        if missing := load_state(model, state, path, encoder_only=True):
+            logger.warning(f"{path} holds no {some(missing)}: that layer starts from random numbers")
     else:
-        refuse_foreign_weights(source)
         logger.warning(f"{source} holds no weights: training from scratch")
 
 

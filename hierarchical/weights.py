@@ -1,7 +1,8 @@
 """Parameter files: safe to read, whoever wrote them, and never half fitting a model.
 
-model.safetensors is what is read; model_state.pdparams, the library's older form, holds the same numbers. Nothing is
-ever unpickled freely: a .pdparams is read through an unpickler that knows arrays and plain containers.
+model.safetensors is what is read; model_state.pdparams, the library's older form, holds the same numbers. Encoders may
+come in the files of torch too, and in several. Nothing is ever unpickled freely: a .pdparams is read through an
+unpickler that knows arrays and plain containers, a pytorch_model.bin by torch_files.py.
 
 With the numbers stands what they belong to, as the metadata "identity" of model.safetensors: see identity.py. Files of
 others, and those that were written before there was one, have none.
@@ -16,11 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from hierarchical.errors import InputError
-from hierarchical.files import atomic_write, require_file
+from hierarchical.errors import InputError, some
+from hierarchical.files import atomic_write, refuse_pointer, require_file
 from hierarchical.sets import in_force
+from hierarchical.torch_files import read_torch
 
 WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "model_state.pdparams"
+INDEX = ".index.json"  # of parameters in several files
+# Of an encoder to start from, the first that is there; what can hold no code comes first.
+ENCODER_WEIGHTS = [name + end for name in (WEIGHTS, PICKLED_WEIGHTS, "pytorch_model.bin") for end in ("", INDEX)]
 NUMBERS = "weights"  # in an identity: the digest of the parameters, beside those of files by their names
 
 
@@ -45,35 +50,74 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Parameter name -> numpy array, from a .safetensors or .pdparams file. Raises InputError for anything foreign."""
+    """Parameter name -> numpy array, from a file of READERS, or of several that an index lists.
+
+    Raises InputError for anything foreign. 16-bit numbers of bfloat16 become float32.
+    """
     path = in_force(path)
     require_file(path, "It holds the parameters of a model.")
-    identity = read_identity(path)
+    if path.stat().st_size < 1024:
+        refuse_pointer(path, path.read_bytes())
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            state = load_file(path)
-            if identity and identity.get(NUMBERS) != parameter_digest(state):
-                raise ValueError("its numbers are not those that were written")
-        else:
-            with open(path, "rb") as file:
-                state = _ArrayUnpickler(file).load()
-            state.pop("StructuredToParameterName@@", None)
-        if not all(isinstance(value, np.ndarray) and value.dtype.kind in "fiub" for value in state.values()):
+        state = READERS.get(path.suffix, _read_pickled)(path)
+        if not all(isinstance(value, np.ndarray) for value in state.values()):
             raise ValueError("not a dict of arrays of numbers")
-        # numpy has no bfloat16: paddle writes its bits as uint16, which are the upper half of a float32
-        return {
-            name: (value.astype(np.uint32) << 16).view(np.float32) if value.dtype == np.uint16 else value
-            for name, value in state.items()
-        }
-    except OSError:
+        state = {name: _without_bfloat16(value) for name, value in state.items()}
+        if not all(value.dtype.kind in "fiub" for value in state.values()):
+            raise ValueError("not a dict of arrays of numbers")
+        return state
+    except (OSError, InputError):
         raise
     except Exception as error:  # a damaged or hostile file can make the readers raise anything
         raise InputError(
-            f"{path}: not a usable parameter file ({error}). It may be cut short, or was not written by paddle; "
-            "copy it again, or train anew."
+            f"{path}: not a usable parameter file ({error}). It may be cut short, or was not written by paddle or "
+            "torch; copy it again, or train anew."
         ) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    state, identity = load_file(path), read_identity(path)
+    if identity and identity.get(NUMBERS) != parameter_digest(state):
+        raise ValueError("its numbers are not those that were written")
+    return state
+
+
+def _read_pickled(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        state = _ArrayUnpickler(file).load()
+    state.pop("StructuredToParameterName@@", None)
+    return state
+
+
+def _read_shards(path: Path) -> dict[str, np.ndarray]:
+    """The parameters of all files that an index lists: {"weight_map": {parameter name: file name}}."""
+    try:
+        shard_of = json.loads(path.read_bytes())["weight_map"]
+        if not all(Path(shard).name == shard and Path(shard).suffix in READERS for shard in shard_of.values()):
+            raise ValueError("weight_map names files in other folders, or of other kinds")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not the index of a model's parameter files ({error}). Copy it again.") from None
+    state: dict[str, np.ndarray] = {}
+    for shard in sorted(set(shard_of.values())):
+        require_file(path.with_name(shard), f"{path.name} lists it. Copy the whole folder again.")
+        state |= read_weights(path.with_name(shard))
+    if absent := [name for name in shard_of if name not in state]:
+        raise InputError(f"{path}: lists {some(absent)}, in none of its files. Copy the whole folder again.")
+    return state
+
+
+def _without_bfloat16(value: np.ndarray) -> np.ndarray:
+    """bfloat16, which numpy has not, as float32, whose upper half it is; paddle and torch_files.py say uint16."""
+    if value.dtype.name not in ("bfloat16", "uint16"):
+        return value
+    return (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+READERS = {".safetensors": _read_safetensors, ".pdparams": _read_pickled, ".bin": read_torch}
 
 
 def state_of(model: Any) -> dict[str, np.ndarray]:
@@ -143,13 +187,19 @@ def find_weights(directory: str | Path) -> Path | None:
     return next((p for name in (WEIGHTS, PICKLED_WEIGHTS) if (p := folder / name).exists()), None)
 
 
+def find_encoder_weights(directory: str | Path) -> Path | None:
+    """The parameter file, or index of several, of an encoder to start from; None if it has none of ENCODER_WEIGHTS."""
+    folder = in_force(directory)
+    return next((path for name in ENCODER_WEIGHTS if (path := folder / name).exists()), None)
+
+
 def refuse_foreign_weights(directory: str | Path) -> None:
-    """Raise InputError when a directory without our parameter files has another framework's, or renamed ones."""
+    """Raise InputError when a directory without ENCODER_WEIGHTS has other parameter files."""
     suffixes = (".bin", ".pt", ".safetensors", ".pdparams")
     if foreign := sorted(path.name for path in Path(directory).iterdir() if path.suffix in suffixes):
         raise InputError(
-            f"{directory}: weights in a form that is not read here ({', '.join(foreign)}). Needed is one file of "
-            f"PaddleNLP's weights, named {WEIGHTS} or {PICKLED_WEIGHTS}."
+            f"{directory}: weights in a form that is not read here ({', '.join(foreign)}). Needed is one of "
+            f"{', '.join(ENCODER_WEIGHTS)}."
         )
 
 
@@ -158,19 +208,26 @@ def may_be_missing(name: str) -> bool:
     return "pooler" in name
 
 
-def load_weights(model: Any, path: str | Path, encoder_only: bool = False) -> None:
-    """Copy a file's parameters into `model`, by name, with or without the encoder's prefix.
+def load_weights(model: Any, path: str | Path) -> None:
+    """Copy a file's parameters into `model`: see `load_state`."""
+    load_state(model, read_weights(path), path)
 
-    encoder_only: the file is a pre-trained encoder: heads it brings are ignored, and ours need not be in it.
+
+def load_state(model: Any, state: Mapping[str, np.ndarray], path: str | Path, encoder_only: bool = False) -> list[str]:
+    """Copy parameters into `model`, by name, with or without the encoder's prefix; returns the names of those missing.
+
+    encoder_only: they are a pre-trained encoder's: heads it brings are ignored, ours need not be there, and a pooler
+    may be missing. path: the file, for messages.
     Raises InputError for a parameter that is missing or whose shape differs: never a silent random start.
     """
-    state, wanted, prefix = read_weights(path), model.state_dict(), model.base_model_prefix + "."
+    wanted, prefix = model.state_dict(), model.base_model_prefix + "."
     if encoder_only:
         wanted = {name: value for name, value in wanted.items() if name.startswith(prefix)}
-    found, faults = {}, []
+    found, missing, faults = {}, [], []
     for name in wanted:
         value = state.get(name, state.get(name.removeprefix(prefix)))
         if value is None:
+            missing.append(name)
             if not (encoder_only and may_be_missing(name)):
                 faults.append(f"{name} is missing")
         elif list(value.shape) != list(wanted[name].shape):
@@ -179,5 +236,8 @@ def load_weights(model: Any, path: str | Path, encoder_only: bool = False) -> No
             found[name] = value
     if faults:
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
-        raise InputError(f"{path}: does not fit this model: {'; '.join(faults[:5])}{more}.")
+        beside = f" and the {Path(path).with_name('config.json')} beside it" if encoder_only else ""
+        fit = "do not fit each other" if encoder_only else "does not fit this model"
+        raise InputError(f"{path}{beside}: {fit}: {'; '.join(faults[:5])}{more}.")
     model.set_state_dict({name: value.astype("float32") for name, value in found.items()})
+    return missing

@@ -1,5 +1,6 @@
 """encoders.py: every family's parts are where its row says, and models that are found or refused."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def kind(request):
 @pytest.fixture
 def model(paddle, kind):
     sizes = dict(num_hidden_layers=LAYERS, num_attention_heads=HEADS, hidden_size=HIDDEN, vocab_size=VOCAB)
-    return tiny_model(paddle, LABELS, FAMILIES[kind].library_name, intermediate_size=24, **sizes)
+    return tiny_model(paddle, LABELS, FAMILIES[kind].library_name, kind=kind, intermediate_size=24, **sizes)
 
 
 def shape(linear):
@@ -141,7 +142,7 @@ def test_foreign_configurations(tmp_path, content, says):
 def test_model_directory(paddle, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="config.json: no such file"):
         model_directory(str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
+    shutil.copy(SAMPLE / "tiny-ernie" / "config.json", tmp_path)
     assert model_directory(str(tmp_path)) == tmp_path
     with pytest.raises(InputError, match="neither a local directory nor a known name. Known: .*ernie-3.0-medium-zh"):
         model_directory("ernie-9.0")
@@ -152,16 +153,25 @@ def test_model_directory(paddle, tmp_path, monkeypatch):
     monkeypatch.setattr("paddlenlp.utils.env.MODEL_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(socket, "create_connection", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    for name in ("ernie-3.0-medium-zh", "ernie-m-base"):
+    for name in ("ernie-3.0-medium-zh", "ernie-m-base", "bert-base-chinese", "hfl/rbt3"):
         with pytest.raises(InputError, match="could not be downloaded.*--model_name path/to/directory"):
             model_directory(name)
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(InputError) as error:
         read_config(tmp_path)
-    assert str(error.value).endswith(f"config.json: model_type is 'bert'; supported are {', '.join(FAMILIES)}.")
+    assert str(error.value).endswith(f"config.json: model_type is 'albert'; supported are {', '.join(FAMILIES)}.")
+
+
+def test_every_name_is_one_of_the_librarys(paddle):
+    for family in FAMILIES.values():
+        if family.names:
+            weights = family.published_class("Model").pretrained_resource_files_map["model_state"]
+            assert set(family.names) <= weights.keys()
+            assert set(family.names) <= family.published_class("Config").pretrained_init_configuration.keys()
+    assert len(MODEL_NAMES) == len(set(MODEL_NAMES)) > 40
 
 
 def test_a_configuration_is_read_without_paddle():

@@ -125,6 +125,7 @@ def test_nearest(unknown, known):
     assert TREE.nearest(unknown) == known
 
 
+@pytest.mark.slow
 def test_nearest_among_many():
     labels = deep_labels()
     tree = LabelTree(labels)
