@@ -19,7 +19,7 @@ import numpy as np
 
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import MODEL_NAMES, family_of, require_model
+from hierarchical.encoders import family_of
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -34,6 +34,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.sources import require_model
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -79,7 +80,7 @@ def parse_args(argv):
     model.add_argument(
         "--model_name",
         default="ernie-3.0-medium-zh",
-        help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
+        help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
     add_device_argument(model)
