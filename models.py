@@ -105,9 +105,9 @@ def megabytes(directory):
 
 def main(argv=None):
     args = parse_args(argv)
+    set_device("cpu")
     if args.command == "list":
         return show_list()
-    set_device("cpu")
     failed = []
     for name in args.names:
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, getproxies, proxy_bypass, urlopen
+from urllib.request import Request, build_opener, getproxies, proxy_bypass
 
 from hierarchical.console import get_logger, progress_bar
 from hierarchical.errors import InputError
@@ -85,7 +85,7 @@ def _transfer(url: str, part: Path, note: Path) -> None:
 def _answer(url: str, request: Request, reached_before: bool) -> Any:
     """The server's answer. What cannot be mended by waiting is an InputError."""
     try:
-        return urlopen(request, timeout=SILENCE)
+        return build_opener().open(request, timeout=SILENCE)
     except HTTPError as error:
         error.close()
         if error.code == 416:  # there is nothing from there on: the file is another one
@@ -106,7 +106,7 @@ def _receive(response: Any, part: Path, have: int, size: int | None) -> None:
     with open(part, "ab" if have else "wb") as file:
         with progress_bar(size, part.name.removesuffix(".part"), have, unit="B", unit_scale=True) as bar:
             try:
-                while piece := response.read(PIECE):
+                while piece := response.read1(PIECE):
                     file.write(piece)
                     bar.update(len(piece))
             except (TimeoutError, ConnectionError, http.client.HTTPException) as error:

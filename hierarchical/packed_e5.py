@@ -4,8 +4,8 @@
 
 The package's code is neither imported nor run. Its file, little-endian, has one part after the other:
 
-    header      "E5S1", version (1), hidden size, layers, heads, inner size, vocabulary, positions, token types (uint32),
-                epsilon of the layer norms (float32), numbers in a block (uint32: 32)
+    header      "E5S1", version (1), hidden size, layers, heads, inner size, vocabulary, positions, token types
+                (uint32), epsilon of the layer norms (float32), numbers in a block (uint32: 32)
     vocabulary  count, ids of <s>, </s>, <pad>, <unk> (int32), bytes of text (uint64), where each piece begins
                 (uint32, count + 1), their scores (float32), the text
     characters  count (int32), bytes (uint32), and what characters are read as: nmt_nfkc, which sentencepiece has, too
@@ -240,8 +240,9 @@ def _first_outputs(folder: Path, scores: np.ndarray) -> np.ndarray:
     import paddle
 
     tokenizer, config = open_encoder(folder, 3)
-    model = build_model(library_config(config))
-    load_state(model, encoder_state(folder)[1], folder, encoder_only=True)
+    model, found = build_model(library_config(config)), encoder_state(folder)
+    assert found
+    load_state(model, found[1], found[0], encoder_only=True)
     model.eval()
     random, chances = np.random.default_rng(0), np.exp(scores[len(SPECIAL) : -1].astype(np.float64))
     lengths = np.sort(random.integers(6, 40, TEXTS))

