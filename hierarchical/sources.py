@@ -85,12 +85,12 @@ PACKAGED = {
     "multilingual-e5-small": Packaged(
         E5,
         partial(packed_e5.write_encoder, layers=range(12)),
-        About("Chinese, English", 12, 384, 46_921_344, E5.requirement),
+        About("Chinese, English", 12, 384, 46_922_112, E5.requirement),
     ),
     "multilingual-e5-small-6l": Packaged(
         E5,
         partial(packed_e5.write_encoder, layers=(0, 2, 4, 7, 9, 11)),
-        About("Chinese, English", 6, 384, 36_274_560, E5.requirement),
+        About("Chinese, English", 6, 384, 36_275_328, E5.requirement),
     ),
     "all-minilm-l6-v2": Packaged(MINILM, _copy, About("English", 6, 384, 22_713_216, MINILM.requirement)),
 }
@@ -251,7 +251,7 @@ def published(name: str) -> tuple[dict[str, str], dict, dict]:
 
 def _published_tokenizer(family: Family, name: str) -> Any:
     """The library's tokenizer of an encoder: of RoBERTa it has several."""
-    kinds = [family.published_class(kind) for kind in ("Tokenizer", "ChineseTokenizer")]
+    kinds = map(family.published_class, ("Tokenizer", "ChineseTokenizer"))
     return next(kind for kind in kinds if name in getattr(kind, "pretrained_init_configuration", ()))
 
 

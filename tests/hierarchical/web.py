@@ -1,9 +1,9 @@
 """A web server on this machine that stands in for a hub of encoders, with what can go wrong on the way.
 
-    with Web() as web:
-        web.files["/model/vocab.txt"] = b"..."
-        web.plans["/model/vocab.txt"] = [Broken(100), Answer(503)]    # the first two answers; then it serves the file
-        web.url("/model/vocab.txt"), web.asked                        # [(path, headers), ...]
+with Web() as web:
+    web.files["/model/vocab.txt"] = b"..."
+    web.plans["/model/vocab.txt"] = [Broken(100), Answer(503)]    # the first two answers; then it serves the file
+    web.url("/model/vocab.txt"), web.asked                        # [(path, headers), ...]
 """
 
 import base64
