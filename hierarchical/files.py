@@ -18,7 +18,9 @@ from hierarchical.errors import InputError, Problems
 
 # How files begin that people take for text: what they are, and what to do.
 PACKED = "; unpack it, and give what is in it"
+POINTER = b"version https://git-lfs.github.com/spec/"
 KINDS = {
+    POINTER: "not there but a note of where git has it (a Git LFS pointer); run `git lfs pull` in its folder",
     b"PK\x03\x04": "a zip file, as spreadsheets (.xlsx) are, too; unpack it, or save the sheet as CSV in UTF-8",
     b"\x1f\x8b": "compressed with gzip" + PACKED,
     **{f"BZh{level}1AY".encode(): "compressed with bzip2" + PACKED for level in range(1, 10)},
@@ -33,7 +35,6 @@ KINDS = {
 }
 
 UNKNOWN = "ITS_ENCODING"
-POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -98,17 +99,12 @@ def require_file(path: str | Path, hint: str) -> None:
         raise InputError(f"{path}: no such file.{there} {hint}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. {hint}")
-    with open(path, "rb") as file:
-        refuse_pointer(path, file.read(len(POINTER)))
 
 
 def refuse_pointer(path: Path, content: bytes) -> None:
     """Raise InputError if a file is only what git leaves of a large one that was not fetched."""
     if content.startswith(POINTER):
-        raise InputError(
-            f"{path}: is not the file but a note of where git has it (a Git LFS pointer). Run `git lfs pull` in its "
-            "folder, or download the file from where the folder came from."
-        )
+        raise InputError(f"{path}: is {KINDS[POINTER]}, or download the file from where its folder came from.")
 
 
 def require_writable(path: Path, flag: str, inputs: Iterable[Path]) -> None:

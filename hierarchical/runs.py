@@ -95,7 +95,7 @@ def start_encoder(model: Any, source: Path, logger: Logger) -> None:
     if found := encoder_state(source):
         path, state = found
         if missing := load_state(model, state, path, encoder_only=True):
-            logger.warning(f"{path} holds no {some(missing)}: starting that layer from random numbers")
+            logger.warning(f"{path} holds no {some(missing)}: that layer starts from random numbers")
     else:
         logger.warning(f"{source} holds no weights: training from scratch")
 

@@ -26,7 +26,8 @@ class LibraryTokenizer(Tokenizer):
         try:
             self._backend = tokenizers.Tokenizer.from_str(self.files[path.name].decode())
         except Exception as error:  # the library's own kinds, and it has no common one
-            raise InputError(f"{path}: not read by tokenizers {tokenizers.__version__} ({error}): {COPY}") from None
+            where = path if path.exists() else self.directory  # or made of other files there
+            raise InputError(f"{where}: not read by tokenizers {tokenizers.__version__} ({error}): {COPY}") from None
         self._backend.no_truncation()
         self._backend.no_padding()
         return path, self._backend.get_vocab()

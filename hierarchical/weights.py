@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.errors import InputError, some
-from hierarchical.files import atomic_write, require_file
+from hierarchical.files import atomic_write, refuse_pointer, require_file
 from hierarchical.sets import in_force
 from hierarchical.torch_files import read_torch
 
@@ -56,6 +56,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = in_force(path)
     require_file(path, "It holds the parameters of a model.")
+    if path.stat().st_size < 1024:
+        refuse_pointer(path, path.read_bytes())
     if path.name.endswith(INDEX):
         return _read_shards(path)
     try:

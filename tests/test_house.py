@@ -38,7 +38,10 @@ RUNS_WHAT_IT_READS = {
     "shelve.open", "joblib.load", "paddle.load", "torch.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load",
     "yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader",
 }  # fmt: skip
-RESTRICTED = {("hierarchical/weights.py", "pickle.Unpickler")}  # a class that knows arrays alone
+RESTRICTED = {  # classes that know arrays alone
+    ("hierarchical/weights.py", "pickle.Unpickler"),
+    ("hierarchical/torch_files.py", "pickle.Unpickler"),
+}
 
 # Asks scripts for their --version as if each were typed, but in one process: they all load the same.
 ASK = """

@@ -9,6 +9,7 @@ import pytest
 from hierarchical.encoders import (
     FAMILIES,
     GRAPH_INPUTS,
+    MODEL_NAMES,
     family_of,
     graph_feed,
     read_config,
@@ -33,7 +34,7 @@ def kind(request):
 @pytest.fixture
 def model(paddle, kind):
     sizes = dict(num_hidden_layers=LAYERS, num_attention_heads=HEADS, hidden_size=HIDDEN, vocab_size=VOCAB)
-    return tiny_model(paddle, LABELS, FAMILIES[kind].library_name, intermediate_size=24, **sizes)
+    return tiny_model(paddle, LABELS, FAMILIES[kind].library_name, kind=kind, intermediate_size=24, **sizes)
 
 
 def shape(linear):
@@ -135,10 +136,19 @@ def test_foreign_configurations(tmp_path, content, says):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(InputError) as error:
         read_config(tmp_path)
-    assert str(error.value).endswith(f"config.json: model_type is 'bert'; supported are {', '.join(FAMILIES)}.")
+    assert str(error.value).endswith(f"config.json: model_type is 'albert'; supported are {', '.join(FAMILIES)}.")
+
+
+def test_every_name_is_one_of_the_librarys(paddle):
+    for family in FAMILIES.values():
+        if family.names:
+            weights = family.published_class("Model").pretrained_resource_files_map["model_state"]
+            assert set(family.names) <= weights.keys()
+            assert set(family.names) <= family.published_class("Config").pretrained_init_configuration.keys()
+    assert len(MODEL_NAMES) == len(set(MODEL_NAMES)) > 40
 
 
 def test_a_configuration_is_read_without_paddle():

@@ -26,12 +26,15 @@ TINY = dict(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermed
 TEXTS = ["北京今天有雨", "国足三比零获胜，主帅赛后表示满意", "", "A股三大指数集体高开", "雨" * 60, "网红餐厅开业"]
 
 
-def tiny_model(paddle, n_labels=3, family="Ernie", seed=0, **config):
+def tiny_model(paddle, n_labels=3, family="Ernie", seed=0, kind=None, **config):
+    """kind: of encoders.FAMILIES, where the library's name of the family does not say it."""
     import paddlenlp.transformers as library
 
     paddle.seed(seed)
     config = {**TINY, "max_position_embeddings": 64, "initializer_range": 0.3, "num_labels": n_labels} | config
-    model = build_model(getattr(library, f"{family}Config")(**config))
+    config = getattr(library, f"{family}Config")(**config)
+    config.model_type = kind or config.model_type
+    model = build_model(config)
     model.eval()
     return model
 

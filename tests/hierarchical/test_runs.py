@@ -1,5 +1,6 @@
 """runs.py: what a run starts from and goes on with, and what it must not do."""
 
+import logging
 import shutil
 from types import SimpleNamespace
 
@@ -14,12 +15,13 @@ from hierarchical.runs import (
     require_other_directory,
     require_same_start,
     require_same_tokenizer,
+    start_encoder,
     start_or_resume,
 )
 from hierarchical.sources import require_model
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import Progress, save_progress
-from hierarchical.weights import load_weights, read_weights
+from hierarchical.weights import read_weights
 from tests.conftest import SAMPLE, without_identity
 from tests.hierarchical.test_training import Arrays
 
@@ -103,7 +105,7 @@ def test_the_remedy_works(paddle, tiny_checkpoint):
     config = library_config(Checkpoint.open(tiny_checkpoint).config)
     config.num_labels = 33
     model = build_model(config)
-    load_weights(model, tiny_checkpoint / "model.safetensors", encoder_only=True)
+    start_encoder(model, tiny_checkpoint, logging.getLogger())
     old = read_weights(tiny_checkpoint / "model.safetensors")
     found = {name: value.numpy() for name, value in model.state_dict().items() if name.startswith("ernie.")}
     assert len(found) > 30 and all(np.array_equal(value, old[name]) for name, value in found.items())

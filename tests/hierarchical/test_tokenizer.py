@@ -75,10 +75,9 @@ def assert_equal(folder: Path, texts: list[str], length: int, slow=None) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ErnieTokenizer", "BertTokenizer"])
 @pytest.mark.parametrize("lower", [True, False])
-def test_odd_texts_as_paddlenlp(tmp_path, name, lower):
-    folder = write_model(tmp_path, tokenizer_class=name, do_lower_case=lower)
+def test_odd_texts_as_paddlenlp(tmp_path, lower):
+    folder = write_model(tmp_path, do_lower_case=lower)
     slow = slow_tokenizer(folder)
     mixed = random.Random(0)
     texts = ODD_TEXTS + ["".join(mixed.choices(ODD_TEXTS, k=4)) for _ in range(300)]
@@ -277,7 +276,7 @@ def test_needs_neither_paddle_nor_paddlenlp(tmp_path):
         (lambda folder: (folder / "added_tokens.json").write_text('{"[new]": 99}'), ["[new]", "not supported"]),
         (lambda folder: write_model(folder, tokenizer_class="GPTTokenizer"), ["GPTTokenizer", "ErnieMTokenizer"]),
         (lambda folder: write_model(folder, tokenizer_class=None), ["unknown tokenizer_class None"]),
-        (lambda folder: write_model(folder, tokenizer_class="BertTokenizer", strip_accents=False), ["strip_accents"]),
+        (lambda folder: write_model(folder, tokenizer_class="BertTokenizer", never_split=["a"]), ["never_split"]),
         (lambda folder: write_model(folder, tokenizer_class="ErnieMTokenizer"), ["sentencepiece.bpe.model", "copy"]),
     ],
 )

@@ -1,14 +1,26 @@
 """weights.py: parameter files that are safe to read, and parameters that fit a model or are refused."""
 
+import json
 import os
 import pickle
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.modeling import predict_logits
-from hierarchical.weights import PICKLED_WEIGHTS, WEIGHTS, find_weights, load_weights, read_weights, write_weights
+from hierarchical.weights import (
+    PICKLED_WEIGHTS,
+    WEIGHTS,
+    find_encoder_weights,
+    find_weights,
+    load_state,
+    load_weights,
+    read_weights,
+    refuse_foreign_weights,
+    write_weights,
+)
 from tests.hierarchical.test_modeling import TEXTS, tiny_model
 from utils import InputError
 
@@ -128,6 +140,75 @@ def test_find_weights_prefers_what_can_hold_no_code(tmp_path):
     assert find_weights(tmp_path).name == WEIGHTS
 
 
+# ---- several files ---------------------------------------------------------------------------------------------------
+
+
+def write_shards(folder):
+    """Two files of parameters and their index, whose path is returned."""
+    weight_map = {}
+    for i, name in ((1, "a"), (2, "b")):
+        weight_map[name] = f"model-0000{i}-of-00002.safetensors"
+        save_file({name: np.full(3, i, np.float32)}, folder / weight_map[name])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder / "model.safetensors.index.json"
+
+
+def test_shards_are_read_by_their_index(tmp_path):
+    state = read_weights(write_shards(tmp_path))
+    assert {name: value.tolist() for name, value in state.items()} == {"a": [1, 1, 1], "b": [2, 2, 2]}
+
+
+def test_an_index_and_what_it_lists(tmp_path):
+    index, second = write_shards(tmp_path), tmp_path / "model-00002-of-00002.safetensors"
+    second.write_bytes(second.read_bytes()[:-4])
+    with pytest.raises(InputError, match="model-00002-of-00002.safetensors: not a usable parameter file.*cut short"):
+        read_weights(index)
+    save_file({"c": np.ones(3, np.float32)}, second)
+    with pytest.raises(InputError, match="index.json: lists b, in none of its files. Copy the whole folder again"):
+        read_weights(index)
+    second.unlink()
+    with pytest.raises(InputError, match="00002.safetensors: no such file.*model.safetensors.index.json lists it"):
+        read_weights(index)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../model.safetensors"}}']
+    + ['{"weight_map": {"a": "/etc/passwd"}}', '{"weight_map": {"a": "model.exe"}}', "[" * 100_000],
+)
+def test_what_is_no_index(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(InputError, match="index.json: not the index of a model's parameter files"):
+        read_weights(tmp_path / "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, PICKLED_WEIGHTS, "pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_note_of_git_in_the_place_of_the_weights(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 438007537\n")
+    with pytest.raises(InputError, match=rf"{name}: .*Git LFS pointer\); run `git lfs pull` in its folder"):
+        read_weights(tmp_path / name)
+
+
+def test_which_weights_an_encoder_starts_from(tmp_path):
+    assert find_encoder_weights(tmp_path) is None
+    names = ["pytorch_model.bin.index.json", "pytorch_model.bin", PICKLED_WEIGHTS, "model.safetensors.index.json"]
+    for name in [*names, WEIGHTS]:
+        (tmp_path / name).touch()
+        assert find_encoder_weights(tmp_path).name == name
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tf_model.bin").touch()
+    with pytest.raises(InputError, match="tf_model.bin.*Needed is one of model.safetensors, model.safetensors.index"):
+        refuse_foreign_weights(tmp_path / "other")
+
+
+def test_bfloat16_of_safetensors(tmp_path):
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes([0x80, 0x3F, 0x20, 0xC0])
+    (tmp_path / WEIGHTS).write_bytes(content)
+    read = read_weights(tmp_path / WEIGHTS)["a"]
+    assert read.dtype == np.float32 and read.tolist() == [1.0, -2.5]
+
+
 # ---- parameters into models ------------------------------------------------------------------------------------------
 
 
@@ -163,15 +244,15 @@ def test_encoder_only(paddle, tmp_path):
     source, target = tiny_model(paddle, n_labels=7, seed=1), tiny_model(paddle, seed=2)
     state, before = state_of(source), state_of(target)
     state["cls.predictions.decoder_bias"] = np.ones(50, np.float32)  # a head that only pre-training has
-    load_weights(target, save_pickle(tmp_path / "m.pdparams", state), encoder_only=True)
+    load_state(target, state, "m.pdparams", encoder_only=True)
     for name, value in state_of(target).items():
         assert np.array_equal(value, before[name] if name.startswith("classifier") else state[name]), name
 
     without_pooler = {name: state[name] for name in state if name.startswith("ernie.") and "pooler" not in name}
-    load_weights(tiny_model(paddle), save_pickle(tmp_path / "m.pdparams", without_pooler), encoder_only=True)
+    load_state(tiny_model(paddle), without_pooler, "m.pdparams", encoder_only=True)
     del without_pooler["ernie.embeddings.word_embeddings.weight"]
     with pytest.raises(InputError, match="word_embeddings.weight is missing"):
-        load_weights(tiny_model(paddle), save_pickle(tmp_path / "m.pdparams", without_pooler), encoder_only=True)
+        load_state(tiny_model(paddle), without_pooler, "m.pdparams", encoder_only=True)
 
 
 def test_the_library_loads_a_checkpoint(tiny_checkpoint):
