@@ -240,9 +240,9 @@ def _first_outputs(folder: Path, scores: np.ndarray) -> np.ndarray:
     import paddle
 
     tokenizer, config = open_encoder(folder, 3)
-    model, found = build_model(library_config(config)), encoder_state(folder)
-    assert found
-    load_state(model, found[1], found[0], encoder_only=True)
+    model, written = build_model(library_config(config)), encoder_state(folder)
+    assert written
+    load_state(model, written[1], written[0], encoder_only=True)
     model.eval()
     random, chances = np.random.default_rng(0), np.exp(scores[len(SPECIAL) : -1].astype(np.float64))
     lengths = np.sort(random.integers(6, 40, TEXTS))

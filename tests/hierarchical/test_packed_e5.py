@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from hierarchical import packed_e5
 from hierarchical.encoders import encoder_state, family_of
 from hierarchical.errors import InputError
 from hierarchical.modeling import model_inputs
@@ -83,7 +84,8 @@ def parts():
 
 
 @pytest.fixture
-def package(tmp_path, parts):
+def package(tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(packed_e5, "TEXTS", 100)
     folder = tmp_path / "package"
     folder.mkdir()
     (folder / FILES[0]).write_bytes(packed_file(PIECES, parts))
