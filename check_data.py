@@ -22,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.encoders import open_tokenizer
 from hierarchical.formats import existing, format_of
+from hierarchical.sources import local_directory
 from utils import (
     SHOWN,
     InputError,
@@ -38,6 +40,7 @@ from utils import (
     require_directory,
     require_file,
     run,
+    shown,
 )
 
 CUT_SHARE = 0.05  # with more cut texts than this, a longer --max_seq_length is worth a thought
@@ -72,11 +75,12 @@ def token_counter(args):
     """A function text -> (tokens, ends included, list of the unknown ones): exact with a model, else `estimate`."""
     if not args.model_name:
         return estimate
-    if not Path(args.model_name).is_dir():
-        raise InputError(f"--model_name {args.model_name}: no such directory; without it, tokens are estimated.")
-    from hierarchical.tokenizer import load_tokenizer
-
-    return load_tokenizer(args.model_name, args.max_seq_length).count
+    if not (directory := local_directory(args.model_name)):
+        raise InputError(
+            f"--model_name {args.model_name}: no such directory, nor an encoder that `python models.py get` has fetched; "
+            "without it, tokens are estimated."
+        )
+    return open_tokenizer(directory, args.max_seq_length).count
 
 
 # ---- one pass over a file --------------------------------------------------------------------------------------------
@@ -291,8 +295,13 @@ def main(argv=None):
 
     for split in splits:
         if split.unknown:
-            commonest = ", ".join(f"{token[:20]} {count:,}" for token, count in split.unknown.most_common(COMMONEST))
+            commonest = ", ".join(
+                f"{shown(token, 20)} {count:,}" for token, count in split.unknown.most_common(COMMONEST)
+            )
             print(f"\nTokens in {split.name} that the model does not know: {split.unknown.total():,}: {commonest}")
+
+    if any(split.unknown for split in splits):
+        print("Those that matter can be added: train.py --add_tokens FILE, with one on each line")
 
     for number, (what, count, examples) in enumerate(found, start=1):
         print(f"\nWarning {number}. {what}: {count:,}")

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import family_of
+from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -34,7 +35,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
-from hierarchical.sources import require_model
+from hierarchical.sources import local_directory, require_model
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -83,6 +84,7 @@ def parse_args(argv):
         help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
+    model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
     add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
     optim = parser.add_argument_group("optimization")
@@ -179,24 +181,26 @@ def fingerprint(args, world):
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends
     same = {name: value for name, value in vars(args).items() if name not in free}
+    same["add_tokens"] = file_digest(args.add_tokens)[:16] if args.add_tokens else None
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
 def prepare_model(args, tree, train, logger):
-    """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
+    """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
     model.train()
     family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
-    if args.resume:  # the parameters are in the saved state
-        return model, tokenizer
-    if args.init_from_ckpt:
+    if args.init_from_ckpt and not args.resume:
         require_same_start(args.init_from_ckpt, tokenizer, Path(args.dataset_dir) / args.label_file)
         load_weights(model, args.init_from_ckpt)
-    else:
+    elif not args.resume:  # else the parameters are in the saved state
         start_encoder(model, source, logger)
+    if args.add_tokens:
+        tokenizer, what = add_tokens(args.add_tokens, model, tokenizer)
+        logger.info(what)
     return model, tokenizer
 
 
@@ -245,13 +249,15 @@ def train_and_save(args, rank, world, logger):
     """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
     decision = decision_from_arguments(args)
-    if args.warmup_steps and not args.warmup:
-        args.warmup = True
-        logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
+    if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
+        read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
+    if args.warmup_steps and not args.warmup:
+        args.warmup = True
+        logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")
     progress, arrays = start_or_resume(save_dir, args.resume, fingerprint(args, world), logger)
 
     paddle = set_device(args.device)

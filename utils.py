@@ -11,11 +11,13 @@ import argparse
 import os
 import re
 import sys
+import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
-from hierarchical.console import FLAT, ON_PAGE, get_logger, progress_bar, quiet, shown
+from hierarchical.console import FLAT, ON_PAGE, ORDERS, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
 from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
@@ -35,7 +37,6 @@ from hierarchical.rows import (
     Row,
     Rows,
     count_texts,
-    format_row,
     label_faults,
     load_reported,
     load_rows,
@@ -63,7 +64,6 @@ __all__ = [  # passed on
     "atomic_write",
     "count_texts",
     "file_digest",
-    "format_row",
     "get_logger",
     "label_faults",
     "length_sorted_batches",
@@ -107,6 +107,8 @@ VALUE = re.compile(r"^(--?[A-Za-z]\w*=)?(?=-(?!$|-?[A-Za-z]))")  # alone or afte
 
 def run(main):
     """Call a script's `main()`, turning what the user can mend into a message and exit code 2, without a traceback."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what the libraries tell their users, to ours
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows its number instead
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -138,7 +140,7 @@ def run(main):
 
 
 def _complain(message):
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {message}".translate(ORDERS), file=sys.stderr, flush=True)
     return 2
 
 
@@ -205,6 +207,30 @@ def add_dataset_arguments(group, *files, compared=False, **helps):
 def add_label_file_argument(group, compared=False, directory="dataset_dir"):
     text = f"in {directory}; only compared with the checkpoint's" if compared else f"name inside {directory}"
     group.add_argument("--label_file", default="label.txt", help=text)
+
+
+def add_folder_arguments(group, save_dir, empty):
+    """What becomes of annotated texts in a data folder. save_dir: its default; empty: what --keep_empty is for."""
+    group.add_argument("--save_dir", default=save_dir, help="directory to write to; made if need be")
+    shares = "shares of train, dev and test; one: no split (default: 0.8 0.2)"
+    group.add_argument("--splits", nargs="+", type=share, help=shares)
+    group.add_argument("--is_shuffle", type=yes_or_no, nargs="?", const=True, default=True, help="false: cut in order")
+    group.add_argument("--seed", type=int, default=3, help="of the shuffle")
+    group.add_argument("--format", choices=("txt", "jsonl"), default="txt", help="of the rows that are written")
+    group.add_argument("--keep_empty", action="store_true", help=empty)
+    group.add_argument("--add_labels", action="store_true", help="add new labels at the end of label.txt")
+    group.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
+
+
+def yes_or_no(text):
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+def share(text):
+    """A decimal number as a fraction, since 0.7 + 0.2 is not 0.9 in floating point."""
+    return Fraction(str(float(text)))
 
 
 def add_texts_arguments(parser):
@@ -347,6 +373,16 @@ def prediction_job(args):
         resume=args.resume,
         quiet=args.quiet,
     )
+
+
+def check_folder_arguments(parser, args):
+    """End with a usage error for what is wrong with the flags of add_folder_arguments(); gives --splits its default."""
+    args.splits = args.splits or [share("0.8"), share("0.2")]
+    if not 1 <= len(args.splits) <= 3 or min(args.splits) <= 0 or sum(args.splits) != 1:
+        parser.error("argument --splits: one to three numbers above 0 that sum to 1, such as 0.8 0.2 or 0.8 0.1 0.1")
+    check_minima(parser, args, seed=0)
+    if args.keep_empty and args.format == "txt":
+        parser.error('argument --keep_empty: a .txt row can\'t say "no label applies"; add --format jsonl')
 
 
 def require_directory(path, flag="--dataset_dir"):

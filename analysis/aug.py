@@ -39,8 +39,8 @@ from utils import (
 def parse_args(argv):
     parser = make_parser("Augmented copies of training rows.")
     data = parser.add_argument_group("data")
-    data.add_argument("--train_path", default="./data/train.txt", help="training rows; .txt, .jsonl, .json or .csv")
-    data.add_argument("--aug_path", default="./data/aug.txt", help="the new rows; .txt or .jsonl")
+    data.add_argument("--train_path", required=True, help="training rows; .txt, .jsonl, .json or .csv")
+    data.add_argument("--aug_path", help="the new rows; .txt or .jsonl (default: aug.txt beside train_path)")
     change = parser.add_argument_group("change")
     change.add_argument("--aug_strategy", choices=("mix", *CYCLE), default="substitute", help="mix: the others in turn")
     change.add_argument(
@@ -63,7 +63,8 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, train_path, aug_path = get_logger(), Path(args.train_path), Path(args.aug_path)
+    logger, train_path = get_logger(), Path(args.train_path)
+    aug_path = Path(args.aug_path or train_path.with_name("aug.txt"))
     for flag, path in (("--train_path", train_path), ("--aug_path", aug_path)):
         if (kind := path.stem.lower()) in ("dev", "test"):
             raise InputError(f"{path}: {flag} is for training rows; augmented {kind} rows would measure nothing.")

@@ -47,6 +47,7 @@ from utils import (
     require_row_format,
     require_writable,
     run,
+    shown,
     write_rows,
 )
 
@@ -116,7 +117,7 @@ def find(args, logger, directory, paths):
             row["model"] = {tree.labels[k]: round(float(likely[i, k]), 2) for k in np.flatnonzero(likely[i] > 0.5)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     for i in worst[:5]:
-        logger.info(f"{suspicion(tree, gold[i], likely[i])}: {train.texts[i][:60]}")
+        logger.info(f"{suspicion(tree, gold[i], likely[i])}: {shown(train.texts[i], 60)}")
     for flag, what in (("dirty_file", "Suspicious rows"), ("rest_file", "The others"), ("suspect_file", "Reasons")):
         logger.info(f"{what} saved in {paths[flag]}")
 

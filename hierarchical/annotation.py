@@ -21,7 +21,7 @@ from tqdm import tqdm
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
 from hierarchical.formats import short
-from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree
+from hierarchical.labels import SEPARATOR, LabelTree, join_levels, require_unicode
 from hierarchical.rows import Row
 
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
@@ -83,7 +83,7 @@ def read_export(
             in_task = isinstance(record.get("data"), dict) or isinstance(record.get("task"), dict)
             parse = _label_studio if in_task else _label_studio_min if "annotation_id" in record else _doccano
             for text, chosen, annotator, checked in parse(record, name, keep_empty, fields):
-                _require_unicode(text)
+                require_unicode(text)
                 paths = {by: tuple(_path(label, separator) for label in of) for by, of in (chosen or {}).items()}
                 labels = None if chosen is None else ()
                 parsed.append((Annotation(text, labels, str(annotator), where, checked), paths))
@@ -231,39 +231,24 @@ def _field(holder: Any, name: str, kind: type | tuple, what: str) -> Any:
     return holder[name]
 
 
-def _require_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{text[:40]!r} holds half a character, which no file can hold; correct it") from None
-
-
 def _path(label: Any, separator: str) -> tuple[str, ...]:
     """A label as a tool has it, a name or the list of its levels, as tuple of level names. Raises ValueError."""
     levels = label.split(separator) if isinstance(label, str) else label
     if not isinstance(levels, list) or not all(isinstance(level, str) for level in levels):
         raise ValueError(f"a label must be a name or a list of names, not {short(label)}")
     levels = tuple(level.strip() for level in levels)
-    name = SEPARATOR.join(levels)
-    _require_unicode(name)
     if not all(levels):
+        name = SEPARATOR.join(levels)
         raise ValueError(f"label {name!r} has an empty level; rename it in the tool to parent{separator}child")
-    if name.count(SEPARATOR) != len(levels) - 1 or SEPARATOR + "#" in name:
-        raise ValueError(
-            f"label {name!r}: a level's name holds {SEPARATOR!r} or begins with '#'; rename it in the tool"
-        )
-    if WORD_SEPARATOR in name:
-        raise ValueError(f"label {name!r} holds {WORD_SEPARATOR!r}, which means something in label.txt; rename it")
-    if re.search(r"[\t\r\n]", name):
-        raise ValueError(f"label {name!r} has a TAB or a line end in it; rename it in the tool")
+    join_levels(levels)
     return levels
 
 
 # ---- files to import -------------------------------------------------------------------------------------------------
 
 
-def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> dict[str, tuple[str, str]]:
-    """What both tools need to annotate rows: {file name: (what it holds, content)}.
+def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> dict[str, tuple[str, list[str]]]:
+    """What both tools need to annotate rows: {file name: (what it holds, its lines)}.
 
     rows  the labels of a row are shown as a first answer, only the deepest of each branch
     notes shown beside the texts, or []
@@ -286,10 +271,10 @@ def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> 
     types = [{"text": label} for label in tree.labels]
     examples, labels = f"{len(rows)} examples", f"{len(tree)} labels"
     return {
-        "doccano_import.jsonl": (examples, "".join(f"{line}\n" for line in lines)),
-        "doccano_labels.json": (labels, json.dumps(types, ensure_ascii=False, indent=1)),
-        "label_studio_tasks.json": (examples, json.dumps(tasks, ensure_ascii=False, indent=1)),
-        "label_studio_config.xml": (labels, _config(tree, bool(notes))),
+        "doccano_import.jsonl": (examples, [f"{line}\n" for line in lines]),
+        "doccano_labels.json": (labels, [json.dumps(types, ensure_ascii=False, indent=1)]),
+        "label_studio_tasks.json": (examples, [json.dumps(tasks, ensure_ascii=False, indent=1)]),
+        "label_studio_config.xml": (labels, [_config(tree, bool(notes))]),
     }
 
 

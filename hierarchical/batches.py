@@ -1,8 +1,12 @@
 """Batches of tokenised texts for inference, and windows of rows, so that memory does not grow with a file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
+
+from hierarchical.errors import InputError
 
 WINDOW = 4096  # rows whose outputs are held at a time
 CELLS = 20_000_000  # rows x labels, at most: with thousands of labels windows are smaller
@@ -26,3 +30,37 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> np.ndarray:
     for row, tokens in zip(padded, ids):
         row[: len(tokens)] = tokens
     return padded
+
+
+def run_batches(
+    compute: Callable[[np.ndarray], np.ndarray],
+    ids: list[list[int]],
+    pad_id: int,
+    width: int,
+    batch_size: int,
+    callers: int = 1,
+    progress: Callable | None = None,
+) -> np.ndarray:
+    """What `compute` gives for tokenised texts, float32 [N, width], in the order given.
+
+    compute: int64 token ids [n, T], padded -> float32 [n, width]; `callers` threads call it, each with batches of its
+    own; with one caller this thread does. progress: called with the rows of each batch done. Raises InputError for
+    numbers that are not finite.
+    """
+    outputs = np.zeros((len(ids), width), np.float32)
+
+    def run(batch: np.ndarray) -> int:
+        outputs[batch] = compute(pad([ids[i] for i in batch], pad_id))
+        if not np.isfinite(outputs[batch]).all():
+            raise InputError(
+                "the model's outputs are not finite: its training diverged (use a lower learning rate), or float16 "
+                "is too narrow for it (export it as float32)"
+            )
+        return len(batch)
+
+    batches = length_sorted_batches([len(row) for row in ids], batch_size)
+    with ThreadPoolExecutor(callers) if callers > 1 else nullcontext() as pool:
+        for done in pool.map(run, batches) if pool else map(run, batches):
+            if progress:
+                progress(done)
+    return outputs

@@ -104,9 +104,9 @@ class Checkpoint:
             config, length = read_config(folder), max_seq_length or trained
             require_model_kind(folder, config, tree, kind, exported)
             if length != trained:
-                get_logger().warning(f"--max_seq_length {length}: the model was trained with {trained}")
+                get_logger().warning(f"max_seq_length {length}: the model was trained with {trained}")
             if length > (limit := config.get("max_position_embeddings", length)):
-                raise InputError(f"--max_seq_length {length}: this model reads at most {limit} tokens.")
+                raise InputError(f"max_seq_length {length}: this model reads at most {limit} tokens.")
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             if exported and (record := read_export(folder)):

@@ -11,7 +11,17 @@ from typing import Any
 # For text.translate(): what would break a line of a result, or give a terminal orders (escape sequences).
 FLAT = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
 IN_LOG, ON_PAGE = 200, 1000  # characters of a text that are shown; files for programs have it whole
-FORMATTER = logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
+ORDERS = {code: blank for code, blank in FLAT.items() if chr(code) not in "\t\n"}
+
+
+class Formatter(logging.Formatter):
+    """The familiar lines, without orders to the terminal, whatever the message quotes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(ORDERS)
+
+
+FORMATTER = Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s")
 
 
 def get_logger(log_file: str | os.PathLike | None = None) -> logging.Logger:
@@ -26,7 +36,7 @@ def get_logger(log_file: str | os.PathLike | None = None) -> logging.Logger:
         for handler in [one for one in logger.handlers if isinstance(one, logging.FileHandler)]:  # of an earlier run
             logger.removeHandler(handler)
             handler.close()
-        _add(logger, logging.FileHandler(log_file, encoding="utf-8"))
+        _add(logger, logging.FileHandler(log_file, encoding="utf-8", delay=True))  # no file of nothing
     return logger
 
 

@@ -9,7 +9,8 @@ paddle is imported inside the functions, so that a script can check its argument
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,6 @@ def prepare_runtime() -> None:
 
     They are the same for every device: paddle itself may find, once it is loaded, that it has to use the CPU.
     """
-    warnings.filterwarnings("ignore")  # the libraries' own import-time noise
     settings = {"GLOG_minloglevel": "2", "FLAGS_use_stride_kernel": "0", "TOKENIZERS_PARALLELISM": "false"}
     if code_path := _mkl_code_path():
         settings["MKL_DEBUG_CPU_TYPE"] = code_path
@@ -69,6 +69,14 @@ def prepare_runtime() -> None:
         settings["MKL_NUM_THREADS"] = str(available_cores())
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Without what the libraries warn of in their own code; those of the program that calls this are its own affair."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def available_cores() -> int:
@@ -104,8 +112,9 @@ def not_there(error: ImportError, package: str) -> str:
 def load_paddle() -> Any:
     """The module paddle. Raises InputError, saying what to install, where it or paddlenlp is missing."""
     try:
-        import paddle
-        import paddlenlp  # noqa: F401 (the networks are its own)
+        with without_warnings():
+            import paddle
+            import paddlenlp  # noqa: F401 (the networks are its own)
     except ImportError as error:
         package = error.name or "paddle"
         raise InputError(
@@ -131,14 +140,14 @@ def set_device(device: str) -> Any:
         present = paddle.device.cuda.device_count() > 0
     if not present:
         get_logger().warning(
-            f"--device {device} asked for, but this machine or this build of paddle has none: running on the CPU. "
-            "Pass --device cpu to say so yourself; for GPUs install requirements-gpu.txt."
+            f"device {device}: this machine, or this build of paddle, has none; running on the CPU. Ask for the device "
+            "cpu to say so yourself; for GPUs install requirements-gpu.txt."
         )
         device = "cpu"
     try:
         paddle.set_device(device)
     except (ValueError, OSError, RuntimeError) as error:  # such as gpu:7 where there are two
-        raise InputError(f"--device {device}: {error}") from None
+        raise InputError(f"device {device}: {error}") from None
     return paddle
 
 
@@ -184,11 +193,9 @@ def computing_fault(error: Exception, device: str = "") -> InputError | None:
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = "" if value is None else f" CUDA_VISIBLE_DEVICES is {value!r}: only the GPUs that it names are there."
     if number == NO_GPU:
-        return InputError(f"no GPU can be seen ({reason}).{seen} Use --device cpu, or make a GPU visible.")
+        return InputError(f"no GPU can be seen ({reason}).{seen} Choose the device cpu, or make a GPU visible.")
     if number == NO_SUCH_GPU:
-        return InputError(
-            f"there is no {device or 'such GPU'} ({reason}).{seen} They count from 0: see --device_id, nvidia-smi -L."
-        )
+        return InputError(f"there is no {device or 'such GPU'} ({reason}).{seen} They count from 0: see nvidia-smi -L.")
     return InputError(f"{device or 'the GPU'} failed ({reason}). See what nvidia-smi says of it, then start again.")
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
 from hierarchical.huggingface import own_config, own_state
+from hierarchical.identity import require_encoder
+from hierarchical.sets import in_force
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.tokens import Tokenizer
 from hierarchical.weights import find_encoder_weights, read_weights, refuse_foreign_weights
@@ -222,6 +224,15 @@ GRAPH_INPUTS = frozenset(graph_feed(np.zeros((1, 1), np.int64)))
 # ---- what a directory holds ------------------------------------------------------------------------------------------
 
 
+def open_tokenizer(directory: str | Path, max_seq_length: int) -> Tokenizer:
+    """The tokenizer of a model directory, whose files must belong together, as far as they are there."""
+    require_encoder(directory)
+    tokenizer = load_tokenizer(in_force(directory), max_seq_length)
+    if (in_force(directory) / "config.json").exists():
+        tokenizer.require_known(read_config(in_force(directory)))
+    return tokenizer
+
+
 def encoder_config(directory: str | Path) -> dict:
     """`read_config` of a model to start a training from, in our form, without what another route has added to it."""
     config = own_config(read_config(directory), Path(directory) / "config.json")
@@ -242,8 +253,7 @@ def open_encoder(directory: str | Path, max_seq_length: int) -> tuple[Tokenizer,
 
     Raises InputError where the two do not go together.
     """
-    tokenizer, config = load_tokenizer(directory, max_seq_length), encoder_config(directory)
-    tokenizer.require_known(config)
+    tokenizer, config = open_tokenizer(directory, max_seq_length), encoder_config(in_force(directory))
     if max_seq_length > (limit := config.get("max_position_embeddings", max_seq_length)):
         raise InputError(f"--max_seq_length {max_seq_length}: {directory} reads at most {limit} tokens.")
     # The library's networks put zeros in the place of this token, which must not be another one.

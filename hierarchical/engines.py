@@ -1,14 +1,12 @@
 """What computes the outputs of an exported model: ONNX Runtime, or Paddle Inference. Neither needs the checkpoint.
 
-An engine is a function from padded token ids int64 [n, T] to outputs float32 [n, width]; `run_batches` calls it. Needs
+An engine is a function from padded token ids int64 [n, T] to outputs float32 [n, width], for batches.run_batches. Needs
 onnxruntime and numpy; paddle only for the engine of that name.
 """
 
 import json
 import mmap
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import get_logger, quiet
 from hierarchical.devices import computing_fault, gpus_are_hidden, has_nvidia_driver, not_there, prepare_runtime
 from hierarchical.encoders import GRAPH_INPUTS, graph_feed
@@ -134,8 +131,8 @@ class OnnxModel:
             raise InputError(f"{path}: not a model that ONNX Runtime can read ({reason}). Export it again.") from None
         if device == "gpu" and "CUDAExecutionProvider" not in self.session.get_providers():
             raise InputError(
-                "--device gpu: ONNX Runtime found no CUDA and cuDNN of the versions it needs (its own message, above, "
-                "names them). Install them, or pass --device cpu."
+                "device gpu: ONNX Runtime found no CUDA and cuDNN of the versions it needs (its own message, above, "
+                "names them). Install them, or choose the device cpu."
             )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         require_known_inputs(path, self.inputs)
@@ -230,40 +227,6 @@ def require_program(path: Path) -> None:
         raise InputError(f"{path}: not a model that Paddle Inference can read ({error}). Export it again.") from None
 
 
-def run_batches(
-    compute: Callable[[np.ndarray], np.ndarray],
-    ids: list[list[int]],
-    pad_id: int,
-    width: int,
-    batch_size: int,
-    callers: int,
-    progress: Callable | None = None,
-) -> np.ndarray:
-    """What `compute` gives for tokenised texts, float32 [N, width], in the order given.
-
-    compute: int64 token ids [n, T], padded -> float32 [n, width]; `callers` threads call it, each with batches of its
-    own; with one caller this thread does. progress: called with the rows of each batch done. Raises InputError for
-    numbers that are not finite.
-    """
-    outputs = np.zeros((len(ids), width), np.float32)
-
-    def run(batch: np.ndarray) -> int:
-        outputs[batch] = compute(pad([ids[i] for i in batch], pad_id))
-        if not np.isfinite(outputs[batch]).all():
-            raise InputError(
-                "the model's outputs are not finite: its training diverged (use a lower learning rate), or float16 "
-                "is too narrow for it (export it as float32)"
-            )
-        return len(batch)
-
-    batches = length_sorted_batches([len(row) for row in ids], batch_size)
-    with ThreadPoolExecutor(callers) if callers > 1 else nullcontext() as pool:
-        for done in pool.map(run, batches) if pool else map(run, batches):
-            if progress:
-                progress(done)
-    return outputs
-
-
 def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether this processor multiplies in bfloat16 (AVX512-BF16 or AMX); others would only imitate it, slowly."""
     try:
@@ -298,7 +261,7 @@ def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
         if "CUDAExecutionProvider" in load_onnxruntime().get_available_providers():
             return device
         hint = missing_provider()
-    (logger or get_logger()).warning(f"--device {device}: predicting on the CPU ({hint})")
+    (logger or get_logger()).warning(f"device {device}: predicting on the CPU ({hint})")
     return "cpu"
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 import hierarchical
+from hierarchical.batches import run_batches
 from hierarchical.checkpoints import SETTINGS, Checkpoint
 from hierarchical.console import progress_bar, quiet
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
-from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path, run_batches
+from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members

@@ -146,7 +146,7 @@ def read_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, str]
             try:
                 text = raw.rstrip(b"\r\n").decode("utf-8")
             except UnicodeDecodeError as error:
-                guess = _guess_encoding(raw)
+                guess = as_gb18030(raw)
                 whole = _is_all_so(path, others) if whole is None else whole
                 fault = f"byte {error.start + 1} is not UTF-8{guess and f' (as GB18030 it reads {guess!r})'}"
                 if whole:
@@ -171,7 +171,7 @@ def _other_kind(path: str | Path, head: bytes) -> str:
     return ""
 
 
-def _guess_encoding(raw: bytes) -> str:
+def as_gb18030(raw: bytes) -> str:
     """The beginning of a line as GB18030; "" if it is not."""
     try:
         return raw.decode("gb18030").strip()[:20]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines
+from hierarchical.json_values import JsonFault, JsonReader, json_fault
 
 Lines = Iterable[tuple[int, str]]  # line number, content without line end
 OBJECT = re.compile(r'\s*\{\s*("(?:[^"\\]|\\.)*"\s*:|\})')  # how a JSON object begins
@@ -159,7 +160,8 @@ def parse_text(path: str | Path, lines: Lines, problems: Problems) -> Iterator[P
             tabs = f"{len(labels)} TABs; only one may stand in a row, between text and labels"
             yield Parsed(number, text, fault=tabs)
         else:
-            yield Parsed(number, text, [name.strip() for name in labels[0].split(",")] if labels else None)
+            named = labels and labels[0].strip()  # nothing behind the TAB: a prediction that found no label
+            yield Parsed(number, text, [name.strip() for name in labels[0].split(",")] if named else None)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -176,46 +178,29 @@ def parse_json_lines(path: str | Path, lines: Lines, problems: Problems) -> Iter
         except InputError as error:
             problems.add(path, number, str(error))
         except (ValueError, RecursionError) as error:
-            problems.add(path, number, _not_json(error))
+            problems.add(path, number, json_fault(error))
         else:
             yield row
 
 
 def parse_json_list(path: str | Path, lines: Lines, problems: Problems) -> Iterator[Parsed]:
-    """The same in a list, each named by the line it begins on. The text of the file is held in memory whole."""
-    lines = list(lines)
-    text = "\n".join(line for _, line in lines)
-    decode, blanks = json.JSONDecoder().raw_decode, re.compile(r"\s*")
-    at = text.find("[") + 1
-    newlines = text.count("\n", 0, at)
+    """The same in a list, each named by the line it begins on."""
 
-    def skip(position: int) -> int:
-        """The next position that is not blank."""
-        found = blanks.match(text, position)
-        return found.end() if found else position
+    def pieces() -> Iterator[str]:
+        last = 1
+        for number, line in lines:
+            yield "\n" * (number - last) + line
+            last = number
 
-    rest = skip(at)
-    more = bool(lines) and text[rest : rest + 1] != "]"
-    while more:
-        newlines += text.count("\n", at, rest)
-        number, at = lines[newlines][0], rest
-        try:
-            value, rest = decode(text, at)
-            rest = skip(rest)
-            if text[rest : rest + 1] not in (",", "]"):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, rest)
-        except (ValueError, RecursionError) as error:
-            wrong = error.lineno - 1 if isinstance(error, json.JSONDecodeError) else newlines
-            problems.add(path, lines[wrong][0], _not_json(error))
-            return
-        try:
-            yield json_row(number, value)
-        except InputError as error:
-            problems.add(path, number, str(error))
-        more = text[rest] == ","
-        rest = skip(rest + 1) if more else rest
-    if text[rest + 1 :].strip():
-        problems.add(path, lines[-1][0], "something stands behind the end of the list; take it away")
+    reader = JsonReader(pieces())
+    try:
+        for number, value in reader.items() if reader.peek() else ():
+            try:
+                yield json_row(number, value)
+            except InputError as error:
+                problems.add(path, number, str(error))
+    except JsonFault as error:
+        problems.add(path, error.line, str(error))
 
 
 def json_row(line: int, row: Any) -> Parsed:
@@ -229,7 +214,7 @@ def json_row(line: int, row: Any) -> Parsed:
     text = row["text"]
     if not isinstance(text, str):
         raise InputError(f'"text" must be a text in quotes, not {short(text)}')
-    if not _can_be_written(text):
+    if not can_be_written(text):
         raise InputError(f"the text {text[:40]!r} holds half a character, which no file can hold; correct it")
     labels, fault = _json_labels(row)
     others = {key: row[key] for key in row if key not in ("text", "labels")}
@@ -250,12 +235,12 @@ def _json_labels(row: dict) -> tuple[list[str | int] | None, str]:
     for label in labels or ():
         if not isinstance(label, str | int) or isinstance(label, bool):
             return None, f"a label must be a name in quotes, not {short(label)}"
-        if isinstance(label, str) and not _can_be_written(label):
+        if isinstance(label, str) and not can_be_written(label):
             return None, f"the label {label[:40]!r} holds half a character, which no file can hold; correct it"
     return labels and [label.strip() if isinstance(label, str) else label for label in labels], ""
 
 
-def _can_be_written(text: str) -> bool:
+def can_be_written(text: str) -> bool:
     """Not with half of a surrogate pair in it, which JSON can spell."""
     try:
         text.encode()
@@ -268,12 +253,6 @@ def short(value: Any) -> str:
     """A JSON value as text, cut."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _not_json(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg}, at character {error.colno}"
-    return f"not JSON: {error}"
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------
@@ -335,10 +314,14 @@ PARSERS = {
     ".csv": CSV,
 }
 ROW_FILES = ".txt, .jsonl, .json or .csv"  # for the --help of what names a file of rows
+CONVERT = "convert.py makes a data folder of it."
 ADVICE = {  # suffixes -> what to do
-    ".xlsx .xls .xlsm .ods .numbers": "Save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
-    ".gz .bz2 .xz .zst .zip .7z .rar .tar .tgz": "Unpack it, and give what is in it.",
+    ".xlsx .xlsm": f"{CONVERT} Or save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
+    ".xls .ods .numbers": "Save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
+    ".gz": f"{CONVERT} Or unpack it, and give what is in it.",
+    ".bz2 .xz .zst .zip .7z .rar .tar .tgz": "Unpack it, and give what is in it.",
     ".docx .doc .pdf .rtf .odt": "Save it as plain text in UTF-8, one text per line.",
-    ".parquet .feather .arrow": "Write its rows as JSON lines (pandas: to_json(..., orient='records', lines=True)).",
+    ".parquet": CONVERT,
+    ".feather .arrow": "Write its rows as JSON lines (pandas: to_json(..., orient='records', lines=True)).",
 }
 OTHER_ADVICE = "If it holds lines of text, give it a name that ends in .txt."

@@ -90,7 +90,7 @@ def require_fit(folder: Path, source: str, told: Mapping[str, str], found: Mappi
     else:
         what = f"is not the file that goes with {source} beside it"
     more = f"; nor {'are' if wrong[2:] else 'is'} {some(wrong[1:])}" if wrong[1:] else ""
-    tokens = " Tokens can't be added to a model, or taken away, by editing vocab.txt." if "vocab.txt" in wrong else ""
+    tokens = " Editing vocab.txt gives a model no tokens: train.py --add_tokens does." if "vocab.txt" in wrong else ""
     raise InputError(
         f"{folder / first}: {what}{more}; the answers would be wrong.{tokens} Put the original back, or copy the whole "
         f"folder again from where it was made; or {again}."

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.console import FLAT
 from hierarchical.errors import Problems
 from hierarchical.files import read_lines, require_file
 
 SEPARATOR, WORD_SEPARATOR = "##", "=="
+SEPARATORS = ("-->", "->", "=>", "::", "--", ">", "→", "»", "/", "|", "\\")  # what others put between levels
 GUESSED = 5  # labels that are named where an unknown one may be any of them
 
 
@@ -57,6 +59,8 @@ class LabelTree:
                 problems.add(source, line, f"label {label!r} has more than two # in a row; no level may begin with #")
             elif WORD_SEPARATOR in label:
                 problems.add(source, line, f"label {label!r} holds {WORD_SEPARATOR!r}, which sets off a label's word")
+            elif label.translate(FLAT) != label:
+                problems.add(source, line, f"label {label!r} holds a control character; remove it")
             elif parent and parent not in self.index:
                 problems.add(source, line, f"the parent of {label!r} is missing; add the line {parent!r}")
         if not self.labels:
@@ -147,6 +151,45 @@ class LabelTree:
 def _pairs(name: str) -> set[tuple[str, str]]:
     name = f" {name} "
     return set(zip(name, name[1:]))
+
+
+# ---- names, before they are a tree -----------------------------------------------------------------------------------
+
+
+def clean_name(name: str) -> str:
+    """A level's name with single blanks in it, and none at its ends."""
+    return " ".join(name.split())
+
+
+def join_levels(levels: Sequence[str]) -> str:
+    """The label of these level names, root first. Raises ValueError for names that label.txt can't hold."""
+    name = SEPARATOR.join(levels)
+    require_unicode(name)
+    if not all(levels):
+        raise ValueError(f"label {name!r} has an empty level")
+    if name.count(SEPARATOR) != len(levels) - 1 or SEPARATOR + "#" in name:
+        raise ValueError(f"label {name!r}: a level's name holds {SEPARATOR!r} or begins with '#'; rename it")
+    if WORD_SEPARATOR in name:
+        raise ValueError(f"label {name!r} holds {WORD_SEPARATOR!r}, which means something in label.txt; rename it")
+    if re.search(r"[\t\r\n]", name):
+        raise ValueError(f"label {name!r} has a TAB or a line end in it; rename it")
+    return name
+
+
+def require_unicode(text: str) -> None:
+    """Raise ValueError for half of a surrogate pair, which JSON can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text[:40]!r} holds half a character, which no file can hold; correct it") from None
+
+
+def separator_in(names: Iterable[str]) -> str | None:
+    """What probably stands between the levels of these labels: the mark that most of them hold, else None."""
+    distinct = set(names)
+    held = {mark: sum(mark in name for name in distinct) for mark in (SEPARATOR, *SEPARATORS)}
+    mark = max(held, key=lambda mark: held[mark])  # of equals the first, which is the longest
+    return mark if 2 * held[mark] > len(distinct) else None
 
 
 def levels_text(tree: LabelTree, predicted: Iterable[int]) -> list[str]:

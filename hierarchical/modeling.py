@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierarchical.batches import length_sorted_batches, pad, row_windows
+from hierarchical.batches import pad, row_windows, run_batches
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
+from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
-from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def library_config(config: dict) -> Any:
     """The library's configuration object for a dict of `encoders.read_config`; its model_type stays the family's."""
     kind = config["model_type"]
-    made = FAMILIES[kind].library_class("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
+    with without_warnings():
+        made = FAMILIES[kind].library_class("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
     made.model_type = kind
     return made
 
@@ -41,7 +42,8 @@ def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     family, activation = FAMILIES[config.model_type], config.hidden_act
     by_tanh = activation in GELU_BY_TANH
     config.hidden_act = "gelu" if by_tanh else activation
-    network = family.library_class(part)(config)
+    with without_warnings():
+        network = family.library_class(part)(config)
     config.hidden_act = activation
     for layer in network.sublayers():
         if by_tanh and getattr(layer, "activation", None) == gelu:
@@ -119,14 +121,11 @@ def _outputs(
 
     was_training = model.training
     model.eval()
-    outputs = np.zeros((len(ids), width), np.float32)
     with paddle.no_grad():
-        for batch in length_sorted_batches([len(row) for row in ids], batch_size):
-            outputs[batch] = forward(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
-            if not np.isfinite(outputs[batch]).all():
-                raise InputError("the model's outputs are not finite: its training diverged; use a lower learning rate")
-            if progress:
-                progress(len(batch))
+        outputs = run_batches(
+            lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),
+            ids, pad_id, width, batch_size, progress=progress,
+        )  # fmt: skip
     if was_training:
         model.train()
     return outputs

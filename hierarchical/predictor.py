@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hierarchical.batches import row_windows
+from hierarchical.batches import row_windows, run_batches
 from hierarchical.checkpoints import Checkpoint, kind_in
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
@@ -31,7 +31,6 @@ from hierarchical.engines import (
     exported_models,
     find_precision,
     model_path,
-    run_batches,
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree

@@ -141,7 +141,7 @@ def label_faults(names: Sequence[str | int], tree: LabelTree | None, form: Forma
 def label_fault(name: str | int, tree: LabelTree | None, form: Format) -> str:
     """What is wrong with one that is_label() refuses."""
     if name == "":
-        how = " (a comma at the end, two commas in a row, or nothing after the TAB)" if form is TEXT else ""
+        how = " (a comma at the end, or two in a row)" if form is TEXT else ""
         return f"an empty label{how}"
     if isinstance(name, str):
         named = repr(name if len(name) <= 60 else f"{name[:60]}...")
@@ -247,12 +247,15 @@ def require_row_format(path: str | Path, flag: str, rows: Iterable[tuple[str, Se
 def write_rows(path: str | Path, rows: Iterable[tuple[str, Sequence[str] | None]]) -> None:
     """Write (text, label names) in the format of the file's suffix, atomically; names is None for an unlabelled row."""
     with atomic_write(path) as file:
-        file.writelines(format_row(path, text, names) for text, names in rows)
+        file.writelines(format_rows(path, rows))
 
 
-def format_row(path: str | Path, text: str, names: Sequence[str] | None) -> str:
-    """The line of a row in a file of this name."""
-    if format_of(path) is JSON_LINES:
-        row = {"text": text} if names is None else {"text": text, "labels": list(names)}
-        return json.dumps(row, ensure_ascii=False) + "\n"
-    return f"{text}\n" if names is None else f"{text}\t{','.join(names)}\n"
+def format_rows(path: str | Path, rows: Iterable[tuple[str, Sequence[str] | None]]) -> Iterator[str]:
+    """Yield the lines of (text, label names) in a file of this name; names is None for an unlabelled row."""
+    as_json = format_of(path) is JSON_LINES
+    for text, names in rows:
+        if as_json:
+            row = {"text": text} if names is None else {"text": text, "labels": list(names)}
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+        else:
+            yield f"{text}\n" if names is None else f"{text}\t{','.join(names)}\n"

@@ -71,6 +71,10 @@ def start_or_resume(
     progress, arrays = Progress(), None
     if resume:
         progress, arrays = read_state(save_dir / STATE, fingerprint, flag)
+        if "tokenizer" not in progress.fingerprint:
+            logger.info(
+                f"{STATE} is of version 0.9.0, which did not note the tokenizer: going on with that of --model_name"
+            )
     elif (save_dir / STATE).exists():
         logger.warning(f"{save_dir} holds an earlier run, which this one replaces; {flag} would have continued it")
     noted = {name: value for name, value in progress.fingerprint.items() if name == "tokenizer"}

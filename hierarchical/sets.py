@@ -93,11 +93,11 @@ def _put_in_force(directory: Path, members: set[str]) -> None:
     if clash := [name for name in sorted(names) if (directory / name).is_dir()]:
         raise InputError(f"{directory / clash[0]}: is a directory, where a file is to be written. Move it away.")
     for name in names:
-        _sync(folder / name)
-    _sync(folder)
+        sync(folder / name)
+    sync(folder)
     with atomic_write(folder / MANIFEST) as file:
         json.dump({"remove": sorted(members - names)}, file)
-    _sync(folder)
+    sync(folder)
 
 
 def _settle(directory: Path) -> None:
@@ -110,7 +110,7 @@ def _settle(directory: Path) -> None:
                 link(path, directory / path.name)
         for name in remove:
             (directory / Path(name).name).unlink(missing_ok=True)
-        _sync(directory)
+        sync(directory)
         (folder / MANIFEST).unlink()
     if folder.is_dir():
         shutil.rmtree(folder)
@@ -126,13 +126,13 @@ def link(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:  # FAT, some network drives
             shutil.copyfile(source, temporary)
-            _sync(temporary)
+            sync(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)  # a file that is renamed to another name of itself keeps both
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

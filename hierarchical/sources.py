@@ -121,6 +121,13 @@ def model_directory(name: str) -> Path:
     return in_force(name) if Path(name).is_dir() else fetch(name)
 
 
+def local_directory(name: str) -> Path | None:
+    """The directory of a model that is here already; None for a known one that is not, and for anything else."""
+    if Path(name).is_dir():
+        return in_force(name)
+    return home() / name if name in KNOWN_NAMES and is_here(name) else None
+
+
 def home() -> Path:
     """The folder of the known encoders that are here."""
     return Path(os.environ.get("PPNLP_HOME") or "~/.paddlenlp").expanduser() / "models" / "hierarchical"

@@ -7,8 +7,8 @@ Reads  vocab.txt, tokenizer_config.json, special_tokens_map.json (if there); or 
        form brings, see tokenizer_files.py
 Writes nothing, except `save(directory)`, which writes them as checkpoints have them
 
-The ids are those of the tokenizer that the model was trained with: PaddleNLP's for ERNIE and ERNIE-M, transformers' for
-the others.
+The ids are those of the tokenizer that the model was trained with: PaddleNLP's in Python for ERNIE and ERNIE-M (but for
+tokens that train.py --add_tokens adds: PaddleNLP finds them within words, too), and transformers' for the others.
 """
 
 from pathlib import Path
@@ -38,6 +38,11 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> Tokenizer:
         raise InputError(f"max_seq_length is {max_seq_length}: give at least 3, for [CLS], one token and [SEP]")
     directory = Path(model_dir)
     files = own_tokenizer_files(directory, read_files(directory, (*FILES, *FOREIGN_FILES)))
+    return tokenizer_of(files, directory, max_seq_length)
+
+
+def tokenizer_of(files: dict[str, bytes], directory: Path, max_seq_length: int) -> Tokenizer:
+    """The tokenizer of these contents of files, which have our form; messages place them in the directory."""
     path = directory / "tokenizer_config.json"
     config = read_json(path, files)
     name = str(config.get("tokenizer_class") or config.get("init_class")).removesuffix("Fast")

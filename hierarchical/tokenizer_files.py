@@ -195,9 +195,8 @@ def unigram_tokenizer(pieces: list[tuple[str, float]], charsmap: bytes | None) -
 
     charsmap: what characters are read as, in SentencePiece's compiled form
     """
-    vocab = (
-        [[name, 0.0] for name in ROBERTA_TOKENS[:4]] + [list(piece) for piece in pieces] + [[ROBERTA_TOKENS[4], 0.0]]
-    )
+    *first, last = ((name, 0.0) for name in ROBERTA_TOKENS)
+    vocab = [*first, *pieces, last]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     words = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
     characters = base64.b64encode(charsmap).decode() if charsmap else None

@@ -18,6 +18,7 @@ from hierarchical.files import atomic_write, refuse_pointer
 # Of a checkpoint. What encoders bring under other names is turned into these: tokenizer_files.py.
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model", "tokenizer.json")
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
+LETTER = "[0-9A-Za-z\u00c0-\u024f\u0370-\u052f]"  # of the scripts that put blanks between words, and digits
 REMEMBERED = 200_000  # words, tens of MB; what comes after that is worked out each time
 COPY = "copy the file that came with the model's weights"
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -64,7 +65,7 @@ class Tokenizer(ABC):
         if isinstance(known, int) and count > known:
             raise InputError(
                 f"{self.source}: {count} tokens, but the model knows {known} (vocab_size in config.json). A line that "
-                f"is added gives it no new token: {COPY}"
+                "is added is no new token: put the original back, see train.py --add_tokens"
             )
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -74,7 +75,11 @@ class Tokenizer(ABC):
 
     def lengths(self, texts: list[str]) -> list[int]:
         """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
-        return [len(self._first_ids(text, None)) + 2 for text in texts]
+        return [len(self.encode_whole(text)) + 2 for text in texts]
+
+    def encode_whole(self, text: str) -> list[int]:
+        """The ids of a text, however many, without [CLS] and [SEP]."""
+        return self._first_ids(text, None)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each id of `encode([text])[0]` comes from: (first character, character after its last).
@@ -83,6 +88,17 @@ class Tokenizer(ABC):
         sentencepiece makes of an ellipsis, has an empty span. Spans never go back. Takes far longer than `encode`.
         """
         return [(0, 0), *self._located(text)[: self.max_seq_length - 2], (0, 0)]
+
+    def is_special(self, text: str) -> bool:
+        """Whether this is the name of a special token, such as "[SEP]"."""
+        return text in self._specials
+
+    def as_one_word(self, text: str) -> str | None:
+        """The line of vocab.txt that would make one token of this text, "" for one that is read as nothing.
+
+        None if there is no such line, since the text is cut before it is looked for there.
+        """
+        return None
 
     def save(self, directory: str | Path) -> None:
         """Writes the files this tokenizer was read from, so that `directory` serves without the model's."""
@@ -120,7 +136,7 @@ class WordTokenizer(Tokenizer):
             remedy = f"not supported, use a model whose {self.source.name} holds all of its tokens"
             raise InputError(f"{directory}: tokens were added to the vocabulary ({', '.join(sorted(added))}): {remedy}")
         longest_first = sorted(self._specials, key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._special = re.compile("(" + "|".join(map(apart, longest_first)) + ")")
         self._longest_special = len(longest_first[0])
         self._ids_of = Remembered(self._word_ids, {name: (self.vocab[name],) for name in self._specials})
 
@@ -130,7 +146,7 @@ class WordTokenizer(Tokenizer):
         unknown = [
             word[start:end]
             for word in (words if self.unk_id in ids else ())
-            if not self._special.fullmatch(word)
+            if not self.is_special(word)
             for start, end, index in self._pieces(word)
             if index == self.unk_id
         ]
@@ -232,6 +248,14 @@ def read_vocab(path: Path, files: dict[str, bytes]) -> dict[str, int]:
         return {line.rstrip("\n"): i for i, line in enumerate(lines)}
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}): {COPY}") from None
+
+
+def apart(token: str) -> str:
+    """The pattern of a special token; one that begins or ends with a letter does not stand within a word."""
+    begins, ends = (
+        f"(?{side}{LETTER})" if re.match(LETTER, char) else "" for side, char in zip(("<!", "!"), (token[0], token[-1]))
+    )
+    return begins + re.escape(token) + ends
 
 
 def content_of(token: str | dict | None) -> str:

@@ -61,6 +61,10 @@ class ErnieTokenizer(WordTokenizer):
             size *= 4
         return super()._first_ids(text, count)
 
+    def as_one_word(self, text: str) -> str | None:
+        words = self._split(text)
+        return "".join(words) if len(words) < 2 else None
+
     def _split(self, text: str) -> list[str]:
         return self._normalize(text).split()
 

@@ -13,11 +13,11 @@ A checkpoint is one of the main route's (see hierarchical/checkpoints.py) with t
 from pathlib import Path
 from types import MethodType
 
-from hierarchical.batches import length_sorted_batches
+from hierarchical.batches import length_sorted_batches, run_batches
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.devices import available_cores, set_device
 from hierarchical.encoders import family_of
-from hierarchical.engines import OnnxModel, run_batches
+from hierarchical.engines import OnnxModel
 from hierarchical.errors import InputError
 from hierarchical.labels import SEPARATOR
 from hierarchical.modeling import build_model, library_config, model_inputs, predict_logits

@@ -8,7 +8,8 @@ Reads   similar_text_pair_file   rows text<TAB>label,label,...  (or JSON or CSV,
 Writes  recall_result_dir/recall_result_file   text<TAB>label<TAB>similarity, up to recall_num lines per row, best first
         recall_result_dir/recall_result_file.settings/{label.txt, decision.json}   what evaluate.py scores them with
 
-TABs and line ends within a text are written as blanks. A text that nothing is near has one line, without a label.
+TABs and line ends within a text are written as blanks, and of a long one the beginning, since every line has it. A text
+that nothing is near has one line, without a label.
 """
 
 import sys
@@ -22,7 +23,7 @@ from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import add_index_arguments, index_or_labels, labels_index
 from retrieval_based.results import settings_directory
 from utils import (
-    FLAT,
+    ON_PAGE,
     atomic_write,
     check_minima,
     get_logger,
@@ -31,6 +32,7 @@ from utils import (
     progress_bar,
     require_writable,
     run,
+    shown,
 )
 
 
@@ -69,10 +71,11 @@ def main(argv=None):
         for window in row_windows(len(rows.texts)):
             texts = rows.texts[window.start : window.stop]
             for text, found in zip(texts, index.retrieve(encoder.encode(texts, bar.update), args.recall_num)):
-                text = text.translate(FLAT)
+                text = shown(text, ON_PAGE)
                 lines = [f"{text}\t{tree.labels[label]}\t{similarity:.6f}\n" for label, similarity in found]
                 file.writelines(lines or [f"{text}\t\t0\n"])  # no row of the index is near, or none near has a label
-    write_settings(settings, tree, encoder.tokenizer.max_seq_length, index.decision)
+        path.unlink(missing_ok=True)  # the older result first: a kill leaves none, and not one with other settings
+        write_settings(settings, tree, encoder.tokenizer.max_seq_length, index.decision)
     logger.info(f"Retrieved from {len(index.entries)} {index.by} for {len(rows.texts)} texts, in {path}")
 
 

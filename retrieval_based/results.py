@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from hierarchical.console import FLAT
+from hierarchical.console import ON_PAGE, shown
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
 
@@ -16,7 +16,7 @@ def settings_directory(path):
 def read_retrieved(path, texts, tree):
     """Per text [(class index, similarity), ...] as in the recall file. Raises InputError where the two do not match."""
     require_file(path, "Make it with retrieval_based/recall.py.")
-    texts, problems, groups, before = [text.translate(FLAT) for text in texts], Problems(), [], None
+    texts, problems, groups, before = [shown(text, ON_PAGE) for text in texts], Problems(), [], None
     for number, line in read_lines(path, problems):
         text, *rest = line.split("\t")
         try:

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from retrieval_based.encoder import Encoder, add_model_arguments
 from retrieval_based.index import SemanticIndex, add_index_arguments, index_or_labels, labels_index
-from utils import FLAT, Problems, check_minima, get_logger, make_parser, read_texts, run, warn_about
+from utils import Problems, check_minima, get_logger, make_parser, read_texts, run, shown, warn_about
 
 
 def parse_args(argv):
@@ -59,7 +59,7 @@ def main(argv=None):
         found = index.retrieve(encoder.encode([text]), k)[0][: args.top_k]
         lines = [f"{index.tree.labels[label]}\t{similarity:.4f}" for label, similarity in found]
         for line in lines or ["\t0"]:
-            print(f"{text.translate(FLAT)}\t{line}", flush=True)
+            print(f"{shown(text)}\t{line}", flush=True)
     del seen["blank"]
     warn_about(seen, "-", logger)
     problems.raise_if_any()

@@ -11,6 +11,7 @@ import pytest
 
 import check_data
 import utils
+from tests.conftest import without_identity
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data"
@@ -278,6 +279,20 @@ def test_wrong_flags(data_dir, check, tmp_path):
     assert code == 2 and "tokenizer_config.json" in err
     code, _, err = check(data_dir(), "--output_json", tmp_path / "nowhere" / "report.json")
     assert code == 2 and "No such file or directory" in err
+
+
+def test_a_model_whose_files_do_not_belong_together(data_dir, check, tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    assert check(data_dir(), "--model_name", folder)[0] == 0
+    lines = (folder / "vocab.txt").read_text("utf-8").splitlines()
+    (folder / "vocab.txt").write_text("\n".join(lines[:-1]) + "\n", "utf-8")
+    code, _, err = check(data_dir(), "--model_name", folder)
+    assert code == 2 and "vocab.txt: is not the file that goes with model.safetensors" in err
+    (folder / "vocab.txt").write_text("\n".join([*lines, "🙂", ""]), "utf-8")
+    code, _, err = check(data_dir(), "--model_name", without_identity(folder))
+    assert code == 2 and f"{len(lines) + 1} tokens, but the model knows {len(lines)}" in err and "--add_tokens" in err
+    (folder / "config.json").unlink()  # of the tokenizer's files alone nothing more is asked
+    assert check(data_dir(), "--model_name", folder)[0] == 0
 
 
 # ---- speed -----------------------------------------------------------------------------------------------------------

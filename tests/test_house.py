@@ -4,14 +4,14 @@ Nothing of the project is imported here; the last test runs the scripts, for the
 """
 
 import ast
-import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.typed import ask
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("analysis", "benchmarks", "data", "deploy", "few-shot", "hierarchical", "retrieval_based")
@@ -21,7 +21,16 @@ PACKAGES = ("analysis", "benchmarks", "deploy", "hierarchical", "retrieval_based
 STEPS = "deploy/triton_serving/steps"  # Triton runs copies of these, where the project is not
 LONGEST = 450  # lines
 
-HEAVY = {"paddle", "paddlenlp", "onnxruntime", "sklearn", "matplotlib"}  # seconds, or not installed everywhere
+HEAVY = {
+    "paddle",
+    "paddlenlp",
+    "onnxruntime",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "openpyxl",
+}  # seconds, or not installed everywhere
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
     "few-shot/network.py": {"paddle"},
     f"{STEPS}/seqcls_model.py": {"onnxruntime"},
@@ -42,21 +51,6 @@ RESTRICTED = {  # classes that know arrays alone
     ("hierarchical/weights.py", "pickle.Unpickler"),
     ("hierarchical/torch_files.py", "pickle.Unpickler"),
 }
-
-# Asks scripts for their --version as if each were typed, but in one process: they all load the same.
-ASK = """
-import io, json, os, runpy, sys
-from contextlib import redirect_stdout
-answers, path = {}, sys.path[1:]
-for script in sys.argv[1:]:
-    sys.argv, sys.path[:] = [script, "--version"], [os.path.dirname(script), *path]
-    try:
-        with redirect_stdout(io.StringIO()) as said:
-            runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        answers[script] = said.getvalue(), end.code
-print(json.dumps(answers))
-"""
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
@@ -313,9 +307,7 @@ def test_version_of_every_script(sources, scripts):
     )
     asked = sorted(scripts.keys() - NO_VERSION.keys())
     assert len(asked) > 25 and NO_VERSION.keys() < scripts.keys()
-    done = subprocess.run([sys.executable, "-c", ASK, *asked], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {path: [f"{Path(path).name} {version}\n", 0] for path in asked}
+    assert ask("--version", asked) == {path: [f"{Path(path).name} {version}\n", 0] for path in asked}
 
 
 # ---- what is never called --------------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ def test_the_log_beside_a_file(call):
     assert len(call("--output_file", "out.jsonl", "--quiet").log) == 3
 
 
+@pytest.mark.slow
 def test_decision_flags(call, tiny_checkpoint, tmp_path):
     def labels(*arguments, **options):
         return [row["labels"] for row in rows_of(call("--output_file", "out.jsonl", *arguments, **options).output)]
@@ -265,7 +266,7 @@ def test_the_gold_label_is_never_in_the_text(call, monkeypatch):
 def test_other_files_are_refused_once(call, tmp_path):
     rows = lines(*(json.dumps({"text": text, "labels": ["体育赛事"]}) for text in TEXTS))
     for name, content, says in (
-        ("rows.xlsx", b"PK\x03\x04" + bytes(100), "not from .xlsx. Save the sheet as CSV in UTF-8"),
+        ("rows.xlsx", b"PK\x03\x04" + bytes(100), "not from .xlsx. convert.py makes a data folder of it."),
         ("rows.txt", b"PK\x03\x04\n\xff\n" * 100, "1: the file is a zip file"),
         ("rows.csv", b"\x1f\x8b\x08\n\xff\n" * 100, "1: the file is compressed with gzip"),
         ("lines.txt", rows, "1: the file holds JSON lines, not lines of text: give it a name that ends in .jsonl"),

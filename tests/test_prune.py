@@ -243,6 +243,7 @@ def test_a_score_of_zero_is_saved_and_the_seed_repeats_a_run(run_prune, scripted
     np.testing.assert_array_equal(*weights)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_its_best_and_no_graph_of_another(run_prune, scripted, monkeypatch, tmp_path, sample_rows):
     seen = scripted(0.5)
     old = tmp_path / "prune" / "width_mult_0.75"
@@ -266,6 +267,7 @@ def test_a_killed_run_leaves_its_best_and_no_graph_of_another(run_prune, scripte
     assert not [path for path in old.iterdir() if path.suffix in (".onnx", ".pdmodel", ".tmp")]
 
 
+@pytest.mark.slow
 def test_a_failed_export_loses_nothing(run_prune, scripted, monkeypatch, tmp_path):
     seen = scripted(0.5)
 
@@ -383,5 +385,6 @@ def test_a_second_run_is_refused(run_prune, capsys, tmp_path):
     assert [path.name for path in (tmp_path / "prune").iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_divergence_is_said(run_prune, capsys):
     assert "lower --learning_rate" in fails(run_prune, capsys, "--learning_rate", "1e30", "--warmup_ratio", "0")

@@ -4,11 +4,8 @@ Nothing is trained here: every script is asked once for its --help. The flag tab
 follows the line `<!-- flags: script.py -->` and ends at the next such line or at the next section.
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 
 from metric import Decision, decide
+from tests.typed import ask
 from utils import LabelTree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +45,7 @@ IN_ENGLISH = {
     "检查点中保存的值": "as stored in the checkpoint",
     "检查点中保存的值；训练时与 train.py 相同": "as stored in the checkpoint; in training as in train.py",
     "有预热则 linear，否则 constant": "linear with warm-up, else constant",
+    "与 train_path 同目录的 aug.txt": "aug.txt beside train_path",
 }
 
 
@@ -77,16 +76,9 @@ def parsers():
         if not any(part[0] == "." or part in FOLDERS_WITHOUT_DOCUMENTED_FLAGS for part in path.relative_to(ROOT).parts)
         and "if __name__ ==" in path.read_text(encoding="utf-8")
     ]
-    environment = os.environ | {"COLUMNS": "1000", "PYTHONIOENCODING": "utf-8"}  # one line for each flag
-    running = [
-        subprocess.Popen(
-            [sys.executable, script, "--help"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8"
-        )
-        for script in scripts
-    ]
-    helps = [process.communicate()[0] for process in running]
-    assert [process.returncode for process in running] == [0] * len(scripts)
-    return dict(zip(scripts, map(defaults, helps)))
+    answers = ask("--help", scripts, COLUMNS="1000")  # one line for each flag
+    assert [code for _, code in answers.values()] == [0] * len(scripts)
+    return {script: defaults(said) for script, (said, _) in answers.items()}
 
 
 def defaults(help_text):

@@ -16,6 +16,8 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import hierarchical
 import train
@@ -145,6 +147,7 @@ def test_the_dev_loss_is_the_one_that_is_trained(run_train, rows_dir, tmp_path, 
     assert zlpr > 1.5 * bce  # they are not to be mixed up
 
 
+@pytest.mark.slow
 def test_zero_f1_is_saved_and_explained(run_train, rows_dir, tmp_path, capsys):
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--threshold", 1)
     assert (tmp_path / "c" / "model.safetensors").exists()
@@ -170,6 +173,7 @@ def test_tuned_thresholds_are_stored_with_the_model(run_train, rows_dir, tmp_pat
     assert "Thresholds tuned on dev (per_label)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_dir, tmp_path, capsys):
     flags = ("--epochs", 1, "--warmup_steps", 3, "--device", "gpu", "--amp")
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
@@ -245,7 +249,8 @@ def wait_for(process, text):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train, rows_dir, tmp_path):
+def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train, rows_dir, tmp_path, capsys):
+    """While it runs, another one into its directory is refused; a kill gives the directory free."""
     flags = ["--epochs", "3", "--learning_rate", "1e-3", "--warmup_steps", "4"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_train("--dataset_dir", rows_dir, "--save_dir", whole, *flags)
@@ -259,6 +264,10 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
     with start(rows_dir, broken, *flags, "--resume") as process:
         wait_for(process, "Resuming after 0 epochs")
         wait_for(process, "global step 25,")  # inside the third epoch: back to the state after the second
+        process.send_signal(signal.SIGSTOP)
+        error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", broken)
+        assert f"{broken}: another process is writing there; wait until it ends, or give another --save_dir." in error
+        assert "another process" not in (broken / "train.log").read_text("utf-8")
         process.kill()
     assert process.returncode == -signal.SIGKILL
 
@@ -268,6 +277,7 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
     assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tmp_path, monkeypatch):
     evaluate, before = train.evaluate, signal.getsignal(signal.SIGTERM)
 
@@ -306,6 +316,7 @@ def test_resume_refuses_another_run_and_a_damaged_state(run_train, rows_dir, tmp
     assert "not a readable state" in fails(run_train, capsys, *flags[:-1], 3, "--resume")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_best(run_train, rows_dir, tmp_path, capsys, monkeypatch):
     save = tmp_path / "c"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1)
@@ -323,55 +334,57 @@ def test_a_full_disk_leaves_the_previous_best(run_train, rows_dir, tmp_path, cap
     assert (save / "model.safetensors").read_bytes() == before and not list(save.glob("*.tmp"))
 
 
-# Before a script: os._exit, as a kill would, at the n-th call of a function of os.
+# Runs train.py once for each (function of os, n, flags), in a process that ends at the n-th call of that function, as a
+# kill would end it. They are children of one that has loaded the libraries.
 DIES = """
-import os, runpy, sys
-name, at = sys.argv[1], int(sys.argv[2])
-real, calls = getattr(os, name), []
-def dying(*args, **kwargs):
-    calls.append(args)
-    if len(calls) == at:
-        os._exit(9)
-    return real(*args, **kwargs)
-setattr(os, name, dying)
-sys.argv = sys.argv[3:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+import json, os, sys
+import paddle, paddlenlp.transformers
+import train
+for name, at, flags in json.loads(sys.argv[1]):
+    if os.fork():
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == 9
+        continue
+    real, calls = getattr(os, name), []
+    def dying(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == at:
+            os._exit(9)
+        return real(*args, **kwargs)
+    setattr(os, name, dying)
+    try:
+        train.main(flags)
+    finally:
+        os._exit(1)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "at", "new"), [("link", 1, True), ("link", 6, True), ("fsync", 13, False)])
-def test_a_killed_run_leaves_the_old_checkpoint_or_the_new_one(run_train, data_dir, tmp_path, name, at, new):
+def test_a_killed_run_leaves_the_old_checkpoint_or_the_new_one(run_train, data_dir, tmp_path):
     """A training into the checkpoint of another, whose labels came in another order."""
-    data, save = data_dir(), tmp_path / "c"
-    run_train("--dataset_dir", data, "--save_dir", save, "--epochs", 1)
-    whole = [Predictor(save).predict(["国足今晚出战"], floor=0)]
+
+    def answer(folder):
+        return Predictor(folder).predict(["国足今晚出战"], floor=0)
+
+    data, old, new = data_dir(), tmp_path / "old", tmp_path / "new"
+    run_train("--dataset_dir", data, "--save_dir", old, "--epochs", 1)
     labels = (data / "label.txt").read_text("utf-8").split()
     (data / "label.txt").write_text("\n".join([*labels[3:], *labels[:3]]), "utf-8")
-    flags = [*QUICK, "--dataset_dir", str(data), "--epochs", "1", "--save_dir"]
-    run_train(*flags[len(QUICK) :], tmp_path / "again")
-    whole.append(Predictor(tmp_path / "again").predict(["国足今晚出战"], floor=0))
-    command = [sys.executable, "-c", DIES, name, str(at), "train.py", *flags, str(save)]
+    run_train("--dataset_dir", data, "--save_dir", new, "--epochs", 1)
+    whole, flags = [answer(old), answer(new)], [*QUICK, "--dataset_dir", str(data), "--epochs", "1", "--save_dir"]
+    kills = {"link 1": True, "link 6": True, "fsync 13": False}  # whether the new one is in force by then
+    runs = [
+        (kill.split()[0], int(kill.split()[1]), [*flags, str(shutil.copytree(old, tmp_path / kill))]) for kill in kills
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, env=environment).returncode == 9
-    assert Predictor(save).predict(["国足今晚出战"], floor=0) == whole[new]
-    assert (save / ".saving").exists() and whole[0] != whole[1]
-    run_train("--dataset_dir", data, "--save_dir", save, "--epochs", 1)  # whatever was left is no hindrance
-    assert Predictor(save).predict(["国足今晚出战"], floor=0) == whole[1] and not (save / ".saving").exists()
-
-
-@pytest.mark.slow
-def test_two_runs_into_one_directory(run_train, rows_dir, tmp_path, capsys):
-    save = tmp_path / "c"
-    command = [sys.executable, "train.py", *QUICK, "--dataset_dir", rows_dir, "--save_dir", save, "--epochs", "1000"]
-    with subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
-        next(line for line in first.stderr if "global step 1," in line)
-        error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", save)
-        assert f"{save}: another process is writing there; wait until it ends, or give another --save_dir." in error
-        before = (save / "train.log").read_text("utf-8")
-        first.kill()
-    assert "another process" not in before
-    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1)
+    command = [sys.executable, "-c", DIES, json.dumps(runs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, text=True)
+    assert done.returncode == 0, done.stderr
+    assert whole[0] != whole[1]
+    for kill, is_new in kills.items():
+        save = tmp_path / kill
+        assert answer(save) == whole[is_new] and (save / ".saving").exists(), kill
+        run_train("--dataset_dir", data, "--save_dir", save, "--epochs", 1)  # whatever was left is no hindrance
+        assert answer(save) == whole[1] and not (save / ".saving").exists(), kill
 
 
 def test_a_run_into_an_export_is_refused(run_train, rows_dir, tmp_path, capsys):
@@ -381,6 +394,7 @@ def test_a_run_into_an_export_is_refused(run_train, rows_dir, tmp_path, capsys):
     assert not (tmp_path / "train.log").exists()
 
 
+@pytest.mark.slow
 def test_the_state_of_an_earlier_run_goes_with_its_model(run_train, rows_dir, tmp_path, monkeypatch, capsys):
     """Killed between the first model of a run and its state, the run before cannot go on beside that model."""
     save, flags = tmp_path / "c", ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1)
@@ -403,9 +417,33 @@ def test_a_resumed_run_keeps_its_tokenizer(run_train, rows_dir, tmp_path, capsys
     flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--model_name", model, "--epochs")
     run_train(*flags, 1)
     run_train(*flags, 2, "--resume")
+    assert "0.9.0" not in capsys.readouterr().err
     lines = (model / "vocab.txt").read_text("utf-8").splitlines()
     (model / "vocab.txt").write_text("\n".join([*lines[:50], *lines[:49:-1]]), "utf-8")
     assert "--resume: the run began with another vocab.txt" in fails(run_train, capsys, *flags, 3, "--resume")
+
+
+@pytest.mark.slow
+def test_a_run_of_the_version_before_identities_is_continued(run_train, rows_dir, tmp_path, capsys):
+    """Its checkpoint has no metadata, and its state does not say which tokenizer it had: that is told."""
+    flags = ("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs")
+    run_train(*flags, 1)
+    state = tmp_path / "c" / "state.safetensors"
+    without_identity(tmp_path / "c")
+    with safe_open(state, "np") as file:
+        progress = json.loads(file.metadata()["progress"])
+    for name in ("tokenizer", "add_tokens"):
+        del progress["fingerprint"][name]
+    save_file(arrays(state), state, {"progress": json.dumps(progress)})
+    capsys.readouterr()
+    run_train(*flags, 2, "--resume")
+    told = "state.safetensors is of version 0.9.0, which did not note the tokenizer: going on with that of --model_name"
+    assert told in capsys.readouterr().err
+    with safe_open(state, "np") as file:
+        assert json.loads(file.metadata()["progress"])["fingerprint"].keys() >= {"tokenizer", "add_tokens"}
+    (tmp_path / "tokens.txt").write_text("🙂\n", "utf-8")
+    error = fails(run_train, capsys, *flags, 3, "--resume", "--add_tokens", tmp_path / "tokens.txt")
+    assert "add_tokens: None then" in error
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
@@ -462,7 +500,7 @@ def test_two_gloo_processes_equal_one_with_the_same_global_batch(run_train, rows
 def test_bad_data_is_named_with_file_and_line(run_train, capsys, data_dir, tmp_path, files, expected):
     error = fails(run_train, capsys, "--dataset_dir", data_dir(**files), "--save_dir", tmp_path / "c")
     assert expected in error
-    assert not (tmp_path / "c" / "model.safetensors").exists()
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {".lock"}  # nor an empty train.log
 
 
 def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):

@@ -33,6 +33,7 @@ def ended(code, **options):
     [
         ("pass", 0, ""),
         ("raise utils.InputError('文件: 坏了')", 2, "error: 文件: 坏了"),
+        ("raise utils.InputError('a\\x1b[31m\\nb')", 2, "error: a [31m\nb"),
         ("open('no/such/file')", 2, "error: no/such/file: No such file or directory"),
         ("raise OSError(errno.ENOSPC, 'No space left on device')", 2, "free disk space"),
         ("raise MemoryError()", 2, "error: out of memory: lower --batch_size"),
@@ -116,6 +117,7 @@ def test_words_for_devices():
     assert utils.engine_device_word("cuda:1") == "gpu:1"
 
 
+@pytest.mark.slow
 def test_who_has_the_flag():
     """Flags of other scripts would know other words."""
     wanted = re.compile(r'add_argument\(\s*"--device",(?! type=(?:engine_)?device_word)')

@@ -13,15 +13,14 @@ Needs paddle: run it in the environment of this repository, or in that of make_e
 """
 
 import json
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.paddle_serving.protocol import HTTP_PORT, RPC_PORT, SERVICE
+from deploy.parts import new_parts
 from hierarchical.checkpoints import Checkpoint, write_settings
 from hierarchical.devices import available_cores
 from hierarchical.engines import model_path
@@ -154,16 +153,8 @@ def main(argv=None):
     require_place(args)
     predictor, output = find_model(args.model_path)
     decision = decision_from_arguments(args, predictor.decision)
-    args.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output.resolve().parent, prefix=".serving-") as work:
-        new, old = Path(work) / "new", Path(work) / "old"
-        new.mkdir()
-        old.mkdir()
-        write_folder(new, args, predictor, output, decision)
-        for name in PARTS[::-1]:  # config.yml last: where it is, the rest is
-            if (args.output / name).exists():
-                os.replace(args.output / name, old / name)
-            os.replace(new / name, args.output / name)
+    with new_parts(args.output, PARTS) as folder:
+        write_folder(folder, args, predictor, output, decision)
     get_logger().info(
         f"{args.output}: {predictor.file.name} with {len(predictor.tree)} labels, output {output}; "
         f"start it with deploy/paddle_serving/service.py --config {args.output / 'config.yml'}"

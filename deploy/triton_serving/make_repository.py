@@ -10,19 +10,20 @@ Writes  output/tokenizer/            texts -> token ids
         output/seqcls/               the three together: this one is asked
 
 Each model has its config.pbtxt and one version, 1/. Names and sizes come from the exported model. The repository stands
-alone: the server needs neither this project nor the export, only numpy in its Python (ERNIE-M: sentencepiece too).
+alone: the server needs neither this project nor the export, only numpy in its Python (ERNIE-M: sentencepiece too). The
+four replace older ones together, see deploy/parts.py.
 """
 
 import json
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import hierarchical
+from deploy.parts import new_parts
+from deploy.triton_serving.repository import MODELS, SET, digest_of
 from hierarchical.checkpoints import Checkpoint, write_settings
 from hierarchical.engines import PRECISIONS, OnnxModel, contains, model_path
 from hierarchical.predictor import Predictor
@@ -39,7 +40,6 @@ from utils import (
 
 PACKAGE = Path(hierarchical.__file__).parent  # the steps import it
 STEPS = Path(__file__).resolve().with_name("steps")
-MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
 MAX_BATCH_SIZE = 64
 EQUAL_LENGTHS = 16  # the onnxruntime back end joins only requests of one length: texts are padded to a multiple of this
 
@@ -149,6 +149,7 @@ def config_texts(args, predictor):
             'backend: "python"',
             tensor("input", "INPUT_0", "TYPE_STRING", 1),
             *(tensor("output", name, "TYPE_INT64", -1) for name in tokens),
+            parameter("graph_inputs", ",".join(inputs)),
             parameter("pad_to_multiple_of", 1 if python or singly else EQUAL_LENGTHS),
             instances(1),
         ],
@@ -192,10 +193,9 @@ def config_texts(args, predictor):
 
 
 def write_repository(folder, args, predictor, decision):
-    """Write the four models into an empty folder."""
-    for name, text in config_texts(args, predictor).items():
+    """Write the four models into an empty folder. In each config.pbtxt stands which set of four it is of."""
+    for name in MODELS:
         (folder / name / "1").mkdir(parents=True)
-        (folder / name / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
     for name in ("tokenizer", "seqcls_postprocess"):
         version = folder / name / "1"
         shutil.copyfile(STEPS / f"{name}.py", version / "model.py")
@@ -209,6 +209,11 @@ def write_repository(folder, args, predictor, decision):
     written, path = folder / "tokenizer" / "1", folder / "seqcls_model" / "1" / "model.onnx"
     # What was copied still belongs together, even if another export took the place of the first meanwhile.
     Checkpoint.open(written, exported=True).require_models([path], OnnxModel(path).metadata)
+    texts = config_texts(args, predictor)
+    made_of = parameter(SET, digest_of(folder, texts.values()))
+    for name, text in texts.items():
+        config = f"{text}{made_of}\n"
+        (folder / name / "config.pbtxt").write_text(config, encoding="utf-8", newline="\n")
 
 
 def main(argv=None):
@@ -217,16 +222,8 @@ def main(argv=None):
     require_place(args)
     predictor = find_model(args)
     decision = decision_from_arguments(args, predictor.decision)
-    args.output.mkdir(parents=True, exist_ok=True)
-    # A server may be looking at the folder: each model is made beside it and takes its place whole.
-    with tempfile.TemporaryDirectory(dir=args.output.resolve().parent, prefix=".models-") as work:
-        new, old = Path(work) / "new", Path(work) / "old"
-        write_repository(new, args, predictor, decision)
-        old.mkdir()
-        for name in MODELS:
-            if (args.output / name).exists():
-                os.replace(args.output / name, old / name)
-            os.replace(new / name, args.output / name)
+    with new_parts(args.output, MODELS) as folder:
+        write_repository(folder, args, predictor, decision)
     logger.info(
         f"{args.output}: {predictor.file.name} with {len(predictor.tree)} labels for the {args.backend} back end; "
         "ask the model seqcls"

@@ -17,6 +17,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy import client_texts
 from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
+from deploy.triton_serving.repository import SET, require_one_set
 from utils import InputError, make_parser, run, shown
 
 REQUEST_BYTES = 3 << 20  # of texts in a request: below the limit of nginx.conf
@@ -63,6 +64,9 @@ class Client:
         self.client = grpc.InferenceServerClient(url)
         config = self.ask(self.client.get_model_config, model, version).config
         self.batch_size = max(1, config.max_batch_size)
+        steps = [step.model_name for step in config.ensemble_scheduling.step]
+        configs = {model: config} | {name: self.ask(self.client.get_model_config, name).config for name in steps}
+        require_one_set(url, {name: one.parameters[SET].string_value for name, one in configs.items()})
 
     def ask(self, function, *arguments, **settings):
         from tritonclient.utils import InferenceServerException

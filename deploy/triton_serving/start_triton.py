@@ -28,6 +28,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from deploy.triton_serving.repository import require_repository
 from utils import InputError, get_logger, make_parser, run
 
 STACK = 256 << 20  # bytes of address space for each of its some 160 threads; used only as far as one needs it
@@ -65,13 +66,14 @@ def find_server():
 
 
 def check_repository(folder):
-    """Raise InputError unless this server can run what lies in the folder."""
+    """Raise InputError unless this server can run what lies in the folder, and the models of it belong together."""
     configs = sorted(folder.glob("*/config.pbtxt"))
     if not configs:
         raise InputError(f"{folder}: no model repository. Make one with make_repository.py --backend python.")
     for path in configs:
         if 'backend: "onnxruntime"' in path.read_text(encoding="utf-8"):
             raise InputError(f"{path}: needs NVIDIA's image; here, use make_repository.py --backend python.")
+    require_repository(folder)
 
 
 def link_backends(server, folder):

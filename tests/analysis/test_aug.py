@@ -32,6 +32,16 @@ def dictionary(tmp_path):
     return path
 
 
+def test_nothing_is_written_where_nobody_said(data_dir, dictionary, call, capsys):
+    """The rows are named, and the new ones lie beside them."""
+    with pytest.raises(SystemExit, match="2"):
+        call()
+    assert "required: --train_path" in capsys.readouterr().err
+    folder = data_dir()
+    call("--train_path", folder / "train.txt", "--dictionary", dictionary)
+    assert "国足今晚上阵\t体育,体育##足球\n" in (folder / "aug.txt").read_text("utf-8")
+
+
 def test_new_rows_alone_with_their_labels(data_dir, dictionary, call, log):
     folder = data_dir(train_txt="国足今晚出战\t体育,体育##足球\n\n无标签\n联赛开打 😀\t没听说过的标签\n无词\t财经\n")
     flags = ["--train_path", folder / "train.txt", "--aug_path", folder / "aug.txt", "--dictionary", dictionary]

@@ -66,6 +66,7 @@ def test_how_many():
     assert how_many(0.5, 10, 2) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ("mix", *CYCLE))
 def test_copies_differ_and_the_seed_decides(strategy):
     texts = ["公司今天宣布裁员一千人", "球队昨晚战胜对手夺冠"] * 3

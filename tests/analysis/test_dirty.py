@@ -29,7 +29,8 @@ def call():
 @pytest.fixture
 def folder(data_dir):
     train = planted_rows()
-    lines = [f"{text}\t{','.join(TREE.labels[i] for i in labels)}\n" for text, labels in zip(train.texts, train.labels)]
+    texts = [f"\x1b{text}" for text in train.texts]
+    lines = [f"{text}\t{','.join(TREE.labels[i] for i in labels)}\n" for text, labels in zip(texts, train.labels)]
     return data_dir(label_txt="\n".join(TREE.labels), train_txt="\n无标签\n" + "".join(lines))
 
 
@@ -43,6 +44,7 @@ def test_files(folder, call, caplog):
     assert {row["text"] for row in suspects} == {lines[i].split("\t")[0] for i in PLANTED}
     assert all(row["suspect"].startswith("has ") and row["model"] for row in suspects)
     log = caplog.text
+    assert "\x1b" not in log
     assert "skipped 1 blank and 1 unlabelled lines" in log and suspects[0]["suspect"] in log
 
 

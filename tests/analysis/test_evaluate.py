@@ -374,6 +374,7 @@ def evaluated(checkpoint, sample, output, *flags):
     return json.loads(output.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, printed):
     from hierarchical.modeling import score
     from hierarchical.tokenizer import load_tokenizer

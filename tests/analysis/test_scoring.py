@@ -23,6 +23,7 @@ def scores_without_warnings(train, dev, tree=TREE):
         return baseline_scores(train, dev, tree)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_scikit_learn_alone():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics import f1_score

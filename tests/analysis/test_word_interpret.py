@@ -320,6 +320,7 @@ def test_outputs(tiny_checkpoint, data, call, capsys, interpreter):
     assert "<script" not in page and "&lt;" in page and "😀" in page
 
 
+@pytest.mark.slow
 def test_same_seed_same_scores(data, call):
     found = []
     for seed in (3, 3, 4):

@@ -39,6 +39,7 @@ def export(tiny_export, tmp_path):
     return tmp_path / "export"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--num_threads", "3", "--batch_size", "7"]])
 def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, flags):
     words = (
@@ -93,6 +94,7 @@ def test_stored_and_given_decisions(call, export, tmp_path):
         assert {len(line.split("\t")[1].split(",")) for line in lines} == {count}
 
 
+@pytest.mark.slow
 def test_perf_prints_the_scores_and_both_latencies(call, tiny_checkpoint, printed):
     call("--perf", "--use_quantize")
     assert printed[1].endswith("int8.onnx")

@@ -100,7 +100,7 @@ def same(found, expected):
 
 def test_names_come_from_the_model(make, tiny_export):
     folder = make("--num_threads", "3", "--rpc_port", "2000", "--http_port", "2001", "--threshold", "0.9")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yml", "serving_client", "serving_server"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.yml", "serving_client", "serving_server"]
     assert [path.name for path in folder.parent.iterdir()] == ["serving"], "nothing is left beside it"
     server, model = folder / "serving_server", Predictor(tiny_export, backend="paddle").engine
     for name in ("float32.pdmodel", "float32.pdiparams", "label.txt", "vocab.txt", "config.json"):

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
+from deploy.triton_serving.repository import require_one_set, require_repository
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from metric import decide
@@ -84,7 +85,7 @@ def labels_of(label, name, confidence):
 
 def test_files(make, tiny_export):
     models = make("--backend", "python", "--precision", "float32")
-    assert sorted(path.name for path in models.iterdir()) == sorted(MODELS)
+    assert sorted(path.name for path in models.iterdir() if path.is_dir()) == sorted(MODELS)
     assert [path.name for path in models.parent.iterdir()] == ["models"], "nothing is left beside it"
     assert list((models / "seqcls" / "1").iterdir()) == []
     assert sorted(path.name for path in (models / "seqcls_model" / "1").iterdir()) == ["model.onnx", "model.py"]
@@ -202,6 +203,7 @@ def test_the_graph_has_the_tensors_of_its_config(make, precision):
             assert types[shapes[tensor.name].elem_type] == tensor.data_type
             assert not batch.HasField("dim_value"), "any number of texts"
             assert [size.dim_value or -1 for size in sizes] == list(tensor.dims)
+    assert config.parameters.pop("made_of").string_value
     assert {key: value.string_value for key, value in config.parameters.items()} == {"intra_op_thread_count": "1"}
 
 
@@ -227,7 +229,7 @@ def test_nothing_is_replaced_unasked(make, tmp_path):
     models = make()
     (models / "another_model").mkdir()
     (models / "seqcls_model/config.pbtxt").write_text("tuned by hand", "utf-8")
-    with pytest.raises(InputError, match="models: holds tokenizer, seqcls_model, .* already. Pass --overwrite"):
+    with pytest.raises(InputError, match="models: holds seqcls, tokenizer, .* already. Pass --overwrite"):
         make()
     assert (models / "seqcls_model/config.pbtxt").read_text("utf-8") == "tuned by hand"
     make("--overwrite", "--backend", "python")
@@ -276,7 +278,7 @@ def step(models, name, requests):
         side: [{"name": n} for n in re.findall(rf'^{side} {{ name: "(\w+)"', config, re.M)]
         for side in ("input", "output")
     }
-    values = re.findall(r'^parameters { key: "(\w+)" value: { string_value: "(\w+)" } }$', config, re.M)
+    values = re.findall(r'^parameters { key: "(\w+)" value: { string_value: "([^"]*)" } }$', config, re.M)
     parameters = {key: {"string_value": value} for key, value in values}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
@@ -642,6 +644,17 @@ def test_client_as_typed(server, data_dir, predictor, capsys):
         seqcls_grpc_client.main([*words, "--model_name", "none"])
 
 
+def test_the_client_refuses_models_of_two_exports(server, monkeypatch):
+    """The server's own four fit; of one that says otherwise nothing is asked."""
+    seen = []
+    monkeypatch.setattr(seqcls_grpc_client, "require_one_set", lambda where, made_of: seen.append((where, made_of)))
+    seqcls_grpc_client.Client(server.grpc)
+    assert seen[0][0] == server.grpc and set(seen[0][1]) == set(MODELS) and len(set(seen[0][1].values())) == 1
+    assert re.fullmatch("[0-9a-f]{16}", seen[0][1]["seqcls"])
+    with pytest.raises(InputError, match="tokenizer and seqcls were not made together"):
+        require_one_set(server.grpc, seen[0][1] | {"tokenizer": "0"})
+
+
 def test_client_without_a_server():
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -730,6 +743,33 @@ def test_start_refuses_what_it_cannot_run(make, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="nvidia-pytriton, .* is not installed"):
         start("--model_repository", make("--overwrite", "--backend", "python"))
+
+
+def test_models_of_two_exports_are_not_started(make, tiny_export, tmp_path):
+    models = shutil.copytree(make("--backend", "python"), tmp_path / "one")
+    require_repository(models)
+    other = make("--backend", "python", "--overwrite", "--threshold", "0.9")
+    for name in MODELS:
+        mixed = shutil.copytree(models, tmp_path / f"with {name}")
+        shutil.rmtree(mixed / name)
+        with pytest.raises(InputError, match=f"without {name}, as after a make_repository.py that was ended"):
+            require_repository(mixed)
+        shutil.copytree(other / name, mixed / name)
+        with pytest.raises(InputError, match="were not made together, and would give wrong answers"):
+            require_repository(mixed)
+    # within a model, by hand
+    for name, file, what in (
+        ("tokenizer", "vocab.txt", "vocab.txt: is not the file that goes with model.onnx"),
+        ("tokenizer", "label.txt", "label.txt: is not the file that goes with model.onnx"),
+        ("seqcls_postprocess", "label.txt", "label.txt: differs from the labels"),
+    ):
+        mixed = shutil.copytree(models, tmp_path / f"{name} {file}")
+        lines = (mixed / name / "1" / file).read_text("utf-8").splitlines()
+        (mixed / name / "1" / file).write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]) + "\n", "utf-8")
+        with pytest.raises(InputError, match=what):
+            require_repository(mixed)
+    for file in ("vocab.txt", "label.txt"):  # the form for the image is the same but for its back end
+        assert (models / "tokenizer/1" / file).read_bytes() == (tiny_export / file).read_bytes()
 
 
 def test_exit_code_and_message_for_users(tmp_path):

@@ -379,7 +379,7 @@ DEEPEST = [["财经##股票", "体育"], ["体育##足球##A & B <\"'>"], [], []
 
 @pytest.fixture
 def contents():
-    return {name: content for name, (_, content) in import_files(ROWS, [], TREE).items()}
+    return {name: "".join(lines) for name, (_, lines) in import_files(ROWS, [], TREE).items()}
 
 
 def test_doccano_gets_the_deepest_labels_and_all_label_types(contents):
@@ -415,7 +415,7 @@ def test_the_labelling_interface_is_the_tree(contents):
 
 
 def test_notes_are_shown_beside_the_texts():
-    files = {name: content for name, (_, content) in import_files(ROWS, ["look", "", "", ""], TREE).items()}
+    files = {name: "".join(lines) for name, (_, lines) in import_files(ROWS, ["look", "", "", ""], TREE).items()}
     assert json.loads(files["doccano_import.jsonl"].splitlines()[0])["note"] == "look"
     assert [task["data"]["note"] for task in json.loads(files["label_studio_tasks.json"])] == ["look", "", "", ""]
     assert [text.get("value") for text in ElementTree.fromstring(files["label_studio_config.xml"]).iter("Text")] == [

@@ -1,8 +1,12 @@
 """batches.py: worked examples; that every row is there once is tested in test_training.py."""
 
-import numpy as np
+import threading
 
-from hierarchical.batches import CELLS, WINDOW, length_sorted_batches, pad, row_windows
+import numpy as np
+import pytest
+
+from hierarchical.batches import CELLS, WINDOW, length_sorted_batches, pad, row_windows, run_batches
+from hierarchical.errors import InputError
 
 
 def test_length_sorted_batches():
@@ -20,3 +24,17 @@ def test_row_windows_cover_all_rows():
     assert row_windows(2, CELLS * 2) == [range(0, 1), range(1, 2)]  # a row at least
     assert row_windows(WINDOW + 1) == [range(0, WINDOW), range(WINDOW, WINDOW + 1)]
     assert row_windows(0) == []
+
+
+def test_batches_run_side_by_side_and_must_be_finite():
+    both = threading.Barrier(2, timeout=60)  # lets nobody through alone
+
+    def compute(input_ids):
+        both.wait()
+        return input_ids.sum(1, keepdims=True).astype(np.float32)
+
+    done, ids = [], [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
+    assert run_batches(compute, ids, 0, 1, 2, 2, done.append).tolist() == [[6], [4], [11], [34]] and done == [2, 2]
+    assert run_batches(compute, [], 0, 3, 2, 2).shape == (0, 3)
+    with pytest.raises(InputError, match="not finite"):
+        run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)

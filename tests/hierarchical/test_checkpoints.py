@@ -143,8 +143,8 @@ def test_what_a_checkpoint_holds(tiny_checkpoint, tiny_export):
 def test_a_length_of_ones_own(tiny_checkpoint, printed):
     assert Checkpoint.open(tiny_checkpoint, 64).tokenizer.max_seq_length == 64 and not printed
     assert Checkpoint.open(tiny_checkpoint, 256).tokenizer.max_seq_length == 256
-    assert printed == ["--max_seq_length 256: the model was trained with 64"]
-    with pytest.raises(InputError, match="--max_seq_length 257: this model reads at most 256 tokens"):
+    assert printed == ["max_seq_length 256: the model was trained with 64"]
+    with pytest.raises(InputError, match="max_seq_length 257: this model reads at most 256 tokens"):
         Checkpoint.open(tiny_checkpoint, 257)
 
 

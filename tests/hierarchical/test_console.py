@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from hierarchical.console import FLAT, IN_LOG, ON_PAGE, cut, shown
+from hierarchical.console import FLAT, IN_LOG, ON_PAGE, cut, get_logger, shown
 from tests.conftest import ROOT
 
 
@@ -56,3 +56,8 @@ def test_long_texts_are_shown_by_their_beginning():
     assert shown("长" * IN_LOG) == "长" * 200
     assert shown("\t" + "长" * 1_000_000) == " " + "长" * 199 + "... (1,000,001 characters)"
     assert cut("长" * ON_PAGE) == "长" * 1000 and cut("长" * 1001) == "长" * 1000 + "... (1,001 characters)"
+
+
+def test_no_text_gives_the_terminal_orders_by_way_of_the_log(capsys):
+    get_logger().warning("a\x1b[31mred\x9b2J\ttab\nline")
+    assert "- a [31mred 2J\ttab\nline\n" in capsys.readouterr().err

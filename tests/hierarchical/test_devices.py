@@ -146,7 +146,7 @@ def test_a_missing_device_is_replaced_with_a_warning(paddle, monkeypatch):
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: False)
     for word, device in (("gpu", "gpu"), ("gpu:1", "gpu:1"), ("cuda", "gpu"), ("npu", "npu")):
         assert set_device(word) is paddle and paddle.get_device() == "cpu"
-        assert f"--device {device} asked for" in said.pop() and not said
+        assert f"device {device}: this machine, or this build of paddle, has none" in said.pop() and not said
     set_device("cpu")
     assert not said
     for word in ("abacus", "cpu:x", "CPU"):
@@ -158,7 +158,7 @@ def test_a_number_that_is_too_high(paddle, monkeypatch):
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(paddle, "set_device", lambda device: int(device))
-    with pytest.raises(InputError, match="^--device gpu:7: "):
+    with pytest.raises(InputError, match="^device gpu:7: "):
         set_device("gpu:7")
 
 
@@ -203,10 +203,10 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert str(computing_fault(none, "gpu:0")) == (
-        "no GPU can be seen (no CUDA-capable device is detected). Use --device cpu, or make a GPU visible."
+        "no GPU can be seen (no CUDA-capable device is detected). Choose the device cpu, or make a GPU visible."
     )
     assert str(computing_fault(which, "gpu:7")) == (
-        "there is no gpu:7 (invalid device ordinal). They count from 0: see --device_id, nvidia-smi -L."
+        "there is no gpu:7 (invalid device ordinal). They count from 0: see nvidia-smi -L."
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "CUDA_VISIBLE_DEVICES is '': only the GPUs that it names are there." in str(computing_fault(none))

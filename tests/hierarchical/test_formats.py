@@ -55,12 +55,15 @@ def test_the_table_of_suffixes(name, suffix):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("rows.xlsx", "Save the sheet as CSV in UTF-8; its first line must be: text,label,label,..."),
+        (
+            "rows.xlsx",
+            "convert.py makes a data folder of it. Or save the sheet as CSV in UTF-8; its first line must be: text,label,label,...",
+        ),
         ("rows.XLS", "Save the sheet as CSV"),
-        ("rows.jsonl.gz", "Unpack it"),
+        ("rows.jsonl.gz", "convert.py makes a data folder of it. Or unpack it"),
         ("rows.zip", "Unpack it"),
         ("rows.docx", "plain text in UTF-8"),
-        ("rows.parquet", "JSON lines"),
+        ("rows.parquet", "convert.py makes a data folder of it."),
         ("rows.2024", "If it holds lines of text, give it a name that ends in .txt."),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hierarchical import predictions
 from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
 from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
+from hierarchical.rows import read_rows
 from metric import Decision
 
 SMALL = LabelTree(["体育", "体育##足球", "财经"])
@@ -71,6 +73,16 @@ def test_what_came_out_of_nothing_and_of_a_flat_tree():
     assert outcome.lines()[1] == "0 of 7 labels were given" and "upper" not in outcome.lines()[0]
     outcome.update([("甲", list(range(6)), np.zeros(7))])
     assert outcome.lines()[1] == "6 of 7 labels were given; the commonest: a 1, b 1, c 1, d 1, e 1"
+
+
+def test_a_prediction_without_a_label_is_read_back_as_a_row_without_one(tmp_path):
+    tree, path = LabelTree(["a", "a##b"]), tmp_path / "predicted.tsv"
+    lines = [predictions.tsv_row(tree, text, found, np.zeros(2), 0) for text, found in (("甲", [0, 1]), ("乙", []))]
+    assert lines == ["甲\ta,a##b\n", "乙\t\n"]
+    path.write_text("".join(lines), "utf-8")
+    problems, seen = Problems(), Counter()
+    assert [row[1:] for row in read_rows(path, tree, problems, seen)] == [("甲", (0, 1)), ("乙", None)]
+    assert not problems.count and seen["unlabelled"] == 1
 
 
 # ---- files, and going on ---------------------------------------------------------------------------------------------

@@ -611,3 +611,21 @@ for answer in predictor.predict(json.loads(sys.argv[2]), decoding="closure", max
     said = python(code, tiny_export, json.dumps(texts[:12]), refused=refused.split())
     expected = predictor.predict(texts[:12], decoding="closure", max_labels=5)
     assert [json.loads(line) for line in said.splitlines()] == [json.loads(answer.to_json()) for answer in expected]
+
+
+@pytest.mark.slow
+def test_the_warnings_of_the_program_that_calls_it_are_heard_and_the_libraries_own_are_not(
+    tiny_checkpoint, tiny_export
+):
+    code = """
+import sys, warnings
+from hierarchical import Predictor
+for path in sys.argv[1:]:
+    Predictor(path).predict(["国足今晚出战"])
+Predictor(sys.argv[2], backend="paddle").predict(["国足今晚出战"])
+warnings.warn("of the host", UserWarning)
+"""
+    command = [sys.executable, "-c", code, str(tiny_checkpoint), str(tiny_export)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    lines = [line for line in done.stderr.splitlines() if "OMP_NUM_THREADS" not in line]
+    assert done.returncode == 0 and len(lines) == 1 and "UserWarning: of the host" in lines[0], done.stderr

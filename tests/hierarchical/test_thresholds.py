@@ -18,6 +18,7 @@ from metric import (
 from tests.hierarchical.trees import TREE, cases, multi_hot, random_tree
 
 
+@pytest.mark.slow
 @given(cases(), st.integers(0, 2**32 - 1), st.sampled_from(DECODINGS), st.sampled_from(CRITERIA))
 @settings(max_examples=100, deadline=None)
 def test_tuned_threshold_is_optimal(case, seed, decoding, criterion):

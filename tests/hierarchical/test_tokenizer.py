@@ -98,6 +98,7 @@ def test_odd_texts_with_real_vocabularies(name):
     assert load_tokenizer(folder, 3).lengths(texts) == [len(slow(text)) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "ernie-m-small"])
 def test_random_texts_as_paddlenlp(tmp_path, name):
     hypothesis = pytest.importorskip("hypothesis")

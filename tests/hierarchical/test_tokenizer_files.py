@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from hierarchical.added_tokens import grow_tokenizer, read_added_tokens
 from hierarchical.errors import InputError
 from hierarchical.tokenizer import load_tokenizer
 from tests.conftest import ROOT
@@ -163,6 +164,21 @@ def test_options_of_a_tokenizer_json_alone_are_kept(tmp_path):
     (folder / "tokenizer_config.json").unlink()  # and then they stand in tokenizer.json alone
     config = read_json(as_saved(folder, tmp_path / "other") / "tokenizer_config.json")
     assert (config["tokenizer_class"], config["do_lower_case"]) == ("BertTokenizer", False)
+
+
+def test_tokens_can_be_added(kind, tmp_path):
+    """train.py --add_tokens, on every form of tokenizer; what is added is saved, and found again."""
+    before = load_tokenizer(ENCODERS / kind, WHOLE)
+    (tmp_path / "tokens.txt").write_text("足球队\n🧿\nzqx\n", "utf-8")
+    grown = grow_tokenizer(before, read_added_tokens(tmp_path / "tokens.txt", before))
+    first = len(before.vocab)
+    assert [grown.vocab[token] for token in ("足球队", "🧿", "zqx")] == [first, first + 1, first + 2]
+    (tmp_path / "saved").mkdir()
+    grown.save(tmp_path / "saved")
+    for tokenizer in (grown, load_tokenizer(tmp_path / "saved", WHOLE)):
+        ids = tokenizer.encode(["足球队 🧿 zqx azqxb", "国足今晚出战"])
+        assert {first, first + 1, first + 2} <= set(ids[0]) and ids[0].count(first + 2) == 1, "not within words"
+        assert ids[1] == before.encode(["国足今晚出战"])[0]
 
 
 # ---- which class -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from retrieval_based.encoder import Encoder
 from retrieval_based.index import SemanticIndex
 from retrieval_based.vectors import MilvusVectors
 from tests.conftest import ROOT, without_identity
+from tests.hierarchical.faults import Faults
 from tests.retrieval_based.conftest import LABELS, call, fails, train_flags, with_other_id
 from utils import InputError
 
@@ -48,6 +49,7 @@ def test_dropout_is_on_again_after_an_evaluation(trained, monkeypatch, tmp_path)
     assert seen == [True]
 
 
+@pytest.mark.slow
 def test_resume_repeats_the_uninterrupted_run(trained, monkeypatch, tmp_path, capsys):
     data, whole = trained
 
@@ -151,6 +153,45 @@ def test_recall_and_scores(trained, use, tmp_path, printed):
     history = [json.loads(line) for line in (trained[1] / "metrics.jsonl").read_text().splitlines()]
     assert scores["recall@1"] == pytest.approx(max(entry["recall@1"] for entry in history))  # model_best is the best
     assert any(line.startswith("Micro avg in dev dataset") for line in printed)
+
+
+@pytest.mark.slow
+def test_a_killed_recall_leaves_no_result_with_the_settings_of_another(trained, use, tmp_path):
+    """The older result was made with other labels; what is there after a kill has the settings it was made with."""
+    labels = tmp_path / "label.txt"
+    labels.write_text("".join(f"{line}\n" for line in LABELS.splitlines()[::-1] if "##" not in line) + "体育##足球\n")
+    rows = ["--similar_text_pair_file", trained[0] / "dev.txt"]
+    old, new = tmp_path / "old", tmp_path / "new"
+    dev = tmp_path / "one.txt"
+    dev.write_text("前锋梅开二度\t体育##足球\n", "utf-8")
+    call(recall, *use, "--corpus_file", labels, "--similar_text_pair_file", dev, "--recall_result_dir", old)
+    call(recall, *use, *rows, "--recall_result_dir", new)
+
+    def content(folder):
+        place = folder / "recall_result_file.txt.settings"
+        return [path.read_bytes() if path.exists() else None for path in (
+            folder / "recall_result_file.txt", place / "label.txt", place / "decision.json")]  # fmt: skip
+
+    allowed, found = (content(old), content(new)), []
+    assert allowed[0][:2] != allowed[1][:2]
+    for at in range(1, 99):
+        there = shutil.copytree(old, tmp_path / str(at))
+        with Faults("kill", at) as faults:
+            call(recall, *use, *rows, "--recall_result_dir", there)
+        found.append(content(there))
+        assert found[-1][0] is None or found[-1] in allowed, at
+        if faults.count < at:
+            break
+    assert found[0] == allowed[0] and found[-1] == allowed[1] and len(found) > 10
+
+
+def test_a_long_text_is_not_written_with_every_label(trained, use, tmp_path):
+    dev, result = tmp_path / "dev.txt", tmp_path / "recall"
+    dev.write_text(f"前锋{'梅开二度' * 5000}\t体育##足球\n前锋{'梅开二度' * 5001}\t体育##足球\n", "utf-8")
+    call(recall, *use, "--similar_text_pair_file", dev, "--recall_result_dir", result)
+    lines = (result / "recall_result_file.txt").read_text("utf-8").splitlines()
+    assert len(lines) == 6 and max(map(len, lines)) < 1100 and "... (20,002 characters)" in lines[0]
+    call(evaluate, "--similar_text_pair", dev, "--recall_result_file", result / "recall_result_file.txt")
 
 
 def test_results_replace_no_other_files(trained, use, tmp_path, capsys):

@@ -21,6 +21,7 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         self.outputs = [output["name"] for output in config["output"]]
+        self.inputs = config["parameters"]["graph_inputs"]["string_value"].split(",")  # of the model, in this order
         self.pad_to = int(config["parameters"]["pad_to_multiple_of"]["string_value"])
         self.tokenizer = Checkpoint.open(Path(__file__).resolve().parent, exported=True).tokenizer
 
@@ -37,5 +38,5 @@ class TritonPythonModel:
         length = -(-input_ids.shape[1] // self.pad_to) * self.pad_to
         extra = min(length, self.tokenizer.max_seq_length) - input_ids.shape[1]
         input_ids = np.pad(input_ids, ((0, 0), (0, extra)), constant_values=self.tokenizer.pad_id)
-        values = graph_feed(input_ids).values()
-        return triton.InferenceResponse([triton.Tensor(name, value) for name, value in zip(self.outputs, values)])
+        feed, names = graph_feed(input_ids), zip(self.outputs, self.inputs)
+        return triton.InferenceResponse([triton.Tensor(output, feed[name]) for output, name in names])

@@ -1,0 +1,91 @@
+"""folders.py: what is said about texts becomes rows, classes keep their numbers, and files are written together."""
+
+import logging
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from hierarchical import folders
+from hierarchical.annotation import Annotation
+from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
+
+A, B = (("A",),), (("A",), ("A", "B"))
+LOGGER = logging.getLogger("hierarchical")
+
+
+def said(text, labels, who="ann", checked=False):
+    return Annotation(text, labels, who, "", checked)
+
+
+def test_one_row_per_text():
+    annotations = [
+        said("agreed", B), said("alone", A), said("agreed", B, "bob"), said("nobody", None), said("nobody", None),
+        said("one did", None), said("one did", ()), said("disputed", A), said("disputed", B, "bob"),
+        said("settled", A), said("settled", B, checked=True), said("half", A), said("half", None), said("half", A),
+    ]  # fmt: skip
+    settled = folders.settle(annotations)
+    assert settled.rows == {"agreed": B, "alone": A, "one did": (), "settled": B, "half": A}
+    assert settled.not_annotated == ["nobody"] and settled.several == 4
+    assert {text: [one.annotator for one in group] for text, group in settled.conflicts.items()} == {
+        "disputed": ["ann", "bob"]
+    }
+
+
+def test_closure():
+    assert folders.closure([("A", "B", "C"), ("A-",), ("A", "B")]) == (("A",), ("A", "B"), ("A", "B", "C"), ("A-",))
+
+
+def test_new_labels_go_to_the_end(tmp_path):
+    known = LabelTree(["B", "A"], words=["word", ""])
+    arguments = (known, ["A", "A##C", "B", "D"])
+    tree = folders.extended(*arguments, True, tmp_path, "the table", "mend them")
+    assert tree.lines() == ["B==word", "A", "A##C", "D"]
+    with pytest.raises(InputError) as error:
+        folders.extended(*arguments, False, tmp_path / "label.txt", "the table", "mend them there")
+    assert f"{tmp_path / 'label.txt'}: 2 labels of the table are not in it:\n  A##C" in str(error.value)
+    assert "If they are wrong, mend them there." in str(error.value)
+
+
+def test_parts():
+    tree = LabelTree(["A", "B"])
+    rows = [(0,)] * 6 + [(1,)] * 4
+    shares = [Fraction(1, 2), Fraction(1, 2)]
+    first, second = folders.split(rows, tree, shares, True, 3)
+    assert sorted([*first, *second]) == list(range(10)) and sum(rows[i] == (0,) for i in first) == 3
+    assert [part.tolist() for part in folders.split(rows, tree, shares, False, 3)] == [
+        list(range(5)),
+        list(range(5, 10)),
+    ]
+    assert [np.array_equal(*pair) for pair in zip((first, second), folders.split(rows, tree, shares, True, 3))] == [
+        True
+    ] * 2
+
+
+def test_all_files_are_written_or_none(tmp_path):
+    def lines():
+        yield "first\n"
+        raise InputError("in the middle")
+
+    contents = {"label.txt": ("1 labels", ["A\n"]), "train.txt": ("2 examples", lines())}
+    with pytest.raises(InputError, match="in the middle"):
+        folders.write_folder(tmp_path / "new", contents, False, LOGGER)
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "new" / "label.txt").write_text("old")
+    folders.write_folder(tmp_path / "new", {"label.txt": ("1 labels", ["A\n"])}, False, LOGGER)
+    (tmp_path / "new" / "train.txt").write_text("old")
+    with pytest.raises(InputError, match="already has train.txt"):
+        folders.write_folder(tmp_path / "new", {"train.txt": ("", ["x\n"])}, False, LOGGER)
+    assert (tmp_path / "new" / "train.txt").read_text() == "old"
+    folders.write_folder(tmp_path / "new", {"train.txt": ("", ["x\n"])}, True, LOGGER)
+    assert (tmp_path / "new" / "train.txt").read_text() == "x\n"
+
+
+def test_lines_of_rows():
+    tree = LabelTree(["A", "A##B"])
+    files = {"train": [("a", (0, 1))], "data": [("a", None)]}
+    held = {name: (what, list(lines)) for name, (what, lines) in folders.row_contents(files, tree, "txt").items()}
+    assert held == {"train.txt": ("1 examples", ["a\tA,A##B\n"]), "data.txt": ("1 examples", ["a\n"])}
+    held = folders.row_contents(files, tree, "jsonl")["train.jsonl"][1]
+    assert list(held) == ['{"text": "a", "labels": ["A", "A##B"]}\n']
