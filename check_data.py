@@ -59,7 +59,10 @@ def parse_args(argv):
     parser = make_parser("Check a data folder before training.")
     add_dataset_arguments(parser, "train", "dev", "test", test="name inside dataset_dir; checked if it is there")
     add_max_seq_length_argument(parser, 128)
-    parser.add_argument("--model_name", help="local model directory, to count tokens; without it: an estimate")
+    parser.add_argument(
+        "--model_name",
+        help="to count tokens: a local directory, or a name that models.py has fetched; without it: an estimate",
+    )
     parser.add_argument("--output_json", help="write the report to this file as well")
     args = parser.parse_args(argv)
     check_minima(parser, args, max_seq_length=3)
@@ -77,7 +80,7 @@ def token_counter(args):
         return estimate
     if not (directory := local_directory(args.model_name)):
         raise InputError(
-            f"--model_name {args.model_name}: no such directory, nor an encoder that `python models.py get` has fetched; "
+            f"--model_name {args.model_name}: no such directory, nor fetched by `python models.py get`; "
             "without it, tokens are estimated."
         )
     return open_tokenizer(directory, args.max_seq_length).count

