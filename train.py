@@ -21,7 +21,7 @@ import numpy as np
 from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import MODEL_NAMES, family_of, open_tokenizer, require_model
+from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, fit_linear, mixed
 from hierarchical.losses import LOSSES
@@ -38,6 +38,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.sources import local_directory, require_model
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -84,7 +85,7 @@ def parse_args(argv):
     model.add_argument(
         "--model_name",
         default="ernie-3.0-medium-zh",
-        help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
+        help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
@@ -288,8 +289,8 @@ def train_and_save(args, rank, world, logger):
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
-    if args.add_tokens and Path(args.model_name).is_dir():  # one by its name may have to be downloaded first
-        read_added_tokens(args.add_tokens, open_tokenizer(args.model_name, args.max_seq_length))
+    if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
+        read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
     if args.warmup_steps and not args.warmup:
         args.warmup = True

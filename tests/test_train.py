@@ -589,9 +589,9 @@ def test_a_checkpoint_of_another_label_set_does_not_fit(run_train, capsys, data_
 def test_weights_in_a_foreign_form_are_not_taken_for_none(run_train, capsys, data_dir, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(SAMPLE / "tiny-ernie", model)
-    (model / "pytorch_model.bin").write_bytes(b"PK")
+    (model / "weights.pt").write_bytes(b"PK")
     error = fails(run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--model_name", model)
-    assert "weights in a form that is not read here (pytorch_model.bin)" in error
+    assert "weights in a form that is not read here (weights.pt)" in error
 
 
 class Bomb:

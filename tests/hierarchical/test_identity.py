@@ -11,12 +11,12 @@ from deploy.simple_serving.model import load_exported
 from deploy.triton_serving import make_repository
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
-from hierarchical.encoders import require_model
 from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint
 from hierarchical.identity import digests_of
 from hierarchical.labels import LabelTree
 from hierarchical.predictor import Predictor
+from hierarchical.sources import require_model
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.weights import read_identity, read_weights
 from tests.conftest import SAMPLE, without_identity

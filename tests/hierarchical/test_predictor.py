@@ -455,7 +455,11 @@ def test_missing_files(export, checkpoint, name):
     [
         ("label.txt", "体育\n体育\n", "label.txt:2: label '体育' is already on line 1; remove one of them"),
         ("config.json", "{", "config.json: not a model configuration"),
-        ("config.json", '{"model_type": "bert"}', "config.json: model_type is 'bert'; supported are ernie, ernie_m"),
+        (
+            "config.json",
+            '{"model_type": "albert"}',
+            "config.json: model_type is 'albert'; supported are ernie, ernie_m",
+        ),
         ("decision.json", '{"max_seq_length": 64, "threshold": 7}', "decision.json: not the decision settings"),
         ("decision.json", "[]", "decision.json: not the decision settings"),
     ],
