@@ -260,8 +260,11 @@ def open_encoder(directory: str | Path, max_seq_length: int) -> tuple[Tokenizer,
     return tokenizer, config | {"pad_token_id": tokenizer.pad_id}
 
 
-def read_config(directory: str | Path) -> dict:
-    """config.json of a model directory as a dict whose model_type is supported; needs no paddle."""
+def read_config(directory: str | Path, without_encoder: str | None = None) -> dict:
+    """config.json of a model directory as a dict whose model_type is supported; needs no paddle.
+
+    without_encoder: a model_type that will do, though it names no family
+    """
     path = Path(directory) / "config.json"
     require_file(path, MODEL_FILES)
     try:
@@ -269,6 +272,6 @@ def read_config(directory: str | Path) -> dict:
         kind = config.get("model_type")
     except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model configuration ({error}).") from None
-    if kind not in FAMILIES:
+    if kind not in FAMILIES and kind != (without_encoder or ""):
         raise InputError(f"{path}: model_type is {kind!r}; supported are {', '.join(FAMILIES)}.")
     return config

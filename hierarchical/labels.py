@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.console import FLAT
 from hierarchical.errors import Problems
 from hierarchical.files import read_lines, require_file
 
