@@ -773,7 +773,7 @@ def test_models_of_two_exports_are_not_started(make, tiny_export, tmp_path):
     # within a model, by hand
     for name, file, what in (
         ("tokenizer", "vocab.txt", "vocab.txt: is not the file that goes with model.onnx"),
-        ("tokenizer", "label.txt", "label.txt: is not the file that goes with model.onnx"),
+        ("tokenizer", "label.txt", "label.txt: is not the file that goes with linear.safetensors"),
         ("seqcls_postprocess", "label.txt", "label.txt: differs from the labels"),
     ):
         mixed = shutil.copytree(models, tmp_path / f"{name} {file}")
