@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 BLANKS = re.compile(r"[ \t\r\n\ufeff]*")
-LONGEST_VALUE = 1 << 28  # characters
+LONGEST_VALUE = 1 << 27  # characters
 LONGEST_WORD = 20  # characters that the end of a piece may cut: -Infinity, \ud83d\ude00
 
 
@@ -100,7 +100,10 @@ class JsonReader:
         self.text = "".join([self.text[self.at :], *parts])
         self.at, self.line, self.counted = 0, line, 0
         if wanted > LONGEST_VALUE:
-            raise JsonFault(line, f"a value of more than {LONGEST_VALUE:,} characters, or one that does not end")
+            raise JsonFault(
+                line,
+                f"a value of more than {LONGEST_VALUE:,} characters, or one without an end; put each record on a line",
+            )
         return True
 
     def _line_at(self, position: int) -> int:

@@ -281,6 +281,12 @@ def test_wrong_flags(data_dir, check, tmp_path):
     assert code == 2 and "No such file or directory" in err
 
 
+def test_labels_give_the_terminal_no_orders(data_dir, check):
+    label = "a\x1b[31m"
+    code, out, _ = check(data_dir(label_txt=f"{label}\n", train_txt=f"文\t{label}\n", dev_txt=f"字\t{label}\n"))
+    assert code == 0 and "\x1b" not in out and "1  a [31m\n" in out and r"'a\x1b[31m'" in out
+
+
 def test_a_model_whose_files_do_not_belong_together(data_dir, check, tiny_checkpoint, tmp_path):
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
     assert check(data_dir(), "--model_name", folder)[0] == 0

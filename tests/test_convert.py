@@ -214,9 +214,12 @@ def test_what_was_understood_is_said_before_rows_turn_out_to_be_too_few(call):
 
 
 def test_control_characters_do_not_reach_the_terminal(call):
-    write("a.csv", "text,label", "\x1b[31ma,\x1b]0;A", "b,B")
+    write("a.csv", "text,label,\x1b[1m", "\x1b[31ma,A", "b,B")
     code, out, _ = call("--input", "a.csv", "--dry_run", "--splits", "1")
-    assert code == 0 and "\x1b" not in out and " [31ma" in out and " ]0;A" in out
+    assert code == 0 and "\x1b" not in out and "  text     [31ma\n" in out and "2  [1m" in out
+    write("a.csv", "text,label", "a,A", "b,\x1b]0;B")
+    code, _, log = call("--input", "a.csv", "--dry_run")
+    assert code == 2 and "a.csv:3: label '\\x1b]0;B' has a TAB, a line end or another control character in it" in log
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 from deploy.client_texts import texts_to_send
 from deploy.paddle_serving.protocol import MAX_BYTES, labels_of
-from hierarchical.console import shown
+from hierarchical.console import FLAT, shown
 from hierarchical.errors import InputError
 
 BATCH_SIZE = 64  # texts of a request
@@ -37,6 +37,6 @@ def print_labels(args, ask):
     texts = texts_to_send(args)
     for text, (names, probabilities) in zip(texts, classify(texts, ask)):
         print("text:", shown(text))
-        print("label:", ",".join(names))
+        print("label:", ",".join(names).translate(FLAT))
         print("confidence:", ",".join(f"{p:.4f}" for p in probabilities))
         print("-" * 20)

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the project's root must be found
 from deploy import client_texts
 from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
 from deploy.triton_serving.repository import SET, require_one_set
-from utils import InputError, make_parser, run, shown
+from utils import FLAT, InputError, make_parser, run, shown
 
 REQUEST_BYTES = 3 << 20  # of texts in a request: below the limit of nginx.conf
 
@@ -103,7 +103,7 @@ def main(argv=None):
     for text, labels in zip(texts, client.classify(texts)):
         print("text:", shown(text))
         print("label:", ",".join(str(i) for i, _, _ in labels))
-        print("label name:", ",".join(name for _, name, _ in labels))
+        print("label name:", ",".join(name for _, name, _ in labels).translate(FLAT))
         print("confidence:", ",".join(f"{p:.4f}" for _, _, p in labels))
         print("-" * 20)
 

@@ -3,7 +3,6 @@
 No formula is computed, nothing that a workbook refers to is loaded, and one that would unpack to gigabytes is refused.
 """
 
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
@@ -91,7 +90,6 @@ def _find_sheet(path: Path, asked: str | None) -> tuple[Any, str]:
 def _load(path: Path) -> Any:
     from openpyxl import load_workbook
 
-    warnings.filterwarnings("ignore", module="openpyxl")  # of styles, extensions and the like, which are not read
     try:
         return load_workbook(path, read_only=True, data_only=False, keep_links=False)
     except Exception as error:  # openpyxl lets through whatever goes wrong within it

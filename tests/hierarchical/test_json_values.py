@@ -67,6 +67,8 @@ def test_a_value_that_does_not_end_is_not_read_to_the_end(monkeypatch):
             read.append(i)
             yield "x" * 1000
 
-    with pytest.raises(JsonFault, match="a value of more than 10,000 characters, or one that does not end"):
+    with pytest.raises(
+        JsonFault, match="a value of more than 10,000 characters, or one without an end; put each record on a line"
+    ):
         list(JsonReader(pieces()).items())
     assert len(read) < 50

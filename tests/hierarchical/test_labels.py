@@ -60,7 +60,6 @@ def test_label_files_that_are_read_alike(tmp_path, content):
         ("a\na####b\n", 2, "empty level"),
         ("a\na## ##b\n", 2, "empty level"),
         ("a\na ## b\n", 2, "blank beside"),
-        ("a\na##\x1b[31mb\n", 2, "'a##\\x1b[31mb' holds a control character"),
         ("a\na###b\n", 2, "more than two #"),
         ("体育\n足球\n比赛\n".encode("gb18030"), 1, "iconv -f GB18030 -t UTF-8"),
         ("a\nb##c\n", 2, "add the line 'b'"),

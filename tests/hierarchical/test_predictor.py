@@ -603,7 +603,9 @@ for call in (lambda: predictor.predict(["文"]), lambda: Predictor(sys.argv[2], 
             ]
 
 
-def test_numpy_and_onnxruntime_are_enough(tiny_export, predictor, texts):
+@pytest.mark.parametrize("export", ["tiny_export", "hybrid_export"])
+def test_numpy_and_onnxruntime_are_enough(request, export, texts):
+    folder = request.getfixturevalue(export)
     code = """
 import json
 from hierarchical import Predictor
@@ -612,8 +614,8 @@ for answer in predictor.predict(json.loads(sys.argv[2]), decoding="closure", max
     print(answer.to_json())
 """
     refused = "paddle paddlenlp tqdm scipy sklearn safetensors jinja2 tokenizers transformers sentencepiece onnx torch"
-    said = python(code, tiny_export, json.dumps(texts[:12]), refused=refused.split())
-    expected = predictor.predict(texts[:12], decoding="closure", max_labels=5)
+    said = python(code, folder, json.dumps(texts[:12]), refused=refused.split())
+    expected = Predictor(folder).predict(texts[:12], decoding="closure", max_labels=5)
     assert [json.loads(line) for line in said.splitlines()] == [json.loads(answer.to_json()) for answer in expected]
 
 
