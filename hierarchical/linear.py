@@ -29,7 +29,7 @@ MODEL_TYPE = "linear"  # in the config.json of a model without an encoder
 WHOLE = 1_000_000  # characters that such a model reads, unless told otherwise
 FORMAT = "1"  # of the file, and how n-grams are cut and hashed
 CELLS = 1 << 21  # of texts x labels at a time
-TEXTS = 256  # at a time
+TEXTS = 32  # at a time: more do not fit the caches
 DTYPES = {"U64": "<u8", "I64": "<i8", "U32": "<u4", "F32": "<f4", "I8": "i1"}  # of the file's format
 ARRAYS = {
     "bits": "U64",
