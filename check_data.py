@@ -24,6 +24,7 @@ import numpy as np
 
 from hierarchical.encoders import open_tokenizer
 from hierarchical.formats import existing, format_of
+from hierarchical.sources import local_directory
 from utils import (
     FLAT,
     SHOWN,
@@ -59,7 +60,10 @@ def parse_args(argv):
     parser = make_parser("Check a data folder before training.")
     add_dataset_arguments(parser, "train", "dev", "test", test="name inside dataset_dir; checked if it is there")
     add_max_seq_length_argument(parser, 128)
-    parser.add_argument("--model_name", help="local model directory, to count tokens; without it: an estimate")
+    parser.add_argument(
+        "--model_name",
+        help="to count tokens: a local directory, or a name that models.py has fetched; without it: an estimate",
+    )
     parser.add_argument("--output_json", help="write the report to this file as well")
     args = parser.parse_args(argv)
     check_minima(parser, args, max_seq_length=3)
@@ -75,9 +79,12 @@ def token_counter(args):
     """A function text -> (tokens, ends included, list of the unknown ones): exact with a model, else `estimate`."""
     if not args.model_name:
         return estimate
-    if not Path(args.model_name).is_dir():
-        raise InputError(f"--model_name {args.model_name}: no such directory; without it, tokens are estimated.")
-    return open_tokenizer(args.model_name, args.max_seq_length).count
+    if not (directory := local_directory(args.model_name)):
+        raise InputError(
+            f"--model_name {args.model_name}: no such directory, nor fetched by `python models.py get`; "
+            "without it, tokens are estimated."
+        )
+    return open_tokenizer(directory, args.max_seq_length).count
 
 
 # ---- one pass over a file --------------------------------------------------------------------------------------------

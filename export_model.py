@@ -11,6 +11,7 @@ Writes  output_path/   alone enough to predict and to serve:
                            paddle 3.2 and newer write float32.json in place of the first and the last
             float32.onnx, float16.onnx, int8.onnx   the same for ONNX Runtime, the labels in their metadata
             config.json, label.txt, decision.json and the tokenizer's files
+            linear.safetensors   the linear branch of a checkpoint that has one; whoever predicts adds it to the logits
             export.json    the list of these models, and the figures of the table that is printed at the end
 An export replaces an export: models of an earlier one, which export.json lists, are removed.
 
@@ -129,7 +130,8 @@ def export_and_check(args, paddle, checkpoint, model, texts, gold, logger):
         logger.info("This version of paddle writes float32.json, no float32.pdmodel; every script here reads either")
 
     models = with_exports(model, checkpoint.weights, checkpoint.tokenizer.pad_id, paths, BATCH_SIZE)
-    table = compare(models, checkpoint.tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision)
+    further = checkpoint.linear.logits(texts) if checkpoint.linear else 0.0
+    table = compare(models, checkpoint.tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision, further)
     show(table, logger)
     warn_about(table, args.max_f1_drop, logger)
     write_record(Path(args.output_path) / RECORD, len(texts), table, args.max_f1_drop)

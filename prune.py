@@ -188,7 +188,10 @@ def evaluate(args, task, model):
     """Scores.result() of a model on the dev rows, logged, without the labels'."""
     batch_size, decision = args.per_device_eval_batch_size, task.checkpoint.decision
     with progress_bar(len(task.dev_ids), "dev") as bar:
-        scores = score(model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update).result()
+        scores = score(
+            model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update,
+            linear=task.checkpoint.linear,
+        ).result()  # fmt: skip
     log_scores(get_logger(), scores)
     del scores["labels"]  # thousands of numbers; analysis/evaluate.py gives them
     return scores
@@ -262,7 +265,10 @@ def save_width(width, task):
     # Graphs of an earlier run would not fit the new weights.
     graphs = [path.name for pattern in (f"{GRAPH}.*", "*.onnx") for path in width.folder.glob(pattern)]
     checkpoint = task.checkpoint
-    save_checkpoint(width.folder, width.model, checkpoint.tokenizer, task.tree, checkpoint.decision, older=graphs)
+    save_checkpoint(
+        width.folder, width.model, checkpoint.tokenizer, task.tree, checkpoint.decision, older=graphs,
+        linear=checkpoint.linear,
+    )  # fmt: skip
 
 
 def latencies(args, task, models):

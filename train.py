@@ -6,6 +6,7 @@
 
 Reads   dataset_dir/{train.txt, dev.txt, label.txt}  (or JSON or CSV, see hierarchical/formats.py)
 Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, labels, decision settings
+                    at the end with --hybrid also linear.safetensors, a linear branch on character n-grams
         save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
         save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score
 
@@ -20,7 +21,9 @@ import numpy as np
 from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import MODEL_NAMES, family_of, open_tokenizer, require_model
+from hierarchical.encoders import family_of, open_tokenizer
+from hierarchical.linear import read_linear, with_linear
+from hierarchical.linear_training import LEAST_DEV, fit_linear, mixed
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -35,6 +38,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.sources import local_directory, require_model
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -48,7 +52,8 @@ from hierarchical.training import (
     train_epoch,
 )
 from hierarchical.weights import find_weights, load_weights
-from metric import CRITERIA, Decision, Scores, tuned_decision
+from metric import CRITERIA, Decision, Scores, decide, tuned_decision
+from metric import evaluate as scores_of
 from utils import (
     LabelTree,
     add_dataset_arguments,
@@ -80,7 +85,7 @@ def parse_args(argv):
     model.add_argument(
         "--model_name",
         default="ernie-3.0-medium-zh",
-        help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
+        help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
@@ -112,6 +117,11 @@ def parse_args(argv):
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
     result.add_argument("--log_dir", help="write scalars for VisualDL here")
     decision = add_decision_arguments(parser, Decision())
+    result.add_argument(
+        "--hybrid",
+        action="store_true",
+        help="at the end add a linear branch on character n-grams, mixed in as suits the dev rows",
+    )
     decision.add_argument(
         "--tune_threshold",
         choices=("global", "per_label"),
@@ -176,7 +186,9 @@ def draw_curves(path, history):
 def fingerprint(args, world):
     """What a resumed run must share with the one it continues."""
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
-    free = "save_dir resume logging_steps log_dir early_stop early_stop_nums tune_threshold device dataset_dir".split()
+    free = (
+        "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir"
+    ).split()
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends
     same = {name: value for name, value in vars(args).items() if name not in free}
@@ -215,20 +227,46 @@ def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     return scores.result()
 
 
-def tune_best(args, model, tokenizer, tree, dev, ids, decision, logger):
-    """Choose the best model's threshold(s) on dev and store them with it."""
+def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
+    """Give the best model what --hybrid and --tune_threshold ask for, both chosen on dev, and store it with it."""
     load_weights(model, find_weights(args.save_dir))
-    probabilities = sigmoid(predict_logits(model, ids, tokenizer.pad_id, args.batch_size))
-    criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
-    gold = dev.multi_hot(len(tree))
-    tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
-    write_decision(args.save_dir, args.max_seq_length, tuned)
-    logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
-    if honest:
-        logger.info(
-            f"on dev rows left out of the tuning: micro f1 score: {honest['micro_f1']:.5f}, "
-            f"macro f1 score: {honest['macro_f1']:.5f}"
-        )
+    logits, gold = predict_logits(model, ids, tokenizer.pad_id, args.batch_size), dev.multi_hot(len(tree))
+    linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
+    if args.hybrid:
+        linear = linear_branch(tree, train, dev, logits, gold, decision, logger)
+        save_checkpoint(args.save_dir, model, tokenizer, tree, decision, linear=linear)
+    if args.tune_threshold:
+        criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
+        probabilities = sigmoid(with_linear(logits, linear, dev.texts))
+        tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
+        write_decision(args.save_dir, args.max_seq_length, tuned)
+        logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
+        if honest:
+            mixture = ", all of which chose the mixture" if linear else ""
+            logger.info(f"on dev rows left out of the tuning{mixture}: {f1_text(honest)}")
+
+
+def linear_branch(tree, train, dev, logits, gold, decision, logger):
+    """A LinearBranch of the train rows, mixed as suits the dev rows and their logits best; None if it adds nothing."""
+    logger.info(f"Linear branch: character n-grams of {len(train.texts)} rows")
+    branch = fit_linear(train.texts, train.labels, len(tree))
+    branch, honest = mixed(branch, dev.texts, logits, gold, tree, decision)
+    if honest is None:
+        logger.warning(f"Linear branch left out: it needs {LEAST_DEV} dev rows or more to be mixed by")
+        return None
+    if not branch.weight:
+        logger.info("Linear branch left out: on dev the encoder alone is better")
+        return None
+    alone = scores_of(decide(sigmoid(logits), tree, decision), gold, tree)
+    logger.info(
+        f"Linear branch mixed with weight {branch.weight:g} and shift {branch.shift:.2f}, stored with the model"
+    )
+    logger.info(f"on dev rows left out of the mixing: {f1_text(honest)}; the encoder alone: {f1_text(alone)}")
+    return branch
+
+
+def f1_text(scores):
+    return f"micro f1 score: {scores['micro_f1']:.5f}, macro f1 score: {scores['macro_f1']:.5f}"
 
 
 def schedule(args):
@@ -251,8 +289,8 @@ def train_and_save(args, rank, world, logger):
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
-    if args.add_tokens and Path(args.model_name).is_dir():  # one by its name may have to be downloaded first
-        read_added_tokens(args.add_tokens, open_tokenizer(args.model_name, args.max_seq_length))
+    if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
+        read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
     if args.warmup_steps and not args.warmup:
         args.warmup = True
@@ -313,8 +351,8 @@ def train_and_save(args, rank, world, logger):
     if progress.epoch < args.epochs:
         logger.info("Early stop!")
     if rank == 0:
-        if args.tune_threshold:
-            tune_best(args, model, tokenizer, tree, dev, dev_ids, decision, logger)
+        if args.hybrid or args.tune_threshold:
+            finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
         logger.info(f"Final best {name} score: {progress.best:.5f}")
         logger.info(f"Save best {name} text classification model in {save_dir}")
 

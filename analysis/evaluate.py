@@ -30,11 +30,12 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
 from analysis.report import Findings, write_report
-from analysis.scoring import baseline_scores, comparison, headline
-from hierarchical.checkpoints import Checkpoint, require_same_labels, write_decision
-from hierarchical.devices import set_device
+from analysis.scoring import comparison, fit_baseline, headline
+from hierarchical.batches import row_windows
+from hierarchical.checkpoints import require_same_labels, write_decision
 from hierarchical.identity import DECISION
-from hierarchical.modeling import probability_windows
+from hierarchical.modeling import sigmoid
+from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
 from metric import CRITERIA, Scores, decide, tuned_decision
 from utils import (
@@ -49,6 +50,7 @@ from utils import (
     get_logger,
     load_reported,
     make_parser,
+    progress_bar,
     require_directory,
     require_outputs,
     run,
@@ -79,14 +81,22 @@ def parse_args(argv):
     return args
 
 
-def score_rows(model, tokenizer, tree, rows, decision, batch_size, name, findings=None):
+def probability_windows(predictor, rows, name):
+    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
+    with progress_bar(len(rows.texts), name) as bar:
+        for window in row_windows(len(rows.texts), len(predictor.tree)):
+            yield window, sigmoid(predictor.text_logits([rows.texts[i] for i in window], bar.update))
+
+
+def score_rows(predictor, rows, decision, name, findings=None):
     """(result dict of metric.Scores, bad cases) of labelled rows; a bad case is (row number, predicted class indices).
 
     findings: a report.Findings that is to see each window, too
     Probabilities are held for one window of rows at a time, so memory does not grow with rows x labels.
     """
+    tree = predictor.tree
     scores, bad_cases = Scores(tree), []
-    for window, probabilities in probability_windows(model, tokenizer, rows, batch_size, name):
+    for window, probabilities in probability_windows(predictor, rows, name):
         predicted, gold = decide(probabilities, tree, decision), rows.multi_hot(len(tree), window)
         scores.update(predicted, gold)
         if findings:
@@ -98,9 +108,9 @@ def score_rows(model, tokenizer, tree, rows, decision, batch_size, name, finding
     return result, bad_cases
 
 
-def tune(model, tokenizer, tree, dev, decision, args, logger):
+def tune(predictor, dev, decision, args, logger):
     """The decision with threshold(s) chosen on the dev rows, logged with what that is worth on rows not used for it."""
-    windows = probability_windows(model, tokenizer, dev, args.batch_size, "tune")
+    tree, windows = predictor.tree, probability_windows(predictor, dev, "tune")
     probabilities, gold = np.concatenate([part for _, part in windows]), dev.multi_hot(len(tree))
     tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, args.select_by)
     logger.info(
@@ -132,9 +142,16 @@ def write_bad_cases(path, tree, rows, bad_cases):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
-    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
-    decision = decision_from_arguments(args, checkpoint.decision)
+    logger = get_logger()
+    predictor = Predictor(
+        args.params_path,
+        kind="checkpoint",
+        device=args.device,
+        max_seq_length=args.max_seq_length,
+        batch_size=args.batch_size,
+    )
+    tree, tokenizer = predictor.tree, predictor.tokenizer
+    decision = decision_from_arguments(args, predictor.decision)
     if args.tune_threshold and decision.top_k:
         raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
     directory = require_directory(args.dataset_dir)
@@ -163,19 +180,18 @@ def main(argv=None):
         outputs["--params_path"] = Path(args.params_path) / DECISION
     require_outputs(outputs, inputs)
 
-    set_device(args.device)
     with only_writer(args.params_path) if args.tune_threshold else nullcontext():  # the settings are for this model
-        model = checkpoint.load_model()
+        predictor.load()
         logger.info("-----Evaluate model-------")
         for name, part in rows.items():
             logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
         if args.tune_threshold:
-            decision = tune(model, tokenizer, tree, rows["dev"], decision, args, logger)
+            decision = tune(predictor, rows["dev"], decision, args, logger)
             write_decision(args.params_path, tokenizer.max_seq_length, decision)
     scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
     for name, part in rows.items():
         seen_by = findings if name == "dev" else None
-        scores[name], bad_cases = score_rows(model, tokenizer, tree, part, decision, args.batch_size, name, seen_by)
+        scores[name], bad_cases = score_rows(predictor, part, decision, name, seen_by)
     label_scores = chain.from_iterable(label_lines(label, scores) for label in tree.labels)
     for line in chain(headline(scores["dev"]), () if labels_path else label_scores):
         logger.info(line)
@@ -186,7 +202,7 @@ def main(argv=None):
     write_bad_cases(bad_cases_path, tree, rows["dev"], bad_cases)  # dev came last
     logger.info(f"Bad case in dev dataset saved in {bad_cases_path}")
     if args.baseline:
-        scores["baseline"] = baseline_scores(rows["train"], rows["dev"], tree)
+        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
     if args.report:

@@ -1,13 +1,10 @@
 """Scores as lines for people, and those of a linear classifier to compare a model with."""
 
-import warnings
-
-import numpy as np
-
-from analysis.n_grams import fit_n_grams
-from hierarchical.console import progress_bar
+from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
+from hierarchical.linear import LinearBranch
 from hierarchical.metric import evaluate
+from hierarchical.modeling import sigmoid
 from hierarchical.rows import Rows
 
 
@@ -34,24 +31,18 @@ def headline(scores: dict) -> list[str]:
     return lines
 
 
-def baseline_scores(train_rows: Rows, dev_rows: Rows, tree: LabelTree) -> dict:
-    """Fit on the train rows, score on the dev rows (both rows.Rows): the result dict of `metric.evaluate`."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
+def fit_baseline(train_rows: Rows, dev_rows: Rows, tree: LabelTree) -> tuple[LinearBranch, dict]:
+    """(a linear model of the train rows, the result dict of `metric.evaluate` on the dev rows).
 
-    vectorizer, features = fit_n_grams(train_rows.texts)
-    dev_features = vectorizer.transform(dev_rows.texts)
-    targets = train_rows.multi_hot(len(tree))
-    predicted = np.zeros((len(dev_rows.texts), len(tree)), bool)
-    with warnings.catch_warnings():  # a classifier that stopped short of its optimum is scored as it is
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # One label after the other: OneVsRestClassifier would hold a dense row of coefficients for each of them.
-        for i in progress_bar(len(tree), "labels", iterable=range(len(tree))):
-            if targets[:, i].all() or not targets[:, i].any():  # nothing to tell apart
-                predicted[:, i] = targets[0, i]
-            else:
-                predicted[:, i] = LinearSVC(random_state=0).fit(features, targets[:, i]).predict(dev_features)
-    return evaluate(predicted, dev_rows.multi_hot(len(tree)), tree)
+    The dev rows choose its shift; the scores are of rows that played no part in that (see linear_training.mixed).
+    """
+    from hierarchical.linear_training import fit_linear, mixed
+
+    branch, gold = fit_linear(train_rows.texts, train_rows.labels, len(tree)), dev_rows.multi_hot(len(tree))
+    branch, honest = mixed(branch, dev_rows.texts, None, gold, tree, Decision())
+    if honest is None:  # too few rows to choose by
+        honest = evaluate(decide(sigmoid(branch.logits(dev_rows.texts)), tree, Decision()), gold, tree)
+    return branch, honest
 
 
 def comparison(scores: dict, baseline: dict) -> list[str]:

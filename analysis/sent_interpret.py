@@ -25,6 +25,7 @@ from analysis.neighbours import nearest
 from analysis.report import render
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
+from hierarchical.linear import with_linear
 from hierarchical.modeling import classify_features, encode_features, sigmoid
 from metric import decide
 from utils import (
@@ -59,10 +60,10 @@ def parse_args(argv):
     return args
 
 
-def predict(model, features, tree, decision):
+def predict(model, features, texts, checkpoint):
     """(probabilities float32 [N, L], label sets bool [N, L]) from the features, without another run of the encoder."""
-    probabilities = sigmoid(classify_features(model, features))
-    return probabilities, decide(probabilities, tree, decision)
+    probabilities = sigmoid(with_linear(classify_features(model, features), checkpoint.linear, texts))
+    return probabilities, decide(probabilities, checkpoint.tree, checkpoint.decision)
 
 
 def result_lines(tree, case, predicted, supports):
@@ -101,7 +102,7 @@ def page_case(tree, case, predicted, probabilities, supports):
 def main(argv=None):
     args = parse_args(argv)
     logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
-    tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
+    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     directory = require_directory(args.dataset_dir)
     inputs = [
         directory / args.label_file,
@@ -117,8 +118,9 @@ def main(argv=None):
     set_device(args.device)
     model = checkpoint.load_model()
     train_features = encode_features(model, tokenizer, train.texts, args.batch_size, "train rows")
-    features = encode_features(model, tokenizer, [case.text for case in cases], args.batch_size, "texts")
-    probabilities, selected = predict(model, features, tree, decision)
+    texts = [case.text for case in cases]
+    features = encode_features(model, tokenizer, texts, args.batch_size, "texts")
+    probabilities, selected = predict(model, features, texts, checkpoint)
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in selected]
     report_other_predictions(inputs[2], cases, predicted, logger)
     rows, similarities = nearest(features, train_features, args.top_k)

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.n_grams import fit_n_grams
 from analysis.neighbours import nearest
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.console import progress_bar
 from hierarchical.devices import set_device
 from hierarchical.errors import InputError
+from hierarchical.linear import with_linear
+from hierarchical.linear_training import feature_matrix
 from hierarchical.modeling import classify_features, encode_features, sigmoid
+from hierarchical.n_grams import NGrams
 
 FOLDS = 5
 NEIGHBOURS = 10
@@ -66,7 +68,7 @@ def n_gram_features(texts):
     """
     from sklearn.decomposition import TruncatedSVD
 
-    _, counts = fit_n_grams(texts)
+    counts = feature_matrix(NGrams.of(texts), texts)
     dimensions = min(COMPONENTS, min(counts.shape) - 1)
     if dimensions < 1:
         return np.zeros((len(texts), 1), np.float32)
@@ -149,7 +151,7 @@ def model_outputs(texts, search):
     set_device(search.device)
     model = search.checkpoint.load_model()
     features = encode_features(model, search.checkpoint.tokenizer, texts, search.batch_size, "train rows")
-    return features, classify_features(model, features)
+    return features, with_linear(classify_features(model, features), search.checkpoint.linear, texts)
 
 
 STRATEGIES = {function.__name__: function for function in (out_of_fold, neighbours, representer)}

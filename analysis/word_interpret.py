@@ -16,6 +16,7 @@ A word's score is in logits (log odds) of the label: above 0 it speaks for the l
     grad   gradient SHAP, or expected gradients (Erion et al. 2021, Improving performance of deep learning models with
            axiomatic attribution priors): the same at random points, with noise on the text's embeddings
     lime   local linear model of texts with words deleted (Ribeiro, Singh and Guestrin 2016, "Why should I trust you?")
+What a linear branch adds is known exactly, and is added to each of them.
 TrustAI has these methods, too, but it explains the one label with the highest soft-max, its LIME needs an option that
 scikit-learn removed and its gradient SHAP a package that is no longer kept; patching it takes more lines than these.
 """
@@ -39,6 +40,7 @@ from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.console import cut
 from hierarchical.devices import set_device
 from hierarchical.encoders import family_of
+from hierarchical.linear import with_linear
 from hierarchical.modeling import predict_logits, sigmoid
 from metric import decide
 from utils import (
@@ -183,8 +185,18 @@ def explain_by_lime(model, ids, word_of, n_words, labels, samples, batch_size, p
     return Ridge(alpha=0.1).fit(kept, logits, sample_weight=weights).coef_.reshape(len(labels), n_words)
 
 
-def explain(model, tokenizer, tree, case, predicted, labels, args, rng):
+def explain_linear(branch, text, words, labels):
+    """(scores float64 [len(labels), len(words)], logits without any word [len(labels)]) of a linear branch, exactly.
+
+    What stands between two words belongs to the next one, and what follows the last to that.
+    """
+    by_character, baseline = branch.parts(text, labels)
+    return np.add.reduceat(by_character, [0, *(end for _, end in words[:-1])], axis=1), baseline
+
+
+def explain(model, checkpoint, case, predicted, labels, args, rng):
     """What one text's row of the result file holds, as a dict."""
+    tokenizer, tree, linear = checkpoint.tokenizer, checkpoint.tree, checkpoint.linear
     (ids,), spans = tokenizer.encode([case.text]), tokenizer.spans(case.text)[1:-1]
     words, word_of = align(word_spans(case.text) or [(0, len(case.text))], spans)
     read = int(word_of[-1]) + 1 if len(word_of) else 0  # the rest was cut off: the model has not seen it
@@ -199,6 +211,12 @@ def explain(model, tokenizer, tree, case, predicted, labels, args, rng):
             model, ids, tokenizer.mask_id, labels, args.samples, args.batch_size, rng
         )
         np.add.at(scores, (slice(None), word_of), by_token[:, 1:-1])
+    if linear:
+        of_branch, without = explain_linear(linear, case.text, words, labels)
+        if args.interpreter != "lime":
+            baseline = without + (baseline if read else logits[labels])  # without a token there is only the baseline
+        scores, read = scores + of_branch, len(words)  # it reads all
+        logits = logits + linear.logits([case.text])[0]
     explanations = []
     for k, label in enumerate(labels):
         order = np.argsort(-scores[k], kind="stable")
@@ -305,13 +323,14 @@ def main(argv=None):
     set_device(args.device)
     model, rng = checkpoint.load_model(), np.random.default_rng(args.seed)
     ids = tokenizer.encode([case.text for case in cases])
-    probabilities = sigmoid(predict_logits(model, ids, tokenizer.pad_id, args.batch_size))
+    logits = predict_logits(model, ids, tokenizer.pad_id, args.batch_size)
+    probabilities = sigmoid(with_linear(logits, checkpoint.linear, [case.text for case in cases]))
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in decide(probabilities, tree, decision)]
     report_other_predictions(source, cases, predicted, logger)
     rows, colours = [], sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for i, case in enumerate(progress_bar(len(cases), "texts", iterable=cases)):
         labels = labels_to_explain(case, predicted[i], probabilities[i], asked)
-        rows.append(explain(model, tokenizer, tree, case, predicted[i], labels, args, rng))
+        rows.append(explain(model, checkpoint, case, predicted[i], labels, args, rng))
     for row in rows:
         print_row(row, colours)
     if args.interpreter == "ig" and (worst := max(map(incompleteness, rows))) > TOLERANCE:

@@ -177,7 +177,7 @@ def compare_in_process(args, export, texts):
         for _ in range(args.repetitions):
             bare, best = bare_session(predictor.file, batches, threads), peak(precision, threads)
             began = time.perf_counter()
-            predictor.logits(predictor.tokenizer.encode(texts))
+            predictor.text_logits(texts)
             whole = time.perf_counter() - began
             runs.append((len(texts) / bare, len(texts) / whole, bare / whole, best / 1e9, work / bare / best))
         keys = ("bare_texts_per_second", "predictor_texts_per_second", "predictor_of_bare", "peak_gops", "bare_of_peak")

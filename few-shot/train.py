@@ -32,7 +32,7 @@ from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse
 from hierarchical.batches import row_windows
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import MODEL_NAMES, model_directory, read_config, require_model
+from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size
 from hierarchical.modeling import predict_logits, score, sigmoid
 from hierarchical.predictions import jsonl_row
@@ -45,6 +45,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.sources import model_directory, require_model
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
     Settings,
@@ -113,7 +114,7 @@ def parse_args(argv):
     data.add_argument(
         "--model_name_or_path",
         default="ernie-3.0-base-zh",
-        help=f"a local directory, or one of {', '.join(MODEL_NAMES)}",
+        help="a local directory, or a name that models.py lists",
     )
     data.add_argument("--max_seq_length", type=int, default=512, help="tokens, the template's included")
     add_device_argument(data)

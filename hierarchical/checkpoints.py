@@ -8,6 +8,7 @@ In it are:
     vocab.txt, tokenizer_config.json, ...                    the tokenizer
     label.txt                                                the labels in class-index order
     decision.json                                            maximum length, threshold(s), decoding it was scored with
+    linear.safetensors                                       a linear branch, if it has one, see linear.py
 An export of export_model.py has the same, with graphs in the place of the weights. What does not belong together is
 refused, see identity.py; a save replaces all of it, or nothing, see sets.py.
 """
@@ -36,8 +37,9 @@ from hierarchical.identity import (
     require_listed,
 )
 from hierarchical.labels import LabelTree
+from hierarchical.linear import LINEAR, MODEL_TYPE, WHOLE, Characters, LinearBranch, read_linear, write_linear
 from hierarchical.modeling import build_model, library_config
-from hierarchical.sets import new_set, read_set
+from hierarchical.sets import in_force, new_set, read_set
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.tokens import Tokenizer
 from hierarchical.weights import WEIGHTS, find_weights, load_weights, parse_identity, read_identity, write_weights
@@ -60,6 +62,11 @@ KINDS = {
         ("the scripts of retrieval_based/, as --params_path",) * 2,
         ("the model_best/ that retrieval_based/train.py wrote",) * 2,
     ),
+    "linear": (
+        "a linear model without an encoder",
+        ("predict.py, analysis/evaluate.py, deploy/predictor/infer.py and deploy/simple_serving/server.py",) * 2,
+        ("the --save_dir of analysis/baseline.py",) * 2,
+    ),
 }
 
 
@@ -74,16 +81,18 @@ class Checkpoint:
     exported    whether it is an export, which has graphs in the place of the weights
     digests     of the files that the numbers belong with, see identity.py
     identity    what the parameter file says it belongs with; None for an export, and if it does not say
+    linear      its linear branch, or None: what it adds to an encoder's logits is told by linear.with_linear
     """
 
     directory: Path
     config: dict
     tree: LabelTree
-    tokenizer: Tokenizer
+    tokenizer: Any  # a Tokenizer, or Characters where there is no encoder
     decision: Decision
     exported: bool
     digests: dict[str, str]
     identity: dict[str, str] | None
+    linear: LinearBranch | None = None
 
     @classmethod
     def open(
@@ -101,12 +110,14 @@ class Checkpoint:
 
         def read(folder: Path) -> "Checkpoint":
             tree, trained, decision = read_settings(folder, exported)
-            config, length = read_config(folder), max_seq_length or trained
+            config, length = read_config(folder, MODEL_TYPE), max_seq_length or trained
             require_model_kind(folder, config, tree, kind, exported)
             if length != trained:
                 get_logger().warning(f"max_seq_length {length}: the model was trained with {trained}")
             if length > (limit := config.get("max_position_embeddings", length)):
                 raise InputError(f"max_seq_length {length}: this model reads at most {limit} tokens.")
+            if kind_of(config, tree) == MODEL_TYPE:
+                return linear_checkpoint(Path(directory), folder, config, tree, length, decision)
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             if exported and (record := read_export(folder)):
@@ -115,7 +126,8 @@ class Checkpoint:
                 if identity := None if exported else read_identity(weights):
                     require_fit(folder, weights.name, identity, found, "train again")
             tokenizer.require_known(config)
-            return cls(Path(directory), config, tree, tokenizer, decision, exported, found, identity)
+            linear = read_linear(folder, tree.labels)
+            return cls(Path(directory), config, tree, tokenizer, decision, exported, found, identity, linear)
 
         return read_set(directory, read)
 
@@ -126,7 +138,7 @@ class Checkpoint:
     @property
     def weights(self) -> Path | None:
         """Its parameter file; None for an export."""
-        return None if self.exported else find_weights(self.directory)
+        return None if self.exported or self.config["model_type"] == MODEL_TYPE else find_weights(self.directory)
 
     def load_model(self) -> Any:
         """The network with its weights, in eval mode. Raises InputError when the files do not fit each other."""
@@ -158,8 +170,27 @@ class Checkpoint:
             require_fit(self.directory, paths[0].name, identity, self.digests, "export again")
 
 
+def linear_checkpoint(
+    directory: Path, folder: Path, config: dict, tree: LabelTree, max_seq_length: int, decision: Decision
+) -> Checkpoint:
+    """The Checkpoint of a linear model. folder: where the directory is read."""
+    require_file(folder / LINEAR, "It is the model; copy the whole folder again from where it was made.")
+    found, linear = digests(tree.labels, config, read_others(folder, config)), read_linear(folder, tree.labels)
+    return Checkpoint(directory, config, tree, Characters(max_seq_length), decision, False, found, None, linear)
+
+
+def is_linear(directory: str | Path) -> bool:
+    """Whether a directory holds a linear model."""
+    try:
+        return read_config(in_force(directory), MODEL_TYPE)["model_type"] == MODEL_TYPE
+    except InputError:
+        return False
+
+
 def kind_of(config: dict, tree: LabelTree) -> str:
     """Of which of KINDS a model is, by its config.json and labels."""
+    if config["model_type"] == MODEL_TYPE:
+        return "linear"
     if "mlm_transform" in config and config.get("architectures") == ["Network"]:
         return "few-shot"
     named = sorted((config.get("id2label") or {}).values()) == sorted(tree.labels)  # its outputs are labels
@@ -169,7 +200,7 @@ def kind_of(config: dict, tree: LabelTree) -> str:
 def kind_in(directory: str | Path) -> str:
     """Of which of KINDS the model in a directory is; if that cannot be read, the commonest."""
     try:
-        return kind_of(read_config(directory), LabelTree.read(Path(directory) / "label.txt"))
+        return kind_of(read_config(directory, MODEL_TYPE), LabelTree.read(Path(directory) / "label.txt"))
     except InputError:
         return "classifier"
 
@@ -211,7 +242,7 @@ def read_settings(directory: str | Path, exported: bool = False) -> tuple[LabelT
         flag = "--output_path of export_model.py" if exported else "--save_dir of train.py"
         raise InputError(f"{directory}: no such directory. Pass the {flag}.")
     hint = f"{directory} is not a complete {'export of export_model.py' if exported else 'checkpoint of train.py'}."
-    if not exported and find_weights(directory) is None:
+    if not exported and find_weights(directory) is None and not is_linear(directory):
         raise InputError(f"{directory}: no {WEIGHTS} in it. {hint}{what_else(directory)}")
     require_file(directory / "config.json", hint)
     tree = LabelTree.read(directory / "label.txt")
@@ -256,10 +287,12 @@ def save_checkpoint(
     decision: Decision,
     write_more: Callable[[Path], None] | None = None,
     older: Iterable[str] = (),
+    linear: LinearBranch | None = None,
 ) -> None:
     """Replace what a directory holds of a model by a checkpoint, all of it at once.
 
     write_more: writes into a folder what else belongs to the model; older: names of what else does not fit the new one
+    linear: the model's linear branch
     """
     with new_set(directory, lambda directory: {*members(directory), *older}) as folder:
         model.config.architectures = [type(model).__name__]
@@ -269,9 +302,20 @@ def save_checkpoint(
                 json.dump(config, file, ensure_ascii=False, indent=2, sort_keys=True)
         tokenizer.save(folder)
         write_settings(folder, tree, tokenizer.max_seq_length, decision)
+        if linear:
+            write_linear(folder, linear, tree.labels)
         if write_more:
             write_more(folder)
         write_weights(folder, model, digests_of(folder))
+
+
+def save_linear_model(directory: str | Path, branch: LinearBranch, tree: LabelTree, decision: Decision) -> None:
+    """Replace what a directory holds of a linear model by another one, all of it at once."""
+    with new_set(directory, members) as folder:
+        with atomic_write(folder / "config.json") as file:
+            json.dump({"model_type": MODEL_TYPE}, file)
+        write_settings(folder, tree, WHOLE, decision)
+        write_linear(folder, branch, tree.labels)
 
 
 def require_same_labels(tree: LabelTree, path: str | Path) -> None:

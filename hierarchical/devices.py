@@ -111,6 +111,8 @@ def not_there(error: ImportError, package: str) -> str:
 
 def load_paddle() -> Any:
     """The module paddle. Raises InputError, saying what to install, where it or paddlenlp is missing."""
+    if (place := os.environ.get("PPNLP_HOME")) and Path(place).exists() and not Path(place).is_dir():
+        raise InputError(f"PPNLP_HOME: {place} is not a directory. Give another one, or unset the variable.")
     try:
         with without_warnings():
             import paddle

@@ -1,4 +1,4 @@
-"""Encoders: the families that can be read, what the library calls their parts, and where a model is found.
+"""Encoders: the families that can be read, what the library calls their parts, and what their directories hold.
 
 A family is a row of FAMILIES. One whose parts have other names than ERNIE's says so in that row; one that computes in
 another way has a class of its own here, with the methods of Family. Its tokens are cut in tokenizer.py;
@@ -8,7 +8,6 @@ paddle is imported inside the functions, so that a script can check its argument
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from hierarchical.identity import require_encoder
 from hierarchical.sets import in_force
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.tokens import Tokenizer
-from hierarchical.weights import PICKLED_WEIGHTS, find_encoder_weights, read_weights, refuse_foreign_weights
+from hierarchical.weights import find_encoder_weights, read_weights, refuse_foreign_weights
 
 MODEL_FILES = "A model directory holds config.json, the tokenizer's files and the weights: see docs/encoders.md."
 OWN_ENTRIES = ("mlm_transform", "encoder_id", "output_emb_size", "inner_labels")  # of few-shot/ and retrieval_based/
@@ -67,7 +66,7 @@ class Family:
         return getattr(library, self.library_name + part)
 
     def published_class(self, part: str) -> Any:
-        """The same of the family under which the library offers the downloads: Config, Model, Tokenizer."""
+        """The same of the family under which the library offers the downloads: Config, Model, ChineseTokenizer, ..."""
         import paddlenlp.transformers as library
 
         return getattr(library, (self.published_as or self.library_name) + part)
@@ -222,18 +221,7 @@ def graph_feed(input_ids: np.ndarray) -> dict[str, np.ndarray]:
 GRAPH_INPUTS = frozenset(graph_feed(np.zeros((1, 1), np.int64)))
 
 
-# ---- where a model is found ------------------------------------------------------------------------------------------
-
-
-def require_model(name: str) -> None:
-    """Raise InputError for what can be wrong with --model_name before paddle is loaded or anything downloaded."""
-    if Path(name).is_dir():
-        encoder_config(in_force(name))
-        require_encoder(name)
-    elif name not in MODEL_NAMES:
-        raise InputError(
-            f"--model_name {name}: neither a local directory nor a known name. Known: {', '.join(MODEL_NAMES)}."
-        )
+# ---- what a directory holds ------------------------------------------------------------------------------------------
 
 
 def open_tokenizer(directory: str | Path, max_seq_length: int) -> Tokenizer:
@@ -243,34 +231,6 @@ def open_tokenizer(directory: str | Path, max_seq_length: int) -> Tokenizer:
     if (in_force(directory) / "config.json").exists():
         tokenizer.require_known(read_config(in_force(directory)))
     return tokenizer
-
-
-def model_directory(name: str) -> Path:
-    """The local directory of a model: the one given, or for one of MODEL_NAMES the downloaded files."""
-    require_model(name)
-    if Path(name).is_dir():
-        return in_force(name)
-    from paddlenlp.utils.download import resolve_file_path
-    from paddlenlp.utils.env import MODEL_HOME
-
-    # Only files are fetched here; from_pretrained() would also unpickle them.
-    home = Path(MODEL_HOME) / "hierarchical" / name
-    family = next(family for family in FAMILIES.values() if name in family.names)
-    try:
-        if not (home / PICKLED_WEIGHTS).exists():
-            home.mkdir(parents=True, exist_ok=True)
-            family.published_class("Tokenizer").from_pretrained(name).save_pretrained(home)
-            family.published_class("Config").from_pretrained(name).save_pretrained(home)
-            url = family.published_class("Model").pretrained_resource_files_map["model_state"][name]
-            downloaded = resolve_file_path(name, [PICKLED_WEIGHTS], url=url, cache_dir=home)
-            os.replace(downloaded, home / PICKLED_WEIGHTS)
-    except Exception as error:  # whatever the network and the download code come up with
-        raise InputError(
-            f"--model_name {name}: could not be downloaded ({type(error).__name__}). Without a network, copy the model "
-            "directory (config.json, vocab.txt, tokenizer_config.json and the weights) from a machine that has one, "
-            "and pass its path: --model_name path/to/directory"
-        ) from None
-    return home
 
 
 def encoder_config(directory: str | Path) -> dict:
@@ -300,8 +260,11 @@ def open_encoder(directory: str | Path, max_seq_length: int) -> tuple[Tokenizer,
     return tokenizer, config | {"pad_token_id": tokenizer.pad_id}
 
 
-def read_config(directory: str | Path) -> dict:
-    """config.json of a model directory as a dict whose model_type is supported; needs no paddle."""
+def read_config(directory: str | Path, without_encoder: str | None = None) -> dict:
+    """config.json of a model directory as a dict whose model_type is supported; needs no paddle.
+
+    without_encoder: a model_type that will do, though it names no family
+    """
     path = Path(directory) / "config.json"
     require_file(path, MODEL_FILES)
     try:
@@ -309,6 +272,6 @@ def read_config(directory: str | Path) -> dict:
         kind = config.get("model_type")
     except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model configuration ({error}).") from None
-    if kind not in FAMILIES:
+    if kind not in FAMILIES and kind != (without_encoder or ""):
         raise InputError(f"{path}: model_type is {kind!r}; supported are {', '.join(FAMILIES)}.")
     return config

@@ -24,6 +24,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
 from hierarchical.labels import LabelTree
+from hierarchical.linear import write_linear
 from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits, sigmoid
 from hierarchical.quantizing import quantize_model
@@ -215,6 +216,8 @@ def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
     checkpoint.tokenizer.save(target)
     for name in SETTINGS:
         shutil.copyfile(in_force(checkpoint.directory) / name, target / name)
+    if checkpoint.linear:
+        write_linear(target, checkpoint.linear, checkpoint.tree.labels)
 
 
 def write_export(folder: Path, identity: Mapping[str, str], models: Iterable[Path]) -> None:
@@ -263,16 +266,18 @@ def compare(
     ids: list[list[int]],
     gold: np.ndarray | None,
     decision: Decision,
+    further: np.ndarray | float = 0.0,
 ) -> list[dict]:
     """One dict per model: its name, largest difference from the first one's probabilities, scores, time per text.
 
-    models: name -> (function from lists of token ids to logits, files it is made of)
+    models: name -> (function from lists of token ids to logits, files it is made of); further: what a linear branch
+    adds to the logits of them all, float32 [N, L]
     """
     table: list[dict] = []
     reference = None
     for name, (compute_logits, files) in models.items():
         with progress_bar(len(ids), f"check {name}") as bar:
-            probabilities = sigmoid(compute_logits(ids, bar.update))
+            probabilities = sigmoid(compute_logits(ids, bar.update) + further)
         reference = probabilities if reference is None else reference
         entry = {"model": name, "megabytes": sum(os.path.getsize(file) for file in files) / 1e6}
         entry["largest_difference"] = float(np.abs(probabilities - reference).max())

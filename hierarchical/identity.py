@@ -18,6 +18,7 @@ from typing import Any
 from hierarchical.errors import InputError, some
 from hierarchical.files import file_digest
 from hierarchical.labels import LabelTree
+from hierarchical.linear import LINEAR
 from hierarchical.sets import in_force
 from hierarchical.tokens import FILES, read_files
 from hierarchical.weights import NUMBERS, PICKLED_WEIGHTS, WEIGHTS, find_weights, read_identity
@@ -26,7 +27,7 @@ LABELS, CONFIG, DECISION = "label.txt", "config.json", "decision.json"
 OLD_CONFIG = "model_config.json"  # config.json under its older name, for tools that expect it
 TEMPLATE, WORDS = "template_config.json", "verbalizer_config.json"  # of few-shot/train.py
 RECORD = "export.json"  # beside exported models: their list, and what export_model.py measured of them
-MEMBERS = (LABELS, CONFIG, OLD_CONFIG, DECISION, TEMPLATE, WORDS, *FILES, WEIGHTS, PICKLED_WEIGHTS, RECORD)
+MEMBERS = (LABELS, CONFIG, OLD_CONFIG, DECISION, TEMPLATE, WORDS, *FILES, WEIGHTS, PICKLED_WEIGHTS, LINEAR, RECORD)
 GRAPH_FILES = (".pdmodel", ".json", ".pdiparams", ".pdiparams.info")  # of a static graph
 
 
@@ -51,8 +52,8 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def read_others(folder: Path, config: dict) -> dict[str, bytes]:
-    """Name -> content of what few-shot/train.py adds to a model; for a model of another route {}."""
-    names = (TEMPLATE, WORDS) if "mlm_transform" in config else ()
+    """Name -> content of a linear branch, and of what few-shot/train.py adds to a model; mostly {}."""
+    names = (LINEAR, *((TEMPLATE, WORDS) if "mlm_transform" in config else ()))
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 

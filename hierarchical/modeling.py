@@ -4,7 +4,7 @@ paddle is imported inside the functions, so that a script can check its argument
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from hierarchical.decisions import Decision, decide
 from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
 from hierarchical.labels import LabelTree
+from hierarchical.linear import LinearBranch, with_linear
 from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
 from hierarchical.rows import Rows
@@ -143,28 +144,21 @@ def score(
     rank: int = 0,
     world: int = 1,
     loss: str = "bce",
+    linear: LinearBranch | None = None,
 ) -> Scores:
     """`metric.Scores` of a model on labelled Rows and their token ids; with several processes, on every `world`-th.
 
-    loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with.
+    loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with. linear: the
+    model's linear branch
     """
     scores, own = Scores(tree), np.arange(rank, len(ids), world)
     for window in row_windows(len(own), len(tree)):
         part = own[window.start : window.stop]
         logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress)
+        logits = with_linear(logits, linear, [rows.texts[i] for i in part])
         gold = rows.multi_hot(len(tree), part)
         scores.update(decide(sigmoid(logits), tree, decision), gold, LOSSES[loss].of_rows(logits, gold))
     return scores
-
-
-def probability_windows(
-    model: Any, tokenizer: "Tokenizer", rows: Rows, batch_size: int, name: str
-) -> Iterator[tuple[range, np.ndarray]]:
-    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
-    with progress_bar(len(rows.texts), name) as bar:
-        for window in row_windows(len(rows.texts), model.config.num_labels):
-            ids = tokenizer.encode([rows.texts[i] for i in window])
-            yield window, sigmoid(predict_logits(model, ids, tokenizer.pad_id, batch_size, bar.update))
 
 
 def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_size: int, name: str) -> np.ndarray:

@@ -7,7 +7,9 @@
 Reads   a folder of export_model.py, or a model in one: <prefix>.onnx, or <prefix>.{pdmodel or json, pdiparams} with the
         back end paddle; beside it label.txt, decision.json, config.json and the tokenizer's files
         or a checkpoint of train.py, or a width_mult_* folder of prune.py
-Writes nothing. An export needs onnxruntime and numpy (ERNIE-M: sentencepiece too), a checkpoint what train.py needs.
+        or a linear model of analysis/baseline.py
+Writes nothing. An export needs onnxruntime and numpy (ERNIE-M: sentencepiece too), a checkpoint what train.py needs, a
+linear model numpy.
 """
 
 import json
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import row_windows, run_batches
-from hierarchical.checkpoints import Checkpoint, kind_in
+from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
@@ -34,6 +36,7 @@ from hierarchical.engines import (
 )
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
+from hierarchical.linear import LINEAR, LinearModel, with_linear
 from hierarchical.modeling import sigmoid, tensors
 from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
@@ -44,6 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "onnx": (*PRECISIONS, "auto"),
     "paddle": ("float32", "bfloat16", "auto"),
     "checkpoint": ("float32", "auto"),
+    "linear": ("float32", "auto"),
 }
 
 
@@ -104,7 +108,8 @@ def label_texts(
 class Predictor:
     """A model and what belongs to it.
 
-    path            folder of export_model.py, a model file in it (its ending may be left out), or a checkpoint
+    path            folder of export_model.py, a model file in it (its ending may be left out), a checkpoint, or a
+                    linear model
     precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
                     says that it is slower or worse. With the back end paddle float32 or bfloat16, both from one file
     backend         of an export: onnx or paddle
@@ -113,12 +118,14 @@ class Predictor:
     num_threads     CPU threads, for an export; None: all cores
     max_seq_length  tokens of a text that are read; None: as in training
     batch_size      texts of a step, at most; an int8 model takes one after the other
-    kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking
+    kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking. A
+                    linear model, which is both, is always welcome: `require_network` refuses it
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
 
     tree, labels    the LabelTree, and its full paths in class-index order
     tokenizer, decision    the Tokenizer and the stored Decision
     file            the file that holds the model
+    linear          the linear branch beside its network, or None
 
     Raises InputError, a ValueError, for settings that cannot be and for whatever is missing, damaged, or does not fit
     together. A checkpoint's network is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export
@@ -146,8 +153,10 @@ class Predictor:
         require_choice("backend", backend, BACKENDS)
         require_kind(path, kind)
         computes = "checkpoint" if kind == "checkpoint" or is_checkpoint(path) else backend
+        if Path(path).is_dir() and is_linear(path):
+            computes = "linear"
         require_choice("precision", precision, CHOICES[computes], f" ({computes})")
-        if computes == "checkpoint":
+        if computes in ("checkpoint", "linear"):
             device = parse_device(device)
         else:
             device, device_id = engine_gpu(device, device_id)
@@ -158,6 +167,11 @@ class Predictor:
         self.engine: Any
 
         def read(place: Path) -> Checkpoint:
+            if computes == "linear":
+                opened = Checkpoint.open(path, max_seq_length, kind="linear")
+                assert opened.linear
+                self.file, self.engine = place / LINEAR, LinearModel(opened.linear)
+                return opened
             if computes == "checkpoint":
                 opened = Checkpoint.open(path, max_seq_length)
                 self.file = opened.weights or Path(path)
@@ -187,12 +201,17 @@ class Predictor:
             self.batch_size = 1
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
         self.config, self.digests = opened.config, opened.digests
+        self.linear = None if computes == "linear" else opened.linear
         if self.engine.labels not in (None, self.tree.labels):
             raise InputError(f"{self.file}: its labels are not those of label.txt beside it. Export the model again.")
 
     @property
     def labels(self) -> list[str]:
         return self.tree.labels
+
+    def require_network(self) -> None:
+        """Raise InputError for a linear model, where only one with an encoder is of use."""
+        require_model_kind(self.file.parent, self.config, self.tree, "classifier", exported=True)
 
     def load(self) -> None:
         """Load a checkpoint's network now, not with the first texts."""
@@ -233,10 +252,14 @@ class Predictor:
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, L] of texts, in the order given."""
-        return sigmoid(self.logits(self.tokenizer.encode(list(texts))))
+        return sigmoid(self.text_logits(texts))
+
+    def text_logits(self, texts: Sequence[str], progress: Callable | None = None) -> np.ndarray:
+        """float32 logits [N, L] of texts, in the order given; `progress` gets the rows of each batch done."""
+        return with_linear(self.logits(self.tokenizer.encode(list(texts)), progress), self.linear, texts)
 
     def logits(self, ids: list[list[int]], progress: Callable | None = None) -> np.ndarray:
-        """float32 logits [N, L] of tokenised texts, in the order given; `progress` gets the rows of each batch done."""
+        """What the network alone gives for tokenised texts, float32 [N, L], in the order given."""
         pad_id, width = self.tokenizer.pad_id, len(self.tree)
         return run_batches(self.compute, ids, pad_id, width, self.batch_size, self.callers, progress)
 

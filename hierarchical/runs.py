@@ -11,7 +11,7 @@ from typing import Any
 import hierarchical
 from hierarchical.console import get_logger
 from hierarchical.devices import installed, launched_processes
-from hierarchical.encoders import encoder_state, model_directory, open_encoder
+from hierarchical.encoders import encoder_state, open_encoder
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write
 from hierarchical.identity import RECORD, digests
@@ -19,6 +19,7 @@ from hierarchical.labels import LabelTree
 from hierarchical.modeling import library_config
 from hierarchical.rows import Rows
 from hierarchical.sets import in_force, only_writer
+from hierarchical.sources import model_directory
 from hierarchical.tokens import FILES, Tokenizer
 from hierarchical.training import STATE, Progress, read_state
 from hierarchical.weights import find_weights, load_state, read_identity

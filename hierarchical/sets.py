@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 
 @contextmanager
-def only_writer(directory: str | Path, instead: str = "wait until it ends") -> Iterator[None]:
+def only_writer(directory: str | Path, instead: str = "wait until it ends", wait: bool = False) -> Iterator[None]:
     """Make a directory, and be the only process that writes models to it; what is within may call this again.
 
-    instead: what the user can do if another process is. Raises InputError then. The system lifts the lock when the
-    process ends, however it ends.
+    instead: what the user can do if another process is. Raises InputError then, or waits. The system lifts the lock
+    when the process ends, however it ends.
     """
     try:
         from filelock import FileLock, Timeout
@@ -48,9 +48,13 @@ def only_writer(directory: str | Path, instead: str = "wait until it ends") -> I
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory.resolve() / LOCK, timeout=0, is_singleton=True)
     try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{directory}: another process is writing there; {instead}.") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            if not wait:
+                raise InputError(f"{directory}: another process is writing there; {instead}.") from None
+            get_logger().info(f"{directory}: another process is writing there; waiting for it")
+            lock.acquire(timeout=-1)
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise

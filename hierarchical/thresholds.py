@@ -92,13 +92,28 @@ def cross_fitted_score(
     probabilities, gold = _dev_arrays(probabilities, gold, len(tree))
     if not 2 <= folds <= len(gold):
         raise ValueError(f"folds must be from 2 to the number of rows ({len(gold)}), got {folds}")
+
+    def label(rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+        tuned = replace(decision, threshold=tune(probabilities[rows], gold[rows]))
+        return decide(probabilities[held_out], tree, tuned)
+
+    return cross_fitted(label, gold, tree, folds)
+
+
+def cross_fitted(
+    label: Callable[[np.ndarray, np.ndarray], np.ndarray], gold: np.ndarray, tree: LabelTree, folds: int = 5
+) -> dict[str, Any]:
+    """What a choice is worth on rows that had no part in it: `Scores.result()` pooled over K held-out folds.
+
+    label(rows, held_out), both bool [N]: chooses by `rows`, K-1 folds, and returns the label sets, bool, of the others.
+    gold bool [N, L]. The folds depend on the number of rows only.
+    """
     # Shuffled, because files come sorted or in turns by label; the seed is fixed, so the same rows give the same score.
     fold_of_row = np.random.default_rng(0).permutation(len(gold)) % folds
     scores = Scores(tree)
     for fold in range(folds):
         held_out = fold_of_row == fold
-        tuned = replace(decision, threshold=tune(probabilities[~held_out], gold[~held_out]))
-        scores.update(decide(probabilities[held_out], tree, tuned), gold[held_out])
+        scores.update(label(~held_out, held_out), gold[held_out])
     return scores.result()
 
 

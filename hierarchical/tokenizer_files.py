@@ -181,27 +181,36 @@ def _pieces(model: bytes) -> dict:
     The ids are fairseq's: <s> <pad> </s> <unk> are the first, <mask> is the last, and between them are the model's
     pieces but for its own first three, which are <unk> <s> </s>.
     """
-    fields = list(_fields(model))
-    pieces = [dict(_fields(value)) for number, value in fields if number == 1]  # {1: piece, 2: score}
-    trainer, normalizer = (dict(_fields(value)) for number, value in fields if number in (2, 3))
+    fields = list(message_fields(model))
+    pieces = [dict(message_fields(value)) for number, value in fields if number == 1]  # {1: piece, 2: score}
+    trainer, normalizer = (dict(message_fields(value)) for number, value in fields if number in (2, 3))
     if trainer.get(3, 1) != 1 or len(pieces) < 4:
         raise ValueError("no unigrams in it")
-    vocab = [[piece[1].decode(), struct.unpack("<f", piece[2])[0]] for piece in pieces[3:]]
-    vocab = [[name, 0.0] for name in ROBERTA_TOKENS[:4]] + vocab + [[ROBERTA_TOKENS[4], 0.0]]
+    vocab = [(piece[1].decode(), struct.unpack("<f", piece[2])[0]) for piece in pieces[3:]]
+    return unigram_tokenizer(vocab, normalizer.get(2))
+
+
+def unigram_tokenizer(pieces: list[tuple[str, float]], charsmap: bytes | None) -> dict:
+    """XLM-RoBERTa's tokenizer.json: its own tokens around pieces with their scores.
+
+    charsmap: what characters are read as, in SentencePiece's compiled form
+    """
+    *first, last = ((name, 0.0) for name in ROBERTA_TOKENS)
+    vocab = [*first, *pieces, last]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     words = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
-    charsmap = base64.b64encode(normalizer[2]).decode() if normalizer.get(2) else None
+    characters = base64.b64encode(charsmap).decode() if charsmap else None
     return {
         "version": "1.0",
         "added_tokens": [{"id": i, "content": vocab[i][0], **plain} for i in (0, 1, 2, 3, len(vocab) - 1)],
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None,
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": characters} if characters else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, words]},
         "decoder": words,
         "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": False},
     }
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+def message_fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """(number, value) of each field of a message of protobuf: an integer, or the bytes of whatever else it is."""
     position = 0
 

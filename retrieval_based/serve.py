@@ -47,7 +47,7 @@ def load_retrieval(args, turn):
     # ONNX Runtime takes calls side by side; paddle does not promise to, and uses all cores for one
     turn = nullcontext() if encoder.onnx else turn
 
-    def score(ids):
+    def score(ids, texts):
         with turn:
             vectors = encoder.encode_ids(ids)
         return dense(index.retrieve(vectors, args.recall_num), len(index.tree))

@@ -27,7 +27,6 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical.batches import CELLS
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
-from hierarchical.encoders import MODEL_NAMES, require_model
 from hierarchical.modeling import model_inputs, predict_logits
 from hierarchical.runs import (
     begin_run,
@@ -41,6 +40,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.sources import require_model
 from hierarchical.training import Settings, Trainer, leave, save_progress, stop_on_signals, train_batches, train_epoch
 from hierarchical.weights import load_weights
 from metric import Decision, tune_threshold
@@ -85,7 +85,7 @@ def parse_args(argv):
     model.add_argument(
         "--model_name",
         default="ernie-3.0-medium-zh",
-        help=f"a local directory (without weights: train from scratch), or one of {', '.join(MODEL_NAMES)}",
+        help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
     model.add_argument(
         "--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model_best/model.safetensors"

@@ -6,7 +6,9 @@
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
     chromium         a headless browser; skips where there is none
     real_milvus      the address of a Milvus server: that in the environment variable MILVUS_URI, else a Milvus Lite
-    tiny_export      the same, exported by export_model.py
+    tiny_export      the same, exported by export_model.py; for the tests of servers hybrid_export
+    branch           a linear branch for its labels, which moves many of them
+    hybrid_checkpoint, hybrid_export   tiny_checkpoint with this branch, and its export
     older_export     that with the int8 model which versions to 0.9 made: one scale for all activations of a call
 
 tiny_checkpoint belongs to the whole session: read from it, and change a copy
@@ -177,15 +179,49 @@ def tiny_checkpoint(paddle, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_export(paddle, tiny_checkpoint, tmp_path_factory):
+def branch():
+    """A LinearBranch for the labels of data/label.txt, of 300 train rows; 3 x decision value + 0.5."""
+    from hierarchical.linear_training import fit_linear
+    from utils import LabelTree, load_rows
+
+    tree = LabelTree.read(SAMPLE / "label.txt")
+    rows = load_rows(SAMPLE / "train.txt", tree)
+    return fit_linear(rows.texts[:300], rows.labels[:300], len(tree)).scaled(3.0, 0.5)
+
+
+@pytest.fixture(scope="session")
+def hybrid_checkpoint(tiny_checkpoint, branch, tmp_path_factory):
+    """The path of tiny_checkpoint with a linear branch; read from it, and change a copy."""
+    from hierarchical.checkpoints import Checkpoint, save_checkpoint
+
+    folder, opened = tmp_path_factory.mktemp("hybrid") / "checkpoint", Checkpoint.open(tiny_checkpoint)
+    save_checkpoint(folder, opened.load_model(), opened.tokenizer, opened.tree, opened.decision, linear=branch)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_export(paddle, tiny_checkpoint, tmp_path_factory):
     """The path of tiny_checkpoint's export in every format and precision; read from it, and change a copy."""
+    return exported(paddle, tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "export")
+
+
+@pytest.fixture(scope="session")
+def tiny_export(plain_export):
+    return plain_export
+
+
+@pytest.fixture(scope="session")
+def hybrid_export(paddle, hybrid_checkpoint, tmp_path_factory):
+    """The same of hybrid_checkpoint."""
+    return exported(paddle, hybrid_checkpoint, tmp_path_factory.mktemp("hybrid") / "export")
+
+
+def exported(paddle, checkpoint, folder):
     from hierarchical.checkpoints import Checkpoint
     from hierarchical.exporting import export_checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny") / "export"
-    checkpoint = Checkpoint.open(tiny_checkpoint)
-    model, precisions = checkpoint.load_model(), ("float32", "float16", "int8")
-    export_checkpoint(paddle, checkpoint, model, folder, precisions=precisions)
+    opened, precisions = Checkpoint.open(checkpoint), ("float32", "float16", "int8")
+    export_checkpoint(paddle, opened, opened.load_model(), folder, precisions=precisions)
     return folder
 
 

@@ -22,9 +22,10 @@ from safetensors.numpy import save_file
 import hierarchical
 import train
 from hierarchical.checkpoints import Checkpoint
+from hierarchical.linear_training import fit_linear
 from hierarchical.modeling import predict_logits, score
 from hierarchical.predictor import Predictor
-from metric import Decision
+from metric import Decision, evaluate
 from tests.conftest import NO_GRADIENT, ROOT, SAMPLE, without_identity
 from utils import load_rows, run
 
@@ -174,6 +175,60 @@ def test_tuned_thresholds_are_stored_with_the_model(run_train, rows_dir, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_linear_branch_is_added_to_the_best_model(run_train, tmp_path, capsys):
+    """Of 200 rows, mixed by 60 others, to what a run without it left: with --resume."""
+    data, save = tmp_path / "data", tmp_path / "c"
+    data.mkdir()
+    shutil.copy(SAMPLE / "label.txt", data)
+    lines = (SAMPLE / "train.txt").read_text("utf-8").splitlines(keepends=True)
+    for name, part in (("train.txt", lines[:200]), ("dev.txt", lines[200:260])):
+        (data / name).write_text("".join(part), "utf-8")
+    flags = ["--dataset_dir", data, "--save_dir", save, "--epochs", 1, "--batch_size", 50, "--learning_rate", "1e-3"]
+    run_train(*flags)
+    plain = Checkpoint.open(shutil.copytree(save, tmp_path / "plain"))
+    assert plain.linear is None and not (save / "linear.safetensors").exists()
+    capsys.readouterr()
+
+    run_train(*flags, "--resume", "--hybrid", "--tune_threshold", "global")
+    log = capsys.readouterr().err
+    assert re.search(r"Linear branch mixed with weight \d+ and shift -?\d+\.\d\d, stored with the model", log)
+    found = re.findall(r"(?:mixing|alone|mixture): micro f1 score: (0\.\d{5}), macro f1 score: (0\.\d{5})", log)
+    (mixed, _), (alone, _), (tuned, _) = found
+    hybrid = Checkpoint.open(save)
+    assert np.array_equal(arrays(save / "model.safetensors")["classifier.weight"], plain_weights(plain))
+    rows = load_rows(data / "train.txt", hybrid.tree)
+    expected = fit_linear(rows.texts, rows.labels, 31).scaled(hybrid.linear.weight, hybrid.linear.shift)
+    dev = load_rows(data / "dev.txt", hybrid.tree)
+    assert np.array_equal(hybrid.linear.logits(dev.texts), expected.logits(dev.texts))
+    ids = hybrid.tokenizer.encode(dev.texts)
+    of_encoder = predict_logits(plain.load_model(), ids, hybrid.tokenizer.pad_id, 50)
+    gold = dev.multi_hot(31)
+    assert float(alone) == pytest.approx(evaluate(of_encoder > 0, gold, hybrid.tree)["micro_f1"], abs=1e-5)
+    assert float(mixed) > float(alone) + 0.2 and float(tuned) > float(alone) + 0.2
+    predictor = Predictor(save)
+    wanted = of_encoder + hybrid.linear.logits(dev.texts)
+    np.testing.assert_allclose(predictor.text_logits(dev.texts), wanted, atol=1e-4)
+    assert predictor.decision == hybrid.decision and isinstance(hybrid.decision.threshold, float)
+
+    run_train(*flags, "--resume", "--tune_threshold", "global")  # the branch stays, and the threshold is for both
+    again = Checkpoint.open(save)
+    assert again.linear is not None and again.decision == hybrid.decision
+
+    run_train(*flags)  # a run without it leaves none
+    assert Checkpoint.open(save).linear is None and not (save / "linear.safetensors").exists()
+
+
+def plain_weights(checkpoint):
+    return checkpoint.load_model().classifier.weight.numpy()
+
+
+@pytest.mark.slow
+def test_too_few_dev_rows_for_a_linear_branch(run_train, rows_dir, tmp_path, capsys):
+    run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--hybrid")
+    assert "Linear branch left out: it needs 20 dev rows or more" in capsys.readouterr().err
+    assert Checkpoint.open(tmp_path / "c").linear is None
+
+
 def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_dir, tmp_path, capsys):
     flags = ("--epochs", 1, "--warmup_steps", 3, "--device", "gpu", "--amp")
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
@@ -534,9 +589,9 @@ def test_a_checkpoint_of_another_label_set_does_not_fit(run_train, capsys, data_
 def test_weights_in_a_foreign_form_are_not_taken_for_none(run_train, capsys, data_dir, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(SAMPLE / "tiny-ernie", model)
-    (model / "pytorch_model.bin").write_bytes(b"PK")
+    (model / "weights.pt").write_bytes(b"PK")
     error = fails(run_train, capsys, "--dataset_dir", data_dir(), "--save_dir", tmp_path / "c", "--model_name", model)
-    assert "weights in a form that is not read here (pytorch_model.bin)" in error
+    assert "weights in a form that is not read here (weights.pt)" in error
 
 
 class Bomb:

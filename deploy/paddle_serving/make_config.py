@@ -21,11 +21,12 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.paddle_serving.protocol import HTTP_PORT, RPC_PORT, SERVICE
 from deploy.parts import new_parts
-from hierarchical.checkpoints import Checkpoint, write_settings
+from hierarchical.checkpoints import Checkpoint, is_linear, write_settings
 from hierarchical.devices import available_cores
 from hierarchical.engines import model_path
 from hierarchical.exporting import write_export
 from hierarchical.identity import read_export, require_listed
+from hierarchical.linear import write_linear
 from hierarchical.predictor import Predictor
 from utils import (
     InputError,
@@ -86,6 +87,8 @@ def parse_args(argv):
 
 def find_model(path):
     """(Predictor, name of its output) of the model to serve. Raises InputError if it is not complete."""
+    if is_linear(path):
+        Checkpoint.open(path, exported=True)  # refuses it, and says what it is for
     path = model_path(path, "float32", ".pdmodel")
     require_file(path, "Paddle Serving reads .pdmodel files: export the model with paddlepaddle 3.1 or older.")
     predictor = Predictor(path, backend="paddle", num_threads=1, kind="export")
@@ -138,6 +141,8 @@ def write_folder(folder, args, predictor, output, decision):
         shutil.copyfile(path, server / path.name)
     predictor.tokenizer.save(server)
     write_settings(server, predictor.tree, predictor.tokenizer.max_seq_length, decision)
+    if predictor.linear:
+        write_linear(server, predictor.linear, predictor.tree.labels)
     models = [server / path.name for path in models]
     require_listed(record, models)  # even if another export took the place of the first meanwhile
     write_export(server, record["identity"] if record else predictor.digests, models)

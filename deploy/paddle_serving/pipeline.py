@@ -36,6 +36,7 @@ from hierarchical.batches import length_sorted_batches, pad  # noqa: E402
 from hierarchical.decisions import decide  # noqa: E402
 from hierarchical.encoders import graph_feed  # noqa: E402
 from hierarchical.errors import InputError  # noqa: E402
+from hierarchical.linear import with_linear  # noqa: E402
 from hierarchical.modeling import sigmoid  # noqa: E402
 
 BAD_REQUEST = CustomExceptionCode.INPUT_PARAMS_ERROR.value
@@ -67,9 +68,10 @@ class Classify(Op):
     they need not be of one length.
     """
 
-    def __init__(self, request, tree, tokenizer, decision):
+    def __init__(self, request, model):
         super().__init__(name=SERVICE, input_ops=[request])
-        self.tree, self.tokenizer, self.decision = tree, tokenizer, decision
+        self.tree, self.tokenizer, self.decision = model.tree, model.tokenizer, model.decision
+        self.linear = model.linear
 
     def preprocess(self, input_dicts, data_id=0, log_id=0):
         (request,) = input_dicts.values()
@@ -91,7 +93,7 @@ class Classify(Op):
 
     def postprocess(self, input_data, fetch_data, data_id=0, log_id=0):
         (request,), (logits,) = input_data.values(), fetch_data.values()
-        probabilities = sigmoid(logits)
+        probabilities = sigmoid(with_linear(logits, self.linear, request["texts"]))
         selected = decide(probabilities, self.tree, self.decision)
         selected &= [[bool(text.strip())] for text in request["texts"]]  # a blank text has no labels
         rows = [np.flatnonzero(row) for row in selected]
@@ -192,14 +194,14 @@ class HttpHandler(BaseHTTPRequestHandler):
 class Service(PipelineServer):
     """The processes that hold the model, and the two ports. Raises InputError if a port cannot be had.
 
-    config: config.yml as a dict; tree, tokenizer, decision: of the model
+    config: config.yml as a dict; model: its Checkpoint
     """
 
-    def __init__(self, config, host, tree, tokenizer, decision):
+    def __init__(self, config, host, model):
         super().__init__(SERVICE)
         for handler in logging.getLogger().handlers:  # the library would fill up to 10 GB with every step it takes
             handler.setLevel(logging.WARNING)
-        self.set_response_op(ResponseOp([Classify(TextRequest(), tree, tokenizer, decision)]))
+        self.set_response_op(ResponseOp([Classify(TextRequest(), model)]))
         try:
             self.prepare_server(yml_dict=config)
         except SystemExit as error:

@@ -77,7 +77,7 @@ def main(argv=None):
 
     logger = get_logger()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # in the processes that are started now: only this one is to end them
-    service = pipeline.Service(config, args.host, model.tree, model.tokenizer, model.decision)
+    service = pipeline.Service(config, args.host, model)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     ready = f"Serving on http://{args.host}:{config['http_port']}{ROUTE} and gRPC {args.host}:{config['rpc_port']}"

@@ -13,6 +13,7 @@ import numpy as np
 from hierarchical.batches import pad
 from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
+from hierarchical.linear import with_linear
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor, describe
 
@@ -25,14 +26,15 @@ class Model:
     """What is served: a function from texts to probabilities, which has answered once, and what belongs to it.
 
     path: the file that /health names; config: config.json of the model's folder
-    score: token ids, list of n lists -> probabilities float32 [n, L]; called by several threads
+    score: token ids, list of n lists, and their texts -> probabilities float32 [n, L]; called by several threads
     singly: `score` is to be given one text at a time
+    reads_all: the answer may depend on what comes after a text's last token, too
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
     """
 
-    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None, singly=False):
+    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None, singly=False, reads_all=False):
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
-        self.score, self.has_changed, self.singly = score, has_changed, singly
+        self.score, self.has_changed, self.singly, self.reads_all = score, has_changed, singly, reads_all
         self.max_seq_length = tokenizer.max_seq_length
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -45,7 +47,7 @@ class Model:
 
     def probabilities(self, texts, lengths):
         """float32 [n, L] of texts, each cut to its length in tokens."""
-        return self.score([self.encode(text, length) for text, length in zip(texts, lengths)])
+        return self.score([self.encode(text, length) for text, length in zip(texts, lengths)], texts)
 
     def decide(self, probabilities, decision):
         """Class indices in ascending order, of one text's probabilities [L]."""
@@ -57,13 +59,14 @@ def load_exported(path, precision, max_seq_length=None):
     predictor = Predictor(path, precision, max_seq_length=max_seq_length, kind="export")
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
 
-    def score(ids):
-        logits = predictor.compute(pad(ids, tokenizer.pad_id))
+    def score(ids, texts):
+        logits = with_linear(predictor.compute(pad(ids, tokenizer.pad_id)), predictor.linear, texts)
         if not np.isfinite(logits).all():
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
         return sigmoid(logits)
 
-    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score, singly=predictor.engine.singly)
+    singly, reads_all = predictor.engine.singly, predictor.linear is not None
+    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -127,6 +130,7 @@ def pieces_of(model, text, most=MOST_PIECES):
     """(characters that the model reads, the (start, end) of at most `most` pieces to leave out in turn)."""
     head = text[: 8 * model.max_seq_length]  # few tokens are longer; spans() takes its time
     read = max((end for _, end in model.tokenizer.spans(head)), default=0)
+    read = len(text) if model.reads_all else read
     words = words_of(text[:read])
     size = max(1, -(-len(words) // most))  # neighbours go together where there are many
     groups = [words[i : i + size] for i in range(0, len(words), size)]

@@ -26,6 +26,7 @@ from deploy.parts import new_parts
 from deploy.triton_serving.repository import MODELS, SET, digest_of
 from hierarchical.checkpoints import Checkpoint, write_settings
 from hierarchical.engines import PRECISIONS, OnnxModel, contains, model_path
+from hierarchical.linear import write_linear
 from hierarchical.predictor import Predictor
 from utils import (
     InputError,
@@ -79,6 +80,7 @@ def find_model(args):
     if precision == "auto" and args.device != "cpu":
         precision = "float16" if model_path(args.model_path, "float16", ".onnx").exists() else "float32"
     predictor = Predictor(args.model_path, precision, kind="export")
+    predictor.require_network()
     if contains(predictor.file, b"DynamicQuantizeLinear"):
         raise InputError(
             f"{predictor.file}: an older export, whose answers depend on the other texts of a batch. Export it again, "
@@ -164,7 +166,7 @@ def config_texts(args, predictor):
         "seqcls_postprocess": [
             'backend: "python"',
             tensor("input", "POST_INPUT", "TYPE_FP32", size),
-            tensor("input", "POST_TEXT", "TYPE_STRING", 1, "optional: true"),
+            tensor("input", "POST_TEXT", "TYPE_STRING", 1, *([] if predictor.linear else ["optional: true"])),
             *(tensor("output", f"POST_{name}", data_type, -1) for name, data_type in results.items()),
             instances(1),
         ],
@@ -202,6 +204,8 @@ def write_repository(folder, args, predictor, decision):
         shutil.copytree(PACKAGE, version / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(predictor.file.with_name("config.json"), version / "config.json")
         write_settings(version, predictor.tree, predictor.tokenizer.max_seq_length, decision)
+        if predictor.linear:
+            write_linear(version, predictor.linear, predictor.tree.labels)
     predictor.tokenizer.save(folder / "tokenizer" / "1")
     shutil.copyfile(predictor.file, folder / "seqcls_model" / "1" / "model.onnx")
     if args.backend == "python":

@@ -10,6 +10,7 @@ from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.engines import OnnxModel
 from hierarchical.errors import InputError, some
 from hierarchical.files import file_digest
+from hierarchical.linear import LINEAR
 
 MODELS = ("seqcls", "tokenizer", "seqcls_model", "seqcls_postprocess")
 SET = "made_of"
@@ -45,4 +46,8 @@ def require_repository(folder):
         folder / "seqcls_model" / "1" / "model.onnx",
     )
     opened.require_models([path], OnnxModel(path).metadata)
-    require_same_labels(opened.tree, folder / "seqcls_postprocess" / "1" / "label.txt")
+    last = folder / "seqcls_postprocess" / "1"
+    require_same_labels(opened.tree, last / "label.txt")
+    linear = last / LINEAR
+    if opened.digests.get(LINEAR) != (file_digest(linear) if linear.exists() else None):
+        raise InputError(f"{linear}: not of this model, and the answers would be wrong. {AGAIN}")

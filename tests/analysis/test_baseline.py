@@ -1,11 +1,17 @@
 """analysis/baseline.py: the scores in the log and in a file, and what can be wrong."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from analysis import baseline
-from analysis.scoring import baseline_scores, headline
+from analysis.scoring import fit_baseline, headline
+from hierarchical.linear import LINEAR
+from hierarchical.predictor import Predictor
+from metric import decide, evaluate
+from tests.conftest import SAMPLE
 from utils import LabelTree, load_rows, run
 
 
@@ -24,7 +30,7 @@ def test_prints_and_writes_the_scores(data_dir, call, tmp_path, monkeypatch):
     call("--dataset_dir", data, "--output_json", tmp_path / "scores.json")
     tree = LabelTree.read(data / "label.txt")
     train, dev = (load_rows(data / name, tree, unlabelled="skip") for name in ("train.txt", "dev.txt"))
-    scores = baseline_scores(train, dev, tree)
+    _, scores = fit_baseline(train, dev, tree)
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
     skipped, sizes, *lines, last = printed
     assert skipped == "dev.txt: skipped 1 blank and 1 unlabelled lines"
@@ -48,8 +54,47 @@ def test_bad_data(data_dir, call, capsys, contents, message):
 
 
 def test_unwritable_output_is_found_first(data_dir, call, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(baseline, "baseline_scores", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(baseline, "fit_baseline", lambda *_: pytest.fail("too late"))
     for path in (tmp_path / "nowhere" / "scores.json", tmp_path):
         with pytest.raises(SystemExit) as stopped:
             call("--dataset_dir", data_dir(), "--output_json", path)
         assert stopped.value.code == 2 and str(path) in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_model_predicts_by_itself(call, tmp_path, printed):
+    call("--dataset_dir", SAMPLE, "--save_dir", tmp_path / "model", "--output_json", tmp_path / "scores.json")
+    assert f"Saved in {tmp_path / 'model'}" in printed[-1]
+    predictor = Predictor(tmp_path / "model")
+    dev = load_rows(SAMPLE / "dev.txt", predictor.tree)
+    found = decide(predictor.probabilities(dev.texts), predictor.tree, predictor.decision)
+    of_all = evaluate(found, dev.multi_hot(31), predictor.tree)
+    honest = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert 0 <= of_all["micro_f1"] + of_all["macro_f1"] - honest["micro_f1"] - honest["macro_f1"] < 0.02
+    assert honest["micro_f1"] > 0.95 and honest["macro_f1"] > 0.9
+    first = (tmp_path / "model" / LINEAR).read_bytes()
+    call("--dataset_dir", SAMPLE, "--save_dir", tmp_path / "model")  # a second time, in its place
+    assert (tmp_path / "model" / LINEAR).read_bytes() == first
+
+
+@pytest.mark.slow
+def test_it_replaces_no_model_with_an_encoder(
+    call, data_dir, tiny_checkpoint, plain_export, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(baseline, "fit_baseline", lambda *_: pytest.fail("too late"))
+    for source in (tiny_checkpoint, plain_export):
+        folder = shutil.copytree(source, tmp_path / source.name)
+        with pytest.raises(SystemExit) as stopped:
+            call("--dataset_dir", data_dir(), "--save_dir", folder)
+        assert stopped.value.code == 2 and "holds a model with an encoder" in capsys.readouterr().err
+        assert not (folder / LINEAR).exists()
+
+
+def test_few_dev_rows(call, data_dir, tmp_path):
+    """They choose nothing: each label is cut where its machine cuts it."""
+    call("--dataset_dir", data_dir(), "--save_dir", tmp_path / "model")
+    predictor = Predictor(tmp_path / "model")
+    texts = ["国足今晚出战", "两市小幅收涨"]
+    logits = predictor.text_logits(texts)
+    assert logits[0, 0] > 0 > logits[0, 4] and logits[1, 4] > 0 > logits[1, 1]
+    np.testing.assert_allclose(logits, 8 * predictor.engine.branch.decision_values(texts), rtol=1e-5)

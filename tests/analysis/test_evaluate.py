@@ -10,14 +10,14 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from analysis import evaluate
-from hierarchical import batches, checkpoints, modeling
+from hierarchical import batches, checkpoints
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
+from hierarchical.predictor import Predictor
 from metric import Decision
 from tests.analysis.conftest import StandIn
 from utils import LabelTree, run
@@ -94,16 +94,13 @@ def data(data_dir):
 def checkpoint(like_a_checkpoint, monkeypatch):
     """A folder that passes for a checkpoint of TREE, and a model that gives the sets in PREDICTED."""
 
-    def predict_logits(model, texts, pad_id, batch_size, progress):
+    def text_logits(predictor, texts, progress):
         progress(len(texts))
         return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
 
-    monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(
-        Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
-    )
+    monkeypatch.setattr(Predictor, "load", lambda self: None)
+    monkeypatch.setattr(Predictor, "text_logits", text_logits)
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda _, n: StandIn(pad_id=0, encode=list, max_seq_length=n))
-    monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     return like_a_checkpoint(TREE)
 
 
@@ -123,7 +120,7 @@ def refused(call, capsys, monkeypatch):
     """refused(...): the message of a run that ends with exit code 2 before the model is looked at."""
 
     def refused(*arguments):
-        monkeypatch.setattr(evaluate, "set_device", lambda device: pytest.fail("too late"))
+        monkeypatch.setattr(Predictor, "load", lambda self: pytest.fail("too late"))
         with pytest.raises(SystemExit) as stopped:
             run(lambda: call(*arguments))
         assert stopped.value.code == 2
@@ -235,10 +232,10 @@ def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, m
     rows = {f"{text}{i}": labels for text, labels in DEV.items() for i in range(3)}
     (data / "dev.txt").write_text(file_of(rows), encoding="utf-8")
 
-    def shy(model, texts, pad_id, batch_size, progress):  # probabilities 0.27 for gold and 0.05 for other labels
+    def shy(predictor, texts, progress):  # probabilities 0.27 for gold and 0.05 for other labels
         return np.array([[-1.0 if i in {**rows, **TRAIN}[text] else -3.0 for i in range(len(TREE))] for text in texts])
 
-    monkeypatch.setattr(modeling, "predict_logits", shy)
+    monkeypatch.setattr(Predictor, "text_logits", shy)
     write_settings(checkpoint, TREE, 128, Decision(decoding="topdown"))
     call(data, checkpoint, "--tune_threshold", how)
     assert "Accuracy in dev dataset: 100.00%" in printed

@@ -24,8 +24,9 @@ from analysis.report import (
     write_report,
 )
 from analysis.word_interpret import Part
-from hierarchical import batches, checkpoints, modeling
-from hierarchical.checkpoints import Checkpoint, write_settings
+from hierarchical import batches, checkpoints
+from hierarchical.checkpoints import write_settings
+from hierarchical.predictor import Predictor
 from metric import Decision, Scores, decide
 from tests.analysis.conftest import StandIn
 from utils import LabelTree, Rows
@@ -295,16 +296,13 @@ def test_the_coloured_words_in_a_browser(tmp_path, opened, width):
 def call(tmp_path, monkeypatch, data_dir):
     """call(*flags): evaluate.main() on rows whose probabilities are those above, without paddle."""
 
-    def predict_logits(model, texts, pad_id, batch_size, progress):
+    def text_logits(predictor, texts, progress):
         return np.log(PROBABILITIES / (1 - PROBABILITIES))[[TEXTS.index(text) for text in texts]]
 
     tokenizer = StandIn(pad_id=0, encode=list, **vars(TOKENIZER))
-    monkeypatch.setattr(evaluate, "set_device", lambda device: None)
-    monkeypatch.setattr(
-        Checkpoint, "load_model", lambda self: SimpleNamespace(config=SimpleNamespace(num_labels=len(self.tree)))
-    )
+    monkeypatch.setattr(Predictor, "load", lambda self: None)
+    monkeypatch.setattr(Predictor, "text_logits", text_logits)
     monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
-    monkeypatch.setattr(modeling, "predict_logits", predict_logits)
     monkeypatch.setattr(batches, "WINDOW", 2)
     folder = tmp_path / "checkpoint"
     folder.mkdir()

@@ -96,7 +96,7 @@ def test_labels_are_predicted_from_the_features(tiny_checkpoint, data):
     tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
     model, texts = checkpoint.load_model(), load_rows(data / "train.txt", tree).texts
     features = encode_features(model, tokenizer, texts, 8, "texts")
-    probabilities, selected = sent_interpret.predict(model, features, tree, decision)
+    probabilities, selected = sent_interpret.predict(model, features, texts, checkpoint)
     logits = predict_logits(model, tokenizer.encode(texts), tokenizer.pad_id, 8)
     np.testing.assert_allclose(probabilities, sigmoid(logits), atol=1e-4)
     assert np.array_equal(selected, decide(probabilities, tree, decision))

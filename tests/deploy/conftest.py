@@ -1,4 +1,7 @@
-"""Fixtures of the servers' tests: what they are asked, and who knows the answers."""
+"""Fixtures of the servers' tests: what they are asked, and who knows the answers.
+
+All that is deployed there has a linear branch beside its encoder, which takes nothing else out of use.
+"""
 
 import pytest
 
@@ -6,6 +9,11 @@ from hierarchical.predictor import Predictor
 from utils import load_rows
 
 from tests.conftest import SAMPLE  # isort: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_export(hybrid_export):
+    return hybrid_export
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import predict
 from deploy.predictor import infer
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.engines import has_bf16
+from hierarchical.linear import with_linear
 from hierarchical.modeling import predict_logits, sigmoid
 from hierarchical.predictor import Predictor
 from metric import Scores, decide
@@ -41,10 +42,8 @@ def export(tiny_export, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--num_threads", "3", "--batch_size", "7"]])
-def test_writes_what_predict_writes(call, tiny_checkpoint, tmp_path, flags):
-    words = (
-        f"--params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
-    )
+def test_writes_what_predict_writes(call, hybrid_checkpoint, tmp_path, flags):
+    words = f"--params_path {hybrid_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
     predict.main(words.split())
     call("--output_file", tmp_path / "b.jsonl", "--quiet", *flags)
     rows = [(tmp_path / name).read_text(encoding="utf-8").splitlines() for name in ("a.jsonl", "b.jsonl")]
@@ -72,8 +71,8 @@ def test_bf16_is_near_and_prints_nothing(call, tiny_export, monkeypatch, capfd):
     assert np.array_equal(one, other) != has_bf16()
 
 
-def test_logs_what_predict_logs(call, tiny_checkpoint, printed):
-    predict.main(f"--params_path {tiny_checkpoint} --dataset_dir {SAMPLE} --device cpu".split())
+def test_logs_what_predict_logs(call, hybrid_checkpoint, printed):
+    predict.main(f"--params_path {hybrid_checkpoint} --dataset_dir {SAMPLE} --device cpu".split())
     wanted = [line for line in printed if "texts/s" not in line]
     del printed[:]
     call()
@@ -95,14 +94,15 @@ def test_stored_and_given_decisions(call, export, tmp_path):
 
 
 @pytest.mark.slow
-def test_perf_prints_the_scores_and_both_latencies(call, tiny_checkpoint, printed):
+def test_perf_prints_the_scores_and_both_latencies(call, hybrid_checkpoint, printed):
     call("--perf", "--use_quantize")
     assert printed[1].endswith("int8.onnx")
     call("--perf")
-    checkpoint = Checkpoint.open(tiny_checkpoint)
+    checkpoint = Checkpoint.open(hybrid_checkpoint)
     tree, ids = checkpoint.tree, checkpoint.tokenizer.encode
     rows = load_rows(SAMPLE / "dev.txt", tree)
-    probabilities = sigmoid(predict_logits(checkpoint.load_model(), ids(rows.texts), 0, 32))
+    logits = predict_logits(checkpoint.load_model(), ids(rows.texts), 0, 32)
+    probabilities = sigmoid(with_linear(logits, checkpoint.linear, rows.texts))
     scores = Scores(tree)
     scores.update(decide(probabilities, tree, checkpoint.decision), rows.multi_hot(len(tree)))
     result = scores.result()
@@ -244,17 +244,17 @@ def test_foreign_onnx(export, call):
         call("--model_path_prefix", export / "float32", "--use_quantize")
 
 
-def test_labels_of_another_model(export, call):
+def test_labels_of_another_model(plain_export, call, tmp_path):
     """In an export that does not say what belongs together, as older versions wrote it; the next one too."""
-    without_identity(export)
+    export = without_identity(shutil.copytree(plain_export, tmp_path / "plain"))
     labels = (export / "label.txt").read_text(encoding="utf-8").splitlines()
     (export / "label.txt").write_text("\n".join(sorted(labels, reverse=True)), encoding="utf-8")
     with pytest.raises(InputError, match="its labels are not those of label.txt beside it"):
         call("--model_path_prefix", export / "float32")
 
 
-def test_fewer_labels_than_outputs_of_a_paddle_model(export, call):
-    without_identity(export)
+def test_fewer_labels_than_outputs_of_a_paddle_model(plain_export, call, tmp_path):
+    export = without_identity(shutil.copytree(plain_export, tmp_path / "plain"))
     labels = (export / "label.txt").read_text(encoding="utf-8").splitlines()
     (export / "label.txt").write_text("\n".join([*labels, "新"]), encoding="utf-8")
     with pytest.raises(InputError, match=f"{len(labels)} outputs, but label.txt has {len(labels) + 1} labels"):

@@ -26,7 +26,6 @@ import yaml
 
 from deploy.paddle_serving import client, http_client, make_config
 from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, ROUTE, labels_of, texts_of
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from metric import Decision, decide
 from utils import InputError
@@ -82,7 +81,7 @@ def make(tiny_export, tmp_path):
 
 def answers(predictor, texts, decision=None):
     """What the predictor says: for each text (names, probabilities)."""
-    probabilities = sigmoid(predictor.logits(predictor.tokenizer.encode(texts)))
+    probabilities = predictor.probabilities(texts)
     rows = decide(probabilities, predictor.tree, decision or predictor.decision)
     rows = [np.flatnonzero(row) if text.strip() else [] for row, text in zip(rows, texts)]
     return [([predictor.tree.labels[i] for i in row], [p[i] for i in row]) for row, p in zip(rows, probabilities)]

@@ -22,15 +22,17 @@ import pytest
 
 from deploy.triton_serving import make_repository, seqcls_grpc_client, start_triton
 from deploy.triton_serving.repository import require_one_set, require_repository
-from hierarchical.modeling import sigmoid
+from hierarchical.labels import LabelTree
+from hierarchical.linear import LINEAR, read_linear, write_linear
 from hierarchical.predictor import Predictor
 from metric import decide
 from utils import InputError, file_digest
 
-from tests.conftest import ROOT, without_identity  # isort: skip
+from tests.conftest import ROOT, SAMPLE, without_identity  # isort: skip
 
 pytestmark = pytest.mark.slow
 
+LABELS = LabelTree.read(SAMPLE / "label.txt").labels
 MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
 
 
@@ -53,7 +55,7 @@ def expected(predictor, texts):
 
 
 def answers(predictor, texts, decision):
-    probabilities = sigmoid(predictor.logits(predictor.tokenizer.encode(texts)))
+    probabilities = predictor.probabilities(texts)
     rows = decide(probabilities, predictor.tree, decision)
     return [
         [(i, predictor.tree.labels[i], p[i]) for i in np.flatnonzero(row)] if text.strip() else []
@@ -313,6 +315,16 @@ def test_steps_give_what_the_predictor_gives(make, texts, expected):
         same(found, expected[start:end])
 
 
+def test_a_model_without_a_branch_needs_no_texts(make, plain_export):
+    models = make("--backend", "python", "--precision", "float32", "--model_path", plain_export)
+    config = (models / "seqcls_postprocess/config.pbtxt").read_text("utf-8")
+    assert 'name: "POST_TEXT" data_type: TYPE_STRING dims: [ 1 ] optional: true' in config
+    logits = Predictor(plain_export).logits([[1, 5, 2]])
+    (found,) = step(models, "seqcls_postprocess", [{"POST_INPUT": logits}])
+    assert found["POST_label"].tolist() == [np.flatnonzero(logits[0] > 0).tolist()]
+    assert "optional" not in (make("--overwrite") / "seqcls_postprocess/config.pbtxt").read_text("utf-8")
+
+
 def test_requests_are_padded_with_what_the_model_ignores(make, predictor):
     models = make("--backend", "python", "--precision", "float32")
     long, short = predictor.tokenizer.encode(["球队赢了比赛", "球"])
@@ -388,8 +400,9 @@ def test_a_bad_request_fails_alone(make):
     models = make("--backend", "python")
     good, bad = step(models, "tokenizer", [{"INPUT_0": column(["好"])}, {"INPUT_0": column(["好", b"\xff"])}])
     assert good["OUTPUT_0"].shape[0] == 1 and bad.startswith("a text is not UTF-8")
-    logits = np.full((1, 31), -9, np.float32)
-    bad, none = step(models, "seqcls_postprocess", [{"POST_INPUT": logits * np.nan}, {"POST_INPUT": logits}])
+    logits, text = np.full((1, 31), -99, np.float32), {"POST_TEXT": column(["好"])}
+    requests = [{"POST_INPUT": logits * np.nan, **text}, {"POST_INPUT": logits, **text}]
+    bad, none = step(models, "seqcls_postprocess", requests)
     assert "NaN" in bad
     assert none["POST_label"].tolist() == [[-1]] and none["POST_label_name"].tolist() == [[b""]]
 
@@ -760,7 +773,7 @@ def test_models_of_two_exports_are_not_started(make, tiny_export, tmp_path):
     # within a model, by hand
     for name, file, what in (
         ("tokenizer", "vocab.txt", "vocab.txt: is not the file that goes with model.onnx"),
-        ("tokenizer", "label.txt", "label.txt: is not the file that goes with model.onnx"),
+        ("tokenizer", "label.txt", "label.txt: is not the file that goes with linear.safetensors"),
         ("seqcls_postprocess", "label.txt", "label.txt: differs from the labels"),
     ):
         mixed = shutil.copytree(models, tmp_path / f"{name} {file}")
@@ -768,6 +781,14 @@ def test_models_of_two_exports_are_not_started(make, tiny_export, tmp_path):
         (mixed / name / "1" / file).write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]) + "\n", "utf-8")
         with pytest.raises(InputError, match=what):
             require_repository(mixed)
+    for name in ("tokenizer", "seqcls_postprocess"):
+        mixed = shutil.copytree(models, tmp_path / f"{name} {LINEAR}")
+        write_linear(mixed / name / "1", read_linear(mixed / name / "1", LABELS).scaled(1.0, 0.0), LABELS)
+        with pytest.raises(InputError, match=f"{LINEAR}: (is not the file that goes with|not of this model)"):
+            require_repository(mixed)
+    (mixed / "seqcls_postprocess" / "1" / LINEAR).unlink()
+    with pytest.raises(InputError, match=f"{LINEAR}: not of this model"):
+        require_repository(mixed)
     for file in ("vocab.txt", "label.txt"):  # the form for the image is the same but for its back end
         assert (models / "tokenizer/1" / file).read_bytes() == (tiny_export / file).read_bytes()
 

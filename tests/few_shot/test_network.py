@@ -111,6 +111,6 @@ def test_an_encoder_without_weights_is_refused(paddle, tmp_path):
     encoder = shutil.copytree(FOLDER.parent / "data" / "tiny-ernie", tmp_path / "encoder")
     with pytest.raises(InputError, match="no weights in it"):
         make(encoder)
-    (encoder / "pytorch_model.bin").touch()
-    with pytest.raises(InputError, match=r"weights in a form that is not read here \(pytorch_model.bin\)"):
+    (encoder / "weights.pt").touch()
+    with pytest.raises(InputError, match=r"weights in a form that is not read here \(weights.pt\)"):
         make(encoder)

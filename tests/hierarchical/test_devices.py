@@ -241,3 +241,10 @@ def test_tf32_is_told_where_it_is_used(monkeypatch, printed):
     forbid_tf32()
     tell_tf32("gpu:1", "float32", logger)
     assert printed == [] and os.environ == {"NVIDIA_TF32_OVERRIDE": "0"}
+
+
+def test_a_home_of_the_library_that_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPNLP_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="PPNLP_HOME: .*file is not a directory"):
+        devices.load_paddle()

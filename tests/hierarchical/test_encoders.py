@@ -1,7 +1,5 @@
-"""encoders.py: every family's parts are where its row says, and models that are found or refused."""
+"""encoders.py: every family's parts are where its row says, and configurations that are read or refused."""
 
-import shutil
-import socket
 import subprocess
 import sys
 
@@ -14,13 +12,11 @@ from hierarchical.encoders import (
     MODEL_NAMES,
     family_of,
     graph_feed,
-    model_directory,
     read_config,
-    require_model,
 )
 from hierarchical.errors import InputError
 from hierarchical.modeling import model_inputs
-from tests.conftest import ROOT, SAMPLE
+from tests.conftest import ROOT
 from tests.hierarchical.test_modeling import tiny_model
 
 LAYERS, HEADS, HEAD, HIDDEN, VOCAB, LABELS = 2, 4, 8, 32, 50, 3
@@ -120,7 +116,7 @@ def test_the_feed_of_an_exported_graph(kind):
     assert feed["token_type_ids"].tolist() == [[0, 0, 0], [0, 0, 0]] and feed["token_type_ids"].dtype == np.int64
 
 
-# ---- where a model is found ------------------------------------------------------------------------------------------
+# ---- what a directory holds -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,25 +133,6 @@ def test_foreign_configurations(tmp_path, content, says):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=f"config.json: .*{says}"):
         read_config(tmp_path)
-
-
-def test_model_directory(paddle, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="config.json: no such file"):
-        model_directory(str(tmp_path))
-    shutil.copy(SAMPLE / "tiny-ernie" / "config.json", tmp_path)
-    assert model_directory(str(tmp_path)) == tmp_path
-    with pytest.raises(InputError, match="neither a local directory nor a known name. Known: .*ernie-3.0-medium-zh"):
-        model_directory("ernie-9.0")
-
-    def no_network(*_, **__):
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr("paddlenlp.utils.env.MODEL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(socket, "create_connection", no_network)
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    for name in ("ernie-3.0-medium-zh", "ernie-m-base", "bert-base-chinese", "hfl/rbt3"):
-        with pytest.raises(InputError, match="could not be downloaded.*--model_name path/to/directory"):
-            model_directory(name)
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
@@ -182,12 +159,3 @@ def test_a_configuration_is_read_without_paddle():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "128\n", done.stderr
-
-
-def test_known_names_and_directories_need_no_network(tmp_path):
-    for name in MODEL_NAMES:
-        require_model(name)
-    require_model(str(SAMPLE / "tiny-ernie"))
-    for name in ("ernie-9.0", str(tmp_path / "nowhere")):
-        with pytest.raises(InputError, match="neither a local directory nor a known name"):
-            require_model(name)

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hierarchical.encoders import FAMILIES, encoder_config, encoder_state, family_of, open_encoder, require_model
+from hierarchical.encoders import FAMILIES, encoder_config, encoder_state, family_of, open_encoder
 from hierarchical.errors import InputError
 from hierarchical.huggingface import own_config, own_state
 from hierarchical.modeling import build_model, build_network, library_config, model_inputs
 from hierarchical.runs import open_model, start_encoder
+from hierarchical.sources import require_model
 from hierarchical.weights import load_state
 from tests.conftest import ROOT
 from tests.hierarchical.test_modeling import tiny_model

@@ -11,12 +11,12 @@ from deploy.simple_serving.model import load_exported
 from deploy.triton_serving import make_repository
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
-from hierarchical.encoders import require_model
 from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint
 from hierarchical.identity import digests_of
 from hierarchical.labels import LabelTree
 from hierarchical.predictor import Predictor
+from hierarchical.sources import require_model
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.weights import read_identity, read_weights
 from tests.conftest import SAMPLE, without_identity
@@ -85,6 +85,58 @@ def test_checkpoints_are_not_mixed(checkpoints, tmp_path):
     assert require_no_mixture(other, one, answer, tmp_path / "mixed") == 6 + 6 * 5 // 2 + 6 * 3
     # with the same settings, it is the model whose numbers there are
     assert require_no_mixture(one, again, answer, tmp_path / "mixed") == 0
+
+
+@pytest.fixture(scope="module")
+def hybrids(tiny_checkpoint, branch, tmp_path_factory):
+    """Two checkpoints of one network and one label set, whose linear branches differ, and one without."""
+    opened, folder = Checkpoint.open(tiny_checkpoint), tmp_path_factory.mktemp("hybrids")
+    model = opened.load_model()
+    for name, linear in (("one", branch), ("other", branch.scaled(6.0, -1.0))):
+        save_checkpoint(folder / name, model, opened.tokenizer, opened.tree, opened.decision, linear=linear)
+    return folder / "one", folder / "other", tiny_checkpoint
+
+
+@pytest.mark.slow
+def test_linear_branches_are_not_mixed(hybrids, tmp_path):
+    """Numbers of the encoder are equal: only the branch tells them apart."""
+    one, other, without = hybrids
+
+    def answer(folder):
+        return answers(Predictor(folder, kind="checkpoint"))
+
+    names = ["linear.safetensors", "model.safetensors", "decision.json", "label.txt"]
+    # the branch alone, the weights alone, and each with one of the two files that are equal
+    assert require_no_mixture(one, other, answer, tmp_path / "mixed", names) == 2 + 4
+    for first, second in ((one, without), (without, one)):
+        assert require_no_mixture(first, second, answer, tmp_path / "mixed", names) == 2 + 4
+    (tmp_path / "mixed" / "linear.safetensors").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="linear.safetensors: is missing, and goes with model.safetensors beside it"):
+        Checkpoint.open(mixed(one, without, ("linear.safetensors",), tmp_path / "mixed"))
+    with pytest.raises(InputError, match="linear.safetensors: does not go with model.safetensors beside it, which was"):
+        Checkpoint.open(mixed(without, one, ("linear.safetensors",), tmp_path / "mixed"))
+
+
+@pytest.mark.slow
+def test_linear_branches_of_exports_are_not_mixed(paddle, hybrids, tmp_path):
+    folders = []
+    for i, source in enumerate(hybrids):
+        checkpoint = Checkpoint.open(source)
+        export_checkpoint(
+            paddle, checkpoint, checkpoint.load_model(), tmp_path / str(i), precisions=("float32", "int8")
+        )
+        folders.append(tmp_path / str(i))
+    for load in LOADERS.values():
+        for first, second in ((0, 1), (0, 2), (2, 0)):
+            folder = mixed(folders[first], folders[second], ("linear.safetensors",), tmp_path / "mixed")
+            with pytest.raises(InputError, match="linear.safetensors: "):
+                load(folder)
+    for record in (True, False):  # without the list ONNX models know it themselves
+        folder = mixed(folders[0], folders[1], ("linear.safetensors", "export.json"), tmp_path / "mixed")
+        if not record:
+            (folder / "export.json").unlink()
+        with pytest.raises(InputError):
+            Predictor(folder)
 
 
 def test_what_the_test_above_would_find(checkpoints, tmp_path):

@@ -455,7 +455,11 @@ def test_missing_files(export, checkpoint, name):
     [
         ("label.txt", "体育\n体育\n", "label.txt:2: label '体育' is already on line 1; remove one of them"),
         ("config.json", "{", "config.json: not a model configuration"),
-        ("config.json", '{"model_type": "bert"}', "config.json: model_type is 'bert'; supported are ernie, ernie_m"),
+        (
+            "config.json",
+            '{"model_type": "albert"}',
+            "config.json: model_type is 'albert'; supported are ernie, ernie_m",
+        ),
         ("decision.json", '{"max_seq_length": 64, "threshold": 7}', "decision.json: not the decision settings"),
         ("decision.json", "[]", "decision.json: not the decision settings"),
     ],
@@ -599,7 +603,9 @@ for call in (lambda: predictor.predict(["文"]), lambda: Predictor(sys.argv[2], 
             ]
 
 
-def test_numpy_and_onnxruntime_are_enough(tiny_export, predictor, texts):
+@pytest.mark.parametrize("export", ["tiny_export", "hybrid_export"])
+def test_numpy_and_onnxruntime_are_enough(request, export, texts):
+    folder = request.getfixturevalue(export)
     code = """
 import json
 from hierarchical import Predictor
@@ -608,8 +614,8 @@ for answer in predictor.predict(json.loads(sys.argv[2]), decoding="closure", max
     print(answer.to_json())
 """
     refused = "paddle paddlenlp tqdm scipy sklearn safetensors jinja2 tokenizers transformers sentencepiece onnx torch"
-    said = python(code, tiny_export, json.dumps(texts[:12]), refused=refused.split())
-    expected = predictor.predict(texts[:12], decoding="closure", max_labels=5)
+    said = python(code, folder, json.dumps(texts[:12]), refused=refused.split())
+    expected = Predictor(folder).predict(texts[:12], decoding="closure", max_labels=5)
     assert [json.loads(line) for line in said.splitlines()] == [json.loads(answer.to_json()) for answer in expected]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hierarchical.checkpoints import Checkpoint
-from hierarchical.encoders import require_model
 from hierarchical.errors import InputError
 from hierarchical.modeling import build_model, library_config
 from hierarchical.runs import (
@@ -19,6 +18,7 @@ from hierarchical.runs import (
     start_encoder,
     start_or_resume,
 )
+from hierarchical.sources import require_model
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import Progress, save_progress
 from hierarchical.weights import read_weights

@@ -33,7 +33,7 @@ class Model:
 
     def __init__(self, seed, **config):
         text = json.dumps({"model_type": "ernie", "vocab_size": len(VOCAB), "seed": seed, **config})
-        self.config = SimpleNamespace(to_json_string=lambda: text)
+        self.config = SimpleNamespace(model_type="ernie", to_json_string=lambda: text)
         numbers = np.random.default_rng(seed).random((2, 3, 4), np.float32)
         self.state = {name: SimpleNamespace(numpy=lambda value=value: value) for name, value in zip("ab", numbers)}
 

@@ -137,7 +137,7 @@ def test_checkpoints_take_turns_during_a_reload_too(use, export, index, monkeypa
 
     def load_twice(args, load):
         for _ in range(2):
-            load().score([[1, 2]])
+            load().score([[1, 2]], ["文"])
 
     monkeypatch.setattr(serve, "Lock", lambda: locks.append(Turn()) or locks[-1])
     monkeypatch.setattr(serve, "serve", load_twice)

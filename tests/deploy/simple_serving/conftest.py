@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from utils import load_rows
 
@@ -107,7 +106,7 @@ def texts(predictor):
 
 
 def probabilities(predictor, texts):
-    return sigmoid(predictor.logits(predictor.tokenizer.encode(texts)))
+    return predictor.probabilities(texts)
 
 
 def problem(response):
