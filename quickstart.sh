@@ -9,7 +9,7 @@ out=output/quickstart encoder=multilingual-e5-small-6l
 python check_data.py --dataset_dir data
 python models.py get "$encoder"
 python train.py --dataset_dir data --model_name "$encoder" --device cpu --save_dir "$out/checkpoint" \
-    --batch_size 16 --learning_rate 1e-4 --loss zlpr --epochs 4 --logging_steps 20
+    --batch_size 16 --learning_rate 2e-4 --warmup_steps 50 --loss zlpr --epochs 5 --logging_steps 20
 python analysis/evaluate.py --dataset_dir data --params_path "$out/checkpoint" --device cpu \
     --bad_case_file "$out/bad_case.txt" --output_json "$out/scores.json" --baseline
 python predict.py --dataset_dir data --params_path "$out/checkpoint" --device cpu --output_file "$out/predictions.jsonl"
