@@ -120,6 +120,8 @@ def real_milvus(tmp_path_factory):
         return
     if not importlib.util.find_spec("milvus_lite"):
         pytest.skip("MILVUS_URI names no Milvus server, as in http://127.0.0.1:19530, and milvus-lite is not installed")
+    from pymilvus import MilvusClient, MilvusException
+
     folder = tmp_path_factory.mktemp("milvus")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -131,8 +133,10 @@ def real_milvus(tmp_path_factory):
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                # the port is open a while before anybody is answered
+                MilvusClient(f"http://127.0.0.1:{port}", timeout=5).close()
                 break
-            except OSError:
+            except (OSError, MilvusException):
                 said = (folder / "log").read_text("utf-8", errors="replace")[-3000:]
                 assert server.poll() is None and time.monotonic() < end, said
                 time.sleep(0.1)
