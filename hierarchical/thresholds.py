@@ -8,10 +8,10 @@ import numpy as np
 
 from hierarchical.decisions import (
     DECODINGS,
-    RULES,
     Decision,
     checked_multi_hot,
     checked_probabilities,
+    cut_values,
     decide,
     one_of,
 )
@@ -22,11 +22,16 @@ CRITERIA = ("micro_f1", "macro_f1")
 
 
 def tune_threshold(
-    probabilities: Any, gold: Any, tree: LabelTree | None = None, decoding: str = "raw", criterion: str = "micro_f1"
+    probabilities: Any,
+    gold: Any,
+    tree: LabelTree | None = None,
+    decoding: str = "raw",
+    criterion: str = "micro_f1",
+    per_level: int = 0,
 ) -> float:
     """The one threshold (float) with the highest "micro_f1" or "macro_f1" on these rows.
 
-    probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed for a decoding other than "raw". Exact: F1 only
+    probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed unless labels are decided alone. Exact: F1 only
     changes where the threshold passes a probability, so one sort visits every case there is. The threshold lies midway
     between two neighbouring probabilities; of several optima the nearest to 0.5 wins, and 0.5 itself stays if it is
     one. min_labels, max_labels and top_k play no part. Time O(N L log(N L)), memory O(N L). Raises ValueError for bad
@@ -34,12 +39,12 @@ def tune_threshold(
     """
     one_of("criterion", criterion, CRITERIA)
     one_of("decoding", decoding, DECODINGS)
-    if tree is None and decoding != "raw":
+    if tree is None and (decoding != "raw" or per_level):
         raise ValueError(f"decoding {decoding!r} needs the label tree")
     probabilities, gold = _dev_arrays(probabilities, gold, None if tree is None else len(tree))
     # With one threshold for all labels, margins and probabilities have the same order: decode once, then cut anywhere.
     if tree is not None:
-        RULES[decoding].make_consistent(probabilities, tree)
+        probabilities = cut_values(probabilities, tree, decoding, per_level)
     if criterion == "macro_f1":
         per_label = np.argsort(-probabilities, axis=0)
         curves = _f1_curve(np.take_along_axis(gold, per_label, axis=0))
@@ -157,7 +162,7 @@ def tuned_decision(
     one_of("how", how, ("global", "per_label"))
 
     def tune(p: np.ndarray, g: np.ndarray) -> float | list[float]:
-        threshold = tune_threshold(p, g, tree, decision.decoding, criterion)
+        threshold = tune_threshold(p, g, tree, decision.decoding, criterion, decision.per_level)
         return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold).tolist()
 
     tuned, folds = replace(decision, threshold=tune(probabilities, gold)), min(5, len(gold))
