@@ -21,7 +21,7 @@ import json
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
+from hierarchical.decisions import recalibrated
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
 from hierarchical.exporting import export_checkpoint, require_onnx_size
@@ -320,6 +321,9 @@ def main(argv=None):
     logger, output_dir = get_logger(), Path(args.output_dir)
     checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
+    if checkpoint.decision.calibration:
+        logger.warning("The calibration is that of the full model: calibrate the widths with analysis/evaluate.py")
+        checkpoint = replace(checkpoint, decision=recalibrated(checkpoint.decision, None, tree))
     widths = plan_widths(args, checkpoint)
     require_onnx_size(checkpoint.weights, "export_model.py --format paddle; pruned models are written as ONNX, too")
     directory = require_directory(args.dataset_dir)

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from hierarchical.added_tokens import add_tokens, read_added_tokens
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, fit_linear, mixed
 from hierarchical.losses import LOSSES
-from hierarchical.modeling import build_model, predict_logits, score, sigmoid
+from hierarchical.modeling import build_model, predict_logits, score
 from hierarchical.runs import (
     begin_run,
     earlier_state,

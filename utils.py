@@ -288,10 +288,12 @@ def add_max_seq_length_argument(group, default=None):
 
 
 def add_result_arguments(parser):
-    """Where predictions go: --output_file, --floor, --resume, --quiet."""
+    """Where predictions go: --output_file, --floor, --certainty, --resume, --quiet."""
     result = parser.add_argument_group("result")
     result.add_argument("--output_file", help=".jsonl or .tsv; -: JSON lines to stdout; left out: only the log")
     result.add_argument("--floor", type=float, default=FLOOR, help="write the probabilities of labels above this")
+    text = "mark rows that are less certain than this, for people; evaluate.py tells what to give"
+    result.add_argument("--certainty", type=float, help=text)
     result.add_argument("--resume", action="store_true", help="continue the run that left output_file.part")
     result.add_argument("--quiet", action="store_true", help="with an output_file, log none of the rows")
 
@@ -363,8 +365,9 @@ def check_prediction_arguments(parser, args, directory="--dataset_dir"):
     if args.dataset_dir is None and args.data_file != "-":
         parser.error(f"argument {directory}: needed, unless the texts come from stdin (--data_file -)")
     check_minima(parser, args, batch_size=1, max_seq_length=3)
-    if not 0 <= args.floor <= 1:
-        parser.error(f"argument --floor: must be from 0 to 1, got {args.floor}")
+    for name in ("floor", "certainty"):
+        if (value := getattr(args, name)) is not None and not 0 <= value <= 1:
+            parser.error(f"argument --{name}: must be from 0 to 1, got {value}")
     if args.output_file not in (None, "-") and Path(args.output_file).suffix not in FORMATS:
         parser.error(f"argument --output_file: must end in {' or '.join(FORMATS)}, got {args.output_file}")
     if args.resume and args.output_file in (None, "-"):
@@ -381,6 +384,7 @@ def prediction_job(args):
         floor=args.floor,
         resume=args.resume,
         quiet=args.quiet,
+        certainty=args.certainty,
     )
 
 

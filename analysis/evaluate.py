@@ -3,6 +3,7 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --baseline          # beside a linear model
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --calibrate per_level
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
 
 Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
@@ -12,7 +13,7 @@ Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels 
         bad_case_labels.txt beside it, with more than 200 labels: their scores, which the log has otherwise
         output_json     all scores as fractions, if asked for
         report          a web page about the dev rows, if asked for: see report.py
-        params_path/decision.json, with --tune_threshold
+        params_path/decision.json, with --tune_threshold or --calibrate
 
 A label is its full path, and a level's scores count the labels predicted at that level: a predicted child does not
 stand for its parent. See metric.Scores for what each number is.
@@ -29,13 +30,16 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
+from analysis.left_out import LeftOut, calibrated
 from analysis.report import Findings, write_report
 from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
+from hierarchical.calibration import METHODS, probabilities_of
 from hierarchical.checkpoints import require_same_labels, write_decision
+from hierarchical.decisions import recalibrated
 from hierarchical.identity import DECISION
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
+from hierarchical.selective import LEAST_ROWS
 from hierarchical.sets import only_writer
 from metric import CRITERIA, Scores, decide, tuned_decision
 from utils import (
@@ -70,6 +74,8 @@ def parse_args(argv):
     how = "choose the threshold(s) on the dev rows, and store them in the checkpoint"
     decision.add_argument("--tune_threshold", choices=("global", "per_label"), help=how)
     decision.add_argument("--select_by", choices=CRITERIA, default="macro_f1", help="what --tune_threshold maximizes")
+    how = "make probabilities mean what they say, by the dev rows, and store that in the checkpoint; none: undo it"
+    decision.add_argument("--calibrate", choices=(*METHODS, "none"), help=how)
     result = parser.add_argument_group("result")
     result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
     result.add_argument("--output_json", help="write all scores to this file")
@@ -82,24 +88,33 @@ def parse_args(argv):
     return args
 
 
-def probability_windows(predictor, rows, name):
-    """Yield (row numbers, their probabilities float32 [n, L]) window by window, with a progress bar on a terminal."""
+def logit_windows(predictor, rows, name):
+    """Yield (row numbers, their logits float32 [n, L]) window by window, with a progress bar on a terminal."""
     with progress_bar(len(rows.texts), name) as bar:
         for window in row_windows(len(rows.texts), len(predictor.tree)):
-            yield window, sigmoid(predictor.text_logits([rows.texts[i] for i in window], bar.update))
+            yield window, predictor.text_logits([rows.texts[i] for i in window], bar.update)
 
 
-def score_rows(predictor, rows, decision, name, findings=None):
+def probability_windows(predictor, rows, name, decision):
+    """The same with probabilities."""
+    for window, logits in logit_windows(predictor, rows, name):
+        yield window, probabilities_of(logits, predictor.tree, decision)
+
+
+def score_rows(predictor, rows, decision, name, findings=None, left_out=None):
     """(result dict of metric.Scores, bad cases) of labelled rows; a bad case is (row number, predicted class indices).
 
-    findings: a report.Findings that is to see each window, too
+    findings, left_out: a report.Findings and a LeftOut that are to see each window, too
     Probabilities are held for one window of rows at a time, so memory does not grow with rows x labels.
     """
     tree = predictor.tree
     scores, bad_cases = Scores(tree), []
-    for window, probabilities in probability_windows(predictor, rows, name):
-        predicted, gold = decide(probabilities, tree, decision), rows.multi_hot(len(tree), window)
+    for window, logits in logit_windows(predictor, rows, name):
+        probabilities, gold = probabilities_of(logits, tree, decision), rows.multi_hot(len(tree), window)
+        predicted = decide(probabilities, tree, decision)
         scores.update(predicted, gold)
+        if left_out:
+            left_out.update(window, logits, gold)
         if findings:
             findings.update(window, probabilities, predicted, gold)
         wrong = np.flatnonzero((predicted != gold).any(1))
@@ -111,7 +126,7 @@ def score_rows(predictor, rows, decision, name, findings=None):
 
 def tune(predictor, dev, decision, args, logger):
     """The decision with threshold(s) chosen on the dev rows, logged with what that is worth on rows not used for it."""
-    tree, windows = predictor.tree, probability_windows(predictor, dev, "tune")
+    tree, windows = predictor.tree, probability_windows(predictor, dev, "tune", decision)
     probabilities, gold = np.concatenate([part for _, part in windows]), dev.multi_hot(len(tree))
     tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, args.select_by)
     logger.info(
@@ -119,6 +134,22 @@ def tune(predictor, dev, decision, args, logger):
         f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
     )
     return tuned
+
+
+def calibrate(predictor, dev, decision, args, logger):
+    """(the decision with the calibration asked for, or without; the calibrations by which each fold is measured)."""
+    tree = predictor.tree
+    if args.calibrate == "none":
+        logger.info("Calibration removed; the thresholds went back with it, so that the labels stay what they were")
+        return recalibrated(decision, None, tree), None
+    windows, keep = logit_windows(predictor, dev, "calibrate"), args.threshold is not None
+    decision, parts = calibrated(windows, dev, decision, tree, args.calibrate, predictor.mark, keep)
+    logger.info(f"Calibrated on dev ({args.calibrate})")
+    if not (keep or args.tune_threshold) and decision.needs_threshold:
+        now = np.round(np.unique(decision.threshold), 3)
+        shown = f"{now[0]:g} to {now[-1]:g}" if len(now) > 1 else f"{now[0]:g}"
+        logger.info(f"Thresholds went along, so that the labels stay what they were: now {shown}")
+    return decision, parts
 
 
 def label_lines(label, results):
@@ -167,6 +198,9 @@ def main(argv=None):
     rows["dev"] = load_reported(dev_path, tree, logger)
     if args.baseline and "train" not in rows:
         raise InputError("--baseline: needs the rows of a train file.")
+    if args.calibrate not in (None, "none") and len(rows["dev"].texts) < LEAST_ROWS:
+        n_rows = len(rows["dev"].texts)
+        raise InputError(f"--calibrate: needs {LEAST_ROWS} dev rows or more, {dev_path} has {n_rows}.")
     if args.tune_threshold and len(rows["dev"].texts) < 5:
         raise InputError(f"--tune_threshold: needs 5 dev rows or more, {dev_path} has {len(rows['dev'].texts)}.")
     bad_cases_path, labels_path = in_directory(directory, args.bad_case_file), None
@@ -177,24 +211,29 @@ def main(argv=None):
     for flag, name in (("--output_json", args.output_json), ("--report", args.report)):
         if name:
             outputs[flag] = Path(name)
-    if args.tune_threshold:
+    if args.tune_threshold or args.calibrate:
         outputs["--params_path"] = Path(args.params_path) / DECISION
     require_outputs(outputs, inputs)
 
-    with only_writer(args.params_path) if args.tune_threshold else nullcontext():  # the settings are for this model
+    changes, parts = args.tune_threshold or args.calibrate, None
+    with only_writer(args.params_path) if changes else nullcontext():  # the settings are for this model
         predictor.load()
         logger.info("-----Evaluate model-------")
         for name, part in rows.items():
             logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
+        if args.calibrate:
+            decision, parts = calibrate(predictor, rows["dev"], decision, args, logger)
         if args.tune_threshold:
             decision = tune(predictor, rows["dev"], decision, args, logger)
+        if changes:
             write_decision(args.params_path, tokenizer.max_seq_length, decision)
     scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
+    left_out = LeftOut(tree, decision, len(rows["dev"].texts), parts)
     for name, part in rows.items():
-        seen_by = findings if name == "dev" else None
-        scores[name], bad_cases = score_rows(predictor, part, decision, name, seen_by)
+        seen_by = (findings, left_out) if name == "dev" else ()
+        scores[name], bad_cases = score_rows(predictor, part, decision, name, *seen_by)
     label_scores = chain.from_iterable(label_lines(label, scores) for label in tree.labels)
-    for line in chain(headline(scores["dev"]), () if labels_path else label_scores):
+    for line in chain(headline(scores["dev"]), left_out.lines(), () if labels_path else label_scores):
         logger.info(line)
     if labels_path:
         with atomic_write(labels_path) as file:
@@ -208,13 +247,14 @@ def main(argv=None):
             logger.info(line)
     if args.report:
         facts = {"rows": dev_path, "checkpoint": args.params_path}
-        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts)
+        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, left_out.to_dict())
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
         settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
         with atomic_write(args.output_json) as file:
             everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}
+            everything |= left_out.to_dict()
             json.dump(everything, file, ensure_ascii=False, indent=1)
 
 

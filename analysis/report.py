@@ -263,6 +263,8 @@ def decision_facts(decision):
     for name, unused in (("per_level", 0), ("stop", "leaf")):
         if settings[name] == unused:
             del settings[name]
+    if decision.calibration:
+        settings["calibration"] = decision.calibration.method
     if not decision.needs_threshold:
         del settings["threshold"]
     elif isinstance(decision.threshold, list):
@@ -272,12 +274,13 @@ def decision_facts(decision):
     return settings
 
 
-def write_report(path, tree, tokenizer, rows, scores, findings, facts):
+def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=None):
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
     scores   {"dev": result dict of metric.Scores, and "train", "baseline" where there are any}
     facts    {name: what stands at the head of the page}, besides the settings of tokenizer and decision
+    left_out the dict of left_out.LeftOut
     """
     siblings, across = confusion_tables(tree, findings, rows)
     cells, sums, gold = findings.reliability[:, -1]
@@ -286,6 +289,7 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts):
         title="Evaluation report",
         facts=facts | {"max_seq_length": tokenizer.max_seq_length} | decision_facts(findings.decision),
         scores=scores,
+        left_out=left_out or {},
         labels=label_table(tree, scores, findings),
         levels=range(1, tree.depth + 1),
         siblings=siblings,

@@ -1,10 +1,10 @@
 """Scores as lines for people, and those of a linear classifier to compare a model with."""
 
+from hierarchical.calibration import sigmoid
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LinearBranch
 from hierarchical.metric import evaluate
-from hierarchical.modeling import sigmoid
 from hierarchical.rows import Rows
 
 

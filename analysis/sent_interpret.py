@@ -23,10 +23,11 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.neighbours import nearest
 from analysis.report import render
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
 from hierarchical.linear import with_linear
-from hierarchical.modeling import classify_features, encode_features, sigmoid
+from hierarchical.modeling import classify_features, encode_features
 from metric import decide
 from utils import (
     ON_PAGE,
@@ -62,7 +63,8 @@ def parse_args(argv):
 
 def predict(model, features, texts, checkpoint):
     """(probabilities float32 [N, L], label sets bool [N, L]) from the features, without another run of the encoder."""
-    probabilities = sigmoid(with_linear(classify_features(model, features), checkpoint.linear, texts))
+    logits = with_linear(classify_features(model, features), checkpoint.linear, texts)
+    probabilities = probabilities_of(logits, checkpoint.tree, checkpoint.decision)
     return probabilities, decide(probabilities, checkpoint.tree, checkpoint.decision)
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.neighbours import nearest
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.console import progress_bar
 from hierarchical.devices import set_device
 from hierarchical.errors import InputError
 from hierarchical.linear import with_linear
 from hierarchical.linear_training import feature_matrix
-from hierarchical.modeling import classify_features, encode_features, sigmoid
+from hierarchical.modeling import classify_features, encode_features
 from hierarchical.n_grams import NGrams
 
 FOLDS = 5

@@ -36,12 +36,13 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from analysis.words import load_jieba
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.console import cut
 from hierarchical.devices import set_device
 from hierarchical.encoders import family_of
 from hierarchical.linear import with_linear
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from metric import decide
 from utils import (
     FLAT,
@@ -217,7 +218,7 @@ def explain(model, checkpoint, case, predicted, labels, args, rng):
             baseline = without + (baseline if read else logits[labels])  # without a token there is only the baseline
         scores, read = scores + of_branch, len(words)  # it reads all
         logits = logits + linear.logits([case.text])[0]
-    explanations = []
+    explanations, probabilities = [], probabilities_of(logits[None], tree, checkpoint.decision)[0]
     for k, label in enumerate(labels):
         order = np.argsort(-scores[k], kind="stable")
         key_words = [case.text[slice(*words[i])] for i in order if scores[k, i] > 0]
@@ -225,7 +226,7 @@ def explain(model, checkpoint, case, predicted, labels, args, rng):
         explanations.append(
             {
                 "label": tree.labels[label],
-                "probability": round(float(sigmoid(logits[label])), 6),
+                "probability": round(float(probabilities[label]), 6),
                 "predicted": label in predicted,
                 "logit": round(float(logits[label]), 4),
                 **({} if baseline is None else {"baseline_logit": round(float(baseline[k]), 4)}),
@@ -324,7 +325,8 @@ def main(argv=None):
     model, rng = checkpoint.load_model(), np.random.default_rng(args.seed)
     ids = tokenizer.encode([case.text for case in cases])
     logits = predict_logits(model, ids, tokenizer.pad_id, args.batch_size)
-    probabilities = sigmoid(with_linear(logits, checkpoint.linear, [case.text for case in cases]))
+    logits_of_all = with_linear(logits, checkpoint.linear, [case.text for case in cases])
+    probabilities = probabilities_of(logits_of_all, tree, checkpoint.decision)
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in decide(probabilities, tree, decision)]
     report_other_predictions(source, cases, predicted, logger)
     rows, colours = [], sys.stdout.isatty() and "NO_COLOR" not in os.environ

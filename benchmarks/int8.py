@@ -23,8 +23,8 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from benchmarks.timing import BUSY
 from hierarchical.batches import run_batches
+from hierarchical.calibration import sigmoid
 from hierarchical.engines import OnnxModel
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.quantizing import quantize_model
 from metric import decide, evaluate

@@ -30,11 +30,12 @@ if not __package__:  # run as a file: the project's root must be found
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
 from hierarchical.batches import row_windows
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size
-from hierarchical.modeling import predict_logits, score, sigmoid
+from hierarchical.modeling import predict_logits, score
 from hierarchical.predictions import jsonl_row
 from hierarchical.predictor import FLOOR, label_texts
 from hierarchical.runs import (
@@ -297,7 +298,8 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
 
     def compute(texts):
         ids = tokenizer.encode(texts)
-        return sigmoid(predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size))
+        logits = predict_logits(network, ids, tokenizer.pad_id, args.per_device_eval_batch_size)
+        return probabilities_of(logits, tree, decision)
 
     with atomic_write(path) as file, progress_bar(len(texts), "predict") as bar:
         for window in row_windows(len(texts), len(tree)):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hierarchical.calibration import mark_of
 from hierarchical.console import get_logger
 from hierarchical.decisions import Decision, thresholds_of
 from hierarchical.encoders import FAMILIES, Family, read_config
@@ -42,7 +43,15 @@ from hierarchical.modeling import build_model, library_config
 from hierarchical.sets import in_force, new_set, read_set
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.tokens import Tokenizer
-from hierarchical.weights import WEIGHTS, find_weights, load_weights, parse_identity, read_identity, write_weights
+from hierarchical.weights import (
+    NUMBERS,
+    WEIGHTS,
+    find_weights,
+    load_weights,
+    parse_identity,
+    read_identity,
+    write_weights,
+)
 
 SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
 # What a model directory can hold: (what it is, which scripts take it and its export, where both come from).
@@ -82,6 +91,7 @@ class Checkpoint:
     digests     of the files that the numbers belong with, see identity.py
     identity    what the parameter file says it belongs with; None for an export, and if it does not say
     linear      its linear branch, or None: what it adds to an encoder's logits is told by linear.with_linear
+    mark        what a calibration knows it by, see calibration.mark_of
     """
 
     directory: Path
@@ -93,6 +103,7 @@ class Checkpoint:
     digests: dict[str, str]
     identity: dict[str, str] | None
     linear: LinearBranch | None = None
+    mark: str = ""
 
     @classmethod
     def open(
@@ -120,14 +131,16 @@ class Checkpoint:
                 return linear_checkpoint(Path(directory), folder, config, tree, length, decision)
             tokenizer = load_tokenizer(folder, length)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
+            told: dict[str, str] = {}
             if exported and (record := read_export(folder)):
-                require_fit(folder, RECORD, record["identity"], found, "export again")
+                require_fit(folder, RECORD, told := record["identity"], found, "export again")
             elif weights := find_weights(folder):
                 if identity := None if exported else read_identity(weights):
-                    require_fit(folder, weights.name, identity, found, "train again")
+                    require_fit(folder, weights.name, told := identity, found, "train again")
             tokenizer.require_known(config)
+            require_calibrated(folder, decision, mark := mark_of(told.get(NUMBERS), found.get(LINEAR)))
             linear = read_linear(folder, tree.labels)
-            return cls(Path(directory), config, tree, tokenizer, decision, exported, found, identity, linear)
+            return cls(Path(directory), config, tree, tokenizer, decision, exported, found, identity, linear, mark)
 
         return read_set(directory, read)
 
@@ -176,7 +189,18 @@ def linear_checkpoint(
     """The Checkpoint of a linear model. folder: where the directory is read."""
     require_file(folder / LINEAR, "It is the model; copy the whole folder again from where it was made.")
     found, linear = digests(tree.labels, config, read_others(folder, config)), read_linear(folder, tree.labels)
-    return Checkpoint(directory, config, tree, Characters(max_seq_length), decision, False, found, None, linear)
+    require_calibrated(folder, decision, mark := mark_of(found[LINEAR]))
+    return Checkpoint(directory, config, tree, Characters(max_seq_length), decision, False, found, None, linear, mark)
+
+
+def require_calibrated(folder: Path, decision: Decision, mark: str) -> None:
+    """Raise InputError if a model has the calibration of another one."""
+    if (calibration := decision.calibration) and calibration.model and mark and calibration.model != mark:
+        raise InputError(
+            f"{folder / DECISION}: its calibration is that of another model; the probabilities would be wrong, and its "
+            "thresholds are for them. Put the original back, or write one without the lines of the calibration and "
+            "the threshold."
+        )
 
 
 def is_linear(directory: str | Path) -> bool:
@@ -273,6 +297,8 @@ def read_decision(
             raise ValueError(f"max_seq_length is {max_seq_length!r}")
         decision = Decision.from_dict(settings)
         thresholds_of(decision, tree)
+        if decision.calibration:
+            decision.calibration.require_levels(tree)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
     return max_seq_length, decision

@@ -12,11 +12,12 @@ probabilities that are normalised among siblings would trust an only child blind
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hierarchical.calibration import Calibration
 from hierarchical.labels import LabelTree
 
 
@@ -115,6 +116,8 @@ class Decision:
     min_labels  at least this many labels in every row, the best ones even when below their threshold
     max_labels  at most this many labels in every row, the best ones; None: no limit
     top_k       exactly this many labels in every row, whatever the threshold; None: off
+    calibration what made the probabilities of logits, and so what the thresholds are for; decide() itself gets
+                probabilities. None: they are plain sigmoids
 
     Raises ValueError for a wrong type, a value out of range, or top_k next to min_labels or max_labels.
     """
@@ -126,6 +129,7 @@ class Decision:
     top_k: int | None = None
     per_level: int = 0
     stop: str = "leaf"
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, (np.ndarray, np.generic)):  # as the tuning functions return them
@@ -142,6 +146,8 @@ class Decision:
                 )
         one_of("decoding", self.decoding, DECODINGS)
         one_of("stop", self.stop, tuple(STOPS))
+        if not isinstance(self.calibration, Calibration | None):
+            raise ValueError(f"calibration must be a dict, got {type(self.calibration).__name__}")
         for name, lowest in (("min_labels", 0), ("max_labels", 1), ("top_k", 1), ("per_level", 0)):
             value = getattr(self, name)
             if value is None and lowest:
@@ -165,7 +171,10 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dict that JSON can hold; `Decision.from_dict` reads it back."""
-        return asdict(self)
+        settings = asdict(self)
+        if self.calibration is None:
+            del settings["calibration"]
+        return settings
 
     @classmethod
     def from_dict(cls, settings: Any) -> "Decision":
@@ -176,6 +185,8 @@ class Decision:
         unknown = [str(key) for key in settings if key not in known]
         if unknown:
             raise ValueError(f"unknown decision settings {', '.join(unknown)}; known are {', '.join(known)}")
+        if isinstance(calibration := settings.get("calibration"), dict):
+            settings = settings | {"calibration": calibration_from(calibration)}
         return cls(**settings)
 
     def updated(self, **asked: Any) -> "Decision":
@@ -192,6 +203,38 @@ class Decision:
         elif "min_labels" in given or "max_labels" in given:
             settings |= {"top_k": None, "per_level": 0}
         return Decision.from_dict(settings | given)
+
+
+def calibration_from(settings: dict[str, Any]) -> Calibration:
+    """The Calibration of `to_dict()`. Raises ValueError on anything else."""
+    try:
+        return Calibration(**settings)
+    except TypeError:
+        raise ValueError("calibration has other settings than evaluate.py --calibrate writes; run it again") from None
+
+
+def recalibrated(decision: Decision, calibration: Calibration | None, tree: LabelTree) -> Decision:
+    """The Decision for another calibration, or none, whose thresholds leave each label as it was decided.
+
+    A calibration is for a level and keeps the order there, so that each threshold has its counterpart; one for all
+    labels becomes one for each level. So nothing that was tuned is lost, and no threshold is taken for what it is not.
+    """
+    per_label = tree.depth == len(tree) or (
+        isinstance(decision.threshold, list) and len(decision.threshold) == len(tree)
+    )
+    labels = np.arange(len(tree)) if per_label else _first_of_levels(tree)
+    thresholds = np.broadcast_to(thresholds_of(decision, tree), len(tree))[labels]
+    moved = []
+    for threshold, level in zip(thresholds.tolist(), tree.levels[labels].tolist()):
+        raw = decision.calibration.raw_threshold(threshold, level) if decision.calibration else threshold
+        moved.append(calibration.threshold(raw, level) if calibration else raw)
+    same = len(set(moved)) == 1 and not isinstance(decision.threshold, list)
+    return replace(decision, calibration=calibration, threshold=moved[0] if same else moved)
+
+
+def _first_of_levels(tree: LabelTree) -> np.ndarray:
+    """The class index of one label of each level."""
+    return np.array([np.flatnonzero(tree.levels == level)[0] for level in range(1, tree.depth + 1)])
 
 
 def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -244,6 +287,17 @@ def thresholds_of(decision: Decision, tree: LabelTree) -> Any:
             "per label"
         )
     return thresholds
+
+
+def certainty(probabilities: np.ndarray, selected: np.ndarray) -> np.ndarray:
+    """How sure each row's label set is, float64 [N], as sure as its least sure label; 0 for a row without labels.
+
+    A label is as sure as its probability says that it was rightly given, or rightly left out. probabilities float
+    [N, L], selected bool [N, L].
+    """
+    probabilities = probabilities.astype(np.float64)
+    sure = np.where(selected, probabilities, 1 - probabilities).min(axis=1)
+    return np.where(selected.any(axis=1), sure, 0.0)
 
 
 def cut_values(probabilities: np.ndarray, tree: LabelTree, decoding: str, per_level: int = 0) -> np.ndarray:

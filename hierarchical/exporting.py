@@ -14,6 +14,7 @@ import numpy as np
 
 import hierarchical
 from hierarchical.batches import run_batches
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import SETTINGS, Checkpoint
 from hierarchical.console import progress_bar, quiet
 from hierarchical.decisions import Decision, decide
@@ -26,7 +27,7 @@ from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, memb
 from hierarchical.labels import LabelTree
 from hierarchical.linear import write_linear
 from hierarchical.metric import Scores
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from hierarchical.quantizing import quantize_model
 from hierarchical.sets import in_force, link, new_set
 from hierarchical.weights import NUMBERS, find_weights, parameter_digest, state_of
@@ -277,7 +278,7 @@ def compare(
     reference = None
     for name, (compute_logits, files) in models.items():
         with progress_bar(len(ids), f"check {name}") as bar:
-            probabilities = sigmoid(compute_logits(ids, bar.update) + further)
+            probabilities = probabilities_of(compute_logits(ids, bar.update) + further, tree, decision)
         reference = probabilities if reference is None else reference
         entry = {"model": name, "megabytes": sum(os.path.getsize(file) for file in files) / 1e6}
         entry["largest_difference"] = float(np.abs(probabilities - reference).max())

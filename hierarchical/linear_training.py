@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import CELLS as DEV_CELLS
+from hierarchical.calibration import sigmoid
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LinearBranch
 from hierarchical.metric import evaluate
-from hierarchical.modeling import sigmoid
 from hierarchical.n_grams import CHUNK, NGrams, codes_of
 from hierarchical.thresholds import cross_fitted, tune_threshold
 

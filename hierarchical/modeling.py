@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierarchical.batches import pad, row_windows, run_batches
+from hierarchical.calibration import probabilities_of
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import without_warnings
@@ -157,7 +158,8 @@ def score(
         logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress)
         logits = with_linear(logits, linear, [rows.texts[i] for i in part])
         gold = rows.multi_hot(len(tree), part)
-        scores.update(decide(sigmoid(logits), tree, decision), gold, LOSSES[loss].of_rows(logits, gold))
+        predicted = decide(probabilities_of(logits, tree, decision), tree, decision)
+        scores.update(predicted, gold, LOSSES[loss].of_rows(logits, gold))
     return scores
 
 
@@ -179,8 +181,3 @@ def classify_features(model: Any, features: np.ndarray) -> np.ndarray:
     """float32 logits [N, L] of features, without another run of the encoder."""
     classifier = family_of(model).classifier(model)
     return features @ classifier.weight.numpy() + classifier.bias.numpy()
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits, float32, without overflow."""
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)

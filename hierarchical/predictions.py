@@ -26,7 +26,7 @@ from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.labels import LabelTree, levels_text
-from hierarchical.predictor import FLOOR, describe, label_texts
+from hierarchical.predictor import FLOOR, certainty_of, describe, label_texts
 from hierarchical.rows import count_texts, read_texts, warn_about
 from hierarchical.tokens import Tokenizer
 
@@ -46,6 +46,7 @@ class Job:
     floor       write the probabilities of labels above this
     resume      continue the run that left output_file.part
     quiet       with a file, log none of the rows
+    certainty   mark the rows that are less certain than this; None: do not ask
     """
 
     data: Path | str
@@ -55,6 +56,7 @@ class Job:
     floor: float = FLOOR
     resume: bool = False
     quiet: bool = False
+    certainty: float | None = None
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -77,14 +79,31 @@ def share(total: int, size: int, rank: int, world: int) -> tuple[int, int]:
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
-def jsonl_row(tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray, floor: float) -> str:
+def jsonl_row(
+    tree: LabelTree,
+    text: str,
+    predicted: list[int],
+    probabilities: np.ndarray,
+    floor: float,
+    certainty: float | None = None,
+) -> str:
     """A line of a .jsonl file: a predictor.Prediction."""
-    return describe(tree, text, predicted, probabilities, floor).to_json() + "\n"
+    return describe(tree, text, predicted, probabilities, floor, certainty).to_json() + "\n"
 
 
-def tsv_row(tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray, floor: float) -> str:
-    """A line of a .tsv file: text<TAB>label,label,..."""
-    return f"{text.translate(FLAT)}\t{','.join(tree.labels[i] for i in predicted)}\n"
+def tsv_row(
+    tree: LabelTree,
+    text: str,
+    predicted: list[int],
+    probabilities: np.ndarray,
+    floor: float,
+    certainty: float | None = None,
+) -> str:
+    """A line of a .tsv file: text<TAB>label,label,... and, where a certainty is asked for, <TAB>sure or unsure."""
+    row = f"{text.translate(FLAT)}\t{','.join(tree.labels[i] for i in predicted)}"
+    if certainty is not None:
+        row += "\tsure" if certainty_of(predicted, probabilities) >= certainty else "\tunsure"
+    return row + "\n"
 
 
 FORMATS = {".jsonl": jsonl_row, ".tsv": tsv_row}
@@ -107,15 +126,17 @@ def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], pr
 class Outcome:
     """What came out, over all rows that it is shown, for the last lines of the log."""
 
-    def __init__(self, tree: LabelTree):
-        self.tree = tree
-        self.texts = self.unlabelled = self.without_leaf = 0
+    def __init__(self, tree: LabelTree, certainty: float | None = None):
+        self.tree, self.certainty = tree, certainty
+        self.texts = self.unlabelled = self.without_leaf = self.sure = 0
         self.counts = Counter[int]()
 
     def update(self, rows: Iterable[tuple[str, list[int], np.ndarray]]) -> None:
         """Count rows as label_texts() gives them, leaving blank ones out."""
-        for text, predicted, _ in rows:
+        for text, predicted, probabilities in rows:
             if text:
+                if self.certainty is not None:
+                    self.sure += certainty_of(predicted, probabilities) >= self.certainty
                 self.texts += 1
                 self.unlabelled += not predicted
                 self.without_leaf += bool(predicted) and all(self.tree.children[i] for i in predicted)
@@ -133,7 +154,11 @@ class Outcome:
             line += f"; with labels of upper levels alone: {self.without_leaf} ({share:.1%})"
         common = [f"{self.tree.labels[i]} {count}" for i, count in self.counts.most_common(COMMONEST)]
         how_many = f"{len(self.counts)} of {len(self.tree)} labels were given"
-        return [line, f"{how_many}; the commonest: {', '.join(common)}" if common else how_many]
+        lines = [line, f"{how_many}; the commonest: {', '.join(common)}" if common else how_many]
+        if self.certainty is not None:
+            enough = f"{self.sure} of {self.texts} texts ({self.sure / self.texts:.1%})"
+            lines.append(f"Certain enough ({self.certainty:g}): {enough}; the others are for people")
+        return lines
 
 
 # ---- the output file -------------------------------------------------------------------------------------------------
@@ -257,6 +282,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
         "max_seq_length": labeller.tokenizer.max_seq_length,
         "batch_size": job.batch_size,
         "floor": job.floor,
+        "certainty": job.certainty,
     }
     settings |= {"rows": [start, stop], **decision.to_dict(), **(further or {})}
     if isinstance(path, Path):
@@ -271,7 +297,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
         to_log = rows_to_log(path, rank, job.quiet)
         total = None if stop is None else stop - start
         bar = tqdm(total=total, initial=done, desc="predict", unit=" texts", disable=None if path else True)
-        began, count, outcome = time.monotonic(), 0, Outcome(tree)
+        began, count, outcome = time.monotonic(), 0, Outcome(tree, job.certainty)
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
@@ -279,7 +305,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
                 for row in rows[: max(0, to_log - count)]:
                     log_row(logger, tree, *row)
                 if file:
-                    lines = "".join(write_row(tree, *row, job.floor) for row in rows)
+                    lines = "".join(write_row(tree, *row, job.floor, job.certainty) for row in rows)
                     file.write(lines.encode("utf-8"))
                     file.flush()
                 outcome.update(rows)

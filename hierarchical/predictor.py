@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import row_windows, run_batches
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
-from hierarchical.decisions import Decision, decide, thresholds_of
+from hierarchical.decisions import Decision, certainty, decide, thresholds_of
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,
@@ -37,7 +38,7 @@ from hierarchical.engines import (
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LINEAR, LinearModel, with_linear
-from hierarchical.modeling import sigmoid, tensors
+from hierarchical.modeling import tensors
 from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
@@ -58,22 +59,37 @@ class Prediction:
     labels          full paths of the predicted labels, in class-index order
     probabilities   of the predicted labels and of all others above the floor: path -> 0 to 1, the highest first
     levels          level (1 for a root) -> paths of the predicted labels there, their ancestors included
+    certainty       how sure the labels are, see decisions.certainty; None: it was not asked for
+    sure            whether that is as much as was asked for
     """
 
     text: str
     labels: list[str]
     probabilities: dict[str, float]
     levels: dict[int, list[str]]
+    certainty: float | None = None
+    sure: bool | None = None
 
     def to_json(self) -> str:
-        """One line of a .jsonl file, without its end; the levels are strings there."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """One line of a .jsonl file, without its end; the levels are strings there, and what is None is left out."""
+        return json.dumps(
+            {name: value for name, value in asdict(self).items() if value is not None}, ensure_ascii=False
+        )
 
 
 def describe(
-    tree: LabelTree, text: str, selected: Sequence[int], probabilities: np.ndarray, floor: float = FLOOR
+    tree: LabelTree,
+    text: str,
+    selected: Sequence[int],
+    probabilities: np.ndarray,
+    floor: float = FLOOR,
+    least_certainty: float | None = None,
 ) -> Prediction:
-    """The Prediction of a text. selected: class indices in ascending order; probabilities: float32 [L]."""
+    """The Prediction of a text. selected: class indices in ascending order; probabilities: float32 [L].
+
+    least_certainty: say how certain the labels are, and whether that is as much as this
+    """
+    sure = None if least_certainty is None else certainty_of(selected, probabilities)
     shown = probabilities > floor
     shown[list(selected)] = True
     ranked = sorted(np.flatnonzero(shown), key=lambda i: -probabilities[i])
@@ -86,7 +102,16 @@ def describe(
             level: [tree.labels[i] for i in closed if tree.levels[i] == level]
             for level in sorted({int(tree.levels[i]) for i in closed})
         },
+        None if sure is None else round(sure, 6),
+        None if sure is None or least_certainty is None else sure >= least_certainty,
     )
+
+
+def certainty_of(selected: Sequence[int], probabilities: np.ndarray) -> float:
+    """`decisions.certainty` of one text. selected: class indices; probabilities: float32 [L]."""
+    chosen = np.zeros((1, len(probabilities)), bool)
+    chosen[0, list(selected)] = True
+    return float(certainty(probabilities[None], chosen)[0])
 
 
 def label_texts(
@@ -200,7 +225,7 @@ class Predictor:
         if self.engine.singly:
             self.batch_size = 1
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
-        self.config, self.digests = opened.config, opened.digests
+        self.config, self.digests, self.mark = opened.config, opened.digests, opened.mark
         self.linear = None if computes == "linear" else opened.linear
         if self.engine.labels not in (None, self.tree.labels):
             raise InputError(f"{self.file}: its labels are not those of label.txt beside it. Export the model again.")
@@ -230,11 +255,13 @@ class Predictor:
         per_level: int | None = None,
         stop: str | None = None,
         floor: float = FLOOR,
+        certainty: float | None = None,
     ) -> list[Prediction]:
         """One Prediction for each text, in their order; a blank text has no labels.
 
         The decision settings replace the stored ones (see decisions.Decision); floor: tell the probabilities of labels
-        above this. Raises ValueError for settings that cannot be, TypeError for what is no text.
+        above this; certainty: tell how certain the labels of each text are, and whether it is this much. Raises
+        ValueError for settings that cannot be, TypeError for what is no text.
         """
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts is a list of texts; for a single one write [text]")
@@ -243,6 +270,8 @@ class Predictor:
             raise TypeError(f"texts[{wrong[0]}] is {texts[wrong[0]]!r}, and not a text")
         if not isinstance(floor, Real) or not 0 <= floor <= 1:
             raise ValueError(f"floor must be a number from 0 to 1; got {floor!r}")
+        if certainty is not None and (not isinstance(certainty, Real) or not 0 <= certainty <= 1):
+            raise ValueError(f"certainty must be a number from 0 to 1; got {certainty!r}")
         decision = self.decision.updated(
             threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k,
             per_level=per_level, stop=stop,
@@ -251,12 +280,12 @@ class Predictor:
         found: list[Prediction] = []
         for window in row_windows(len(texts), len(self.tree)):
             rows = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)
-            found += [describe(self.tree, *row, floor) for row in rows]
+            found += [describe(self.tree, *row, floor, certainty) for row in rows]
         return found
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [N, L] of texts, in the order given."""
-        return sigmoid(self.text_logits(texts))
+        """float32 [N, L] of texts, in the order given; calibrated, where the model is."""
+        return probabilities_of(self.text_logits(texts), self.tree, self.decision)
 
     def text_logits(self, texts: Sequence[str], progress: Callable | None = None) -> np.ndarray:
         """float32 logits [N, L] of texts, in the order given; `progress` gets the rows of each batch done."""

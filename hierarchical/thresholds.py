@@ -113,13 +113,17 @@ def cross_fitted(
     label(rows, held_out), both bool [N]: chooses by `rows`, K-1 folds, and returns the label sets, bool, of the others.
     gold bool [N, L]. The folds depend on the number of rows only.
     """
-    # Shuffled, because files come sorted or in turns by label; the seed is fixed, so the same rows give the same score.
-    fold_of_row = np.random.default_rng(0).permutation(len(gold)) % folds
-    scores = Scores(tree)
+    scores, fold_of_row = Scores(tree), folds_of(len(gold), folds)
     for fold in range(folds):
         held_out = fold_of_row == fold
         scores.update(label(~held_out, held_out), gold[held_out])
     return scores.result()
+
+
+def folds_of(n_rows: int, folds: int) -> np.ndarray:
+    """The fold of each row, int64 [N]; it depends on the number of rows only."""
+    # Shuffled, because files come sorted or in turns by label; the seed is fixed, so the same rows give the same score.
+    return np.random.default_rng(0).permutation(n_rows) % folds
 
 
 def _dev_arrays(probabilities: Any, gold: Any, n_labels: int | None = None) -> tuple[np.ndarray, np.ndarray]:

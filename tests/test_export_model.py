@@ -12,8 +12,9 @@ import export_model
 import hierarchical
 from export_model import warn_about
 from hierarchical import exporting
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
 from hierarchical.weights import find_weights
 from metric import Decision

@@ -14,8 +14,9 @@ import prune
 from analysis import dirty, evaluate, sent_interpret, word_interpret
 from deploy.predictor import infer
 from deploy.simple_serving.model import Work, evidence, load_exported, named, pieces_of
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
 from metric import evaluate as scores_of
 from tests.conftest import SAMPLE

@@ -11,8 +11,8 @@ from analysis import evaluate
 from deploy.predictor import infer
 from deploy.simple_serving.model import Work, load_exported, named, run
 from deploy.triton_serving import make_repository
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint, read_settings, write_decision
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from metric import Decision, Scores, decide
 from tests.conftest import SAMPLE

@@ -168,8 +168,11 @@ def test_early_stop_after_so_many_epochs_without_improvement(run_train, rows_dir
 
 def test_tuned_thresholds_are_stored_with_the_model(run_train, rows_dir, tmp_path, capsys):
     save = tmp_path / "c"
-    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 1, "--tune_threshold", "per_label")
-    thresholds = json.loads((save / "decision.json").read_text())["threshold"]
+    flags = ("--epochs", 1, "--tune_threshold", "per_label", "--decoding", "path", "--stop", "confident")
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, *flags)
+    stored = json.loads((save / "decision.json").read_text())
+    assert (stored["decoding"], stored["stop"], stored["per_level"]) == ("path", "confident", 0)
+    thresholds = stored["threshold"]
     assert len(thresholds) == 5 and len(set(thresholds)) == 1  # two dev rows: the guard keeps one for all
     assert "Thresholds tuned on dev (per_label)" in capsys.readouterr().err
 
@@ -566,6 +569,7 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--learning_rate", "nan"), "--learning_rate: must be at least"),
         (("--threshold", 1.5), "threshold must be a number from 0 to 1"),
         (("--top_k", 0), "top_k must be a whole number"),
+        (("--per_level", 1, "--tune_threshold", "global"), "no threshold counts"),
         (("--dataset_dir", tmp_path / "none"), "no such directory"),
         (("--model_name", "bert-of-my-own"), "neither a local directory nor a known name"),
         (("--model_name", tmp_path), "config.json: no such file"),

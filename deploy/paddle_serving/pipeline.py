@@ -33,11 +33,11 @@ from paddle_serving_server.pipeline.proto import pipeline_service_pb2, pipeline_
 
 from deploy.paddle_serving.protocol import EXAMPLE, MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
 from hierarchical.batches import length_sorted_batches, pad  # noqa: E402
+from hierarchical.calibration import probabilities_of  # noqa: E402
 from hierarchical.decisions import decide  # noqa: E402
 from hierarchical.encoders import graph_feed  # noqa: E402
 from hierarchical.errors import InputError  # noqa: E402
 from hierarchical.linear import with_linear  # noqa: E402
-from hierarchical.modeling import sigmoid  # noqa: E402
 
 BAD_REQUEST = CustomExceptionCode.INPUT_PARAMS_ERROR.value
 BATCH_SIZE = 32  # texts of a model call
@@ -93,7 +93,8 @@ class Classify(Op):
 
     def postprocess(self, input_data, fetch_data, data_id=0, log_id=0):
         (request,), (logits,) = input_data.values(), fetch_data.values()
-        probabilities = sigmoid(with_linear(logits, self.linear, request["texts"]))
+        logits = with_linear(logits, self.linear, request["texts"])
+        probabilities = probabilities_of(logits, self.tree, self.decision)
         selected = decide(probabilities, self.tree, self.decision)
         selected &= [[bool(text.strip())] for text in request["texts"]]  # a blank text has no labels
         rows = [np.flatnonzero(row) for row in selected]

@@ -16,12 +16,12 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import BACKENDS, find_gpu, has_bf16
 from hierarchical.formats import existing
 from hierarchical.linear import with_linear
-from hierarchical.modeling import sigmoid
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
 from metric import Scores, decide
@@ -107,7 +107,8 @@ def measure(args, predictor, decision, logger):
     tokenised = time.perf_counter() - began
     predictor.logits(ids)  # the first call with a batch of its size also plans memory and chooses kernels
     began = time.perf_counter()
-    probabilities = sigmoid(with_linear(predictor.logits(ids), predictor.linear, texts))
+    logits = with_linear(predictor.logits(ids), predictor.linear, texts)
+    probabilities = probabilities_of(logits, predictor.tree, decision)
     computed = time.perf_counter() - began
     scores = Scores(predictor.tree)
     scores.update(decide(probabilities, predictor.tree, decision), rows.multi_hot(len(predictor.tree)))

@@ -84,10 +84,11 @@ def make_app(service, hosts):
         """The labels of texts, by name. What the request leaves open is decided as stored with the model."""
         body, model = await service.read(request, bodies.ClassifyBody), service.model
         service.check_texts(body.texts, "texts")
-        settings = body.model_dump(exclude={"texts", "floor"})
+        settings = body.model_dump(exclude={"texts", "floor", "certainty"})
         decision = service.decision(model, **settings)
         works = [
-            answers.Work(text.strip(), model.max_seq_length, answers.named, decision, body.floor) for text in body.texts
+            answers.Work(text.strip(), model.max_seq_length, answers.named, decision, body.floor, body.certainty)
+            for text in body.texts
         ]
         rows = await service.answers(request, model, works)
         return json_response('{"results": [' + ", ".join(rows) + "]}")

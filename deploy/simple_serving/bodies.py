@@ -61,6 +61,7 @@ class ClassifyBody(Body):
         None, description=f"where a path, or what per_level chooses, ends; {STOPS_TEXT}"
     )
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
+    certainty: Share | None = Field(None, description="tell how certain the labels are, and whether it is this much")
 
 
 class ExplainBody(Body):
@@ -96,6 +97,8 @@ class Result(BaseModel):
     labels: list[str] = Field(description="full paths of the predicted labels, in class-index order")
     probabilities: dict[str, float] = Field(description="of all labels above `floor`, highest first")
     levels: dict[str, list[str]] = Field(description="level -> the predicted labels there, ancestors included")
+    certainty: float | None = Field(None, description="of all labels; only where a certainty is asked for")
+    sure: bool | None = Field(None, description="whether that is as much as is asked for")
 
 
 class ClassifyAnswer(BaseModel):

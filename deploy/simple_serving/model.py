@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hierarchical.batches import pad
+from hierarchical.calibration import probabilities_of
 from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
 from hierarchical.linear import with_linear
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor, describe
 
 MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
@@ -63,7 +63,7 @@ def load_exported(path, precision, max_seq_length=None):
         logits = with_linear(predictor.compute(pad(ids, tokenizer.pad_id)), predictor.linear, texts)
         if not np.isfinite(logits).all():
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
-        return sigmoid(logits)
+        return probabilities_of(logits, tree, predictor.decision)
 
     singly, reads_all = predictor.engine.singly, predictor.linear is not None
     return Model(file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all)
@@ -81,6 +81,7 @@ class Work:
     answer: object
     decision: Decision | None = None
     floor: float = 0.0
+    certainty: float | None = None
 
 
 def run(items):
@@ -97,7 +98,7 @@ def run(items):
 def named(work, model, probabilities):
     """The JSON of a text's labels by name: a row of predict.py's .jsonl files."""
     predicted = model.decide(probabilities, work.decision) if work.text else []
-    return describe(model.tree, work.text, predicted, probabilities, work.floor).to_json()
+    return describe(model.tree, work.text, predicted, probabilities, work.floor, work.certainty).to_json()
 
 
 def numbered(work, model, probabilities):

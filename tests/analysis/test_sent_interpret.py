@@ -9,8 +9,9 @@ import pytest
 from analysis import sent_interpret
 from analysis.cases import Case
 from analysis.sent_interpret import page_case, result_lines
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
-from hierarchical.modeling import encode_features, predict_logits, sigmoid
+from hierarchical.modeling import encode_features, predict_logits
 from metric import decide
 from utils import LabelTree, load_rows, run
 

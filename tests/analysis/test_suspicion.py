@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from analysis import suspicion as module
 from analysis.suspicion import Search, fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
-from hierarchical.modeling import sigmoid
+from hierarchical.calibration import sigmoid
 from tests.analysis.conftest import PLANTED, TREE, planted_rows, rows_of
 
 # ---- heads -----------------------------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ from analysis.word_interpret import (
     terminal_line,
     word_spans,
 )
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from utils import LabelTree, load_rows, run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,10 +11,11 @@ import pytest
 
 import predict
 from deploy.predictor import infer
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.engines import has_bf16
 from hierarchical.linear import with_linear
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
 from metric import Scores, decide
 from utils import InputError, file_digest, load_rows

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from template import TEXT_ONLY, TemplateTokenizer
 
+from hierarchical.calibration import sigmoid
 from hierarchical.encoders import read_config
-from hierarchical.modeling import library_config, model_inputs, predict_logits, sigmoid
+from hierarchical.modeling import library_config, model_inputs, predict_logits
 from hierarchical.tokenizer import load_tokenizer
 from tests.few_shot.conftest import FOLDER
 from utils import InputError, LabelTree

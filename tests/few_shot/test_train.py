@@ -15,8 +15,8 @@ from filelock import FileLock
 from safetensors.numpy import save_file
 
 from hierarchical import batches
+from hierarchical.calibration import sigmoid
 from hierarchical.encoders import FAMILIES
-from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.weights import read_weights
 from tests.few_shot.conftest import load_script

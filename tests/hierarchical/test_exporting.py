@@ -8,12 +8,13 @@ import onnx
 import pytest
 
 from hierarchical import exporting
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint
 from hierarchical.files import file_digest
 from hierarchical.labels import LabelTree
-from hierarchical.modeling import predict_logits, sigmoid
+from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
 from metric import Decision
 from tests.conftest import SAMPLE

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hierarchical import linear_training as module
+from hierarchical.calibration import sigmoid
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
 from hierarchical.linear_training import (
@@ -18,7 +19,6 @@ from hierarchical.linear_training import (
     rows_to_learn_from,
 )
 from hierarchical.metric import evaluate
-from hierarchical.modeling import sigmoid
 from tests.conftest import SAMPLE
 from utils import load_rows, multi_hot
 

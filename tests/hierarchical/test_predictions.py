@@ -54,6 +54,18 @@ def test_rows_by_hand():
     assert tsv_row(SMALL, "", [], probabilities, 0) == "\t\n"
 
 
+def test_rows_with_their_certainty_by_hand():
+    probabilities = np.array([0.25, 0.75, 0.015625], np.float32)  # 体育 is left out, with .75 of certainty
+    row = json.loads(jsonl_row(SMALL, "进", [1], probabilities, 0.125, 0.75))
+    assert list(row)[-2:] == ["certainty", "sure"] and (row["certainty"], row["sure"]) == (0.75, True)
+    assert tsv_row(SMALL, "进", [1], probabilities, 0, 0.75) == "进\t体育##足球\tsure\n"
+    assert tsv_row(SMALL, "进", [0, 1], probabilities, 0, 0.75) == "进\t体育,体育##足球\tunsure\n"
+    assert json.loads(jsonl_row(SMALL, "", [], probabilities, 0.125, 0))["certainty"] == 0  # no labels, no certainty
+    outcome = predictions.Outcome(SMALL, 0.75)
+    outcome.update([("进", [1], probabilities), ("球", [0, 1], probabilities), ("", [], probabilities)])
+    assert outcome.lines()[-1] == "Certain enough (0.75): 1 of 2 texts (50.0%); the others are for people"
+
+
 def test_what_came_out_by_hand():
     outcome = predictions.Outcome(SMALL)
     assert outcome.lines() == []

@@ -14,10 +14,10 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import read_settings
 from hierarchical.decisions import decide
 from hierarchical.linear import read_linear, with_linear
-from hierarchical.modeling import sigmoid
 
 
 class TritonPythonModel:
@@ -34,7 +34,7 @@ class TritonPythonModel:
         logits, texts = triton.get_input_tensor_by_name(request, "POST_INPUT").as_numpy(), None
         if (given := triton.get_input_tensor_by_name(request, "POST_TEXT")) is not None:
             texts = [text.decode("utf-8", "replace") for text in given.as_numpy().reshape(-1)]
-        probabilities = sigmoid(with_linear(logits, self.linear, texts))
+        probabilities = probabilities_of(with_linear(logits, self.linear, texts), self.tree, self.decision)
         try:
             selected = decide(probabilities, self.tree, self.decision)
         except ValueError as error:  # such as NaN
