@@ -34,9 +34,9 @@ from analysis.left_out import LeftOut, calibrated
 from analysis.report import Findings, write_report
 from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
-from hierarchical.calibration import METHODS, probabilities_of
+from hierarchical.calibration import METHODS
 from hierarchical.checkpoints import require_same_labels, write_decision
-from hierarchical.decisions import recalibrated
+from hierarchical.decisions import probabilities_of, recalibrated
 from hierarchical.identity import DECISION
 from hierarchical.predictor import Predictor
 from hierarchical.selective import LEAST_ROWS

@@ -23,8 +23,8 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.neighbours import nearest
 from analysis.report import render
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.decisions import probabilities_of
 from hierarchical.devices import set_device
 from hierarchical.linear import with_linear
 from hierarchical.modeling import classify_features, encode_features

@@ -36,9 +36,9 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
 from analysis.words import load_jieba
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.console import cut
+from hierarchical.decisions import probabilities_of
 from hierarchical.devices import set_device
 from hierarchical.encoders import family_of
 from hierarchical.linear import with_linear

@@ -30,8 +30,8 @@ if not __package__:  # run as a file: the project's root must be found
 from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
 
 from hierarchical.batches import row_windows
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
+from hierarchical.decisions import probabilities_of
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size

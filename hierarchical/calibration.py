@@ -1,6 +1,6 @@
 """Calibration: probabilities that say how often they are right, from the logits of a model.
 
-    probabilities_of(logits, tree, decision)       what every script and server makes of logits
+    calibration.probabilities(logits, tree)        what decisions.probabilities_of makes of a calibrated model's logits
 
 A calibration maps logits to probabilities, level by level, and never changes their order within one: what was likelier
 stays likelier. It is stored in decision.json; calibrating.py makes it. Needs numpy alone.
@@ -9,14 +9,11 @@ stays likelier. It is stored in decision.json; calibrating.py makes it. Needs nu
 import hashlib
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hierarchical.labels import LabelTree
-
-if TYPE_CHECKING:
-    from hierarchical.decisions import Decision
 
 METHODS = ("temperature", "per_level", "isotonic")
 LIMIT = 20.0  # logits beyond it count as it: float32 knows no probability between that and 1
@@ -25,11 +22,6 @@ LIMIT = 20.0  # logits beyond it count as it: float32 knows no probability betwe
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits, float32, without overflow."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)
-
-
-def probabilities_of(logits: np.ndarray, tree: LabelTree, decision: "Decision") -> np.ndarray:
-    """Probabilities [n, L] of logits float32 [n, L], calibrated where the model is."""
-    return sigmoid(logits) if decision.calibration is None else decision.calibration.probabilities(logits, tree)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Decisions: the one rule that turns probabilities into label sets.
 
+    probabilities_of(logits, tree, decision)   logits -> probabilities, calibrated where the model is
     decide(probabilities, tree, decision)      probabilities -> multi-hot label sets; every script calls this one
 
 Shapes: N rows, L labels in class-index order. A decoding is a function and a row in RULES.
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hierarchical.calibration import Calibration
+from hierarchical.calibration import Calibration, sigmoid
 from hierarchical.labels import LabelTree
 
 
@@ -241,6 +242,11 @@ def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
     """Raise ValueError, naming what is known, unless `value` is among it."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+
+
+def probabilities_of(logits: np.ndarray, tree: LabelTree, decision: Decision) -> np.ndarray:
+    """Probabilities float32 [N, L] of logits float32 [N, L]: what every script and server makes of a model's logits."""
+    return sigmoid(logits) if decision.calibration is None else decision.calibration.probabilities(logits, tree)
 
 
 def decide(probabilities: np.ndarray, tree: LabelTree, decision: Decision = Decision()) -> np.ndarray:

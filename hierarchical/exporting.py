@@ -14,10 +14,9 @@ import numpy as np
 
 import hierarchical
 from hierarchical.batches import run_batches
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import SETTINGS, Checkpoint
 from hierarchical.console import progress_bar, quiet
-from hierarchical.decisions import Decision, decide
+from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
 from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path

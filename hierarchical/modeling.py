@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierarchical.batches import pad, row_windows, run_batches
-from hierarchical.calibration import probabilities_of
 from hierarchical.console import progress_bar
-from hierarchical.decisions import Decision, decide
+from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
 from hierarchical.labels import LabelTree

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import row_windows, run_batches
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
-from hierarchical.decisions import Decision, certainty, decide, thresholds_of
+from hierarchical.decisions import Decision, certainty, decide, probabilities_of, thresholds_of
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,

@@ -171,6 +171,8 @@ def test_decision_flags(call, tiny_checkpoint, tmp_path):
     assert labels("--top_k", 3) == expected(top_k=3)
     assert labels("--decoding", "closure", "--threshold", 0.7) == expected(decoding="closure", threshold=0.7)
     assert labels("--decoding", "topdown", "--max_labels", 4) == expected(decoding="topdown", max_labels=4)
+    assert labels("--decoding", "path") == expected(decoding="path")
+    assert labels("--per_level", 1, "--stop", "confident") == expected(per_level=1, stop="confident")
     stored = tmp_path / "stored"
     shutil.copytree(tiny_checkpoint, stored)
     thresholds = np.linspace(0.2, 0.9, len(TREE)).tolist()

@@ -2,27 +2,33 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import predict
+import prune
 from analysis import evaluate
 from deploy.predictor import infer
 from deploy.simple_serving.model import Work, load_exported, named, run
 from deploy.triton_serving import make_repository
-from hierarchical.calibration import sigmoid
+from hierarchical.calibration import Calibration, sigmoid
 from hierarchical.checkpoints import Checkpoint, read_settings, write_decision
+from hierarchical.decisions import certainty, probabilities_of
 from hierarchical.predictor import Predictor
 from metric import Decision, Scores, decide
 from tests.conftest import SAMPLE
 from tests.deploy.test_triton import ask
-from utils import LabelTree, load_rows
+from utils import InputError, LabelTree, load_rows
 
 pytestmark = pytest.mark.slow
 
 TREE = LabelTree.read(SAMPLE / "label.txt")
+CURVE = [[-20.0, -2.0, 0.0, 1.0, 20.0], [0.0, 0.2, 0.4, 0.9, 1.0]]
 STORED = [
+    Decision([0.4, 0.3, 0.2], calibration=Calibration("per_level", [[0.5, 0.3], [0.8, -0.2], [1.2, 0.0]], [])),
+    Decision(0.5, "path", stop="confident", calibration=Calibration("isotonic", [], [CURVE, CURVE, CURVE])),
     Decision(decoding="path"),
     Decision([0.9, 0.7, 0.5], "path", stop="confident"),
     Decision(per_level=2, decoding="closure"),
@@ -50,17 +56,28 @@ def stored(request, hybrid_checkpoint, hybrid_export, tmp_path):
     return folders
 
 
-def labels_in(path):
-    return [json.loads(line)["labels"] for line in path.read_text("utf-8").splitlines()]
+def rows_in(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("stored", STORED, indirect=True)
-def test_same_labels_everywhere(stored, rows, logits, tmp_path):
+def test_same_answers_everywhere(stored, rows, logits, tmp_path):
     checkpoint, export = stored
     decision = read_settings(checkpoint)[2]
-    sets = decide(sigmoid(logits), TREE, decision)
+    probabilities = probabilities_of(logits, TREE, decision)
+    sets = decide(probabilities, TREE, decision)
     expected = [[TREE.labels[i] for i in np.flatnonzero(row)] for row in sets]
     assert len({tuple(row) for row in expected}) > 3
+    assert (decision.calibration is None) == np.allclose(probabilities, sigmoid(logits), atol=1e-2)
+
+    def same(answers):
+        """Labels, and the probabilities of them all."""
+        assert [row["labels"] for row in answers] == expected
+        found = [[row["probabilities"][label] for label in TREE.labels] for row in answers]
+        np.testing.assert_allclose(found, probabilities, atol=1e-4)
+        sure = certainty(probabilities, sets)
+        np.testing.assert_allclose([row["certainty"] for row in answers], sure, atol=1e-4)
+        assert [row["sure"] for row in answers] == (sure >= 0.6).tolist()
 
     data, gold = tmp_path / "data", rows.multi_hot(len(TREE))
     data.mkdir()
@@ -68,13 +85,13 @@ def test_same_labels_everywhere(stored, rows, logits, tmp_path):
     lines = [f"{text}\t{','.join(TREE.labels[i] for i in row)}\n" for text, row in zip(rows.texts, rows.labels)]
     (data / "dev.txt").write_text("".join(lines), "utf-8")
     flags = ["--dataset_dir", str(data), "--device", "cpu"]
-    output = ["--output_file", str(tmp_path / "out.jsonl")]
+    output = ["--output_file", str(tmp_path / "out.jsonl"), "--floor", "0", "--certainty", "0.6"]
     predict.main([*flags, *output, "--params_path", str(checkpoint)])
-    assert labels_in(tmp_path / "out.jsonl") == expected
+    same(rows_in(tmp_path / "out.jsonl"))
     infer.main([*flags, *output, "--model_path_prefix", str(export / "float32")])
-    assert labels_in(tmp_path / "out.jsonl") == expected
+    same(rows_in(tmp_path / "out.jsonl"))
     for how in ({}, {"backend": "paddle"}):
-        assert [one.labels for one in Predictor(export, **how).predict(rows.texts)] == expected
+        same([vars(one) for one in Predictor(export, **how).predict(rows.texts, floor=0, certainty=0.6)])
 
     scores = Scores(TREE)
     scores.update(sets, gold)
@@ -85,9 +102,9 @@ def test_same_labels_everywhere(stored, rows, logits, tmp_path):
     assert found["decision"] == {"max_seq_length": 64} | decision.to_dict()
 
     model = load_exported(export, "float32")
-    works = [Work(text, 64, named, model.decision) for text in rows.texts]
+    works = [Work(text, 64, named, model.decision, 0.0, 0.6) for text in rows.texts]
     items = [type("Item", (), {"work": work, "group": model}) for work in works]
-    assert [json.loads(row)["labels"] for row in run(items)] == expected
+    same([json.loads(row) for row in run(items)])
     make_repository.main(
         [
             "--model_path",
@@ -100,14 +117,45 @@ def test_same_labels_everywhere(stored, rows, logits, tmp_path):
             "python",
         ]
     )
-    assert [[name for _, name, _ in row] for row in ask(tmp_path / "models", [rows.texts])[0]] == expected
+    by_triton = ask(tmp_path / "models", [rows.texts])[0]
+    assert [[name for _, name, _ in row] for row in by_triton] == expected
+    told = np.concatenate([[p for _, _, p in row] for row in by_triton])
+    np.testing.assert_allclose(told, probabilities[sets], atol=1e-4)
 
 
 def test_an_export_carries_the_settings(paddle, hybrid_checkpoint, tmp_path):
     from hierarchical.exporting import export_checkpoint
 
     shutil.copytree(hybrid_checkpoint, tmp_path / "checkpoint")
-    write_decision(tmp_path / "checkpoint", 64, STORED[1])
+    mark = Checkpoint.open(tmp_path / "checkpoint").mark
+    stored = replace(STORED[1], calibration=replace(STORED[1].calibration, model=mark))
+    write_decision(tmp_path / "checkpoint", 64, stored)
     opened = Checkpoint.open(tmp_path / "checkpoint")
     export_checkpoint(paddle, opened, opened.load_model(), tmp_path / "export", format="onnx")
-    assert Predictor(tmp_path / "export").decision == STORED[1]
+    exported = Predictor(tmp_path / "export")
+    assert exported.decision == stored and exported.mark == mark
+
+
+def test_a_calibration_made_by_evaluate_is_for_its_model_alone(hybrid_checkpoint, tiny_checkpoint, tmp_path):
+    """And for the model as it is: neither for the encoder without its linear branch, nor for a width of prune.py."""
+    for source, name in ((hybrid_checkpoint, "checkpoint"), (tiny_checkpoint, "other")):
+        shutil.copytree(source, tmp_path / name)
+    data = ["--dataset_dir", str(SAMPLE), "--device", "cpu"]
+    asked = [
+        "--params_path",
+        str(tmp_path / "checkpoint"),
+        "--train_file",
+        "",
+        "--bad_case_file",
+        str(tmp_path / "bad"),
+    ]
+    evaluate.main([*data, *asked, "--calibrate", "per_level"])
+    stored = Checkpoint.open(tmp_path / "checkpoint")
+    assert stored.decision.calibration.model == stored.mark != ""
+    shutil.copy(tmp_path / "checkpoint" / "decision.json", tmp_path / "other")
+    with pytest.raises(InputError, match="its calibration is that of another model"):
+        Checkpoint.open(tmp_path / "other")
+    widths = ["--params_dir", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "p"), "--max_steps", "1"]
+    prune.main([*data, *widths, "--width_mult_list", "1/2"])
+    narrow = read_settings(tmp_path / "p" / "width_mult_0.5")[2]
+    assert narrow.calibration is None and np.array(narrow.threshold) == pytest.approx(0.5, abs=1e-6)

@@ -33,8 +33,7 @@ from paddle_serving_server.pipeline.proto import pipeline_service_pb2, pipeline_
 
 from deploy.paddle_serving.protocol import EXAMPLE, MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
 from hierarchical.batches import length_sorted_batches, pad  # noqa: E402
-from hierarchical.calibration import probabilities_of  # noqa: E402
-from hierarchical.decisions import decide  # noqa: E402
+from hierarchical.decisions import decide, probabilities_of  # noqa: E402
 from hierarchical.encoders import graph_feed  # noqa: E402
 from hierarchical.errors import InputError  # noqa: E402
 from hierarchical.linear import with_linear  # noqa: E402

@@ -16,8 +16,8 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import require_same_labels
+from hierarchical.decisions import probabilities_of
 from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import BACKENDS, find_gpu, has_bf16
 from hierarchical.formats import existing

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hierarchical.batches import pad
-from hierarchical.calibration import probabilities_of
-from hierarchical.decisions import Decision, decide
+from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.errors import InputError
 from hierarchical.linear import with_linear
 from hierarchical.predictor import Predictor, describe

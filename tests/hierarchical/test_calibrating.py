@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hierarchical.calibrating import FOLDS, LogitCounts, Reliability, reliability_lines
-from hierarchical.calibration import probabilities_of, sigmoid
+from hierarchical.calibration import sigmoid
+from hierarchical.decisions import probabilities_of
 from hierarchical.errors import InputError
 from hierarchical.thresholds import folds_of
 from metric import Decision

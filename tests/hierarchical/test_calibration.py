@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierarchical.calibration import LIMIT, Calibration, mark_of, probabilities_of, sigmoid
-from hierarchical.decisions import certainty, recalibrated
+from hierarchical.calibration import LIMIT, Calibration, mark_of, sigmoid
+from hierarchical.decisions import certainty, probabilities_of, recalibrated
 from metric import Decision, decide
 from tests.hierarchical.trees import TREE, cases
 

@@ -14,9 +14,8 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from hierarchical.calibration import probabilities_of
 from hierarchical.checkpoints import read_settings
-from hierarchical.decisions import decide
+from hierarchical.decisions import decide, probabilities_of
 from hierarchical.linear import read_linear, with_linear
 
 

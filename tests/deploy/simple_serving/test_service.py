@@ -55,6 +55,10 @@ def test_decision_of_a_request(client, predictor, texts):
     assert [label.count("##") for label in chosen] == list(range(len(chosen)))
     assert len(ask(floor=0)["probabilities"]) == len(predictor.tree)
     assert set(ask(floor=1)["probabilities"]) == set(ask()["labels"])
+    sure, unsure, unasked = ask(certainty=0), ask(certainty=1), ask()
+    least = min(value if value > 0.5 else 1 - value for value in p)
+    assert sure["certainty"] == unsure["certainty"] == pytest.approx(least, abs=1e-4)
+    assert (sure["sure"], unsure["sure"]) == (True, False) and not {"certainty", "sure"} & set(unasked)
 
 
 def test_blank_texts_keep_the_rows_in_step(client, texts):
@@ -213,6 +217,7 @@ BAD_BODIES = [
     (b'{"texts": "a", "threshold": true}', 422, "body.threshold", "number"),
     (b'{"texts": "a", "threshold": [0.5, 1.5]}', 422, "body.threshold[1]", "less than"),
     (b'{"texts": "a", "threshold": [0.5, 0.5]}', 422, "body", "2 thresholds for 31 labels on 3 levels"),
+    (b'{"texts": "a", "certainty": 2}', 422, "body.certainty", "less than"),
     (b'{"texts": "a", "stop": "root"}', 422, "body.stop", "leaf"),
     (b'{"texts": "a", "per_level": -1}', 422, "body.per_level", "greater"),
     (b'{"texts": "a", "top_k": 0}', 422, "body.top_k", "greater"),
