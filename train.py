@@ -149,7 +149,7 @@ def read_data(args, logger):
 
 def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
-    counts = train.multi_hot(len(tree)).sum(0)
+    counts = train.label_counts(len(tree))
     logger.warning(
         f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
         f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
@@ -203,7 +203,7 @@ def prepare_model(args, tree, train, logger):
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
     model.train()
-    family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
+    family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.label_counts(len(tree)), len(train.labels)))
     if args.init_from_ckpt and not args.resume:
         require_same_start(args.init_from_ckpt, tokenizer, Path(args.dataset_dir) / args.label_file)
         load_weights(model, args.init_from_ckpt)
