@@ -203,7 +203,8 @@ def prepare_model(args, tree, train, logger):
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
     model.train()
-    family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.label_counts(len(tree)), len(train.labels)))
+    bias = label_frequency_bias(train.label_counts(len(tree)), len(train.labels))
+    family_of(model).classifier(model).bias.set_value(bias)
     if args.init_from_ckpt and not args.resume:
         require_same_start(args.init_from_ckpt, tokenizer, Path(args.dataset_dir) / args.label_file)
         load_weights(model, args.init_from_ckpt)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hierarchical.batches import CELLS as DEV_CELLS
+from hierarchical.batches import CHOOSING_CELLS
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
@@ -163,7 +163,7 @@ def mixed(
     """
     if len(texts) < LEAST_DEV:
         return branch.scaled(USUAL if logits is None else 0.0, 0.0), None
-    every = -(-len(texts) * len(tree) // DEV_CELLS)
+    every = -(-len(texts) * len(tree) // CHOOSING_CELLS)
     texts, gold = texts[::every], gold[::every]
     values, others = branch.decision_values(texts), () if logits is None else OTHERS
     encoder = np.zeros(values.shape) if logits is None else logits[::every].astype(np.float64)

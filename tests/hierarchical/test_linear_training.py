@@ -195,7 +195,7 @@ def test_few_dev_rows_choose_nothing(branch, rows):
 
 
 def test_with_many_labels_some_of_the_rows_choose(branch, rows, monkeypatch):
-    monkeypatch.setattr(module, "DEV_CELLS", 31 * 25)
+    monkeypatch.setattr(module, "CHOOSING_CELLS", 31 * 25)
     gold = multi_hot(rows.labels[300:350], len(TREE))
     _, honest = mixed(branch, rows.texts[300:350], None, gold, TREE, Decision())
     assert honest["n_rows"] == 25
