@@ -36,12 +36,14 @@ def fit_baseline(train_rows: Rows, dev_rows: Rows, tree: LabelTree) -> tuple[Lin
 
     The dev rows choose its shift; the scores are of rows that played no part in that (see linear_training.mixed).
     """
-    from hierarchical.linear_training import fit_linear, mixed
+    from hierarchical.linear_training import choosing_rows, fit_linear, mixed
 
-    branch, gold = fit_linear(train_rows.texts, train_rows.labels, len(tree)), dev_rows.multi_hot(len(tree))
-    branch, honest = mixed(branch, dev_rows.texts, None, gold, tree, Decision())
+    branch = fit_linear(train_rows.texts, train_rows.labels, len(tree))
+    rows = choosing_rows(len(dev_rows.texts), len(tree))
+    texts, gold = [dev_rows.texts[i] for i in rows], dev_rows.multi_hot(len(tree), rows)
+    branch, honest = mixed(branch, texts, None, gold, tree, Decision())
     if honest is None:  # too few rows to choose by
-        honest = evaluate(decide(sigmoid(branch.logits(dev_rows.texts)), tree, Decision()), gold, tree)
+        honest = evaluate(decide(sigmoid(branch.logits(texts)), tree, Decision()), gold, tree)
     return branch, honest
 
 

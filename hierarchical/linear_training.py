@@ -146,6 +146,11 @@ def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, f
 # ---- the two numbers -------------------------------------------------------------------------------------------------
 
 
+def choosing_rows(n_rows: int, n_labels: int) -> range:
+    """The dev rows by which a branch is mixed: all, or with very many labels every second, third, ..."""
+    return range(0, n_rows, max(1, -(-n_rows * n_labels // CHOOSING_CELLS)))
+
+
 def mixed(
     branch: LinearBranch,
     texts: Sequence[str],
@@ -157,16 +162,14 @@ def mixed(
     """(the branch with the weight and the shift that suit these rows best, what that is worth on rows not used for it).
 
     logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. The threshold of
-    `decision` stays as it is: the shift takes its place. The worth is a result of `thresholds.cross_fitted`. With very
-    many labels some of the rows choose. Fewer than LEAST_DEV rows choose nothing: beside an encoder the branch then has
-    the weight 0, and None is returned.
+    `decision` stays as it is: the shift takes its place. The worth is a result of `thresholds.cross_fitted`. Fewer than
+    LEAST_DEV rows choose nothing: beside an encoder the branch then has the weight 0, and None is returned. The rows
+    are best those of `choosing_rows`.
     """
     if len(texts) < LEAST_DEV:
         return branch.scaled(USUAL if logits is None else 0.0, 0.0), None
-    every = -(-len(texts) * len(tree) // CHOOSING_CELLS)
-    texts, gold = texts[::every], gold[::every]
     values, others = branch.decision_values(texts), () if logits is None else OTHERS
-    encoder = np.zeros(values.shape) if logits is None else logits[::every].astype(np.float64)
+    encoder = np.zeros(values.shape) if logits is None else logits.astype(np.float64)
 
     def choose(rows: np.ndarray) -> tuple[float, float]:
         return best_mix(encoder[rows], values[rows], gold[rows], tree, decision, others)

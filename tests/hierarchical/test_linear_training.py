@@ -11,6 +11,7 @@ from hierarchical.labels import LabelTree
 from hierarchical.linear_training import (
     LEAST_DEV,
     best_mix,
+    choosing_rows,
     drawn_rows,
     fit_linear,
     mixed,
@@ -194,8 +195,7 @@ def test_few_dev_rows_choose_nothing(branch, rows):
     assert (found.weight, found.shift, honest) == (module.USUAL, 0.0, None)
 
 
-def test_with_many_labels_some_of_the_rows_choose(branch, rows, monkeypatch):
+def test_with_many_labels_some_of_the_rows_choose(monkeypatch):
     monkeypatch.setattr(module, "CHOOSING_CELLS", 31 * 25)
-    gold = multi_hot(rows.labels[300:350], len(TREE))
-    _, honest = mixed(branch, rows.texts[300:350], None, gold, TREE, Decision())
-    assert honest["n_rows"] == 25
+    assert choosing_rows(50, len(TREE)) == range(0, 50, 2) and choosing_rows(25, len(TREE)) == range(25)
+    assert len(choosing_rows(1000, len(TREE))) == 25 and len(choosing_rows(3, 1000)) == 1
