@@ -44,7 +44,7 @@ class Cells:
     def add(self, probabilities: np.ndarray, gold: np.ndarray) -> None:
         """The rows that come next: float and bool [n, L]."""
         above, cut = probabilities > self.floor, probabilities
-        if self.decoding != "raw":
+        if self.tree is not None and self.decoding != "raw":
             cut = probabilities.copy()
             RULES[self.decoding].make_consistent(cut, self.tree)
             above |= cut > self.floor
