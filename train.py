@@ -24,7 +24,7 @@ from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.linear import read_linear, with_linear
-from hierarchical.linear_training import LEAST_DEV, choosing_rows, fit_linear, mixed
+from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -256,7 +256,10 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
 def linear_branch(tree, train, dev, logits_of, decision, logger):
     """A LinearBranch of the train rows, mixed as suits the dev rows and their logits best; None if it adds nothing."""
     logger.info(f"Linear branch: character n-grams of {len(train.texts)} rows")
-    branch = fit_linear(train.texts, train.labels, len(tree))
+    plan = Plan.of(train.texts, train.labels, len(tree), THOROUGH)
+    for line in plan.lines(len(train.texts), len(tree)):
+        logger.info(line)
+    branch = fit_linear(train.texts, train.labels, len(tree), plan)
     rows = choosing_rows(len(dev.texts), len(tree))
     logits, gold = logits_of(rows), dev.multi_hot(len(tree), rows)
     branch, honest = mixed(branch, [dev.texts[i] for i in rows], logits, gold, tree, decision)

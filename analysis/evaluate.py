@@ -203,7 +203,7 @@ def main(argv=None):
     write_bad_cases(bad_cases_path, tree, rows["dev"], bad_cases)  # dev came last
     logger.info(f"Bad case in dev dataset saved in {bad_cases_path}")
     if args.baseline:
-        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree)
+        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree, logger)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
     if args.report:

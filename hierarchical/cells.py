@@ -14,12 +14,12 @@ from functools import cached_property
 
 import numpy as np
 
-from hierarchical.batches import CHOOSING_CELLS, row_windows
+from hierarchical.batches import row_windows
 from hierarchical.decisions import RULES
 from hierarchical.labels import LabelTree
 
 HIGHEST_FLOOR = 1 - 2.0**-24  # below the probability of 1 that a float32 can have
-MOST = CHOOSING_CELLS  # 17 bytes each, and about twice as much again while they are searched
+MOST = 5_000_000  # 17 bytes each, and more while they are searched
 
 
 class Cells:
