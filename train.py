@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from hierarchical.added_tokens import add_tokens, read_added_tokens
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.learning_rates import AUTO, LOW, fitting_rate
 from hierarchical.linear import read_linear, with_linear
-from hierarchical.linear_training import LEAST_DEV, fit_linear, mixed
+from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -54,7 +55,7 @@ from hierarchical.training import (
     train_epoch,
 )
 from hierarchical.weights import find_encoder_weights, find_weights, load_weights
-from metric import CRITERIA, Decision, Scores, decide, tuned_decision
+from metric import CRITERIA, Decision, Scores, decide, dev_cells, tuned_decision
 from metric import evaluate as scores_of
 from utils import (
     LabelTree,
@@ -162,7 +163,7 @@ def read_data(args, logger):
 
 def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
-    counts = train.multi_hot(len(tree)).sum(0)
+    counts = train.label_counts(len(tree))
     logger.warning(
         f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
         f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
@@ -217,7 +218,8 @@ def prepare_model(args, tree, train, logger):
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
     model.train()
-    family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
+    bias = label_frequency_bias(train.label_counts(len(tree)), len(train.labels))
+    family_of(model).classifier(model).bias.set_value(bias)
     if args.init_from_ckpt and not args.resume:
         require_same_start(args.init_from_ckpt, tokenizer, Path(args.dataset_dir) / args.label_file)
         load_weights(model, args.init_from_ckpt)
@@ -261,15 +263,20 @@ def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
 def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
     """Give the best model what --hybrid and --tune_threshold ask for, both chosen on dev, and store it with it."""
     load_weights(model, find_weights(args.save_dir))
-    logits, gold = predict_logits(model, ids, tokenizer.pad_id, args.batch_size), dev.multi_hot(len(tree))
+
+    def logits_of(rows):
+        return predict_logits(model, [ids[i] for i in rows], tokenizer.pad_id, args.batch_size)
+
     linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
     if args.hybrid:
-        linear = linear_branch(tree, train, dev, logits, gold, decision, logger)
+        linear = linear_branch(tree, train, dev, logits_of, decision, logger)
         save_checkpoint(args.save_dir, model, tokenizer, tree, decision, linear=linear)
     if args.tune_threshold:
-        criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
-        probabilities = sigmoid(with_linear(logits, linear, dev.texts))
-        tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
+        criterion, cells = args.select_by if args.select_by in CRITERIA else "micro_f1", dev_cells(tree, decision)
+        for rows in row_windows(len(ids), len(tree)):
+            logits = with_linear(logits_of(rows), linear, [dev.texts[i] for i in rows])
+            cells.add(sigmoid(logits), dev.multi_hot(len(tree), rows))
+        tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, criterion)
         write_decision(args.save_dir, args.max_seq_length, tuned)
         logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
         if honest:
@@ -277,11 +284,16 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
             logger.info(f"on dev rows left out of the tuning{mixture}: {f1_text(honest)}")
 
 
-def linear_branch(tree, train, dev, logits, gold, decision, logger):
+def linear_branch(tree, train, dev, logits_of, decision, logger):
     """A LinearBranch of the train rows, mixed as suits the dev rows and their logits best; None if it adds nothing."""
     logger.info(f"Linear branch: character n-grams of {len(train.texts)} rows")
-    branch = fit_linear(train.texts, train.labels, len(tree))
-    branch, honest = mixed(branch, dev.texts, logits, gold, tree, decision)
+    plan = Plan.of(train.texts, train.labels, len(tree), THOROUGH)
+    for line in plan.lines(len(train.texts), len(tree)):
+        logger.info(line)
+    branch = fit_linear(train.texts, train.labels, len(tree), plan)
+    rows = choosing_rows(len(dev.texts), len(tree))
+    logits, gold = logits_of(rows), dev.multi_hot(len(tree), rows)
+    branch, honest = mixed(branch, [dev.texts[i] for i in rows], logits, gold, tree, decision)
     if honest is None:
         logger.warning(f"Linear branch left out: it needs {LEAST_DEV} dev rows or more to be mixed by")
         return None

@@ -37,7 +37,7 @@ from hierarchical.identity import DECISION
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
-from metric import CRITERIA, Scores, decide, tuned_decision
+from metric import CRITERIA, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
     InputError,
@@ -110,9 +110,10 @@ def score_rows(predictor, rows, decision, name, findings=None):
 
 def tune(predictor, dev, decision, args, logger):
     """The decision with threshold(s) chosen on the dev rows, logged with what that is worth on rows not used for it."""
-    tree, windows = predictor.tree, probability_windows(predictor, dev, "tune")
-    probabilities, gold = np.concatenate([part for _, part in windows]), dev.multi_hot(len(tree))
-    tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, args.select_by)
+    tree, cells = predictor.tree, dev_cells(predictor.tree, decision)
+    for window, probabilities in probability_windows(predictor, dev, "tune"):
+        cells.add(probabilities, dev.multi_hot(len(tree), window))
+    tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, args.select_by)
     logger.info(
         f"Thresholds tuned on dev ({args.tune_threshold}); on dev rows left out of the tuning: "
         f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
@@ -202,7 +203,7 @@ def main(argv=None):
     write_bad_cases(bad_cases_path, tree, rows["dev"], bad_cases)  # dev came last
     logger.info(f"Bad case in dev dataset saved in {bad_cases_path}")
     if args.baseline:
-        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree)
+        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree, logger)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
     if args.report:
