@@ -58,6 +58,8 @@ from hierarchical.weights import find_encoder_weights, find_weights, load_weight
 from metric import CRITERIA, Decision, Scores, decide, dev_cells, tuned_decision
 from metric import evaluate as scores_of
 from utils import (
+    NO_THRESHOLD,
+    InputError,
     LabelTree,
     add_dataset_arguments,
     add_decision_arguments,
@@ -328,13 +330,15 @@ def main(argv=None):
 def train_and_save(args, rank, world, logger):
     """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
-    decision = decision_from_arguments(args)
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
         read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
+    decision = decision_from_arguments(args, tree)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD}")
     if args.warmup_steps and not args.warmup:
         args.warmup = True
         logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")

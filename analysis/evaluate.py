@@ -40,6 +40,7 @@ from hierarchical.sets import only_writer
 from metric import CRITERIA, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
+    NO_THRESHOLD,
     InputError,
     add_checkpoint_arguments,
     add_dataset_arguments,
@@ -152,9 +153,9 @@ def main(argv=None):
         batch_size=args.batch_size,
     )
     tree, tokenizer = predictor.tree, predictor.tokenizer
-    decision = decision_from_arguments(args, predictor.decision)
-    if args.tune_threshold and decision.top_k:
-        raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD} --min_labels 0 lifts a stored top_k.")
     directory = require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     label_path, train_path, dev_path = inputs

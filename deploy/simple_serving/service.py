@@ -12,6 +12,7 @@ from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
 from deploy.simple_serving.model import run
 from hierarchical.console import get_logger
+from hierarchical.decisions import thresholds_of
 from hierarchical.devices import available_cores
 from hierarchical.errors import InputError
 
@@ -101,7 +102,9 @@ class Service:
         if all(value is None for value in settings.values()):
             return model.decision
         try:
-            return model.decision.updated(**settings)
+            decision = model.decision.updated(**settings)
+            thresholds_of(decision, model.tree)
+            return decision
         except ValueError as error:
             what = f"decision settings: {error}."
             raise Refusal(422, "body", what, "Correct these fields; /docs describes them.") from None
