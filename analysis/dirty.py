@@ -30,8 +30,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
@@ -47,10 +45,11 @@ from analysis.merging import (
     warn_of_torn,
     with_answers,
 )
-from analysis.suspicion import STRATEGIES, Search, suspicion
+from analysis.suspects import find_suspects
+from analysis.suspicion import STRATEGIES, Search
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.formats import TEXT, format_of
-from hierarchical.ledger import LEAST, MARGIN, RESOLUTIONS, Decision, Ledger, id_of
+from hierarchical.ledger import MARGIN, RESOLUTIONS, Decision, Ledger, id_of
 from utils import (
     SHOWN,
     InputError,
@@ -143,19 +142,11 @@ def find(args, logger, directory, paths):
     require_merged(paths["dirty_file"], rows, ledger, tree)
 
     train = with_answers(train, ledger, tree)
-    gold = train.multi_hot(len(tree))
     search = Search(args.seed, checkpoint, args.device, args.batch_size, args.dirty_threshold)
-    scores, likely = STRATEGIES[args.strategy](train, gold, search)
-    names = [tuple(tree.labels[i] for i in labels) for labels in train.labels]
-    ids = [id_of(text) for text in train.texts]
-    resting = {
-        i
-        for i, text_id in enumerate(ids)
-        if text_id in ledger.decisions and ledger.rests(text_id, names[i], said(tree, likely[i]), args.margin)
-    }
-    worst = [i for i in np.argsort(-scores, kind="stable").tolist() if i not in resting][: args.dirty_num]
-    if resting:
-        logger.info(f"{len(resting)} rows were checked before and are not asked about again")
+    found = find_suspects(train, ledger, tree, args.strategy, search, args.margin)
+    worst, names = found.order[: args.dirty_num], [tuple(tree.labels[i] for i in labels) for labels in train.labels]
+    if found.resting:
+        logger.info(f"{found.resting} rows were checked before and are not asked about again")
     if not worst:
         raise InputError(f"{ledger.path}: all rows of {train_path} were checked; a lower --margin asks again.")
     dirty = set(worst)
@@ -164,22 +155,17 @@ def find(args, logger, directory, paths):
             file.writelines(line_of(rows[i], names[i], paths[flag]) for i in part)
     with atomic_write(paths["suspect_file"]) as file:
         for i in worst:
-            row = {"text": rows[i].text, "labels": names[i], "suspect": suspicion(tree, gold[i], likely[i])}
-            row["model"] = {tree.labels[k]: round(float(likely[i, k]), 2) for k in np.flatnonzero(likely[i] > 0.5)}
+            row = {"text": rows[i].text, "labels": names[i], "suspect": found.says(i)}
+            row["model"] = {label: round(p, 2) for label, p in found.model(i).items() if p > 0.5}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     ledger.add(
-        Decision(ids[i], "asked", before=rows[i].labels, via="dirty.py", model=said(tree, likely[i])) for i in worst
+        Decision(id_of(rows[i].text), "asked", before=names[i], via="dirty.py", model=found.model(i)) for i in worst
     )
     ledger.note_written(paths["dirty_file"])
     for i in worst[:5]:
-        logger.info(f"{suspicion(tree, gold[i], likely[i])}: {shown(rows[i].text, 60)}")
+        logger.info(f"{found.says(i)}: {shown(rows[i].text, 60)}")
     for flag, what in (("dirty_file", "Suspicious rows"), ("rest_file", "The others"), ("suspect_file", "Reasons")):
         logger.info(f"{what} saved in {paths[flag]}")
-
-
-def said(tree, probabilities):
-    """{label: probability} of one row (float [L]), as the ledger keeps it."""
-    return {tree.labels[k]: float(probabilities[k]) for k in np.flatnonzero(probabilities >= LEAST)}
 
 
 def merge(args, logger, directory, paths):
