@@ -34,6 +34,7 @@ from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
 from hierarchical.checkpoints import require_same_labels, write_decision
 from hierarchical.identity import DECISION
+from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
@@ -209,7 +210,8 @@ def main(argv=None):
             logger.info(line)
     if args.report:
         facts = {"rows": dev_path, "checkpoint": args.params_path}
-        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts)
+        checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
+        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
         settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}
