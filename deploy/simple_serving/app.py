@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from deploy.simple_serving import model as answers
 from deploy.simple_serving.description import add_limits
 from deploy.simple_serving.guard import Guard
 from deploy.simple_serving.key import KEY_VARIABLE
+from deploy.simple_serving.watch import Watch
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_POLICY = (
@@ -26,34 +26,8 @@ PAGE_POLICY = (
 )
 
 
-class Watch:
-    """Counts and times the requests, and knows how many are being worked on."""
-
-    def __init__(self, app, service, paths):
-        self.app, self.service, self.paths = app, service, paths
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        service, began, status = self.service, time.perf_counter(), 500
-
-        async def send_and_note(message):
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        service.active += 1
-        try:
-            await self.app(scope, receive, send_and_note)
-        finally:
-            service.active -= 1
-            path = scope["path"] if scope["path"] in self.paths else "other"
-            service.requests.labels(path, status).inc()
-            service.seconds.labels(path).observe(time.perf_counter() - began)
-
-
-def make_app(service, hosts):
-    """The app of a service.Service; hosts: the guard.Hosts by which it goes."""
+def make_app(service, hosts, log=None, spans=None):
+    """The app of a service.Service; hosts: the guard.Hosts by which it goes; log, spans: see Watch."""
 
     @asynccontextmanager
     async def lifespan(app):
@@ -146,7 +120,7 @@ def make_app(service, hosts):
     @app.get("/metrics", response_class=Response)
     async def metrics():
         """Figures for Prometheus."""
-        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.figures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page():
@@ -156,6 +130,7 @@ def make_app(service, hosts):
         return Response(text, media_type="application/json")
 
     def refused(scope, refusal):
+        scope["record"].reason = refusal.reason
         first = refusal.problems[0]
         content = bodies.ErrorAnswer(error=f"{first.where}: {first.what}", problems=refusal.problems)
         return JSONResponse(content.model_dump(), refusal.status, refusal.headers)
@@ -185,5 +160,4 @@ def make_app(service, hosts):
     app.add_exception_handler(Exception, failed)
     watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
     app.add_middleware(Guard, hosts=hosts, refused=refused)
-    app.add_middleware(Watch, service=service, paths=frozenset(watched))
-    return app
+    return Watch(app, service, frozenset(watched), log, spans)

@@ -44,6 +44,8 @@ class Item:
     group: object  # a batch holds items of one group: the model they are meant for
     most: int  # no batch that holds this item is larger
     future: asyncio.Future | None = None
+    submitted: float = 0.0  # time.perf_counter(), as the next one
+    began: float = 0.0  # a worker took it
 
 
 class Batcher:
@@ -67,8 +69,9 @@ class Batcher:
         if len(self.queue) + len(items) > self.queue_size:
             waiting = len(self.queue) * self._seconds_per_item / self.workers
             raise Full(max(1, math.ceil(waiting)))
+        now = time.perf_counter()
         for item in items:
-            item.future = self._loop.create_future()
+            item.future, item.submitted = self._loop.create_future(), now
         self.queue += items
         self._dispatch()
         return [item.future for item in items]
@@ -109,6 +112,8 @@ class Batcher:
 
     def _work(self, batch):
         began = time.perf_counter()
+        for item in batch:
+            item.began = began
         outcomes = self._outcomes(batch)
         if len(batch) > 1 and any(isinstance(outcome, Failed) for outcome in outcomes):
             # those that nobody waits for any more need not be tried again

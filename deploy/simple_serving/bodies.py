@@ -135,11 +135,15 @@ class ErrorAnswer(BaseModel):
 
 
 class Refusal(Exception):
-    """A request that gets no answer: the status, and what was wrong where and how to mend it."""
+    """A request that gets no answer: the status, and what was wrong where and how to mend it.
 
-    def __init__(self, status, where, what, how, headers=None):
+    reason: the word by which /metrics and the access log tell it, where the status does not say enough.
+    """
+
+    def __init__(self, status, where, what, how, headers=None, reason=""):
         super().__init__(what)
         self.status, self.problems, self.headers = status, [Problem(where=where, what=what, how=how)], headers
+        self.reason = reason
 
 
 def parse(body_class, content):

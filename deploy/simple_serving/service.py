@@ -2,15 +2,16 @@
 
 import asyncio
 import hmac
+import random
 from contextlib import suppress
 
 import anyio
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect
 
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
-from deploy.simple_serving.model import run
+from deploy.simple_serving.figures import Figures
+from deploy.simple_serving.model import plain, run
 from hierarchical.console import get_logger
 from hierarchical.devices import available_cores
 from hierarchical.errors import InputError
@@ -28,26 +29,24 @@ def gone():
 class Service:
     """The model in use, the batches, the figures, and what every request has to pass.
 
-    load: called without arguments returns the Model to use; called again, anew.
+    load: called without arguments returns the Model to use; called again, anew
+    samples: a Journal for answers, or None
     """
 
-    def __init__(self, args, load, api_key):
+    leaving = False  # clients are to ask anew, and by that perhaps another server
+
+    def __init__(self, args, load, api_key, samples=None):
         self.args, self.load, self.api_key = args, load, api_key
         self.model = load()
         self.draining, self.active, self.reloading = False, 0, asyncio.Lock()
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter("http_requests", "Requests by path and status", ["path", "status"], registry=registry)
-        self.seconds = Histogram("http_request_seconds", "Seconds from request to answer", ["path"], registry=registry)
-        self.batches = Histogram(
-            "batch_size", "Texts per model call", registry=registry, buckets=[2**i for i in range(11)]
-        )
-        self.reloads = Counter("model_reloads", "Reloads by outcome", ["outcome"], registry=registry)
-        waiting = Gauge("queue_length", "Texts that wait for a free thread", registry=registry)
-        waiting.set_function(lambda: len(self.batcher.queue))
+        self.samples, self.figures = samples, Figures()
+        self.figures.gauge("queue_length", "Texts that wait for a free thread", lambda: len(self.batcher.queue))
+        self.figures.gauge("http_requests_in_flight", "Requests that are being worked on", lambda: self.active)
+        self.figures.note_models([self.model])
 
     def start(self):
         threads = self.args.num_threads or available_cores()
-        self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.batches.observe)
+        self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.figures.batches.observe)
         self.watching = asyncio.ensure_future(self.watch()) if self.model.has_changed else None
 
     def stop(self):
@@ -65,7 +64,8 @@ class Service:
         self.check_key(request)
         if self.draining:
             headers = {"Retry-After": "5", "Connection": "close"}
-            raise Refusal(503, "server", "it is shutting down", "Ask again, or ask another server.", headers)
+            how = "Ask again, or ask another server."
+            raise Refusal(503, "server", "it is shutting down", how, headers, "draining")
         content, size, limit = bytearray(), 0, self.args.max_bytes
         try:
             with anyio.fail_after(BODY_SECONDS):
@@ -110,6 +110,9 @@ class Service:
         """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""
         most = 1 if model.singly else most or self.args.batch_size
         items = [Item(work, min(len(work.text), work.max_seq_length), model, most) for work in works]
+        if self.samples and works[0].answer is not plain:  # those are of explanations
+            for work in works:
+                work.sampled = random.random() < self.args.sample
         try:
             futures = self.batcher.submit(items)
         except Full as full:
@@ -121,20 +124,41 @@ class Service:
             await asyncio.wait((everything, client_gone), timeout=self.args.timeout, return_when="FIRST_COMPLETED")
             if everything.done():
                 try:
-                    return [future.result() for future in futures]  # or the error of the first that has one
+                    answers = [future.result() for future in futures]  # or the error of the first that has one
                 except InputError as error:  # such as an index on a server that is down
                     get_logger().error(f"No answer: {error}")
                     how = "Ask again later; the server's log tells why."
-                    raise Refusal(503, "server", "the model cannot answer", how, {"Retry-After": "5"}) from None
+                    headers = {"Retry-After": "5"}
+                    raise Refusal(503, "server", "the model cannot answer", how, headers, "model") from None
+                self.note(request["record"], model, items)
+                return answers
             if client_gone.done():
                 raise gone()
             headers = {"Retry-After": str(max(1, int(self.args.timeout)))}
             what = f"no answer within {self.args.timeout:g} s"
-            raise Refusal(503, "server", what, "Ask again later, with fewer texts.", headers)
+            raise Refusal(503, "server", what, "Ask again later, with fewer texts.", headers, "timeout")
         finally:
             client_gone.cancel()
             if not everything.done():
                 self.batcher.forget(items)
+
+    def note(self, record, model, items):
+        """What answered items took: into the figures, the request's Record and the samples."""
+        works, last = [item.work for item in items], max(items, key=lambda item: item.began)
+        record.model, record.texts, record.tokens = model, len(items), sum(work.tokens for work in works)
+        record.submitted = last.submitted
+        record.stages = last.began - last.submitted, last.work.tokenise_seconds, last.work.model_seconds
+        if self.args.log_texts:
+            record.contents = [work.text for work in works if work.answer is not plain] or [works[0].text]
+        self.figures.texts.labels(model.name).inc(record.texts)
+        self.figures.tokens.labels(model.name).inc(record.tokens)
+        queue, tokenise, compute = self.figures.stages
+        for item in items:
+            queue.observe(item.began - item.submitted)
+            tokenise.observe(item.work.tokenise_seconds)
+            compute.observe(item.work.model_seconds)
+            if item.work.sample:
+                self.samples.write(item.work.sample)
 
     def class_indices(self, model, labels):
         """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""
@@ -173,11 +197,12 @@ class Service:
             try:
                 self.model = await asyncio.to_thread(self.load)
             except Exception as error:  # whatever broken files can lead to
-                self.reloads.labels("failed").inc()
+                self.figures.reloads.labels("failed").inc()
                 logger.error(f"Not reloaded, the model loaded before stays in service: {error}")
                 how = "Mend the files and reload again; the model loaded before stays in service."
                 raise Refusal(409, str(self.model.path), str(error), how) from None
-        self.reloads.labels("done").inc()
+        self.figures.reloads.labels("done").inc()
+        self.figures.note_models([self.model])
         logger.info(f"Reloaded {self.model.path} ({len(self.model.tree)} labels)")
 
     def state(self, status):

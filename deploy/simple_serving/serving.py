@@ -3,7 +3,9 @@
 import socket
 from pathlib import Path
 
+from deploy.simple_serving.journal import Journal
 from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
+from deploy.simple_serving.tracing import Spans
 from utils import InputError, check_minima, get_logger
 
 
@@ -20,6 +22,7 @@ def add_serving_arguments(parser):
         nargs="+",
         help="names by which clients call it, *: any; left out: localhost, --host, the machine's name",
     )
+    add_observing_arguments(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--num_threads", type=int, help="model calls side by side (default: all cores)")
     work.add_argument("--batch_size", type=int, default=8, help="texts of a model call, at most")
@@ -31,10 +34,25 @@ def add_serving_arguments(parser):
     limits.add_argument("--max_bytes", type=int, default=1_000_000, help="bytes of a request")
 
 
+def add_observing_arguments(parser):
+    group = parser.add_argument_group("observation")
+    group.add_argument("--access_log", help="file for a JSON line per request; -: standard output")
+    group.add_argument("--log_texts", action="store_true", help="the access log holds the texts, too")
+    group.add_argument("--sample_file", help="file for a share of the answers, as .jsonl")
+    group.add_argument("--sample", type=float, default=0.01, help="that share, of texts")
+    group.add_argument("--otlp_endpoint", help="spans go to this collector, as http://127.0.0.1:4318")
+
+
 def check_serving_arguments(parser, args):
     check_minima(parser, args, num_threads=1, batch_size=1, queue_size=1, max_texts=1, max_chars=1, max_bytes=1)
     if not 0 <= args.port <= 65_535:
         parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
+    if not 0 < args.sample <= 1:
+        parser.error(f"argument --sample: must be above 0, and 1 at most, got {args.sample}")
+    if args.log_texts and not args.access_log:
+        parser.error("argument --log_texts: needs --access_log")
+    if args.otlp_endpoint and not args.otlp_endpoint.startswith(("http://", "https://")):
+        parser.error("argument --otlp_endpoint: an address such as http://127.0.0.1:4318")
     if not 0 < args.timeout < 3600:
         parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
     if args.queue_size < max(2, args.max_texts):
@@ -67,10 +85,12 @@ def serve(args, load):
     except ModuleNotFoundError as error:
         hint = "pip install -r deploy/simple_serving/requirements.txt"
         raise InputError(f"The package {error.name} is not installed: {hint}") from None
+    log, samples = (Journal(path) if path else None for path in (args.access_log, args.sample_file))
+    spans = Spans(args.otlp_endpoint) if args.otlp_endpoint else None
     with listen(args.host, args.port) as sock:
-        service = Service(args, load, api_key)
+        service = Service(args, load, api_key, samples)
         Protocol.most_connections = most_connections()
-        app = make_app(service, Hosts(args.host, args.allowed_hosts))
+        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans)
         config = uvicorn.Config(
             app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
             proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
@@ -81,6 +101,8 @@ def serve(args, load):
         logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
         logger.info(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
         Server(config, service).run([sock])
+    if spans:
+        spans.close()
     logger.info("Every request is answered; the server has ended")
 
 

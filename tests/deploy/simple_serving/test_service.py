@@ -147,7 +147,7 @@ def test_health_ready_and_metrics(client, tiny_export):
     after = figures(client)
     assert after[name] == before[name] + 1 and after["queue_length"] == 0
     assert after['http_requests_total{path="other",status="404"}'] >= 1
-    assert after['http_request_seconds_count{path="/health"}'] == before[name] + 1
+    assert after['http_request_duration_seconds_count{path="/health"}'] == before[name] + 1
 
 
 def test_head_is_answered_as_get_without_the_body(client):
