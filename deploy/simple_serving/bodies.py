@@ -114,7 +114,8 @@ class ReferenceAnswer(BaseModel):
 
 class State(BaseModel):
     status: str
-    model: str = Field(description="the file that is loaded")
+    model: str = Field(description="the file that is loaded; with its folder for whoever may reload it")
+    version: str = Field(description="tells one set of numbers from another")
     labels: int
     max_seq_length: int
     loaded: str = Field(description="when, in UTC")

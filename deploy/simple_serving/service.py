@@ -1,9 +1,8 @@
-"""What stands between a request and the model: the key, limits, the queue, time, and loading a model anew."""
+"""What stands between a request and the model: keys, limits, the queue, time, and loading a model anew."""
 
 import asyncio
-import hmac
 import random
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -30,15 +29,18 @@ class Service:
     """The model in use, the batches, the figures, and what every request has to pass.
 
     load: called without arguments returns the Model to use; called again, anew
+    keys: the keys.Keys that requests must bring; none in it: nobody needs one
     samples: a Journal for answers, or None
+
+    renew: what else is read anew on a reload, a function
     """
 
     leaving = False  # clients are to ask anew, and by that perhaps another server
 
-    def __init__(self, args, load, api_key, samples=None):
-        self.args, self.load, self.api_key = args, load, api_key
+    def __init__(self, args, load, keys, samples=None, renew=None):
+        self.args, self.load, self.keys, self.renew = args, load, keys, renew
         self.model = load()
-        self.draining, self.active, self.reloading = False, 0, asyncio.Lock()
+        self.draining, self.active, self.explaining, self.reloading = False, 0, 0, asyncio.Lock()
         self.samples, self.figures = samples, Figures()
         self.figures.gauge("queue_length", "Texts that wait for a free thread", lambda: len(self.batcher.queue))
         self.figures.gauge("http_requests_in_flight", "Requests that are being worked on", lambda: self.active)
@@ -54,14 +56,29 @@ class Service:
         if self.watching:
             self.watching.cancel()
 
-    def check_key(self, request):
-        if self.api_key and not hmac.compare_digest(request.headers.get("x-api-key", "").encode(), self.api_key):
-            how = "Send the server's key in the header X-API-Key."
+    def admit(self, request, right):
+        """Raise Refusal unless the request may do this: 401, 403, or 429 where its key has enough to do."""
+        if not self.keys:
+            return
+        key = self.keys.find(request.headers.get("x-api-key", "").encode())
+        if not key:
+            how = "Send your key in the header X-API-Key."
             raise Refusal(401, "header X-API-Key", "the key is missing or wrong", how)
+        request["record"].client = key.name
+        if right not in key.rights:
+            how = f"Ask for a key with the right {right!r}: the key {key.name!r} has {', '.join(sorted(key.rights))}."
+            raise Refusal(403, "header X-API-Key", f"this key may not {right}", how)
+        key.begin()
+        request["record"].key = key  # Watch ends it
 
-    async def read(self, request, body_class):
+    def knows(self, request, right):
+        """Whether a request that anybody may make brings a key with this right."""
+        key = self.keys.find(request.headers.get("x-api-key", "").encode()) if self.keys else None
+        return bool(key) and right in key.rights
+
+    async def read(self, request, body_class, right="classify"):
         """The body of a request as an object. Raises Refusal, without keeping more than --max_bytes of it."""
-        self.check_key(request)
+        self.admit(request, right)
         if self.draining:
             headers = {"Retry-After": "5", "Connection": "close"}
             how = "Ask again, or ask another server."
@@ -109,8 +126,13 @@ class Service:
     async def answers(self, request, model, works, most=None):
         """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""
         most = 1 if model.singly else most or self.args.batch_size
-        items = [Item(work, min(len(work.text), work.max_seq_length), model, most) for work in works]
-        if self.samples and works[0].answer is not plain:  # those are of explanations
+        key = request["record"].key
+        if key:
+            key.take(len(works))
+        explains = works[0].answer is plain
+        client = key.name if key else request["client"], explains  # a connection, where nobody has a key
+        items = [Item(work, min(len(work.text), work.max_seq_length), model, most, client) for work in works]
+        if self.samples and not explains:
             for work in works:
                 work.sampled = random.random() < self.args.sample
         try:
@@ -160,6 +182,18 @@ class Service:
             if item.work.sample:
                 self.samples.write(item.work.sample)
 
+    @contextmanager
+    def one_explanation(self):
+        """Raise Refusal, 429, where --explain_limit of them are being worked on: each takes dozens of model calls."""
+        if self.explaining >= self.args.explain_limit:
+            what = f"{self.explaining} explanations are being worked on"
+            raise Refusal(429, "server", what, "Ask again later.", {"Retry-After": "1"}, "explain_limit")
+        self.explaining += 1
+        try:
+            yield
+        finally:
+            self.explaining -= 1
+
     def class_indices(self, model, labels):
         """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""
         for i, label in enumerate(labels or ()):
@@ -193,8 +227,11 @@ class Service:
     async def reload(self):
         """Load the model anew, while the old one goes on; it stays if the new one is broken: then raises Refusal."""
         logger = get_logger()
+        self.keys.look(now=True)
         async with self.reloading:
             try:
+                if self.renew:
+                    self.renew()
                 self.model = await asyncio.to_thread(self.load)
             except Exception as error:  # whatever broken files can lead to
                 self.figures.reloads.labels("failed").inc()
@@ -205,9 +242,11 @@ class Service:
         self.figures.note_models([self.model])
         logger.info(f"Reloaded {self.model.path} ({len(self.model.tree)} labels)")
 
-    def state(self, status):
+    def state(self, status, request):
+        """For /health and the like; the folder of the model is for those alone who may reload it."""
         model = self.model
+        file = str(model.path) if self.knows(request, "admin") else model.path.name
         return State(
-            status=status, model=str(model.path), labels=len(model.tree), max_seq_length=model.max_seq_length,
-            loaded=model.loaded,
+            status=status, model=file, version=model.version, labels=len(model.tree),
+            max_seq_length=model.max_seq_length, loaded=model.loaded,
         )  # fmt: skip

@@ -24,6 +24,7 @@ class Record:
     flags: str = ""
     began: float = field(default_factory=time.perf_counter)
     client: str = ""  # the name of its key
+    key: object = None  # the keys.Key that counts it as being worked on
     model: object = None
     texts: int = 0
     tokens: int = 0
@@ -69,6 +70,8 @@ class Watch:
             await self.app(scope, receive, send_and_note)
         finally:
             service.active -= 1
+            if record.key:
+                record.key.end()
             path = scope["path"] if scope["path"] in self.paths else "other"
             seconds = time.perf_counter() - record.began
             if status >= 400:
