@@ -241,10 +241,13 @@ def confusion_tables(tree, findings, rows):
     return siblings[:SHOWN_CONFUSIONS], across[:SHOWN_CONFUSIONS]
 
 
-def suspects(findings):
-    """The wrong rows whose given labels the model contradicts most surely, each with the labels in question."""
-    found = []
-    for case in sorted(findings.cases, key=lambda case: -case["surest"])[:SHOWN_SUSPECTS]:
+def suspects(findings, checked=frozenset()):
+    """The wrong rows whose given labels the model contradicts most surely, each with the labels in question.
+
+    checked: numbers of rows whose labels somebody has confirmed
+    """
+    found, cases = [], [case for case in findings.cases if case["row"] not in checked]
+    for case in sorted(cases, key=lambda case: -case["surest"])[:SHOWN_SUSPECTS]:
         doubted = [
             label
             for label in case["labels"]
@@ -274,13 +277,14 @@ def decision_facts(decision):
     return settings
 
 
-def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=None):
+def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=None, checked=frozenset()):
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
     scores   {"dev": result dict of metric.Scores, and "train", "baseline" where there are any}
     facts    {name: what stands at the head of the page}, besides the settings of tokenizer and decision
     left_out the dict of left_out.LeftOut
+    checked  numbers of dev rows whose labels somebody has confirmed: they are no suspects
     """
     siblings, across = confusion_tables(tree, findings, rows)
     cells, sums, gold = findings.reliability[:, -1]
@@ -302,7 +306,8 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=
         rows=rows,
         cases=findings.cases[:SHOWN_CASES],
         n_cases=len(findings.cases),
-        suspects=suspects(findings),
+        suspects=suspects(findings, checked),
+        checked=len(checked),
         sure=SURE,
     )
     with atomic_write(path) as file:

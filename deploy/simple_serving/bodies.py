@@ -129,7 +129,8 @@ class ReferenceAnswer(BaseModel):
 
 class State(BaseModel):
     status: str
-    model: str = Field(description="the file that is loaded")
+    model: str = Field(description="the file that is loaded; with its folder for whoever may reload it")
+    version: str = Field(description="tells one set of numbers from another")
     labels: int
     max_seq_length: int
     loaded: str = Field(description="when, in UTC")
@@ -150,11 +151,15 @@ class ErrorAnswer(BaseModel):
 
 
 class Refusal(Exception):
-    """A request that gets no answer: the status, and what was wrong where and how to mend it."""
+    """A request that gets no answer: the status, and what was wrong where and how to mend it.
 
-    def __init__(self, status, where, what, how, headers=None):
+    reason: the word by which /metrics and the access log tell it, where the status does not say enough.
+    """
+
+    def __init__(self, status, where, what, how, headers=None, reason=""):
         super().__init__(what)
         self.status, self.problems, self.headers = status, [Problem(where=where, what=what, how=how)], headers
+        self.reason = reason
 
 
 def parse(body_class, content):

@@ -109,6 +109,7 @@ def test_label_table():
 
 
 def test_suspects_are_the_surest_contradictions():
+    assert len(suspects(found()[1], {suspects(found()[1])[0]["row"]})) == 1  # what somebody has confirmed is none
     first, second = suspects(found()[1])  # 0.97 against 甲##丑 and 0.12 for 甲##子; 0.03 for 乙
     assert (first["row"], second["row"]) in ((1, 4), (4, 1))
     both = first if first["row"] == 1 else second
