@@ -30,6 +30,7 @@ from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score
+from hierarchical.normalizing import METHODS
 from hierarchical.runs import (
     begin_run,
     earlier_state,
@@ -43,6 +44,7 @@ from hierarchical.runs import (
     write_run_files,
 )
 from hierarchical.sources import local_directory, require_model
+from hierarchical.tokenizer import normalizing
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -94,6 +96,8 @@ def parse_args(argv):
         help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
+    reads = "read what looks alike as one character, by Unicode NFKC and a few rules; stays with the model"
+    model.add_argument("--normalize", choices=METHODS, help=reads)
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
     add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
@@ -216,6 +220,8 @@ def fingerprint(args, world):
 def prepare_model(args, tree, train, logger):
     """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
+    if args.normalize:
+        tokenizer = normalizing(tokenizer, args.normalize)
     args.learning_rate = settled_rate(args, source, config, logger)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
@@ -335,7 +341,8 @@ def train_and_save(args, rank, world, logger):
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
-        read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
+        tokenizer = open_tokenizer(directory, args.max_seq_length)
+        read_added_tokens(args.add_tokens, normalizing(tokenizer, args.normalize) if args.normalize else tokenizer)
     tree, train, dev = read_data(args, logger)
     decision = decision_from_arguments(args, tree)
     if args.tune_threshold and not decision.needs_threshold:

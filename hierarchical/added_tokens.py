@@ -40,7 +40,7 @@ def read_added_tokens(path: str | Path, tokenizer: Tokenizer) -> list[Added]:
     require_file(path, "It holds one token per line.")
     problems, lines, found = Problems(), dict[str, int](), []
     for number, line in read_lines(path, problems):
-        token = line.strip()
+        token = tokenizer.read(line.strip())
         word = tokenizer.as_one_word(token)
         entry = token if word is None else word
         if fault := _fault(token, entry, tokenizer):

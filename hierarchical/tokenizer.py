@@ -11,13 +11,14 @@ The ids are those of the tokenizer that the model was trained with: PaddleNLP's 
 tokens that train.py --add_tokens adds: PaddleNLP finds them within words, too), and transformers' for the others.
 """
 
+import json
 from pathlib import Path
 
 from hierarchical.ernie_m import ErnieMTokenizer
 from hierarchical.errors import InputError
 from hierarchical.tokenizer_files import FOREIGN_FILES, own_tokenizer_files
 from hierarchical.tokenizer_json import LibraryTokenizer
-from hierarchical.tokens import FILES, Tokenizer, read_files, read_json
+from hierarchical.tokens import FILES, NORMALIZE, Tokenizer, read_files, read_json
 from hierarchical.wordpiece import BertTokenizer, ErnieTokenizer
 
 CLASSES: dict[str, type[Tokenizer]] = {
@@ -39,6 +40,14 @@ def load_tokenizer(model_dir: str | Path, max_seq_length: int) -> Tokenizer:
     directory = Path(model_dir)
     files = own_tokenizer_files(directory, read_files(directory, (*FILES, *FOREIGN_FILES)))
     return tokenizer_of(files, directory, max_seq_length)
+
+
+def normalizing(tokenizer: Tokenizer, method: str) -> Tokenizer:
+    """The tokenizer that normalises texts first, as do those of all checkpoints and exports it comes into."""
+    config = json.loads(tokenizer.files["tokenizer_config.json"]) | {NORMALIZE: method}
+    content = (json.dumps(config, ensure_ascii=False, indent=1) + "\n").encode()
+    files = tokenizer.files | {"tokenizer_config.json": content}
+    return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length)
 
 
 def tokenizer_of(files: dict[str, bytes], directory: Path, max_seq_length: int) -> Tokenizer:

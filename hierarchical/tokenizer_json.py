@@ -40,7 +40,7 @@ class LibraryTokenizer(Tokenizer):
     def _first_ids(self, text: str, count: int | None) -> list[int]:
         return self._encode(text).ids
 
-    def count(self, text: str) -> tuple[int, list[str]]:
+    def _count(self, text: str) -> tuple[int, list[str]]:
         found = self._encode(text)
         unknown = [text[slice(*span)] for index, span in zip(found.ids, found.offsets) if index == self.unk_id]
         return len(found.ids) + 2, [part for part in unknown if part not in self._specials]

@@ -14,9 +14,11 @@ from typing import Any
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, refuse_pointer
+from hierarchical.normalizing import METHODS, Normalizer
 
 # Of a checkpoint. What encoders bring under other names is turned into these: tokenizer_files.py.
 FILES = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model", "tokenizer.json")
+NORMALIZE = "normalize"  # in tokenizer_config.json
 LONGEST_WORD = 100  # characters; to ERNIE and BERT a longer one is unknown
 LETTER = "[0-9A-Za-z\u00c0-\u024f\u0370-\u052f]"  # of the scripts that put blanks between words, and digits
 REMEMBERED = 200_000  # words, tens of MB; what comes after that is worked out each time
@@ -36,11 +38,12 @@ def read_files(directory: Path, names: Iterable[str] = FILES) -> dict[str, bytes
 
 
 class Tokenizer(ABC):
-    """What the kinds share. Each adds `_read_vocab`, `_first_ids`, `count` and `_located`.
+    """What the kinds share. Each adds `_read_vocab`, `_first_ids`, `_count` and `_located`.
 
     Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_token` (None: there is none), `mask_id` (without one:
     `unk_id`), `max_seq_length`, `vocab` (dict, token to id), `source` (the file that it stands in), and `files` (dict,
     name to bytes): what it was read from, see `read_files`.
+    Texts are normalised before they are cut where tokenizer_config.json says so: see normalizing.py.
     A special token spelt out in a text, such as "[SEP]", becomes that token's id, as it does in PaddleNLP.
     """
 
@@ -49,6 +52,10 @@ class Tokenizer(ABC):
     def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
         self.directory, self.max_seq_length, self.files = directory, max_seq_length, files
         self.source, self.vocab = self._read_vocab(config)
+        if (how := config.get(NORMALIZE)) not in (None, *METHODS):
+            path = directory / "tokenizer_config.json"
+            raise InputError(f"{path}: {NORMALIZE} is {how!r}, which a newer version writes. Install that one.")
+        self._normalizer = Normalizer(self.vocab) if how else None
         config = config | read_json(directory / "special_tokens_map.json", files, optional=True)
         names = [content_of(config.get(f"{role}_token", self.special[role])) for role in ROLES]
         if missing := [name for name in names[:4] if name not in self.vocab]:
@@ -71,7 +78,7 @@ class Tokenizer(ABC):
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text: [CLS] … [SEP], `max_seq_length` at most, not padded; one list per text, in order."""
         room = self.max_seq_length - 2
-        return [[self.cls_id, *self._first_ids(text, room)[:room], self.sep_id] for text in texts]
+        return [[self.cls_id, *self._first_ids(self.read(text), room)[:room], self.sep_id] for text in texts]
 
     def lengths(self, texts: list[str]) -> list[int]:
         """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
@@ -79,7 +86,15 @@ class Tokenizer(ABC):
 
     def encode_whole(self, text: str) -> list[int]:
         """The ids of a text, however many, without [CLS] and [SEP]."""
-        return self._first_ids(text, None)
+        return self._first_ids(self.read(text), None)
+
+    def read(self, text: str) -> str:
+        """A text as it is read: normalised, if that is asked for."""
+        return text if self._normalizer is None else self._normalizer(text)
+
+    def count(self, text: str) -> tuple[int, list[str]]:
+        """(how many ids a whole text has, as `lengths` says, its parts that the vocabulary lacks, as they are read)."""
+        return self._count(self.read(text))
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each id of `encode([text])[0]` comes from: (first character, character after its last).
@@ -87,7 +102,13 @@ class Tokenizer(ABC):
         [CLS] and [SEP] come from nowhere: (0, 0). One that has no character of its own, as the second full stop that
         sentencepiece makes of an ellipsis, has an empty span. Spans never go back. Takes far longer than `encode`.
         """
-        return [(0, 0), *self._located(text)[: self.max_seq_length - 2], (0, 0)]
+        if self._normalizer is None:
+            found = self._located(text)
+        else:
+            text, sources = self._normalizer.aligned(text)
+            ends = [*sources, (sources[-1][1],) * 2 if sources else (0, 0)]  # of a span without a character, too
+            found = [(ends[i][0], ends[j - 1][1] if i < j else ends[i][0]) for i, j in self._located(text)]
+        return [(0, 0), *found[: self.max_seq_length - 2], (0, 0)]
 
     def is_special(self, text: str) -> bool:
         """Whether this is the name of a special token, such as "[SEP]"."""
@@ -107,8 +128,8 @@ class Tokenizer(ABC):
                 file.write(content)
 
     @abstractmethod
-    def count(self, text: str) -> tuple[int, list[str]]:
-        """(how many ids a whole text has, as `lengths` says, its parts that the vocabulary lacks, as they are read)."""
+    def _count(self, text: str) -> tuple[int, list[str]]:
+        """`count` of a text that is normalised, if it has to be."""
 
     @abstractmethod
     def _read_vocab(self, config: dict) -> tuple[Path, dict[str, int]]:
@@ -140,7 +161,7 @@ class WordTokenizer(Tokenizer):
         self._longest_special = len(longest_first[0])
         self._ids_of = Remembered(self._word_ids, {name: (self.vocab[name],) for name in self._specials})
 
-    def count(self, text: str) -> tuple[int, list[str]]:
+    def _count(self, text: str) -> tuple[int, list[str]]:
         words = self._words(text)
         ids = self._ids(words)
         unknown = [
