@@ -26,12 +26,8 @@ DASHES = "‐‒–—―−⁃", "-------"
 DOTS = "・•‧∙⋅", "·····"
 QUOTES = "“”„‟〝〞″‘’‚‛′", '"""""""' + "'''''"
 WIDTHLESS = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # soft hyphen, joiners, directions, byte-order mark
-LOOK_ALIKES = {
-    **{
-        one: other for ones, others in (RADICALS, DASHES, DOTS, QUOTES) for one, other in zip(ones, others, strict=True)
-    },
-    **dict.fromkeys(WIDTHLESS, ""),
-}
+PAIRS = [pair for ones, others in (RADICALS, DASHES, DOTS, QUOTES) for pair in zip(ones, others, strict=True)]
+LOOK_ALIKES = dict(PAIRS) | dict.fromkeys(WIDTHLESS, "")
 
 
 class Normalizer:

@@ -26,6 +26,7 @@ from hierarchical.modeling import model_inputs
 from hierarchical.rows import Rows, multi_hot
 
 STATE = "state.safetensors"
+BEFORE = {"per_level": 0, "stop": "leaf"}  # what version 0.9.0 did, whose states do not say
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -343,6 +344,7 @@ def read_state(path: Path, expected: dict, flag: str = "--resume") -> tuple[Prog
     except Exception as error:  # a damaged file can make the reader raise anything
         raise InputError(f"{path}: not a readable state ({error}). Start again without {flag}.") from None
     then = progress.fingerprint
-    if changed := [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in expected.items() if then.get(k) != v]:
+    same = {k: (then[k],) if k in then else (None, BEFORE.get(k)) for k in expected}
+    if changed := [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in expected.items() if v not in same[k]]:
         raise InputError(f"{flag}: the run in {path.parent} was another one ({'; '.join(changed)}).")
     return progress, arrays

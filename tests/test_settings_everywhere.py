@@ -11,12 +11,13 @@ import predict
 import prune
 from analysis import evaluate
 from deploy.predictor import infer
-from deploy.simple_serving.model import Work, load_exported, named, run
+from deploy.simple_serving.model import Work, load_exported, named, pieces_of, run
 from deploy.triton_serving import make_repository
 from hierarchical.calibration import Calibration, sigmoid
-from hierarchical.checkpoints import Checkpoint, read_settings, write_decision
+from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint, write_decision
 from hierarchical.decisions import certainty, probabilities_of
 from hierarchical.predictor import Predictor
+from hierarchical.tokenizer import normalizing
 from metric import Decision, Scores, decide
 from tests.conftest import SAMPLE
 from tests.deploy.test_triton import ask
@@ -121,6 +122,39 @@ def test_same_answers_everywhere(stored, rows, logits, tmp_path):
     assert [[name for _, name, _ in row] for row in by_triton] == expected
     told = np.concatenate([[p for _, _, p in row] for row in by_triton])
     np.testing.assert_allclose(told, probabilities[sets], atol=1e-4)
+
+
+def test_normalised_texts_get_one_answer_everywhere(paddle, hybrid_checkpoint, rows, tmp_path):
+    """Of texts that look alike: by the encoder, whose branch reads n-grams as they stand, so it is left out here."""
+    from hierarchical.exporting import export_checkpoint
+
+    opened = Checkpoint.open(hybrid_checkpoint)
+    tokenizer, model = normalizing(opened.tokenizer, "nfkc"), opened.load_model()
+    save_checkpoint(tmp_path / "checkpoint", model, tokenizer, TREE, opened.decision)
+    opened = Checkpoint.open(tmp_path / "checkpoint")
+    export_checkpoint(paddle, opened, opened.load_model(), tmp_path / "export")
+    wide = {i: i + 0xFEE0 for i in map(ord, "0123456789")} | {ord("人"): "⼈", ord("车"): "⻋", ord("的"): "的\u200b"}
+    odd = [text.translate(wide) for text in rows.texts]
+    assert sum(one != other for one, other in zip(odd, rows.texts)) > 8
+    expected = Predictor(tmp_path / "checkpoint").probabilities(rows.texts)
+    for folder, how in (("checkpoint", {}), ("export", {}), ("export", {"backend": "paddle"})):
+        np.testing.assert_allclose(Predictor(tmp_path / folder, **how).probabilities(odd), expected, atol=1e-4)
+    assert (
+        np.abs(
+            Predictor(hybrid_checkpoint).probabilities(odd) - Predictor(hybrid_checkpoint).probabilities(rows.texts)
+        ).max()
+        > 0.1
+    )
+    served = load_exported(tmp_path / "export", "float32")
+    np.testing.assert_allclose(served.probabilities(odd, [64] * len(odd)), expected, atol=1e-4)
+    for text in odd:  # explanations point into the text as it stands
+        assert max(end for _, end in served.tokenizer.spans(text)) <= len(text)
+        assert all(0 <= start < end <= len(text) for start, end in pieces_of(served, text)[1])
+    flags = ["--output", str(tmp_path / "models"), "--precision", "float32", "--backend", "python"]
+    make_repository.main(["--model_path", str(tmp_path / "export"), *flags])
+    found = ask(tmp_path / "models", [odd])[0]
+    sets = decide(expected, TREE, opened.decision)
+    assert [[i for i, _, _ in row] for row in found] == [np.flatnonzero(row).tolist() for row in sets]
 
 
 def test_an_export_carries_the_settings(paddle, hybrid_checkpoint, tmp_path):

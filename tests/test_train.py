@@ -27,7 +27,7 @@ from hierarchical.modeling import predict_logits, score
 from hierarchical.predictor import Predictor
 from metric import Decision, evaluate
 from tests.conftest import NO_GRADIENT, ROOT, SAMPLE, without_identity
-from utils import load_rows, run
+from utils import InputError, load_rows, run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
 
@@ -514,7 +514,7 @@ def test_a_run_of_the_version_before_identities_is_continued(run_train, rows_dir
     without_identity(tmp_path / "c")
     with safe_open(state, "np") as file:
         progress = json.loads(file.metadata()["progress"])
-    for name in ("tokenizer", "add_tokens"):
+    for name in ("tokenizer", "add_tokens", "normalize", "per_level", "stop"):
         del progress["fingerprint"][name]
     save_file(arrays(state), state, {"progress": json.dumps(progress)})
     capsys.readouterr()
@@ -529,6 +529,27 @@ def test_a_run_of_the_version_before_identities_is_continued(run_train, rows_dir
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_texts_are_normalised_as_in_training_from_then_on(run_train, rows_dir, tmp_path, capsys):
+    """In the checkpoint, in its export, and in a training that starts from it; and that is no question of chance."""
+    texts = [(rows_dir / "train.txt").read_text("utf-8"), "国足今晚出战第１２期\u200b"]
+    flags = ("--dataset_dir", rows_dir, "--epochs", 1, "--save_dir")
+    run_train(*flags, tmp_path / "plain")
+    run_train(*flags, tmp_path / "c", "--normalize", "nfkc")
+    run_train(*flags, tmp_path / "d", "--model_name", tmp_path / "c")
+    for name in ("c", "d"):
+        config = json.loads((tmp_path / name / "tokenizer_config.json").read_text("utf-8"))
+        assert config["normalize"] == "nfkc"
+        predictor = Predictor(tmp_path / name)
+        assert predictor.tokenizer.encode(texts[1:]) == predictor.tokenizer.encode(["国足今晚出战第12期"])
+    assert "normalize" not in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text("utf-8"))
+    (tmp_path / "c" / "tokenizer_config.json").write_bytes((tmp_path / "plain" / "tokenizer_config.json").read_bytes())
+    with pytest.raises(InputError, match="tokenizer_config.json: is not the file that goes with model.safetensors"):
+        Predictor(tmp_path / "c")
+    error = fails(run_train, capsys, *flags, tmp_path / "plain", "--resume", "--normalize", "nfkc")
+    assert "normalize: None then, 'nfkc' now" in error
 
 
 @pytest.mark.slow
