@@ -26,6 +26,8 @@ import yaml
 
 from deploy.paddle_serving import client, http_client, make_config
 from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, ROUTE, labels_of, texts_of
+from hierarchical.calibration import Calibration
+from hierarchical.checkpoints import write_decision
 from hierarchical.predictor import Predictor
 from metric import Decision, decide
 from utils import InputError
@@ -534,6 +536,22 @@ def test_settings_are_obeyed(python, tiny_export, tmp_path, texts, predictor):
     one = Running(python, tiny_export, tmp_path, flags=["--threshold", "0.9", "--decoding", "topdown"])
     try:
         same(one.ask(texts[:40]), answers(predictor, texts[:40], Decision(0.9, "topdown")))
+    finally:
+        one.kill()
+
+
+def test_stored_settings_are_obeyed(python, tiny_export, tmp_path, texts, predictor):
+    """A path, and calibrated probabilities, as the predictor gives them."""
+    lines = Calibration("per_level", [[0.5, 0.3], [0.8, -0.2], [1.2, 0.0]], [])
+    stored = Decision([0.6, 0.5, 0.4], "path", stop="confident", calibration=lines)
+    export = shutil.copytree(tiny_export, tmp_path / "export")
+    write_decision(export, 64, stored)
+    calibrated = Predictor(export)
+    found = calibrated.probabilities(texts[:40])
+    assert np.abs(found - predictor.probabilities(texts[:40])).max() > 0.05
+    one = Running(python, export, tmp_path)
+    try:
+        same(one.ask(texts[:40]), answers(calibrated, texts[:40], stored))
     finally:
         one.kill()
 
