@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hierarchical.calibration import sigmoid
 from hierarchical.encoders import read_config
 from hierarchical.modeling import (
     build_model,
@@ -16,7 +17,6 @@ from hierarchical.modeling import (
     model_inputs,
     predict_logits,
     score,
-    sigmoid,
 )
 from metric import Decision
 from tests.conftest import ROOT, SAMPLE
