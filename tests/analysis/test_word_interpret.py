@@ -210,7 +210,7 @@ def test_ernie_m_and_words_without_tokens(paddle):
     for interpreter in ("ig", "lime"):
         args = SimpleNamespace(interpreter=interpreter, samples=20, batch_size=8, top_k=3)
         for text in ("北京ＡＢＣ iPhone12㈱ [SEP] 裁员…", "laid off: 3,000 people 😀", "长" * 50, "\u200b"):
-            of = SimpleNamespace(tokenizer=tokenizer, tree=TREE, linear=None)
+            of = SimpleNamespace(tokenizer=tokenizer, tree=TREE, linear=None, decision=Decision())
             row = explain(model, of, Case(text, (0,), None), [0, 2], [0, 2], args, np.random.default_rng(0))
             assert [item["label"] for item in row["explanations"]] == ["组织", "财经"]
             for item in row["explanations"]:
