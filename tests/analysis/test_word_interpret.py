@@ -29,6 +29,7 @@ from analysis.word_interpret import (
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.modeling import predict_logits
+from metric import Decision
 from utils import LabelTree, load_rows, run
 
 ROOT = Path(__file__).resolve().parents[2]
