@@ -24,6 +24,7 @@ from hierarchical.files import atomic_write
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import Rows, multi_hot
+from hierarchical.weights import write_tensors
 
 STATE = "state.safetensors"
 SCHEDULES = ("constant", "linear", "cosine")
@@ -209,16 +210,16 @@ class Trainer:
         self.paddle.distributed.all_reduce(shared)
         return float(shared) > 0
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Every number the next step depends on, name -> array: parameters and optimizer moments."""
+    def state(self) -> dict[str, Any]:
+        """Every number the next step depends on, name -> tensor, no copy: parameters and optimizer moments."""
         moments = self.optimizer.state_dict()
-        arrays = {}
+        tensors = {}
         for name, parameter in self.model.named_parameters():
-            arrays[f"parameter/{name}"] = parameter.numpy()
+            tensors[f"parameter/{name}"] = parameter
             for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
                 if key.startswith(f"{parameter.name}_"):
-                    arrays[f"{key[len(parameter.name) + 1 :]}/{name}"] = value.numpy()
-        return arrays
+                    tensors[f"{key[len(parameter.name) + 1 :]}/{name}"] = value
+        return tensors
 
     def restore(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Take over the arrays of `state()`, after `step` updates."""
@@ -322,10 +323,8 @@ def save_progress(save_dir: Path, trainer: Trainer, progress: Progress) -> None:
 
 def save_state(path: Path, trainer: Trainer, progress: Progress) -> None:
     """One file with everything that a resumed run needs."""
-    from safetensors.numpy import save
-
     with atomic_write(path, "wb") as file:
-        file.write(save(trainer.state(), {"progress": json.dumps(asdict(progress))}))
+        write_tensors(file, trainer.state(), {"progress": json.dumps(asdict(progress))})
 
 
 def read_state(path: Path, expected: dict, flag: str = "--resume") -> tuple[Progress, dict[str, np.ndarray]]:
