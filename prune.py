@@ -56,6 +56,7 @@ from utils import (
 
 GRAPH = "pruned_model"  # name of the static graphs
 RANKING_ROWS = 2000
+LEAST_STEPS = 100  # between evaluations, unless asked for
 HIDDEN_WEIGHT = 0.1  # of the hidden states' error in the loss
 MAX_GRAD_NORM = 1.0
 LATENCY_BATCHES = 30
@@ -139,7 +140,10 @@ def parse_args(argv):
     result = parser.add_argument_group("result")
     result.add_argument("--output_dir", required=True, help="directory for the pruned models")
     result.add_argument("--logging_steps", type=int, default=100, help="steps between progress lines")
-    result.add_argument("--save_steps", type=int, default=100, help="steps between evaluations; the last step has one")
+    every = "100, and at least as many as dev has batches"
+    result.add_argument(
+        "--save_steps", type=int, help=f"steps between evaluations; the last step has one (default: {every})"
+    )
     args = parser.parse_args(argv)
     args.width_mult_list = args.width_mult_list or [Fraction(3, 4)]
     check_minima(
@@ -219,6 +223,11 @@ def train_step(args, task, rows, teacher, student, widths, optimizer):
     return total / len(widths)
 
 
+def steps_between_evaluations(dev_rows, batch_size):
+    """So many that no more dev rows are scored than train rows are learned from, each of which takes thrice the time."""
+    return max(LEAST_STEPS, -(-dev_rows // batch_size))
+
+
 def distil(args, task, teacher, student, widths):
     """Train all widths of `student` together; the best of each, by macro-F1 on dev, is in its folder at any time."""
     import paddle
@@ -226,6 +235,7 @@ def distil(args, task, teacher, student, widths):
     lengths = [len(row) for row in task.train_ids]
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    every = args.save_steps or steps_between_evaluations(len(task.dev_ids), args.per_device_train_batch_size)
     factor = rate_schedule("linear", int(args.warmup_ratio * steps), steps)
     optimizer = paddle.optimizer.AdamW(
         args.learning_rate,
@@ -249,7 +259,7 @@ def distil(args, task, teacher, student, widths):
                     f"loss: {np.mean(losses):.5f}, speed: {len(losses) / (time.perf_counter() - started):.2f} step/s"
                 )
                 losses, started = [], time.perf_counter()
-            if step % args.save_steps == 0 or step == steps:
+            if step % every == 0 or step == steps:
                 paused = time.perf_counter()
                 for width in widths:
                     cut(student, width.model)

@@ -47,6 +47,7 @@ from hierarchical.training import (
     label_frequency_bias,
     leave,
     log_scores,
+    next_evaluation,
     save_progress,
     stop_on_signals,
     train_batches,
@@ -109,12 +110,20 @@ def parse_args(argv):
     optim.add_argument("--warmup", action="store_true", help="warm up and then decay the rate")
     optim.add_argument("--warmup_steps", type=int, default=0, help="steps to the peak; turns --warmup on")
     optim.add_argument("--early_stop", action="store_true", help="stop when the dev score stagnates")
-    optim.add_argument("--early_stop_nums", type=int, default=10, help="epochs without improvement that are tolerated")
+    optim.add_argument(
+        "--early_stop_nums", type=int, default=10, help="dev scores without improvement that are tolerated"
+    )
     optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("result")
     result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
     result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score to choose by")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
+    result.add_argument(
+        "--eval_steps", type=int, default=0, help="steps between dev scores; 0: one at the end of each epoch"
+    )
+    result.add_argument(
+        "--save_steps", type=int, default=1000, help="steps between states for --resume; 0: none within"
+    )
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
     result.add_argument("--log_dir", help="write scalars for VisualDL here")
     decision = add_decision_arguments(parser, Decision())
@@ -133,6 +142,7 @@ def parse_args(argv):
         parser, args,
         max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
         warmup_steps=0, learning_rate=1e-12, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
+        eval_steps=0, save_steps=0,
     )  # fmt: skip
     return args
 
@@ -188,7 +198,8 @@ def fingerprint(args, world):
     """What a resumed run must share with the one it continues."""
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = (
-        "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir"
+        "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
+        "eval_steps save_steps"
     ).split()
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends
@@ -286,6 +297,11 @@ def schedule(args):
     return args.lr_scheduler or ("linear" if args.warmup else "constant")
 
 
+def epochs_done(progress, n_batches):
+    """Finished epochs, with the share of the one that is begun."""
+    return progress.epoch + round(progress.batch / n_batches, 4) if progress.batch else progress.epoch
+
+
 def main(argv=None):
     args = parse_args(argv)
     rank, world = launched_processes()
@@ -326,6 +342,7 @@ def train_and_save(args, rank, world, logger):
 
     if args.resume:
         trainer.restore(arrays, progress.step)
+        arrays = None  # thrice the model
         logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")
     scalars = None
     if rank == 0:
@@ -338,12 +355,20 @@ def train_and_save(args, rank, world, logger):
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
-            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars):
+            due = next_evaluation(progress, args.eval_steps)
+            until = progress.batch + max(0, due - progress.step) if due else len(batches)
+            if not train_epoch(
+                trainer, batches[:until], train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars, save_dir
+            ):
                 leave(save_dir, trainer, progress, stop, logger)
+            if progress.batch == len(batches):
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+            if trainer.step < due and progress.epoch < args.epochs:
+                continue
             scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision, args.batch_size)
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-            entry = {"epoch": progress.epoch, "step": trainer.step}
-            entry |= {"train_loss": progress.loss_sum / len(batches), **scores}
+            entry = {"epoch": epochs_done(progress, len(batches)), "step": trainer.step}
+            steps = trainer.step - (progress.history[-1]["step"] if progress.history else 0)
+            entry |= {"train_loss": progress.loss_sum / steps, **scores}
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
             better = progress.evaluated(scores[args.select_by], entry)
             if rank == 0:
@@ -351,12 +376,12 @@ def train_and_save(args, rank, world, logger):
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
-                    older = earlier_state(args.resume, progress)
+                    older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
                     save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
-                    scalars.add_scalar(f"dev/{key}", scores[key], progress.epoch)
+                    scalars.add_scalar(f"dev/{key}", scores[key], len(progress.history))
                 logger.info(f"Current best {name} score: {progress.best:.5f}")
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)

@@ -44,6 +44,7 @@ class Settings:
     amp             mixed precision, where there is an accelerator
     seed            of row order and dropout
     logging_steps   updates between two lines of the log
+    save_steps      updates between two states that are saved, besides those after evaluations; 0: there are none
     """
 
     learning_rate: float
@@ -57,6 +58,7 @@ class Settings:
     amp: bool = False
     seed: int = 3
     logging_steps: int = 5
+    save_steps: int = 0
 
     @classmethod
     def from_arguments(cls, args: Any, **others: Any) -> "Settings":
@@ -263,10 +265,12 @@ def train_epoch(
     logger: Logger,
     stop: list[int],
     scalars: Any = None,
+    save_dir: Path | None = None,
 ) -> bool:
     """Train on those batches of an epoch, or of its beginning, that `progress` has not counted yet.
 
-    Returns False if `stop`, of `stop_on_signals`, was filled meanwhile. scalars: a VisualDL writer.
+    Returns False if `stop`, of `stop_on_signals`, was filled meanwhile. scalars: a VisualDL writer; save_dir: where the
+    state goes every `save_steps` updates.
     """
     number = progress.epoch + 1
     since, started = progress.step, time.perf_counter()
@@ -288,9 +292,25 @@ def train_epoch(
                     scalars.add_scalar("train/loss", loss, trainer.step)
                     scalars.add_scalar("train/learning_rate", trainer.optimizer.get_lr(), trainer.step)
                 since, started = trainer.step, time.perf_counter()
+            if is_due(trainer.settings.save_steps, trainer.step) and save_dir and trainer.rank == 0:
+                save_state(save_dir / STATE, trainer, progress)
             if trainer.any_process(stop):
                 return False
     return True
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether something that comes after so many updates comes after this one; 0: it never comes."""
+    return every > 0 and step % every == 0
+
+
+def next_evaluation(progress: Progress, every: int) -> int:
+    """The update after which dev is scored next; it may be past, if a run was killed then. 0: at the end of an epoch.
+
+    every: updates between two evaluations, or 0.
+    """
+    last = progress.history[-1]["step"] if progress.history else 0
+    return (last // every + 1) * every if every else 0
 
 
 def leave(

@@ -20,6 +20,7 @@ from hierarchical.training import (
     Settings,
     Trainer,
     label_frequency_bias,
+    next_evaluation,
     rate_schedule,
     read_state,
     save_progress,
@@ -169,6 +170,15 @@ def test_a_schedule_and_the_head_that_were_set_are_used(paddle):
 
 
 # ---- progress and its file -------------------------------------------------------------------------------------------
+
+
+def test_when_dev_is_scored_next():
+    def after(*scored, every=4):
+        return next_evaluation(Progress(history=[{"step": step} for step in scored]), every)
+
+    assert after() == 4 and after(4) == 8 and after(4, 8) == 12
+    assert after(10) == 12 and after(20, every=100) == 100  # the end of a run, which goes on; another interval
+    assert after(every=0) == after(10, 20, every=0) == 0
 
 
 def test_progress_by_hand():
