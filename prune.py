@@ -34,6 +34,7 @@ from hierarchical.dynabert import build_narrow, cut, distillation_loss, importan
 from hierarchical.exporting import export_checkpoint, require_onnx_size
 from hierarchical.modeling import model_inputs, score
 from hierarchical.sets import only_writer
+from hierarchical.token_rows import TokenRows, encode_file
 from hierarchical.training import log_scores, rate_schedule, train_batches
 from hierarchical.weights import find_weights
 from utils import (
@@ -67,9 +68,9 @@ class Task(NamedTuple):
 
     checkpoint: Checkpoint  # of the full model
     train: Rows
-    train_ids: list
+    train_ids: TokenRows
     dev: Rows
-    dev_ids: list
+    dev_ids: TokenRows
 
     @property
     def tree(self) -> LabelTree:
@@ -224,7 +225,7 @@ def train_step(args, task, rows, teacher, student, widths, optimizer):
 
 
 def steps_between_evaluations(dev_rows, batch_size):
-    """So many that no more dev rows are scored than train rows are learned from, each of which takes thrice the time."""
+    """So many that no more dev rows are scored than train rows are learned from, of which each takes longer."""
     return max(LEAST_STEPS, -(-dev_rows // batch_size))
 
 
@@ -335,7 +336,11 @@ def main(argv=None):
     directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     train, dev = (load_reported(directory / name, tree, logger) for name in (args.train_file, args.dev_file))
-    task = Task(checkpoint, train, tokenizer.encode(train.texts), dev, tokenizer.encode(dev.texts))
+    train_ids, dev_ids = (
+        encode_file(tokenizer, rows.texts, directory / name)
+        for rows, name in ((train, args.train_file), (dev, args.dev_file))
+    )
+    task = Task(checkpoint, train, train_ids, dev, dev_ids)
     with only_writer(output_dir, "wait until it ends, or give another --output_dir"):
         require_writable(output_dir / "prune.json", "--output_dir", [])
         get_logger(output_dir / "prune.log")

@@ -40,6 +40,7 @@ from hierarchical.runs import (
     write_run_files,
 )
 from hierarchical.sources import local_directory, require_model
+from hierarchical.token_rows import FOLDER, encode_file
 from hierarchical.training import (
     SCHEDULES,
     Settings,
@@ -83,6 +84,9 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     add_dataset_arguments(data, "train", "dev")
     add_max_seq_length_argument(data, 128)
+    data.add_argument(
+        "--token_cache", help=f"directory for the tokens of large files (default: {FOLDER} in dataset_dir)"
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_name",
@@ -151,7 +155,7 @@ def read_data(args, logger):
     """Everything that can be wrong with the data is found here, before the seconds it takes to load paddle."""
     directory = require_directory(args.dataset_dir)
     tree = LabelTree.read(directory / args.label_file)
-    train = load_rows(directory / args.train_file, tree)
+    train = load_rows(directory / args.train_file, tree, keep_texts=False)
     dev = load_rows(directory / args.dev_file, tree, unlabelled="skip")
     report_rows(args.train_file, train, tree, logger)
     report_rows(args.dev_file, dev, tree, logger)
@@ -199,7 +203,7 @@ def fingerprint(args, world):
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = (
         "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
-        "eval_steps save_steps"
+        "eval_steps save_steps token_cache"
     ).split()
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends
@@ -231,7 +235,7 @@ def prepare_model(args, tree, train, logger):
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
-    with progress_bar(len(ids[rank::world]), "dev") as bar:
+    with progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
         scores = score(trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss)
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
@@ -334,8 +338,11 @@ def train_and_save(args, rank, world, logger):
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
-    train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
-    lengths = [len(row) for row in train_ids]
+    train_ids, dev_ids = (
+        encode_file(tokenizer, rows.texts, Path(args.dataset_dir) / name, args.token_cache)
+        for rows, name in ((train, args.train_file), (dev, args.dev_file))
+    )
+    lengths = train_ids.lengths
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     settings = Settings.from_arguments(args, schedule=schedule(args))
     trainer = Trainer(paddle, settings, model, total_steps=args.epochs * -(-len(lengths) // global_batch))

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from logging import Logger
@@ -123,7 +123,7 @@ def rate_schedule(shape: str, warmup_steps: int, total_steps: int) -> Callable[[
     return factor
 
 
-def train_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def train_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: int arrays of row numbers, every row once, in an order fixed by seed and epoch.
 
     lengths: token count per row. Rows of like length share a batch, so that little is padding: rows are shuffled,
@@ -168,7 +168,7 @@ class Trainer:
         self.scaler = paddle.amp.GradScaler(enable=use_amp and self.amp_dtype == "float16")
         self.step = 0
 
-    def train_step(self, ids: list[list[int]], targets: list[tuple], rows: np.ndarray, pad_id: int) -> float:
+    def train_step(self, ids: Sequence[Sequence[int]], targets: list[tuple], rows: np.ndarray, pad_id: int) -> float:
         """One parameter update on the rows of a global batch; returns this process's share of the mean loss.
 
         The batch is cut into accumulation steps x processes parts, weighted so that the gradient is that of the mean
@@ -258,7 +258,7 @@ def stop_on_signals() -> Iterator[list[int]]:
 def train_epoch(
     trainer: Trainer,
     batches: list[np.ndarray],
-    ids: list[list[int]],
+    ids: Sequence[Sequence[int]],
     rows: Rows,
     pad_id: int,
     progress: Progress,
