@@ -104,20 +104,19 @@ def find(args, logger, directory, paths):
     for flag in ("dirty_file", "rest_file", "suspect_file"):
         require_writable(paths[flag], f"--{flag}", [train_path, label_path])
 
-    gold = train.multi_hot(len(tree))
     search = Search(args.seed, checkpoint, args.device, args.batch_size, args.dirty_threshold)
-    scores, likely = STRATEGIES[args.strategy](train, gold, search)
-    worst = np.argsort(-scores, kind="stable")[: args.dirty_num]
-    dirty = set(worst.tolist())
-    for flag, rows in (("dirty_file", sorted(dirty)), ("rest_file", [i for i in range(len(gold)) if i not in dirty])):
+    scores, likely_of = STRATEGIES[args.strategy](train, len(tree), search)
+    worst = np.argsort(-scores, kind="stable")[: args.dirty_num].tolist()
+    dirty, gold, likely = set(worst), train.multi_hot(len(tree), worst), likely_of(worst)
+    for flag, rows in (("dirty_file", sorted(dirty)), ("rest_file", [i for i in range(len(scores)) if i not in dirty])):
         write_rows(paths[flag], [(train.texts[i], names[i]) for i in rows])
     with atomic_write(paths["suspect_file"]) as file:
-        for i in worst:
-            row = {"text": train.texts[i], "labels": names[i], "suspect": suspicion(tree, gold[i], likely[i])}
-            row["model"] = {tree.labels[k]: round(float(likely[i, k]), 2) for k in np.flatnonzero(likely[i] > 0.5)}
+        for i, own, of_model in zip(worst, gold, likely):
+            row = {"text": train.texts[i], "labels": names[i], "suspect": suspicion(tree, own, of_model)}
+            row["model"] = {tree.labels[k]: round(float(of_model[k]), 2) for k in np.flatnonzero(of_model > 0.5)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    for i in worst[:5]:
-        logger.info(f"{suspicion(tree, gold[i], likely[i])}: {shown(train.texts[i], 60)}")
+    for i, own, of_model in zip(worst[:5], gold, likely):
+        logger.info(f"{suspicion(tree, own, of_model)}: {shown(train.texts[i], 60)}")
     for flag, what in (("dirty_file", "Suspicious rows"), ("rest_file", "The others"), ("suspect_file", "Reasons")):
         logger.info(f"{what} saved in {paths[flag]}")
 
