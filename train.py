@@ -14,6 +14,7 @@ One sigmoid per node of the tree, binary cross-entropy, AdamW. The random number
 step alone, so a resumed run repeats what an uninterrupted one would have done.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from hierarchical.batches import row_windows
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
+from hierarchical.learning_rates import AUTO, LOW, fitting_rate
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.losses import LOSSES
@@ -54,10 +56,12 @@ from hierarchical.training import (
     train_batches,
     train_epoch,
 )
-from hierarchical.weights import find_weights, load_weights
+from hierarchical.weights import find_encoder_weights, find_weights, load_weights
 from metric import CRITERIA, Decision, Scores, decide, dev_cells, tuned_decision
 from metric import evaluate as scores_of
 from utils import (
+    NO_THRESHOLD,
+    InputError,
     LabelTree,
     add_dataset_arguments,
     add_decision_arguments,
@@ -101,7 +105,9 @@ def parse_args(argv):
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
     optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
-    optim.add_argument("--learning_rate", type=float, default=3e-5, help="peak rate of the encoder")
+    optim.add_argument(
+        "--learning_rate", type=rate, default=3e-5, help="peak rate of the encoder; auto: the one that fits its size"
+    )
     optim.add_argument("--head_learning_rate", type=float, default=5e-3, help="peak rate of the classifier layer")
     optim.add_argument("--weight_decay", type=float, default=0.0, help="AdamW decay, not for biases and norms")
     optim.add_argument("--max_grad_norm", type=float, default=1.0, help="clip the gradient to this norm; 0: off")
@@ -145,10 +151,19 @@ def parse_args(argv):
     check_minima(
         parser, args,
         max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
-        warmup_steps=0, learning_rate=1e-12, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
+        warmup_steps=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
         eval_steps=0, save_steps=0,
     )  # fmt: skip
     return args
+
+
+def rate(text):
+    """A learning rate, or AUTO."""
+    if text == AUTO:
+        return AUTO
+    if not 1e-12 <= float(text) < float("inf"):  # also catches nan
+        raise argparse.ArgumentTypeError(f"must be at least 1e-12, got {text}")
+    return float(text)
 
 
 def read_data(args, logger):
@@ -213,8 +228,9 @@ def fingerprint(args, world):
 
 
 def prepare_model(args, tree, train, logger):
-    """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens."""
+    """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
+    args.learning_rate = settled_rate(args, source, config, logger)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
@@ -230,6 +246,23 @@ def prepare_model(args, tree, train, logger):
         tokenizer, what = add_tokens(args.add_tokens, model, tokenizer)
         logger.info(what)
     return model, tokenizer
+
+
+def settled_rate(args, source, config, logger):
+    """--learning_rate as a number, which fits the encoder in the directory `source` if it is auto."""
+    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
+    fitting = fitting_rate(config.num_hidden_layers, config.hidden_size, has_weights)
+    start = "a pre-trained encoder" if has_weights else "a start from scratch"
+    size = f"{start} of {config.num_hidden_layers} layers x {config.hidden_size}"
+    if args.learning_rate == AUTO:
+        logger.info(f"--learning_rate auto: {fitting:g}, for {size} (docs/encoders.md has the measurements)")
+        return fitting
+    if args.learning_rate * LOW <= fitting:
+        logger.warning(
+            f"--learning_rate {args.learning_rate:g} is low for {size}: it will learn slowly, and may not get far. "
+            f"--learning_rate auto takes {fitting:g}"
+        )
+    return args.learning_rate
 
 
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
@@ -317,13 +350,15 @@ def main(argv=None):
 def train_and_save(args, rank, world, logger):
     """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
-    decision = decision_from_arguments(args)
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
         read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
+    decision = decision_from_arguments(args, tree)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD}")
     if args.warmup_steps and not args.warmup:
         args.warmup = True
         logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")

@@ -34,12 +34,14 @@ from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
 from hierarchical.checkpoints import require_same_labels, write_decision
 from hierarchical.identity import DECISION
+from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
 from metric import CRITERIA, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
+    NO_THRESHOLD,
     InputError,
     add_checkpoint_arguments,
     add_dataset_arguments,
@@ -152,9 +154,9 @@ def main(argv=None):
         batch_size=args.batch_size,
     )
     tree, tokenizer = predictor.tree, predictor.tokenizer
-    decision = decision_from_arguments(args, predictor.decision)
-    if args.tune_threshold and decision.top_k:
-        raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD} --min_labels 0 lifts a stored top_k.")
     directory = require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     label_path, train_path, dev_path = inputs
@@ -208,7 +210,8 @@ def main(argv=None):
             logger.info(line)
     if args.report:
         facts = {"rows": dev_path, "checkpoint": args.params_path}
-        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts)
+        checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
+        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
         settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from hierarchical.batches import row_windows
-from hierarchical.decisions import RULES
+from hierarchical.decisions import cut_values
 from hierarchical.labels import LabelTree
 
 HIGHEST_FLOOR = 1 - 2.0**-24  # below the probability of 1 that a float32 can have
@@ -34,9 +34,17 @@ class Cells:
     gold_rows, gold_labels   int32 [G]: all cells that are gold, whatever their probability, by rows
     """
 
-    def __init__(self, n_labels: int, tree: LabelTree | None = None, decoding: str = "raw", most: int = MOST):
-        """tree: may be left out for the decoding "raw"; most: cells that are held."""
-        self.n_rows, self.n_labels, self.tree, self.decoding = 0, n_labels, tree, decoding
+    def __init__(
+        self,
+        n_labels: int,
+        tree: LabelTree | None = None,
+        decoding: str = "raw",
+        per_level: int = 0,
+        most: int = MOST,
+    ):
+        """tree: may be left out where labels are decided alone; most: cells that are held."""
+        self.n_rows, self.n_labels, self.tree = 0, n_labels, tree
+        self.decoding, self.per_level = decoding, per_level
         self.floor, self._most, self._held = 0.0, most, 0
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._gold_parts: list[tuple[np.ndarray, ...]] = []
@@ -44,9 +52,8 @@ class Cells:
     def add(self, probabilities: np.ndarray, gold: np.ndarray) -> None:
         """The rows that come next: float and bool [n, L]."""
         above, cut = probabilities > self.floor, probabilities
-        if self.tree is not None and self.decoding != "raw":
-            cut = probabilities.copy()
-            RULES[self.decoding].make_consistent(cut, self.tree)
+        if self.tree is not None and (self.decoding != "raw" or self.per_level):
+            cut = cut_values(probabilities, self.tree, self.decoding, self.per_level).astype(probabilities.dtype)
             above |= cut > self.floor
         places, gold_places = np.flatnonzero(above), np.flatnonzero(gold)
         columns = [values.ravel()[places] for values in (probabilities, cut, gold)]
@@ -90,7 +97,7 @@ class Cells:
     @cached_property
     def _falling_raw_by_label(self) -> np.ndarray:
         """The cells by label, and of a label by falling `raw`."""
-        if self.decoding == "raw":
+        if self.decoding == "raw" and not self.per_level:
             return self._falling_by_label
         falling = np.argsort(-self.raw)
         return falling[np.argsort(self.labels[falling], kind="stable")].astype(np.int32)

@@ -288,7 +288,8 @@ def best_mix(
     for weight in (USUAL, *others):
         logits, shift = encoder + weight * values, 0.0
         if weight:
-            shift = wanted - _logit(tune_threshold(sigmoid(logits), gold, tree, decision.decoding))
+            cut = tune_threshold(sigmoid(logits), gold, tree, decision.decoding, per_level=decision.per_level)
+            shift = wanted - _logit(cut)
         worth = evaluate(decide(sigmoid(logits + shift), tree, decision), gold, tree)["micro_f1"]
         worth -= MARGIN if weight != USUAL else 0.0
         best = max(best, (worth, weight, shift), key=lambda found: found[0])

@@ -23,11 +23,16 @@ FOLDS, MIN_SUPPORT = 5, 20
 
 
 def tune_threshold(
-    probabilities: Any, gold: Any, tree: LabelTree | None = None, decoding: str = "raw", criterion: str = "micro_f1"
+    probabilities: Any,
+    gold: Any,
+    tree: LabelTree | None = None,
+    decoding: str = "raw",
+    criterion: str = "micro_f1",
+    per_level: int = 0,
 ) -> float:
     """The one threshold (float) with the highest "micro_f1" or "macro_f1" on these rows.
 
-    probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed for a decoding other than "raw". Exact: F1 only
+    probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed unless labels are decided alone. Exact: F1 only
     changes where the threshold passes a probability, so one sort visits every case there is. The threshold lies midway
     between two neighbouring probabilities; of several optima the nearest to 0.5 wins, and 0.5 itself stays if it is
     one. min_labels, max_labels and top_k play no part. Time O(N L log(N L)), memory O(N L). Raises ValueError for bad
@@ -35,11 +40,11 @@ def tune_threshold(
     """
     one_of("criterion", criterion, CRITERIA)
     one_of("decoding", decoding, DECODINGS)
-    if tree is None and decoding != "raw":
+    if tree is None and (decoding != "raw" or per_level):
         raise ValueError(f"decoding {decoding!r} needs the label tree")
     probabilities, gold = _dev_arrays(probabilities, gold, None if tree is None else len(tree))
     # With one threshold for all labels, margins and probabilities have the same order: decode once, then cut anywhere.
-    return _all_cells(probabilities, gold, tree, decoding).best_threshold(criterion)
+    return _all_cells(probabilities, gold, tree, decoding, per_level).best_threshold(criterion)
 
 
 def tune_thresholds_per_label(
@@ -114,16 +119,20 @@ def _dev_arrays(probabilities: Any, gold: Any, n_labels: int | None = None) -> t
 
 
 def _all_cells(
-    probabilities: np.ndarray, gold: np.ndarray, tree: LabelTree | None = None, decoding: str = "raw"
+    probabilities: np.ndarray,
+    gold: np.ndarray,
+    tree: LabelTree | None = None,
+    decoding: str = "raw",
+    per_level: int = 0,
 ) -> Cells:
-    cells = Cells(gold.shape[1], tree, decoding, most=gold.size)
+    cells = Cells(gold.shape[1], tree, decoding, per_level, most=gold.size)
     cells.add(probabilities, gold)
     return cells.finish()
 
 
 def dev_cells(tree: LabelTree, decision: Decision) -> Cells:
     """Empty Cells, to be filled with the probabilities of dev rows for `tuned_decision`."""
-    return Cells(len(tree), tree, decision.decoding)
+    return Cells(len(tree), tree, decision.decoding, decision.per_level)
 
 
 def tuned_decision(

@@ -145,7 +145,7 @@ def main(argv=None):
     )
     logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.file}")
     logger.info(">>> [InferBackend] Engine Created ...")
-    decision = decision_from_arguments(args, predictor.decision)
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     if args.perf:
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)

@@ -58,7 +58,7 @@ def made_rows(seed, n_rows=80):
 
 
 def filled(tree, decision, probabilities, gold, most=None, size=7):
-    cells = dev_cells(tree, decision) if most is None else Cells(len(tree), tree, decision.decoding, most)
+    cells = dev_cells(tree, decision) if most is None else Cells(len(tree), tree, decision.decoding, most=most)
     for start in range(0, len(gold), size):
         cells.add(probabilities[start : start + size], gold[start : start + size])
     return cells.finish()
@@ -116,7 +116,7 @@ def test_memory_does_not_grow_with_rows_times_labels(monkeypatch):
     rng, most = np.random.default_rng(0), 20_000
 
     def tune(n_rows):
-        cells = Cells(len(tree), tree, "raw", most)
+        cells = Cells(len(tree), tree, "raw", most=most)
         for _ in range(0, n_rows, 20):
             gold = np.zeros((20, 1000), bool)
             gold[np.arange(20), rng.integers(0, 1000, 20)] = True
