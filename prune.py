@@ -35,6 +35,7 @@ from hierarchical.dynabert import build_narrow, cut, distillation_loss, importan
 from hierarchical.exporting import export_checkpoint, require_onnx_size
 from hierarchical.modeling import model_inputs, score
 from hierarchical.sets import only_writer
+from hierarchical.token_rows import TokenRows, encode_file
 from hierarchical.training import log_scores, rate_schedule, train_batches
 from hierarchical.weights import find_weights
 from utils import (
@@ -57,6 +58,7 @@ from utils import (
 
 GRAPH = "pruned_model"  # name of the static graphs
 RANKING_ROWS = 2000
+LEAST_STEPS = 100  # between evaluations, unless asked for
 HIDDEN_WEIGHT = 0.1  # of the hidden states' error in the loss
 MAX_GRAD_NORM = 1.0
 LATENCY_BATCHES = 30
@@ -67,9 +69,9 @@ class Task(NamedTuple):
 
     checkpoint: Checkpoint  # of the full model
     train: Rows
-    train_ids: list
+    train_ids: TokenRows
     dev: Rows
-    dev_ids: list
+    dev_ids: TokenRows
 
     @property
     def tree(self) -> LabelTree:
@@ -140,7 +142,10 @@ def parse_args(argv):
     result = parser.add_argument_group("result")
     result.add_argument("--output_dir", required=True, help="directory for the pruned models")
     result.add_argument("--logging_steps", type=int, default=100, help="steps between progress lines")
-    result.add_argument("--save_steps", type=int, default=100, help="steps between evaluations; the last step has one")
+    every = "100, and at least as many as dev has batches"
+    result.add_argument(
+        "--save_steps", type=int, help=f"steps between evaluations; the last step has one (default: {every})"
+    )
     args = parser.parse_args(argv)
     args.width_mult_list = args.width_mult_list or [Fraction(3, 4)]
     check_minima(
@@ -220,6 +225,11 @@ def train_step(args, task, rows, teacher, student, widths, optimizer):
     return total / len(widths)
 
 
+def steps_between_evaluations(dev_rows, batch_size):
+    """So many that no more dev rows are scored than train rows are learned from, of which each takes longer."""
+    return max(LEAST_STEPS, -(-dev_rows // batch_size))
+
+
 def distil(args, task, teacher, student, widths):
     """Train all widths of `student` together; the best of each, by macro-F1 on dev, is in its folder at any time."""
     import paddle
@@ -227,6 +237,7 @@ def distil(args, task, teacher, student, widths):
     lengths = [len(row) for row in task.train_ids]
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    every = args.save_steps or steps_between_evaluations(len(task.dev_ids), args.per_device_train_batch_size)
     factor = rate_schedule("linear", int(args.warmup_ratio * steps), steps)
     optimizer = paddle.optimizer.AdamW(
         args.learning_rate,
@@ -250,7 +261,7 @@ def distil(args, task, teacher, student, widths):
                     f"loss: {np.mean(losses):.5f}, speed: {len(losses) / (time.perf_counter() - started):.2f} step/s"
                 )
                 losses, started = [], time.perf_counter()
-            if step % args.save_steps == 0 or step == steps:
+            if step % every == 0 or step == steps:
                 paused = time.perf_counter()
                 for width in widths:
                     cut(student, width.model)
@@ -329,7 +340,11 @@ def main(argv=None):
     directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     train, dev = (load_reported(directory / name, tree, logger) for name in (args.train_file, args.dev_file))
-    task = Task(checkpoint, train, tokenizer.encode(train.texts), dev, tokenizer.encode(dev.texts))
+    train_ids, dev_ids = (
+        encode_file(tokenizer, rows.texts, directory / name)
+        for rows, name in ((train, args.train_file), (dev, args.dev_file))
+    )
+    task = Task(checkpoint, train, train_ids, dev, dev_ids)
     with only_writer(output_dir, "wait until it ends, or give another --output_dir"):
         require_writable(output_dir / "prune.json", "--output_dir", [])
         get_logger(output_dir / "prune.log")

@@ -44,6 +44,7 @@ from hierarchical.runs import (
     write_run_files,
 )
 from hierarchical.sources import local_directory, require_model
+from hierarchical.token_rows import FOLDER, encode_file
 from hierarchical.tokenizer import normalizing
 from hierarchical.training import (
     SCHEDULES,
@@ -52,6 +53,7 @@ from hierarchical.training import (
     label_frequency_bias,
     leave,
     log_scores,
+    next_evaluation,
     save_progress,
     stop_on_signals,
     train_batches,
@@ -89,6 +91,9 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     add_dataset_arguments(data, "train", "dev")
     add_max_seq_length_argument(data, 128)
+    data.add_argument(
+        "--token_cache", help=f"directory for the tokens of large files (default: {FOLDER} in dataset_dir)"
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_name",
@@ -120,12 +125,20 @@ def parse_args(argv):
     optim.add_argument("--warmup", action="store_true", help="warm up and then decay the rate")
     optim.add_argument("--warmup_steps", type=int, default=0, help="steps to the peak; turns --warmup on")
     optim.add_argument("--early_stop", action="store_true", help="stop when the dev score stagnates")
-    optim.add_argument("--early_stop_nums", type=int, default=10, help="epochs without improvement that are tolerated")
+    optim.add_argument(
+        "--early_stop_nums", type=int, default=10, help="dev scores without improvement that are tolerated"
+    )
     optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("result")
     result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
     result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score to choose by")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
+    result.add_argument(
+        "--eval_steps", type=int, default=0, help="steps between dev scores; 0: one at the end of each epoch"
+    )
+    result.add_argument(
+        "--save_steps", type=int, default=1000, help="steps between states for --resume; 0: none within"
+    )
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
     result.add_argument("--log_dir", help="write scalars for VisualDL here")
     decision = add_decision_arguments(parser, Decision())
@@ -144,6 +157,7 @@ def parse_args(argv):
         parser, args,
         max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
         warmup_steps=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
+        eval_steps=0, save_steps=0,
     )  # fmt: skip
     return args
 
@@ -161,7 +175,7 @@ def read_data(args, logger):
     """Everything that can be wrong with the data is found here, before the seconds it takes to load paddle."""
     directory = require_directory(args.dataset_dir)
     tree = LabelTree.read(directory / args.label_file)
-    train = load_rows(directory / args.train_file, tree)
+    train = load_rows(directory / args.train_file, tree, keep_texts=False)
     dev = load_rows(directory / args.dev_file, tree, unlabelled="skip")
     report_rows(args.train_file, train, tree, logger)
     report_rows(args.dev_file, dev, tree, logger)
@@ -208,7 +222,8 @@ def fingerprint(args, world):
     """What a resumed run must share with the one it continues."""
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = (
-        "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir"
+        "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
+        "eval_steps save_steps token_cache"
     ).split()
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends
@@ -260,7 +275,7 @@ def settled_rate(args, source, config, logger):
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
-    with progress_bar(len(ids[rank::world]), "dev") as bar:
+    with progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
         scores = score(trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss)
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
@@ -326,6 +341,11 @@ def schedule(args):
     return args.lr_scheduler or ("linear" if args.warmup else "constant")
 
 
+def epochs_done(progress, n_batches):
+    """Finished epochs, with the share of the one that is begun."""
+    return progress.epoch + round(progress.batch / n_batches, 4) if progress.batch else progress.epoch
+
+
 def main(argv=None):
     args = parse_args(argv)
     rank, world = launched_processes()
@@ -361,14 +381,18 @@ def train_and_save(args, rank, world, logger):
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
-    train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
-    lengths = [len(row) for row in train_ids]
+    train_ids, dev_ids = (
+        encode_file(tokenizer, rows.texts, Path(args.dataset_dir) / name, args.token_cache)
+        for rows, name in ((train, args.train_file), (dev, args.dev_file))
+    )
+    lengths = train_ids.lengths
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     settings = Settings.from_arguments(args, schedule=schedule(args))
     trainer = Trainer(paddle, settings, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
 
     if args.resume:
         trainer.restore(arrays, progress.step)
+        arrays = None  # thrice the model
         logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")
     scalars = None
     if rank == 0:
@@ -381,12 +405,20 @@ def train_and_save(args, rank, world, logger):
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
-            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars):
+            due = next_evaluation(progress, args.eval_steps)
+            until = progress.batch + max(0, due - progress.step) if due else len(batches)
+            if not train_epoch(
+                trainer, batches[:until], train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars, save_dir
+            ):
                 leave(save_dir, trainer, progress, stop, logger)
+            if progress.batch == len(batches):
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+            if trainer.step < due and progress.epoch < args.epochs:
+                continue
             scores = evaluate(trainer, tree, dev, dev_ids, tokenizer.pad_id, decision, args.batch_size)
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-            entry = {"epoch": progress.epoch, "step": trainer.step}
-            entry |= {"train_loss": progress.loss_sum / len(batches), **scores}
+            entry = {"epoch": epochs_done(progress, len(batches)), "step": trainer.step}
+            steps = trainer.step - (progress.history[-1]["step"] if progress.history else 0)
+            entry |= {"train_loss": progress.loss_sum / steps, **scores}
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
             better = progress.evaluated(scores[args.select_by], entry)
             if rank == 0:
@@ -394,12 +426,12 @@ def train_and_save(args, rank, world, logger):
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
-                    older = earlier_state(args.resume, progress)
+                    older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
                     save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
-                    scalars.add_scalar(f"dev/{key}", scores[key], progress.epoch)
+                    scalars.add_scalar(f"dev/{key}", scores[key], len(progress.history))
                 logger.info(f"Current best {name} score: {progress.best:.5f}")
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)

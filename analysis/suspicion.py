@@ -1,10 +1,13 @@
 """What makes the labels of a training row suspicious: a strategy's scores, and the label in question in words."""
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from analysis.neighbours import nearest
+from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.console import progress_bar
@@ -21,7 +24,11 @@ LEAST = 0.01  # no neighbour having a label does not make it impossible
 L2 = 3e-5  # of the out-of-fold classifiers
 REPRESENTER_L2 = 0.03
 COMPONENTS = 300  # of the character n-grams
+SVD_ROWS = 100_000  # that the dimensions are found by; more are put into them
 LABELS_AT_A_TIME = 512  # heads of different labels are independent, so memory need not grow with the label set
+FITTED_CELLS = 20_000_000  # rows x labels that the heads of a fold are fitted on; with more, each label has a draw
+LABELS_OF_A_DRAW, LEAST_DRAWN = 16, 500
+MOST_CELLS, CELL_BYTES = 100_000_000, 30  # of what representer holds
 
 
 # ---- linear heads ----------------------------------------------------------------------------------------------------
@@ -69,18 +76,29 @@ def n_gram_features(texts):
     """
     from sklearn.decomposition import TruncatedSVD
 
-    counts = feature_matrix(NGrams.of(texts), texts)
-    dimensions = min(COMPONENTS, min(counts.shape) - 1)
+    sample = texts[:: max(1, -(-len(texts) // SVD_ROWS))]
+    n_grams = NGrams.of(sample)
+    dimensions = min(COMPONENTS, min(len(sample), len(n_grams)) - 1)
     if dimensions < 1:
         return np.zeros((len(texts), 1), np.float32)
-    features = TruncatedSVD(dimensions, random_state=0).fit_transform(counts)
+    svd, counts = TruncatedSVD(dimensions, random_state=0), feature_matrix(n_grams, sample)
+    if len(sample) == len(texts):
+        features = svd.fit_transform(counts)
+    else:
+        svd.fit(counts)
+        features = np.empty((len(texts), dimensions), np.float32)
+        for window in row_windows(len(texts)):
+            part = slice(window.start, window.stop)
+            features[part] = svd.transform(feature_matrix(n_grams, texts[part]))
     features -= features.mean(0)
-    return (features / max(float(np.sqrt(np.square(features).sum(1).mean())), 1e-12)).astype(np.float32)
+    norms = np.concatenate([np.square(features[w.start : w.stop]).sum(1) for w in row_windows(len(features))])
+    features /= max(float(np.sqrt(norms.mean())), 1e-12)
+    return features.astype(np.float32, copy=False)
 
 
 # ---- strategies ------------------------------------------------------------------------------------------------------
-# Each takes (train Rows, gold bool [N, L], Search) and returns (suspicion of each row: float [N], how likely each label
-# is for it: float [N, L]).
+# Each takes (train Rows, L, Search) and returns (suspicion of each row: float [N], a function: row numbers [n] -> how
+# likely each label is for them, float [n, L]).
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,7 @@ class Search:
     weight_threshold: float = 0.0
 
 
-def out_of_fold(train, gold, search):
+def out_of_fold(train, n_labels, search):
     """Probabilities from classifiers trained on the other folds; a row is as suspicious as its least likely label."""
     number = {text: i for i, text in enumerate(dict.fromkeys(train.texts))}  # equal texts share a fold
     if len(number) < FOLDS:
@@ -105,30 +123,89 @@ def out_of_fold(train, gold, search):
             f"--strategy out_of_fold: needs at least {FOLDS} different texts; the training file has {len(number)}."
         )
     folds = np.random.default_rng(search.seed).permutation(len(number)) % FOLDS
-    fold_of_row, likely = folds[[number[text] for text in train.texts]], np.zeros(gold.shape, np.float32)
+    fold_of_row = folds[[number[text] for text in train.texts]]
+    scores, heads = np.empty(len(fold_of_row), np.float32), []
     with progress_bar(FOLDS + 1, "n-grams, folds") as bar:
-        inputs = np.concatenate([n_gram_features(train.texts), np.ones((len(gold), 1), np.float32)], axis=1)
+        inputs = n_gram_features(train.texts)
+        inputs = np.concatenate([inputs, np.ones((len(inputs), 1), np.float32)], axis=1)
         bar.update()
         for fold in range(FOLDS):
-            held_out = fold_of_row == fold
-            for start in range(0, gold.shape[1], LABELS_AT_A_TIME):
-                part = slice(start, start + LABELS_AT_A_TIME)
-                head = fit_head(inputs[~held_out], gold[~held_out, part], L2)
-                likely[held_out, part] = sigmoid(inputs[held_out] @ head)
+            heads.append(fit_heads(inputs, train.labels, np.flatnonzero(fold_of_row != fold), n_labels, fold))
+            held_out = np.flatnonzero(fold_of_row == fold)
+            for window in row_windows(len(held_out), n_labels):
+                rows = held_out[window.start : window.stop]
+                scores[rows] = contradiction(inputs[rows] @ heads[fold], train.multi_hot(n_labels, rows))
             bar.update()
-    return np.abs(gold - likely).max(1), likely
+
+    def likely(rows):
+        return np.stack([sigmoid(inputs[i] @ heads[fold_of_row[i]]) for i in rows])
+
+    return scores, likely
 
 
-def neighbours(train, gold, search):
+def contradiction(logits, gold):
+    """float32 [n]: the largest difference between a label, bool [n, L], and its probability; logits are changed."""
+    own = np.where(gold, logits, np.inf).min(1)
+    logits[gold] = -np.inf
+    return np.maximum(1 - sigmoid(own), sigmoid(logits.max(1)))
+
+
+def fit_heads(inputs, labels, rows, n_labels, fold):
+    """`fit_head` of all labels on these rows, float32 [D, L]; inputs float32 [N, D], the last one always 1.
+
+    With more than FITTED_CELLS of rows x labels a few labels at a time are fitted on a draw: their own rows, up to half
+    of it, and others. Their intercepts are then corrected by the shares that were drawn of the rows with the label and
+    of those without: King and Zeng (2001), Logistic regression in rare events data.
+    """
+    from scipy.sparse import csr_matrix
+
+    ends = np.append(0, np.cumsum([len(labels[i]) for i in rows]))
+    flat = np.fromiter(chain.from_iterable(labels[i] for i in rows), np.int64, ends[-1])
+    targets = csr_matrix((np.ones(len(flat), bool), flat, ends), (len(rows), n_labels))
+    draws = len(rows) * n_labels > FITTED_CELLS
+    together = LABELS_OF_A_DRAW if draws else LABELS_AT_A_TIME
+    by_label, heads = targets.tocsc(), np.empty((inputs.shape[1], n_labels), np.float32)
+    everything = None if draws else inputs[rows]
+    for start in range(0, n_labels, together):
+        part = by_label[:, start : start + together]
+        if not draws:
+            heads[:, start : start + together] = fit_head(everything, part.toarray(), L2)
+            continue
+        most = max(LEAST_DRAWN, FITTED_CELLS // n_labels)
+        rng, own = np.random.default_rng([fold, start]), np.unique(part.indices)
+        others = rng.choice(len(rows), min(len(rows), most), replace=False)
+        drawn = np.unique(np.append(rng.permutation(own)[: most // 2], others[: most - min(len(own), most // 2)]))
+        gold = targets[drawn][:, start : start + together].toarray()
+        head = fit_head(inputs[rows[drawn]], gold, L2)
+        with_label, drawn_with = part.getnnz(0), gold.sum(0)
+        shares = [
+            np.maximum(of_draw, 0.5) / np.maximum(of_all, 0.5)
+            for of_draw, of_all in ((drawn_with, with_label), (len(drawn) - drawn_with, len(rows) - with_label))
+        ]
+        head[-1] -= np.log(shares[0] / shares[1])
+        heads[:, start : start + together] = head
+    return heads
+
+
+def neighbours(train, n_labels, search):
     """The labels of the rows that look most alike to the model; a row is as suspicious as its cross-entropy is high."""
-    features, _ = model_outputs(train.texts, search)
-    rows, _ = nearest(features, features, NEIGHBOURS + 1)
-    likely = np.stack([gold[near[near != i][:NEIGHBOURS]].mean(0) for i, near in enumerate(rows)])
-    agreement = np.where(gold, likely, 1 - likely)
-    return -np.log(agreement.clip(LEAST, 1)).sum(1), likely
+    features = encoded(train.texts, search)
+    near = [row[row != i][:NEIGHBOURS] for i, row in enumerate(nearest(features, features, NEIGHBOURS + 1)[0])]
+    scores = np.zeros(len(near))
+    for i, rows in enumerate(near):
+        counts = Counter(chain.from_iterable(train.labels[k] for k in rows))
+        for label in counts.keys() | set(train.labels[i]):  # all others agree
+            share = counts[label] / len(rows)
+            agreement = share if label in train.labels[i] else 1 - share
+            scores[i] -= np.log(min(max(agreement, LEAST), 1))
+
+    def likely(rows):
+        return np.stack([train.multi_hot(n_labels, near[i]).mean(0) for i in rows])
+
+    return scores, likely
 
 
-def representer(train, gold, search):
+def representer(train, n_labels, search):
     """Representer points, as PaddleNLP's application uses them.
 
     Yeh, Kim, Yen and Ravikumar (2018), Representer point selection for explaining deep neural networks: a linear
@@ -136,6 +213,11 @@ def representer(train, gold, search):
     is the negative gradient of its loss / (2 l2 N). Rows are ranked by the number of weights above --dirty_threshold,
     then by their sum. The given labels play no part in it, and that a row can have several labels is left aside.
     """
+    if (cells := len(train.texts) * n_labels) > MOST_CELLS:
+        raise InputError(
+            f"--strategy representer: {len(train.texts):,} rows x {n_labels:,} labels would take about "
+            f"{CELL_BYTES * cells / 1e9:.0f} GB of memory. Take --strategy out_of_fold."
+        )
     features, logits = model_outputs(train.texts, search)
     inputs = np.concatenate([features, np.ones((len(features), 1), np.float32)], axis=1)
     of_model = soft_max(logits)
@@ -144,15 +226,21 @@ def representer(train, gold, search):
     above = weights > search.weight_threshold
     rank = np.empty(len(features))
     rank[np.lexsort((np.where(above, weights, 0).sum(1), above.sum(1)))] = np.arange(len(features))
-    return rank, sigmoid(logits)
+    return rank, lambda rows: sigmoid(logits[rows])
 
 
 def model_outputs(texts, search):
     """(features float32 [N, H], logits float32 [N, L]) of the checkpoint."""
+    features = encoded(texts, search)
+    model = search.checkpoint.load_model()
+    return features, with_linear(classify_features(model, features), search.checkpoint.linear, texts)
+
+
+def encoded(texts, search):
+    """Features float32 [N, H] of the checkpoint."""
     set_device(search.device)
     model = search.checkpoint.load_model()
-    features = encode_features(model, search.checkpoint.tokenizer, texts, search.batch_size, "train rows")
-    return features, with_linear(classify_features(model, features), search.checkpoint.linear, texts)
+    return encode_features(model, search.checkpoint.tokenizer, texts, search.batch_size, "train rows")
 
 
 STRATEGIES = {function.__name__: function for function in (out_of_fold, neighbours, representer)}

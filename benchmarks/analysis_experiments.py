@@ -181,7 +181,8 @@ def suspicious_orders(args, checkpoint, path):
     gold = train.multi_hot(len(tree))
     search = Search(seed=3, checkpoint=opened, device=args.device, batch_size=args.batch_size)
     for name, strategy in STRATEGIES.items():
-        scores, likely = strategy(train, gold, search)
+        scores, likely_of = strategy(train, len(tree), search)
+        likely = likely_of(range(len(scores)))
         orders[name] = np.argsort(-scores, kind="stable")
         if name == "out_of_fold":
             quality = get_label_quality_scores([list(labels) for labels in train.labels], likely)

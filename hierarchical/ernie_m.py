@@ -1,5 +1,7 @@
 """ERNIE-M's tokenizer: the pieces of a SentencePiece model, cut once more."""
 
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from hierarchical.errors import InputError
@@ -21,8 +23,45 @@ class ErnieMTokenizer(WordTokenizer):
             self._sentencepiece = SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
             raise InputError(f"{path}: not a readable sentencepiece model ({error}): {COPY}") from None
+        self._unknown = self._sentencepiece.unk_id()
         self.lower = bool(config.get("do_lower_case", False))
         super().__init__(directory, config, max_seq_length, files)
+
+    def _first_ids(self, text: str, count: int | None) -> list[int]:
+        # Of a long document only the head is looked at; how many characters hold `count` ids is found by trying.
+        size = len(text) if count is None else 4 * count + 64
+        while count is not None and size < len(text):
+            ids = self._ids(self._words(text[: self._place_to_cut(text, size)]))
+            if len(ids) >= count:
+                return ids
+            size *= 4
+        return super()._first_ids(text, count)
+
+    def _place_to_cut(self, text: str, size: int) -> int:
+        """The last place up to `size` at which a text can be cut without another segmentation of what comes before it.
+
+        That is between two characters that stand beside each other in no piece: all ways to segment the text lead
+        through it, and the best way to it does not depend on what follows. 0: there is none in the second half.
+        """
+        around = self._longest_special
+        for place in range(size, size // 2, -1):
+            before, after = text[place - 1], text[place]
+            if is_cjk(before) and is_cjk(after):
+                # unknown characters in a row are one piece
+                apart = before + after not in self._joined and self._sentencepiece.piece_to_id(before) != self._unknown
+            else:
+                apart = before.isascii() and before.isalnum() and after == " " and "\u2581" not in self._joined
+            if apart and not self._special.search(text[place - around : place + around]):
+                return place
+        return 0
+
+    @cached_property
+    def _joined(self) -> set[str]:
+        """The pairs of CJK characters within pieces; and ▁, if there are pieces that have it past their start."""
+        sentencepiece = self._sentencepiece
+        pieces = [sentencepiece.id_to_piece(i) for i in range(sentencepiece.get_piece_size())]
+        found = {a + b for piece in pieces for a, b in pairwise(piece) if is_cjk(a) and is_cjk(b)}
+        return found | {"\u2581" for piece in pieces if "\u2581" in piece[1:]}
 
     def _split(self, text: str) -> list[str]:
         return self._sentencepiece.encode(self._readable(text), out_type=str)
@@ -49,7 +88,7 @@ class ErnieMTokenizer(WordTokenizer):
     def _pieces(self, word: str) -> list[tuple[int, int, int]]:
         cuts, start = [], 0
         for i, char in enumerate(word):
-            if "\u4e00" <= char <= "\u9fff" or char in ",;:.?!~，；：。？！《》【】":
+            if is_cjk(char) or char in ",;:.?!~，；：。？！《》【】":
                 cuts += [(start, i), (i, i + 1)]
                 start = i + 1
             elif i and char != "▁" and char.isdigit() != word[i - 1].isdigit():
@@ -62,3 +101,8 @@ class ErnieMTokenizer(WordTokenizer):
             for i, (start, end) in enumerate(cuts)
             if start < end and (word[start:end] != "▁" or 0 < i == len(cuts) - 1)
         ]
+
+
+def is_cjk(char: str) -> bool:
+    """Whether ERNIE-M makes a token of its own of a character."""
+    return "\u4e00" <= char <= "\u9fff"

@@ -29,7 +29,7 @@ from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits
 from hierarchical.quantizing import quantize_model
 from hierarchical.sets import in_force, link, new_set
-from hierarchical.weights import NUMBERS, find_weights, parameter_digest, state_of
+from hierarchical.weights import NUMBERS, find_weights, parameter_digest
 
 BATCH_SIZE = 32
 ROUNDS, TIMED_TEXTS = 3, 128  # of what is timed: the fastest round counts, since others may be using the machine
@@ -195,7 +195,7 @@ def new_export(
             write_more(folder)
         if digests_of(folder) != checkpoint.digests:
             raise InputError(f"{checkpoint.directory}: holds another model than when it was opened. Start again.")
-        identity = checkpoint.digests | {NUMBERS: parameter_digest(state_of(model))}
+        identity = checkpoint.digests | {NUMBERS: parameter_digest(model.state_dict())}
         before, work = set(folder.iterdir()), folder / "work"
         work.mkdir()
         yield folder, work, {"identity": json.dumps(identity)}

@@ -55,9 +55,9 @@ class Limits(NamedTuple):
 
 
 THOROUGH = Limits(25_000_000, 10_000_000_000, 1_000, 1_000_000)  # beside an encoder, whose training takes far longer
-QUICK = Limits(4_000_000, 250_000_000, 100, 10_000)  # a minute
+QUICK = Limits(4_000_000, 150_000_000, 100, 6_000)  # a minute
 # Seconds of a core, measured: of a character, of a visit, of a label, and to begin with.
-SECONDS = (2.5e-6, 6e-8, 2.5e-3, 3.0)
+SECONDS = (2.5e-6, 6e-8, 6e-3, 3.0)
 
 
 class Plan(NamedTuple):

@@ -4,7 +4,7 @@ paddle is imported inside the functions, so that a script can check its argument
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def build_model(config: Any) -> Any:
     return model
 
 
-def model_inputs(ids: list[list[int]], pad_id: int) -> dict:
+def model_inputs(ids: Sequence[Sequence[int]], pad_id: int) -> dict:
     """Lists of token ids -> the model's keyword arguments: padded ids and the mask that hides the padding."""
     return tensors(pad(ids, pad_id), pad_id)
 

@@ -4,10 +4,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from logging import Logger
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,10 +27,29 @@ class Row(NamedTuple):
     labels: tuple | None
 
 
-class Rows(NamedTuple):
-    """A labelled file in memory: texts list[str], labels list[tuple[int]], and what was passed over."""
+class FileTexts:
+    """The texts of a file's labelled rows, read anew each time that they are asked for, one after the other."""
 
-    texts: list
+    def __init__(self, path: Path, tree: LabelTree | None, count: int):
+        self.path, self.tree, self.count = path, tree, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[str]:
+        problems, found = Problems(), 0
+        for row in read_rows(self.path, self.tree, problems, Counter()):
+            if row.labels is not None:
+                found += 1
+                yield row.text
+        if problems.count or found != self.count:
+            raise InputError(f"{self.path}: was changed while it was read. Start again.")
+
+
+class Rows(NamedTuple):
+    """A labelled file: texts list[str] or FileTexts, labels list[tuple[int]] in memory, and what was passed over."""
+
+    texts: Any
     labels: list
     blank: int
     unlabelled: int
@@ -52,11 +71,12 @@ def multi_hot(labels: Sequence[Sequence[int]], n_labels: int) -> np.ndarray:
     return targets
 
 
-def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error") -> Rows:
+def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error", keep_texts: bool = True) -> Rows:
     """Read a labelled file whole. Raises InputError with every bad row; blank rows are skipped and counted.
 
     tree: as in read_rows
     unlabelled: "error" or "skip", for rows that have a text but no label column.
+    keep_texts: whether the texts stay in memory, or are FileTexts
     """
     path, problems, seen = Path(path), Problems(), Counter[str]()
     form = format_of(path)
@@ -67,13 +87,16 @@ def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error
         if row.labels is None:
             lacking.append(row.line)
         else:
-            rows.texts.append(row.text)
+            if keep_texts:
+                rows.texts.append(row.text)
             rows.labels.append(sets.setdefault(row.labels, row.labels))
     for line in lacking if unlabelled == "error" else ():
         problems.add(path, line, f"no label: a row is {form.row}")
     problems.raise_if_any()
-    if not rows.texts:
+    if not rows.labels:
         raise InputError(f"{path}: no labelled row in it. A row is: {form.row}")
+    if not keep_texts:
+        rows = rows._replace(texts=FileTexts(path, tree, len(rows.labels)))
     return rows._replace(blank=seen["blank"], unlabelled=seen["unlabelled"])
 
 
@@ -92,9 +115,10 @@ def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
     open_sets = {labels for labels in set(rows.labels) if tree.closure(labels) != list(labels)}
     lacking = [i for i, labels in enumerate(rows.labels) if labels in open_sets]
     if lacking:
+        first = next(islice(rows.texts, lacking[0], None))
         logger.warning(
-            f"{name}: {len(lacking)} rows have a label without its parent, first "
-            f"{rows.texts[lacking[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
+            f"{name}: {len(lacking)} rows have a label without its parent, first {first[:30]!r}; the parent "
+            "counts as absent. `python check_data.py` lists them."
         )
     unseen = np.flatnonzero(rows.label_counts(len(tree)) == 0)
     if len(unseen):

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from logging import Logger
@@ -24,6 +24,7 @@ from hierarchical.files import atomic_write
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import Rows, multi_hot
+from hierarchical.weights import write_tensors
 
 STATE = "state.safetensors"
 BEFORE = {"per_level": 0, "stop": "leaf"}  # what version 0.9.0 did, whose states do not say
@@ -44,6 +45,7 @@ class Settings:
     amp             mixed precision, where there is an accelerator
     seed            of row order and dropout
     logging_steps   updates between two lines of the log
+    save_steps      updates between two states that are saved, besides those after evaluations; 0: there are none
     """
 
     learning_rate: float
@@ -57,6 +59,7 @@ class Settings:
     amp: bool = False
     seed: int = 3
     logging_steps: int = 5
+    save_steps: int = 0
 
     @classmethod
     def from_arguments(cls, args: Any, **others: Any) -> "Settings":
@@ -121,7 +124,7 @@ def rate_schedule(shape: str, warmup_steps: int, total_steps: int) -> Callable[[
     return factor
 
 
-def train_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def train_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: int arrays of row numbers, every row once, in an order fixed by seed and epoch.
 
     lengths: token count per row. Rows of like length share a batch, so that little is padding: rows are shuffled,
@@ -166,7 +169,7 @@ class Trainer:
         self.scaler = paddle.amp.GradScaler(enable=use_amp and self.amp_dtype == "float16")
         self.step = 0
 
-    def train_step(self, ids: list[list[int]], targets: list[tuple], rows: np.ndarray, pad_id: int) -> float:
+    def train_step(self, ids: Sequence[Sequence[int]], targets: list[tuple], rows: np.ndarray, pad_id: int) -> float:
         """One parameter update on the rows of a global batch; returns this process's share of the mean loss.
 
         The batch is cut into accumulation steps x processes parts, weighted so that the gradient is that of the mean
@@ -210,16 +213,16 @@ class Trainer:
         self.paddle.distributed.all_reduce(shared)
         return float(shared) > 0
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Every number the next step depends on, name -> array: parameters and optimizer moments."""
+    def state(self) -> dict[str, Any]:
+        """Every number the next step depends on, name -> tensor, no copy: parameters and optimizer moments."""
         moments = self.optimizer.state_dict()
-        arrays = {}
+        tensors = {}
         for name, parameter in self.model.named_parameters():
-            arrays[f"parameter/{name}"] = parameter.numpy()
+            tensors[f"parameter/{name}"] = parameter
             for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
                 if key.startswith(f"{parameter.name}_"):
-                    arrays[f"{key[len(parameter.name) + 1 :]}/{name}"] = value.numpy()
-        return arrays
+                    tensors[f"{key[len(parameter.name) + 1 :]}/{name}"] = value
+        return tensors
 
     def restore(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Take over the arrays of `state()`, after `step` updates."""
@@ -256,17 +259,19 @@ def stop_on_signals() -> Iterator[list[int]]:
 def train_epoch(
     trainer: Trainer,
     batches: list[np.ndarray],
-    ids: list[list[int]],
+    ids: Sequence[Sequence[int]],
     rows: Rows,
     pad_id: int,
     progress: Progress,
     logger: Logger,
     stop: list[int],
     scalars: Any = None,
+    save_dir: Path | None = None,
 ) -> bool:
     """Train on those batches of an epoch, or of its beginning, that `progress` has not counted yet.
 
-    Returns False if `stop`, of `stop_on_signals`, was filled meanwhile. scalars: a VisualDL writer.
+    Returns False if `stop`, of `stop_on_signals`, was filled meanwhile. scalars: a VisualDL writer; save_dir: where the
+    state goes every `save_steps` updates.
     """
     number = progress.epoch + 1
     since, started = progress.step, time.perf_counter()
@@ -288,9 +293,25 @@ def train_epoch(
                     scalars.add_scalar("train/loss", loss, trainer.step)
                     scalars.add_scalar("train/learning_rate", trainer.optimizer.get_lr(), trainer.step)
                 since, started = trainer.step, time.perf_counter()
+            if is_due(trainer.settings.save_steps, trainer.step) and save_dir and trainer.rank == 0:
+                save_state(save_dir / STATE, trainer, progress)
             if trainer.any_process(stop):
                 return False
     return True
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether something that comes after so many updates comes after this one; 0: it never comes."""
+    return every > 0 and step % every == 0
+
+
+def next_evaluation(progress: Progress, every: int) -> int:
+    """The update after which dev is scored next; it may be past, if a run was killed then. 0: at the end of an epoch.
+
+    every: updates between two evaluations, or 0.
+    """
+    last = progress.history[-1]["step"] if progress.history else 0
+    return (last // every + 1) * every if every else 0
 
 
 def leave(
@@ -323,10 +344,8 @@ def save_progress(save_dir: Path, trainer: Trainer, progress: Progress) -> None:
 
 def save_state(path: Path, trainer: Trainer, progress: Progress) -> None:
     """One file with everything that a resumed run needs."""
-    from safetensors.numpy import save
-
     with atomic_write(path, "wb") as file:
-        file.write(save(trainer.state(), {"progress": json.dumps(asdict(progress))}))
+        write_tensors(file, trainer.state(), {"progress": json.dumps(asdict(progress))})
 
 
 def read_state(path: Path, expected: dict, flag: str = "--resume") -> tuple[Progress, dict[str, np.ndarray]]:

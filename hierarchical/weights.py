@@ -10,10 +10,11 @@ others, and those that were written before there was one, have none.
 
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -120,17 +121,15 @@ def _without_bfloat16(value: np.ndarray) -> np.ndarray:
 READERS = {".safetensors": _read_safetensors, ".pdparams": _read_pickled, ".bin": read_torch}
 
 
-def state_of(model: Any) -> dict[str, np.ndarray]:
-    """Parameter name -> numpy array, of a network."""
-    return {name: value.numpy() for name, value in model.state_dict().items()}
+def parameter_digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of parameters by name, as hexadecimal text; it does not depend on their order.
 
-
-def parameter_digest(state: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of parameters by name, as hexadecimal text; it does not depend on their order."""
+    state: arrays, or Paddle's tensors, of which one at a time is copied
+    """
     sha256 = hashlib.sha256()
     for name, value in sorted(state.items()):
         sha256.update(name.encode())
-        sha256.update(np.ascontiguousarray(value).data)
+        sha256.update(np.ascontiguousarray(np.asarray(value)).data)
     return sha256.hexdigest()
 
 
@@ -139,22 +138,49 @@ def write_weights(directory: str | Path, model: Any, identity: Mapping[str, str]
 
     identity: the digests of the files that the numbers belong with; that of the numbers is added.
     """
-    from safetensors.numpy import save
-
-    state, metadata = state_of(model), {"format": "np"}
+    state, metadata = model.state_dict(), {"format": "np"}
     if identity is not None:
         metadata["identity"] = json.dumps({**identity, NUMBERS: parameter_digest(state)})
-    content = memoryview(save(state, metadata))
-    start = 8 + int.from_bytes(content[:8], "little")
-    # The library writes metadata in any order; here the same model makes the same bytes.
-    header = json.loads(bytes(content[8:start]))
-    header = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
     with atomic_write(Path(directory) / WEIGHTS, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.write(content[start:])
+        write_tensors(file, state, metadata)
     with atomic_write(Path(directory) / PICKLED_WEIGHTS, "wb") as file:
-        pickle.dump(state, file, protocol=4)
+        pickler = _TensorPickler(file, protocol=4)
+        pickler.fast = True  # remembers nothing of what it has written, and so holds none of it
+        pickler.dump({name: _Tensor(value) for name, value in state.items()})
+
+
+def write_tensors(file: IO[bytes], tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """A .safetensors file of arrays or Paddle's tensors, written one after the other: no more than one is copied.
+
+    The same numbers and metadata make the same bytes; the library writes metadata in any order.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    position = 0
+    for name, value in sorted(tensors.items()):
+        dtype = np.dtype(str(value.dtype).removeprefix("paddle."))
+        end = position + math.prod(value.shape) * dtype.itemsize
+        header[name] = {
+            "dtype": f"{dtype.kind.upper()}{8 * dtype.itemsize}",
+            "shape": list(value.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    file.write(len(content).to_bytes(8, "little") + content)
+    for _, value in sorted(tensors.items()):
+        file.write(np.ascontiguousarray(np.asarray(value)).data)
+
+
+class _Tensor(NamedTuple):
+    """A tensor that `_TensorPickler` makes an array of, when its turn has come."""
+
+    value: Any
+
+
+class _TensorPickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        return np.asarray(value.value).__reduce__() if isinstance(value, _Tensor) else NotImplemented
 
 
 def read_identity(path: Path | None) -> dict[str, str] | None:

@@ -22,7 +22,7 @@ from hierarchical.errors import InputError
 from hierarchical.labels import SEPARATOR
 from hierarchical.modeling import build_model, library_config, model_inputs, predict_logits
 from hierarchical.sets import read_set
-from hierarchical.weights import parameter_digest, state_of
+from hierarchical.weights import parameter_digest
 from utils import add_device_argument, add_max_seq_length_argument
 
 EXPORTED = "inference.get_pooled_embedding"
@@ -97,7 +97,7 @@ def center(model, ids, pad_id, batch_size):
 
 def own_digest(model):
     """The digest of a network's parameters by which an index knows its encoder."""
-    return parameter_digest(state_of(model))
+    return parameter_digest(model.state_dict())
 
 
 def path_text(label):

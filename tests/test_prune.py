@@ -282,12 +282,25 @@ def test_a_failed_export_loses_nothing(run_prune, scripted, monkeypatch, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dev_rows", [1, 3_200, 100_000])
+def test_dev_scores_do_not_outweigh_the_training(dev_rows):
+    """Rows that are scored for rows that are learned from."""
+    steps = prune.steps_between_evaluations(dev_rows, 32)
+    assert steps >= 100 and dev_rows <= steps * 32 < max(dev_rows + 32, 3_201)
+
+
+def as_lists(ids, labels):
+    return [row.tolist() for row in ids], labels
+
+
 def test_ranking_rows(run_prune, no_export, monkeypatch, sample_rows):
     """Training rows rank, unless asked; the seed and nothing else decides which."""
     tree = LabelTree.read(sample_rows / "label.txt")
     sizes = {name: len(load_rows(sample_rows / f"{name}.txt", tree).texts) for name in ("train", "dev")}
     calls = []
-    monkeypatch.setattr(prune, "importance", lambda model, ids, labels, *_: calls.append((ids, labels)) or ([], []))
+    monkeypatch.setattr(
+        prune, "importance", lambda model, ids, labels, *_: calls.append(as_lists(ids, labels)) or ([], [])
+    )
     for flags in ([], [], ["--rank_on", "dev"], ["--seed", "4"]):
         run_prune("--max_steps", "1", *flags)
     monkeypatch.setattr(prune, "RANKING_ROWS", 10)

@@ -41,6 +41,8 @@ IN_ENGLISH = {
     "必填": REQUIRED,
     "关": OFF,
     "与训练时相同": "as in training",
+    "dataset_dir 中的 .tokens": ".tokens in dataset_dir",
+    "100，且不少于验证集的批数": "100, and at least as many as dev has batches",
     "全部核": "all cores",
     "检查点中保存的值": "as stored in the checkpoint",
     "检查点中保存的值；训练时与 train.py 相同": "as stored in the checkpoint; in training as in train.py",

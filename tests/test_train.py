@@ -360,6 +360,28 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
 
 
 @pytest.mark.slow
+def test_a_power_cut_within_an_epoch_costs_the_steps_since_the_last_state(run_train, rows_dir, tmp_path):
+    """Evaluations within epochs: the killed and resumed run has the same ones, to the last bit."""
+    flags = ["--epochs", "2", "--learning_rate", "1e-3", "--eval_steps", "4", "--save_steps", "3"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_train("--dataset_dir", rows_dir, "--save_dir", whole, *flags)
+    history = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in history] == [4, 8, 12, 16, 20]  # of 10 steps an epoch
+    assert [entry["epoch"] for entry in history] == [0.4, 0.8, 1.2, 1.6, 2]
+
+    with start(rows_dir, broken, *flags) as process:
+        wait_for(process, "global step 8,")
+        wait_for(process, "global step 10,")
+        process.kill()
+    with safe_open(broken / "state.safetensors", "np") as file:
+        assert json.loads(file.metadata()["progress"])["step"] in (8, 9, 10)
+    run_train("--dataset_dir", rows_dir, "--save_dir", broken, *flags, "--resume")
+    assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
+    assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
+    assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
 def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tmp_path, monkeypatch):
     evaluate, before = train.evaluate, signal.getsignal(signal.SIGTERM)
 

@@ -7,7 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from analysis import suspicion as module
 from analysis.suspicion import Search, fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
 from hierarchical.calibration import sigmoid
+from hierarchical.errors import InputError
 from tests.analysis.conftest import PLANTED, TREE, planted_rows, rows_of
+from tests.memory import peak_bytes
 
 # ---- heads -----------------------------------------------------------------------------------------------------------
 
@@ -44,11 +46,41 @@ def test_n_grams_of_odd_texts(texts):
 
 def test_out_of_fold_finds_what_was_planted():
     train = planted_rows()
-    gold = train.multi_hot(len(TREE))
-    scores, likely = out_of_fold(train, gold, Search(seed=3))
+    scores, likely = out_of_fold(train, len(TREE), Search(seed=3))
     assert set(np.argsort(-scores)[:3]) == set(PLANTED)
-    np.testing.assert_allclose(scores, np.abs(gold - likely).max(1))
-    assert np.array_equal(out_of_fold(train, gold, Search(seed=3))[0], scores)
+    gold = train.multi_hot(len(TREE))
+    np.testing.assert_allclose(scores, np.abs(gold - likely(range(len(gold)))).max(1), rtol=1e-5)
+    assert np.array_equal(out_of_fold(train, len(TREE), Search(seed=3))[0], scores)
+
+
+def test_with_many_rows_and_labels_each_label_has_a_draw(monkeypatch):
+    """The same finds, and no more cells fitted than is allowed."""
+    monkeypatch.setattr(module, "SVD_ROWS", 30)
+    monkeypatch.setattr(module, "FITTED_CELLS", 4 * 25)
+    monkeypatch.setattr(module, "LEAST_DRAWN", 10)
+    monkeypatch.setattr(module, "LABELS_OF_A_DRAW", 2)
+    cells, fit = [], module.fit_head
+    monkeypatch.setattr(module, "fit_head", lambda *given: cells.append(given[1].size) or fit(*given))
+    train = planted_rows()
+    scores, likely = out_of_fold(train, len(TREE), Search(seed=3))
+    assert len(set(np.argsort(-scores)[:6]) & set(PLANTED)) >= 2
+    assert len(cells) == 5 * 2 and sum(cells) <= 5 * 4 * 25
+
+
+def test_scores_hold_no_table_of_rows_and_labels(monkeypatch):
+    n_labels, labels = 2_000, [(i % 2_000,) for i in range(3_000)]
+    inputs = np.random.default_rng(0).standard_normal((3_000, 5)).astype(np.float32)
+    monkeypatch.setattr(module, "n_gram_features", lambda texts: inputs)
+    monkeypatch.setattr(module, "fit_heads", lambda inputs, *_: np.ones((6, n_labels), np.float32))
+    monkeypatch.setattr("hierarchical.batches.CELLS", 50_000)
+    train = rows_of([str(i) for i in range(3_000)], labels)
+    _, peak = peak_bytes(out_of_fold, train, n_labels, Search())
+    assert peak < 3e6  # of 6,000,000 cells
+
+
+def test_representer_says_what_it_would_take():
+    with pytest.raises(InputError, match="1,000 rows x 200,000 labels would take about 6 GB"):
+        representer(rows_of("甲" * 1000, [()] * 1000), 200_000, Search())
 
 
 def test_equal_texts_do_not_vouch_for_each_other():
@@ -56,15 +88,16 @@ def test_equal_texts_do_not_vouch_for_each_other():
     train = planted_rows()
     train = rows_of(train.texts + ["丑厂裁员"] * 3, train.labels + [(3,)] * 3)
     for seed in range(3):
-        scores, likely = out_of_fold(train, train.multi_hot(len(TREE)), Search(seed=seed))
-        assert (likely[-3:, 3] < 0.5).all()
-        # of one fold, but for the last bits: a BLAS may multiply the rows of a block in different ways
-        np.testing.assert_allclose(likely[-3:], likely[[-1] * 3], rtol=1e-5)
+        scores, likely = out_of_fold(train, len(TREE), Search(seed=seed))
+        copies = likely(range(len(train.texts))[-3:])
+        assert (copies[:, 3] < 0.5).all()
+        assert np.array_equal(copies, copies[[0] * 3])
 
 
 def test_probabilities_are_probabilities():
     train = planted_rows()
-    _, likely = out_of_fold(train, train.multi_hot(len(TREE)), Search(seed=0))
+    _, likely = out_of_fold(train, len(TREE), Search(seed=0))
+    likely = likely(range(len(train.texts)))
     assert likely.min() >= 0 and likely.max() <= 1 and likely.dtype == sigmoid(np.zeros(1)).dtype
 
 
@@ -74,12 +107,12 @@ def outputs(monkeypatch, features, logits=None):
 
 def test_neighbours_by_hand(monkeypatch):
     features = np.array([[1, 0], [1, 0.1], [1, -0.1], [0, 1], [0.1, 1]], np.float32)
-    outputs(monkeypatch, features)
+    monkeypatch.setattr(module, "encoded", lambda texts, search: features)
     monkeypatch.setattr(module, "NEIGHBOURS", 2)
     train = rows_of("甲乙丙丁戊", [(0,), (0,), (3,), (3,), (3,)])
-    scores, likely = neighbours(train, train.multi_hot(4), Search())
+    scores, likely = neighbours(train, 4, Search())
     # Row 2's nearest are 0 and 1, which have label 0; row 3's are 4 and 1; row 0's are 1 and 2.
-    np.testing.assert_allclose(likely[[0, 2, 3]], [[0.5, 0, 0, 0.5], [1, 0, 0, 0], [0.5, 0, 0, 0.5]])
+    np.testing.assert_allclose(likely([0, 2, 3]), [[0.5, 0, 0, 0.5], [1, 0, 0, 0], [0.5, 0, 0, 0.5]])
     np.testing.assert_allclose(scores[[0, 2]], [2 * np.log(2), 2 * np.log(100)])
     assert scores.argmax() == 2
 
@@ -91,7 +124,7 @@ def test_representer_weights(monkeypatch):
     logits = rng.standard_normal((12, 4)).astype(np.float32)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     outputs(monkeypatch, features, logits)
-    rank, likely = representer(rows_of("甲" * 12, [()] * 12), None, Search())
+    rank, likely = representer(rows_of("甲" * 12, [()] * 12), 4, Search())
     inputs = np.c_[features, np.ones(12, np.float32)]
     layer = fit_head(inputs, probabilities, 0.03, several=False)
     of_layer = np.exp(inputs @ layer) / np.exp(inputs @ layer).sum(1, keepdims=True)
@@ -99,7 +132,7 @@ def test_representer_weights(monkeypatch):
     np.testing.assert_allclose(inputs.T @ weights, layer, atol=2e-2)
     keys = [((row > 0).sum(), row[row > 0].sum()) for row in weights]
     assert [keys[i] for i in np.argsort(-rank)] == sorted(keys, reverse=True)
-    np.testing.assert_allclose(likely, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    np.testing.assert_allclose(likely(range(12)), 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

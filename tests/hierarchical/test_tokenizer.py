@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from hierarchical.tokenizer import load_tokenizer
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SAMPLE
 
 MODELS = ROOT.parent / "shared" / "models"
 
@@ -162,6 +162,28 @@ def test_cutting_a_long_text_early_changes_nothing(tmp_path):
             for length in (3, 5, 9, 30):
                 ids = load_tokenizer(folder, length).encode([text])[0]
                 assert ids == (whole[: length - 1] + whole[-1:] if len(whole) > length else whole)
+
+
+@pytest.mark.slow
+def test_cutting_a_long_text_early_changes_nothing_with_sentencepiece():
+    folder = shared_model("ernie-m-small")
+    whole, mixed = load_tokenizer(folder, 10**6), random.Random(1)
+    lines = (SAMPLE / "train.txt").read_text("utf-8").split("\n")
+    odd = [*ODD_TEXTS, "中国人民", "hello world ", "ＡＢ", "\u3000", "龘龖", "[SEP]", "e\u0301", "１２３", "。", " "]
+    early = {length: load_tokenizer(folder, length) for length in (3, 9, 30, 128)}
+    for _ in range(150):
+        text = "".join(mixed.choices(odd, k=20)) + "".join(mixed.choices([*lines, *odd], k=60))
+        ids = whole.encode([text])[0]
+        for length, tokenizer in early.items():
+            assert tokenizer.encode([text])[0] == (ids[: length - 1] + ids[-1:] if len(ids) > length else ids)
+
+
+@pytest.mark.parametrize("text", ["中国队今晚出战亚洲杯，" * 40_000, "China plays tonight " * 25_000])
+def test_of_a_long_text_sentencepiece_reads_the_head(text, monkeypatch):
+    tokenizer, read = load_tokenizer(shared_model("ernie-m-small"), 128), []
+    split = tokenizer._split
+    monkeypatch.setattr(tokenizer, "_split", lambda part: read.append(len(part)) or split(part))
+    assert len(tokenizer.encode([text])[0]) == 128 and sum(read) < 5_000
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from hierarchical.training import (
     Settings,
     Trainer,
     label_frequency_bias,
+    next_evaluation,
     rate_schedule,
     read_state,
     save_progress,
@@ -171,6 +172,15 @@ def test_a_schedule_and_the_head_that_were_set_are_used(paddle):
 # ---- progress and its file -------------------------------------------------------------------------------------------
 
 
+def test_when_dev_is_scored_next():
+    def after(*scored, every=4):
+        return next_evaluation(Progress(history=[{"step": step} for step in scored]), every)
+
+    assert after() == 4 and after(4) == 8 and after(4, 8) == 12
+    assert after(10) == 12 and after(20, every=100) == 100  # the end of a run, which goes on; another interval
+    assert after(every=0) == after(10, 20, every=0) == 0
+
+
 def test_progress_by_hand():
     progress, said = Progress(), []
     for score in (0.0, 0.5, 0.5, 0.4, 0.6, 0.1):
@@ -224,13 +234,13 @@ def test_a_restored_trainer_goes_on_as_the_saved_one(paddle):
     for _ in range(2):
         broken.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
     again = make_trainer(paddle)
-    again.restore(broken.state(), step=2)
+    again.restore({name: value.numpy() for name, value in broken.state().items()}, step=2)
     for _ in range(2):
         again.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
     one, other = whole.state(), again.state()
     assert one.keys() == other.keys() and len(one) > 3 * 30
     for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+        np.testing.assert_array_equal(one[name].numpy(), other[name].numpy(), err_msg=name)
 
 
 # ---- the model that a run starts from --------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save, save_file
 
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.modeling import predict_logits
@@ -19,9 +19,11 @@ from hierarchical.weights import (
     load_weights,
     read_weights,
     refuse_foreign_weights,
+    write_tensors,
     write_weights,
 )
 from tests.hierarchical.test_modeling import TEXTS, tiny_model
+from tests.memory import peak_bytes
 from utils import InputError
 
 
@@ -47,6 +49,39 @@ def test_write_and_read_weights(paddle, tmp_path):
     for name in (WEIGHTS, PICKLED_WEIGHTS):
         assert same(read_weights(tmp_path / name), state_of(model)), name
     assert sorted(os.listdir(tmp_path)) == sorted([WEIGHTS, PICKLED_WEIGHTS])
+
+
+def test_the_bytes_are_those_of_the_library(paddle, tmp_path):
+    """But for the order of metadata, which the library leaves to chance: here is one entry."""
+    state = state_of(tiny_model(paddle)) | {"step": np.array([7], np.int64), "scale": np.array(0.5)}
+    with open(tmp_path / "ours", "wb") as file:
+        write_tensors(file, state, {"format": "np"})
+    expected = load(save(state, {"format": "np"}))
+    assert same(load((tmp_path / "ours").read_bytes()), expected) and expected["scale"].shape == ()
+    floats = {name: value for name, value in state.items() if value.dtype == np.float32}
+    with open(tmp_path / "ours", "wb") as file:
+        write_tensors(file, floats, {"format": "np"})
+    assert (tmp_path / "ours").read_bytes() == save(floats, {"format": "np"})
+
+
+class Lazy:
+    """Looks like one of Paddle's tensors; its numbers come to be when they are asked for, like the copy that it gives."""
+
+    dtype, shape = "paddle.float32", [250_000]  # a megabyte
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(250_000, np.float32)
+
+
+def test_a_save_holds_one_tensor_at_a_time(tmp_path):
+    class Model:
+        def state_dict(self):
+            return {f"layer.{i}": Lazy() for i in range(40)}
+
+    _, peak = peak_bytes(write_weights, tmp_path, Model(), {"label.txt": "0"})
+    assert peak < 3.5e6  # of 40
+    for name in (WEIGHTS, PICKLED_WEIGHTS):
+        assert len(read_weights(tmp_path / name)) == 40
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
