@@ -4,10 +4,12 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --baseline          # beside a linear model
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --compare old --report report.html
 
 Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
+        compare/                           another checkpoint, with settings of its own, that this one is held against
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
         bad_case_labels.txt beside it, with more than 200 labels: their scores, which the log has otherwise
         output_json     all scores as fractions, if asked for
@@ -29,6 +31,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
+from analysis.comparison import compare, label_sets, verdicts
 from analysis.report import Findings, write_report
 from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
@@ -74,6 +77,8 @@ def parse_args(argv):
     result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
     result.add_argument("--output_json", help="write all scores to this file")
     result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
+    how = "another checkpoint: what has changed since, and whether that could be luck"
+    result.add_argument("--compare", help=how)
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
@@ -121,6 +126,16 @@ def tune(predictor, dev, decision, args, logger):
     return tuned
 
 
+def compared(older, rows, bad_cases, logger):
+    """The Comparison of the model with these bad cases and an older one, in the log too."""
+    older.load()
+    _, before = score_rows(older, rows, older.decision, "dev, older model")
+    comparison = compare(rows.labels, label_sets(rows, before), label_sets(rows, bad_cases), older.tree)
+    for line in verdicts(comparison):
+        logger.info(line)
+    return comparison
+
+
 def label_lines(label, results):
     """The lines of one label; results: {"train" and "dev": result dict}, or dev alone."""
     lines = [f"Class name: {label}"]
@@ -165,6 +180,10 @@ def main(argv=None):
     elif args.train_file:
         logger.warning(f"{train_path}: no such file, the dev rows are scored alone")
     rows["dev"] = load_reported(dev_path, tree, logger)
+    older = None
+    if args.compare:
+        older = Predictor(args.compare, kind="checkpoint", device=args.device, batch_size=args.batch_size)
+        require_same_labels(older.tree, Path(args.params_path) / "label.txt")
     if args.baseline and "train" not in rows:
         raise InputError("--baseline: needs the rows of a train file.")
     if args.tune_threshold and len(rows["dev"].texts) < 5:
@@ -206,16 +225,18 @@ def main(argv=None):
         _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
+    changes = compared(older, rows["dev"], bad_cases, logger) if older else None
     if args.report:
         facts = {"rows": dev_path, "checkpoint": args.params_path}
         checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
-        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked)
+        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked, changes)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
         settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
         with atomic_write(args.output_json) as file:
             everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}
+            everything |= {"comparison": changes.to_dict()} if changes else {}
             json.dump(everything, file, ensure_ascii=False, indent=1)
 
 

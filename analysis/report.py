@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.comparison import verdicts
 from hierarchical.console import cut
 from hierarchical.decisions import decide
 from hierarchical.files import atomic_write
@@ -24,6 +25,7 @@ THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 SHOWN_CASES, SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 300, 50, 20
+SHOWN_TURNED = 100  # rows that are newly right, and newly wrong
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
 
 
@@ -270,13 +272,14 @@ def decision_facts(decision):
     return settings
 
 
-def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=frozenset()):
+def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=frozenset(), comparison=None):
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
     scores   {"dev": result dict of metric.Scores, and "train", "baseline" where there are any}
     facts    {name: what stands at the head of the page}, besides the settings of tokenizer and decision
     checked  numbers of dev rows whose labels somebody has confirmed: they are no suspects
+    comparison  the comparison.Comparison with an older model, if there is one
     """
     siblings, across = confusion_tables(tree, findings, rows)
     cells, sums, gold = findings.reliability[:, -1]
@@ -299,6 +302,10 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=f
         n_cases=len(findings.cases),
         suspects=suspects(findings, checked),
         checked=len(checked),
+        comparison=comparison,
+        verdicts=verdicts(comparison) if comparison else [],
+        shown_turned=SHOWN_TURNED,
+        tree_labels=tree.labels,
         sure=SURE,
     )
     with atomic_write(path) as file:

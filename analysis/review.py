@@ -101,13 +101,15 @@ def queue_of(args, directory, tree, train, ledger, predict, logger):
 
 
 def serve(app, sock):
-    """Answer until Ctrl-C or SIGTERM."""
+    """Answer until the page says that it is finished, Ctrl-C or SIGTERM."""
     import uvicorn
 
     config = uvicorn.Config(
         app, ws="none", access_log=False, log_level="error", server_header=False, timeout_graceful_shutdown=3
     )
-    uvicorn.Server(config).run([sock])
+    server = uvicorn.Server(config)
+    app.state.finish = lambda: setattr(server, "should_exit", True)
+    server.run([sock])
 
 
 def main(argv=None):
@@ -138,7 +140,7 @@ def main(argv=None):
             app = make_app(desk, evidence, tree, directory, token, Hosts("127.0.0.1"), args.annotator)
             port = sock.getsockname()[1]
             with suppress(KeyboardInterrupt):  # which uvicorn passes on when it has ended
-                logger.info(f"Open http://127.0.0.1:{port}/?token={token}   (Ctrl-C ends it)")
+                logger.info(f"Open http://127.0.0.1:{port}/?token={token}   (Finish on the page, or Ctrl-C, ends it)")
                 serve(app, sock)
     finally:
         evidence.close()
