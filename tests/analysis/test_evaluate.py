@@ -100,7 +100,13 @@ def checkpoint(like_a_checkpoint, monkeypatch):
 
     monkeypatch.setattr(Predictor, "load", lambda self: None)
     monkeypatch.setattr(Predictor, "text_logits", text_logits)
-    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda _, n: StandIn(pad_id=0, encode=list, max_seq_length=n))
+    monkeypatch.setattr(
+        checkpoints,
+        "load_tokenizer",
+        lambda _, n: StandIn(
+            pad_id=0, encode=list, max_seq_length=n, lengths=lambda texts: np.array([len(text) for text in texts])
+        ),
+    )
     return like_a_checkpoint(TREE)
 
 
