@@ -41,9 +41,10 @@ from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
-from metric import CRITERIA, Scores, decide, tuned_decision
+from metric import CRITERIA, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
+    NO_THRESHOLD,
     InputError,
     add_checkpoint_arguments,
     add_dataset_arguments,
@@ -116,9 +117,10 @@ def score_rows(predictor, rows, decision, name, findings=None):
 
 def tune(predictor, dev, decision, args, logger):
     """The decision with threshold(s) chosen on the dev rows, logged with what that is worth on rows not used for it."""
-    tree, windows = predictor.tree, probability_windows(predictor, dev, "tune")
-    probabilities, gold = np.concatenate([part for _, part in windows]), dev.multi_hot(len(tree))
-    tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, args.select_by)
+    tree, cells = predictor.tree, dev_cells(predictor.tree, decision)
+    for window, probabilities in probability_windows(predictor, dev, "tune"):
+        cells.add(probabilities, dev.multi_hot(len(tree), window))
+    tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, args.select_by)
     logger.info(
         f"Thresholds tuned on dev ({args.tune_threshold}); on dev rows left out of the tuning: "
         f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
@@ -167,9 +169,9 @@ def main(argv=None):
         batch_size=args.batch_size,
     )
     tree, tokenizer = predictor.tree, predictor.tokenizer
-    decision = decision_from_arguments(args, predictor.decision)
-    if args.tune_threshold and decision.top_k:
-        raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD} --min_labels 0 lifts a stored top_k.")
     directory = require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     label_path, train_path, dev_path = inputs
@@ -222,7 +224,7 @@ def main(argv=None):
     write_bad_cases(bad_cases_path, tree, rows["dev"], bad_cases)  # dev came last
     logger.info(f"Bad case in dev dataset saved in {bad_cases_path}")
     if args.baseline:
-        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree)
+        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree, logger)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
     changes = compared(older, rows["dev"], bad_cases, logger) if older else None

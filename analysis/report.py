@@ -67,7 +67,7 @@ class Findings:
     def __init__(self, tree, decision, n_rows):
         self.tree, self.decision = tree, decision
         chosen = [] if isinstance(decision.threshold, list) else [decision.threshold]
-        thresholds = [] if decision.top_k else sorted({*THRESHOLDS, *chosen})
+        thresholds = sorted({*THRESHOLDS, *chosen}) if decision.needs_threshold else []
         self.curve = {threshold: Scores(tree) for threshold in thresholds}
         self.reliability = np.zeros((3, BINS))
         self.confused, self.example, self.cases = Counter(), {}, []
@@ -148,7 +148,7 @@ def threshold_chart(findings):
         chart.line(titles[name], results, [result[name] for result in results.values()], style)
     chosen = findings.decision.threshold
     if isinstance(chosen, list):
-        chart.mark(float(np.median(chosen)), f"median of the thresholds per label: {np.median(chosen):.2f}")
+        chart.mark(float(np.median(chosen)), f"median of the thresholds: {np.median(chosen):.2f}")
     else:
         chart.mark(chosen, f"chosen threshold: {chosen:g}")
         for name in curves:
@@ -265,10 +265,15 @@ def decision_facts(decision):
     settings = {name: value for name, value in decision.to_dict().items() if value is not None}
     if not decision.min_labels:
         del settings["min_labels"]
-    if decision.top_k:
+    for name, unused in (("per_level", 0), ("stop", "leaf")):
+        if settings[name] == unused:
+            del settings[name]
+    if not decision.needs_threshold:
         del settings["threshold"]
     elif isinstance(decision.threshold, list):
-        settings["threshold"] = f"one per label, {min(decision.threshold):.2f} to {max(decision.threshold):.2f}"
+        settings["threshold"] = (
+            f"{len(decision.threshold)} of them, {min(decision.threshold):.2f} to {max(decision.threshold):.2f}"
+        )
     return settings
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,12 +11,14 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from deploy.simple_serving import bodies
 from deploy.simple_serving import model as answers
 from deploy.simple_serving.description import add_limits
 from deploy.simple_serving.guard import Guard
 from deploy.simple_serving.key import KEY_VARIABLE
+from deploy.simple_serving.watch import Watch
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_POLICY = (
@@ -26,34 +27,8 @@ PAGE_POLICY = (
 )
 
 
-class Watch:
-    """Counts and times the requests, and knows how many are being worked on."""
-
-    def __init__(self, app, service, paths):
-        self.app, self.service, self.paths = app, service, paths
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        service, began, status = self.service, time.perf_counter(), 500
-
-        async def send_and_note(message):
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        service.active += 1
-        try:
-            await self.app(scope, receive, send_and_note)
-        finally:
-            service.active -= 1
-            path = scope["path"] if scope["path"] in self.paths else "other"
-            service.requests.labels(path, status).inc()
-            service.seconds.labels(path).observe(time.perf_counter() - began)
-
-
-def make_app(service, hosts):
-    """The app of a service.Service; hosts: the guard.Hosts by which it goes."""
+def make_app(service, hosts, log=None, spans=None):
+    """The app of a service.Service; hosts: the guard.Hosts by which it goes; log, spans: see Watch."""
 
     @asynccontextmanager
     async def lifespan(app):
@@ -72,12 +47,12 @@ def make_app(service, hosts):
         """A decorator for the POST routes: their bodies are read by Service.read, which the description cannot see."""
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}} if body else None
         extra = {"requestBody": {"required": True, "content": content}} if body else {}
-        if service.api_key:
+        if service.keys:
             extra["security"] = [{"key": []}]
         responses = {200: {"model": answer}} | {status: {"model": bodies.ErrorAnswer} for status in statuses}
         return app.post(path, responses=responses, openapi_extra=extra, response_class=JSONResponse)
 
-    of_texts = 400, 401, 408, 413, 415, 421, 422, 429, 503
+    of_texts = 400, 401, 403, 408, 413, 415, 421, 422, 429, 503
 
     @post("/v1/classify", bodies.ClassifyBody, bodies.ClassifyAnswer, *of_texts)
     async def classify(request: Request):
@@ -95,15 +70,16 @@ def make_app(service, hosts):
     @post("/v1/explain", bodies.ExplainBody, bodies.ExplainAnswer, *of_texts)
     async def explain(request: Request):
         """By how much the probability of each label falls when a word is left out of the text."""
-        body, model = await service.read(request, bodies.ExplainBody), service.model
+        body, model = await service.read(request, bodies.ExplainBody, "explain"), service.model
         service.check_text(body.text, "text")
         labels = service.class_indices(model, body.labels)
         most = min(answers.MOST_PIECES, service.args.queue_size - 1)
-        read, pieces = await asyncio.to_thread(answers.pieces_of, model, body.text, most)
-        head = body.text[:read]
-        texts = [head, *(head[:start] + head[end:] for start, end in pieces)]
-        works = [answers.Work(text.strip(), model.max_seq_length, answers.plain) for text in texts]
-        probabilities = await service.answers(request, model, works)
+        with service.one_explanation():
+            read, pieces = await asyncio.to_thread(answers.pieces_of, model, body.text, most)
+            head = body.text[:read]
+            texts = [head, *(head[:start] + head[end:] for start, end in pieces)]
+            works = [answers.Work(text.strip(), model.max_seq_length, answers.plain) for text in texts]
+            probabilities = await service.answers(request, model, works)
         return json_response(answers.evidence(model, body.text, read, pieces, labels, probabilities))
 
     @post("/models/cls_hierarchical", bodies.ReferenceBody, bodies.ReferenceAnswer, *of_texts)
@@ -124,29 +100,31 @@ def make_app(service, hosts):
     @post("/admin/reload", None, bodies.State, 401, 403, 409)
     async def reload(request: Request):
         """Load the model files anew. Needs a key, so a server that has none refuses it; SIGHUP does the same."""
-        if not service.api_key:
-            how = f"Start the server with --api_key_file or {KEY_VARIABLE}, or send SIGHUP to its process."
+        if not service.keys:
+            how = f"Start it with --keys_file, --api_key_file or {KEY_VARIABLE}, or send SIGHUP to its process."
             raise bodies.Refusal(403, "server", "it has no key, so nobody may reload its model by HTTP", how)
-        service.check_key(request)
+        service.admit(request, "admin")
         await service.reload()
-        return JSONResponse(service.state("reloaded").model_dump())
+        return JSONResponse(service.state("reloaded", request).model_dump())
 
     @app.get("/health")
-    async def health() -> bodies.State:
+    async def health(request: Request) -> bodies.State:
         """The process lives, and which model it serves."""
-        return service.state("alive")
+        return service.state("alive", request)
 
     @app.get("/ready", responses={503: {"model": bodies.State}})
-    async def ready() -> bodies.State:
+    async def ready(request: Request) -> bodies.State:
         """Requests are welcome; 503 while the server shuts down."""
         if service.draining:
-            return JSONResponse(service.state("shutting down").model_dump(), 503)
-        return service.state("ready")
+            return JSONResponse(service.state("shutting down", request).model_dump(), 503)
+        return service.state("ready", request)
 
-    @app.get("/metrics", response_class=Response)
-    async def metrics():
-        """Figures for Prometheus."""
-        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+    if service.args.metrics_port is None:
+
+        @app.get("/metrics", response_class=Response)
+        async def metrics():
+            """Figures for Prometheus."""
+            return Response(generate_latest(service.figures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page():
@@ -156,6 +134,7 @@ def make_app(service, hosts):
         return Response(text, media_type="application/json")
 
     def refused(scope, refusal):
+        scope["record"].reason = refusal.reason
         first = refusal.problems[0]
         content = bodies.ErrorAnswer(error=f"{first.where}: {first.what}", problems=refusal.problems)
         return JSONResponse(content.model_dump(), refusal.status, refusal.headers)
@@ -185,5 +164,10 @@ def make_app(service, hosts):
     app.add_exception_handler(Exception, failed)
     watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
     app.add_middleware(Guard, hosts=hosts, refused=refused)
-    app.add_middleware(Watch, service=service, paths=frozenset(watched))
-    return app
+    if service.args.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=service.args.cors_origins, allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-API-Key", "X-Request-ID", "traceparent"],
+            expose_headers=["Retry-After", "X-Request-ID"], max_age=3600,
+        )  # fmt: skip
+    return Watch(app, service, frozenset(watched), log, spans)

@@ -4,11 +4,16 @@
     futures = batcher.submit([Item("text", length=4, group=model, most=8)])
 
 Nothing ever waits for company: on an idle server a text is run at once and alone; batches form where texts have to wait
-anyway. The oldest text decides what a batch is about, and only texts of about its length go with it, because what a
-batch saves is soon lost to padding.
+anyway. The first text in turn decides what a batch is about, and only texts of about its length go with it, because
+what a batch saves is soon lost to padding.
+
+Clients take turns by what they ask for, so that a few characters of one don't wait for a hundred long texts of another:
+start-time fair queueing (Goyal, Vin, Cheng 1996). A text's turn is where its client's last one ended, on a clock that
+counts characters and stands at the turn of the text taken last. One client alone gets its answers in order.
 """
 
 import asyncio
+import bisect
 import math
 import time
 from collections.abc import Callable
@@ -17,7 +22,8 @@ from dataclasses import dataclass
 
 PADDING = 1.1  # a batch may be this much larger than its texts: batching saves some 15 % on a CPU
 OVERHEAD = 8  # characters that a text counts as more than it has, for what each costs whatever its length
-CHOICE = 4  # how many batches' worth of texts, from the oldest on, are looked at to find those of like lengths
+CHOICE = 4  # how many batches' worth of texts, from the first on, are looked at to find those of like lengths
+MANY = 10_000  # clients, before those that are idle are forgotten
 
 
 class Full(Exception):
@@ -43,7 +49,11 @@ class Item:
     length: int
     group: object  # a batch holds items of one group: the model they are meant for
     most: int  # no batch that holds this item is larger
+    client: object = None  # those of one client wait for each other
+    turn: float = 0.0
     future: asyncio.Future | None = None
+    submitted: float = 0.0  # time.perf_counter(), as the next one
+    began: float = 0.0  # a worker took it
 
 
 class Batcher:
@@ -56,7 +66,8 @@ class Batcher:
 
     def __init__(self, run: Callable, workers: int, batch_size: int, queue_size: int, observe: Callable = lambda n: 0):
         self.run, self.workers, self.batch_size, self.queue_size = run, workers, batch_size, queue_size
-        self.queue: list[Item] = []
+        self.queue: list[Item] = []  # by their turns
+        self._clock, self._ends = 0.0, {}  # client -> where its last item ends
         self.free = workers
         self._observe, self._loop = observe, asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="model")
@@ -67,9 +78,12 @@ class Batcher:
         if len(self.queue) + len(items) > self.queue_size:
             waiting = len(self.queue) * self._seconds_per_item / self.workers
             raise Full(max(1, math.ceil(waiting)))
+        now = time.perf_counter()
         for item in items:
-            item.future = self._loop.create_future()
-        self.queue += items
+            item.future, item.submitted = self._loop.create_future(), now
+            item.turn = max(self._clock, self._ends.get(item.client, 0.0))
+            self._ends[item.client] = item.turn + item.length + OVERHEAD
+            bisect.insort(self.queue, item, key=lambda item: item.turn)
         self._dispatch()
         return [item.future for item in items]
 
@@ -90,25 +104,32 @@ class Batcher:
             self._pool.submit(self._work, batch)
 
     def _next_batch(self):
-        """The oldest item and those beside it that cost less together than apart; taken out of the queue."""
-        oldest = self.queue[0]
+        """The first item and those beside it that cost less together than apart; taken out of the queue."""
+        first = self.queue[0]
         share = -(-len(self.queue) // self.free)  # free workers share what there is
-        most = min(share, self.batch_size, oldest.most)
+        most = min(share, self.batch_size, first.most)
         candidates = self.queue[1 : CHOICE * self.batch_size] if most > 1 else []
-        batch, longest, total = [oldest], oldest.length + OVERHEAD, oldest.length + OVERHEAD
-        for item in sorted(candidates, key=lambda item: abs(item.length - oldest.length)):
+        batch, longest, total = [first], first.length + OVERHEAD, first.length + OVERHEAD
+        for item in sorted(candidates, key=lambda item: abs(item.length - first.length)):
             size, length = len(batch) + 1, item.length + OVERHEAD
             if size > most or max(longest, length) * size > PADDING * (total + length):
                 break
-            if item.group is oldest.group and item.most >= size:
+            if item.group is first.group and item.most >= size:
                 batch.append(item)
                 longest, total, most = max(longest, length), total + length, min(most, item.most)
         taken = set(map(id, batch))
         self.queue = [item for item in self.queue if id(item) not in taken]
+        self._clock = first.turn
+        if not self.queue:
+            self._clock, self._ends = 0.0, {}
+        elif len(self._ends) > MANY:  # those that have had their turn are as good as new
+            self._ends = {client: end for client, end in self._ends.items() if end > self._clock}
         return batch
 
     def _work(self, batch):
         began = time.perf_counter()
+        for item in batch:
+            item.began = began
         outcomes = self._outcomes(batch)
         if len(batch) > 1 and any(isinstance(outcome, Failed) for outcome in outcomes):
             # those that nobody waits for any more need not be tried again

@@ -3,9 +3,9 @@
 import difflib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from hierarchical.decisions import DECODINGS, RULES_TEXT
+from hierarchical.decisions import DECODINGS, RULES_TEXT, STOPS, STOPS_TEXT
 
 SHOWN = 20  # problems of a request that are told in full
 HOW = {
@@ -39,15 +39,27 @@ def _whole(least):
 
 Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Thresholds = Annotated[
+    Annotated[Share, Tag("a number")] | Annotated[list[Share], Tag("a list")],  # no names, so errors do not tell them
+    Discriminator(lambda value: "a list" if isinstance(value, list) else "a number"),
+]
 
 
 class ClassifyBody(Body):
     texts: Texts = Field(description="one text or a list; a blank one gets no labels", examples=[["国足今晚出战"]])
-    threshold: Share | None = Field(None, description="a label needs a probability above this")
+    threshold: Thresholds | None = Field(
+        None, description="a label needs a probability above this; a list has one per level, or one per label"
+    )
     decoding: Literal[DECODINGS] | None = Field(None, description=RULES_TEXT)
     min_labels: _whole(0) | None = Field(None, description="at least this many labels for every text")
     max_labels: _whole(1) | None = Field(None, description="at most this many labels for every text")
     top_k: _whole(1) | None = Field(None, description="exactly this many labels, whatever the threshold")
+    per_level: _whole(0) | None = Field(
+        None, description="this many labels of every level, below those of the level above; 0: off"
+    )
+    stop: Literal[tuple(STOPS)] | None = Field(
+        None, description=f"where a path, or what per_level chooses, ends; {STOPS_TEXT}"
+    )
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
 
 
@@ -114,7 +126,8 @@ class ReferenceAnswer(BaseModel):
 
 class State(BaseModel):
     status: str
-    model: str = Field(description="the file that is loaded")
+    model: str = Field(description="the file that is loaded; with its folder for whoever may reload it")
+    version: str = Field(description="tells one set of numbers from another")
     labels: int
     max_seq_length: int
     loaded: str = Field(description="when, in UTC")
@@ -135,11 +148,15 @@ class ErrorAnswer(BaseModel):
 
 
 class Refusal(Exception):
-    """A request that gets no answer: the status, and what was wrong where and how to mend it."""
+    """A request that gets no answer: the status, and what was wrong where and how to mend it.
 
-    def __init__(self, status, where, what, how, headers=None):
+    reason: the word by which /metrics and the access log tell it, where the status does not say enough.
+    """
+
+    def __init__(self, status, where, what, how, headers=None, reason=""):
         super().__init__(what)
         self.status, self.problems, self.headers = status, [Problem(where=where, what=what, how=how)], headers
+        self.reason = reason
 
 
 def parse(body_class, content):

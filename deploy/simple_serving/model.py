@@ -6,13 +6,14 @@ import logging
 import re
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from hierarchical.batches import pad
 from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
+from hierarchical.files import file_digest
 from hierarchical.linear import with_linear
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor, describe
@@ -30,14 +31,23 @@ class Model:
     singly: `score` is to be given one text at a time
     reads_all: the answer may depend on what comes after a text's last token, too
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
+    version: tells one set of numbers from another; None: when it was loaded
+
+    name: the one it is served by, which whoever serves it gives it
     """
 
-    def __init__(self, path, config, tree, tokenizer, decision, score, has_changed=None, singly=False, reads_all=False):
+    name = "default"
+
+    def __init__(
+        self, path, config, tree, tokenizer, decision, score,
+        has_changed=None, singly=False, reads_all=False, version=None,
+    ):  # fmt: skip
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
         self.score, self.has_changed, self.singly, self.reads_all = score, has_changed, singly, reads_all
         self.max_seq_length = tokenizer.max_seq_length
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.version = version or self.loaded
         self.probabilities(["第一句，a first text"], [self.max_seq_length])
 
     def encode(self, text, max_seq_length):
@@ -66,7 +76,10 @@ def load_exported(path, precision, max_seq_length=None):
         return sigmoid(logits)
 
     singly, reads_all = predictor.engine.singly, predictor.linear is not None
-    return Model(file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all)
+    return Model(
+        file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all,
+        version=file_digest(file)[:12],
+    )  # fmt: skip
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -74,13 +87,21 @@ def load_exported(path, precision, max_seq_length=None):
 
 @dataclass(slots=True)
 class Work:
-    """A text, how many tokens of it are read, and what to make of its probabilities: answer(work, model, p [L])."""
+    """A text, how many tokens of it are read, and what to make of its probabilities: answer(work, model, p [L]).
+
+    What `run` notes: the tokens that were read, and the seconds that tokenising and the model took for its batch.
+    """
 
     text: str
     max_seq_length: int
     answer: object
     decision: Decision | None = None
     floor: float = 0.0
+    sampled: bool = False  # `sample` is wanted, too
+    tokens: int = 0
+    tokenise_seconds: float = 0.0
+    model_seconds: float = 0.0
+    sample: dict | None = None
 
 
 def run(items):
@@ -89,9 +110,30 @@ def run(items):
     filled = [i for i, work in enumerate(works) if work.text]
     probabilities = np.zeros((len(works), len(model.tree)), np.float32)
     if filled:
-        texts, lengths = zip(*((works[i].text, works[i].max_seq_length) for i in filled))
-        probabilities[filled] = model.probabilities(texts, lengths)
-    return [work.answer(work, model, p) for work, p in zip(works, probabilities)]
+        began = time.perf_counter()
+        ids = [model.encode(works[i].text, works[i].max_seq_length) for i in filled]
+        encoded = time.perf_counter()
+        probabilities[filled] = model.score(ids, [works[i].text for i in filled])
+        ended = time.perf_counter()
+        for i, row in zip(filled, ids):
+            work = works[i]
+            work.tokens, work.tokenise_seconds, work.model_seconds = len(row), encoded - began, ended - encoded
+    return [answer(work, model, p) for work, p in zip(works, probabilities)]
+
+
+def answer(work, model, probabilities):
+    """What is made of a text's probabilities, and the sample of it, if one is wanted."""
+    if work.sampled:
+        work.sample = sample_of(work, model, probabilities)
+    return work.answer(work, model, probabilities)
+
+
+def sample_of(work, model, probabilities):
+    """The row of a sampled answer: as of predict.py's .jsonl files, with the time and the model."""
+    predicted = model.decide(probabilities, work.decision) if work.text else []
+    row = asdict(describe(model.tree, work.text, predicted, probabilities))
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return row | {"time": now, "model": model.name, "version": model.version}
 
 
 def named(work, model, probabilities):

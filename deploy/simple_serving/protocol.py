@@ -134,7 +134,8 @@ class Protocol(HttpToolsProtocol):
         content = json.dumps({"error": f"{where}: {what}", "problems": [problem]}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
         self.transport.write(STATUS_LINE[status] + head + content)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has none
+            self.transport.write_eof()
         self.refused = True
         self._owes_nothing()
         self.owing[self] = None  # it may make room

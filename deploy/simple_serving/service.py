@@ -1,17 +1,18 @@
-"""What stands between a request and the model: the key, limits, the queue, time, and loading a model anew."""
+"""What stands between a request and the model: keys, limits, the queue, time, and loading a model anew."""
 
 import asyncio
-import hmac
-from contextlib import suppress
+import random
+from contextlib import contextmanager, suppress
 
 import anyio
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect
 
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
-from deploy.simple_serving.model import run
+from deploy.simple_serving.figures import Figures
+from deploy.simple_serving.model import plain, run
 from hierarchical.console import get_logger
+from hierarchical.decisions import thresholds_of
 from hierarchical.devices import available_cores
 from hierarchical.errors import InputError
 
@@ -28,26 +29,27 @@ def gone():
 class Service:
     """The model in use, the batches, the figures, and what every request has to pass.
 
-    load: called without arguments returns the Model to use; called again, anew.
+    load: called without arguments returns the Model to use; called again, anew
+    keys: the keys.Keys that requests must bring; none in it: nobody needs one
+    samples: a Journal for answers, or None
+
+    renew: what else is read anew on a reload, a function
     """
 
-    def __init__(self, args, load, api_key):
-        self.args, self.load, self.api_key = args, load, api_key
+    leaving = False  # clients are to ask anew, and by that perhaps another server
+
+    def __init__(self, args, load, keys, samples=None, renew=None):
+        self.args, self.load, self.keys, self.renew = args, load, keys, renew
         self.model = load()
-        self.draining, self.active, self.reloading = False, 0, asyncio.Lock()
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter("http_requests", "Requests by path and status", ["path", "status"], registry=registry)
-        self.seconds = Histogram("http_request_seconds", "Seconds from request to answer", ["path"], registry=registry)
-        self.batches = Histogram(
-            "batch_size", "Texts per model call", registry=registry, buckets=[2**i for i in range(11)]
-        )
-        self.reloads = Counter("model_reloads", "Reloads by outcome", ["outcome"], registry=registry)
-        waiting = Gauge("queue_length", "Texts that wait for a free thread", registry=registry)
-        waiting.set_function(lambda: len(self.batcher.queue))
+        self.draining, self.active, self.explaining, self.reloading = False, 0, 0, asyncio.Lock()
+        self.samples, self.figures = samples, Figures()
+        self.figures.gauge("queue_length", "Texts that wait for a free thread", lambda: len(self.batcher.queue))
+        self.figures.gauge("http_requests_in_flight", "Requests that are being worked on", lambda: self.active)
+        self.figures.note_models([self.model])
 
     def start(self):
         threads = self.args.num_threads or available_cores()
-        self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.batches.observe)
+        self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.figures.batches.observe)
         self.watching = asyncio.ensure_future(self.watch()) if self.model.has_changed else None
 
     def stop(self):
@@ -55,17 +57,33 @@ class Service:
         if self.watching:
             self.watching.cancel()
 
-    def check_key(self, request):
-        if self.api_key and not hmac.compare_digest(request.headers.get("x-api-key", "").encode(), self.api_key):
-            how = "Send the server's key in the header X-API-Key."
+    def admit(self, request, right):
+        """Raise Refusal unless the request may do this: 401, 403, or 429 where its key has enough to do."""
+        if not self.keys:
+            return
+        key = self.keys.find(request.headers.get("x-api-key", "").encode())
+        if not key:
+            how = "Send your key in the header X-API-Key."
             raise Refusal(401, "header X-API-Key", "the key is missing or wrong", how)
+        request["record"].client = key.name
+        if right not in key.rights:
+            how = f"Ask for a key with the right {right!r}: the key {key.name!r} has {', '.join(sorted(key.rights))}."
+            raise Refusal(403, "header X-API-Key", f"this key may not {right}", how)
+        key.begin()
+        request["record"].key = key  # Watch ends it
 
-    async def read(self, request, body_class):
+    def knows(self, request, right):
+        """Whether a request that anybody may make brings a key with this right."""
+        key = self.keys.find(request.headers.get("x-api-key", "").encode()) if self.keys else None
+        return bool(key) and right in key.rights
+
+    async def read(self, request, body_class, right="classify"):
         """The body of a request as an object. Raises Refusal, without keeping more than --max_bytes of it."""
-        self.check_key(request)
+        self.admit(request, right)
         if self.draining:
             headers = {"Retry-After": "5", "Connection": "close"}
-            raise Refusal(503, "server", "it is shutting down", "Ask again, or ask another server.", headers)
+            how = "Ask again, or ask another server."
+            raise Refusal(503, "server", "it is shutting down", how, headers, "draining")
         content, size, limit = bytearray(), 0, self.args.max_bytes
         try:
             with anyio.fail_after(BODY_SECONDS):
@@ -101,7 +119,9 @@ class Service:
         if all(value is None for value in settings.values()):
             return model.decision
         try:
-            return model.decision.updated(**settings)
+            decision = model.decision.updated(**settings)
+            thresholds_of(decision, model.tree)
+            return decision
         except ValueError as error:
             what = f"decision settings: {error}."
             raise Refusal(422, "body", what, "Correct these fields; /docs describes them.") from None
@@ -109,7 +129,15 @@ class Service:
     async def answers(self, request, model, works, most=None):
         """The answers to `works`, in order. most: no model call holds more texts, whoever sent them."""
         most = 1 if model.singly else most or self.args.batch_size
-        items = [Item(work, min(len(work.text), work.max_seq_length), model, most) for work in works]
+        key = request["record"].key
+        if key:
+            key.take(len(works))
+        explains = works[0].answer is plain
+        client = key.name if key else request["client"], explains  # a connection, where nobody has a key
+        items = [Item(work, min(len(work.text), work.max_seq_length), model, most, client) for work in works]
+        if self.samples and not explains:
+            for work in works:
+                work.sampled = random.random() < self.args.sample
         try:
             futures = self.batcher.submit(items)
         except Full as full:
@@ -121,20 +149,53 @@ class Service:
             await asyncio.wait((everything, client_gone), timeout=self.args.timeout, return_when="FIRST_COMPLETED")
             if everything.done():
                 try:
-                    return [future.result() for future in futures]  # or the error of the first that has one
+                    answers = [future.result() for future in futures]  # or the error of the first that has one
                 except InputError as error:  # such as an index on a server that is down
                     get_logger().error(f"No answer: {error}")
                     how = "Ask again later; the server's log tells why."
-                    raise Refusal(503, "server", "the model cannot answer", how, {"Retry-After": "5"}) from None
+                    headers = {"Retry-After": "5"}
+                    raise Refusal(503, "server", "the model cannot answer", how, headers, "model") from None
+                self.note(request["record"], model, items)
+                return answers
             if client_gone.done():
                 raise gone()
             headers = {"Retry-After": str(max(1, int(self.args.timeout)))}
             what = f"no answer within {self.args.timeout:g} s"
-            raise Refusal(503, "server", what, "Ask again later, with fewer texts.", headers)
+            raise Refusal(503, "server", what, "Ask again later, with fewer texts.", headers, "timeout")
         finally:
             client_gone.cancel()
             if not everything.done():
                 self.batcher.forget(items)
+
+    def note(self, record, model, items):
+        """What answered items took: into the figures, the request's Record and the samples."""
+        works, last = [item.work for item in items], max(items, key=lambda item: item.began)
+        record.model, record.texts, record.tokens = model, len(items), sum(work.tokens for work in works)
+        record.submitted = last.submitted
+        record.stages = last.began - last.submitted, last.work.tokenise_seconds, last.work.model_seconds
+        if self.args.log_texts:
+            record.contents = [work.text for work in works if work.answer is not plain] or [works[0].text]
+        self.figures.texts.labels(model.name).inc(record.texts)
+        self.figures.tokens.labels(model.name).inc(record.tokens)
+        queue, tokenise, compute = self.figures.stages
+        for item in items:
+            queue.observe(item.began - item.submitted)
+            tokenise.observe(item.work.tokenise_seconds)
+            compute.observe(item.work.model_seconds)
+            if item.work.sample:
+                self.samples.write(item.work.sample)
+
+    @contextmanager
+    def one_explanation(self):
+        """Raise Refusal, 429, where --explain_limit of them are being worked on: each takes dozens of model calls."""
+        if self.explaining >= self.args.explain_limit:
+            what = f"{self.explaining} explanations are being worked on"
+            raise Refusal(429, "server", what, "Ask again later.", {"Retry-After": "1"}, "explain_limit")
+        self.explaining += 1
+        try:
+            yield
+        finally:
+            self.explaining -= 1
 
     def class_indices(self, model, labels):
         """The class indices of labels that a request names; None stays None. Raises Refusal for unknown ones."""
@@ -169,20 +230,26 @@ class Service:
     async def reload(self):
         """Load the model anew, while the old one goes on; it stays if the new one is broken: then raises Refusal."""
         logger = get_logger()
+        self.keys.look(now=True)
         async with self.reloading:
             try:
+                if self.renew:
+                    self.renew()
                 self.model = await asyncio.to_thread(self.load)
             except Exception as error:  # whatever broken files can lead to
-                self.reloads.labels("failed").inc()
+                self.figures.reloads.labels("failed").inc()
                 logger.error(f"Not reloaded, the model loaded before stays in service: {error}")
                 how = "Mend the files and reload again; the model loaded before stays in service."
                 raise Refusal(409, str(self.model.path), str(error), how) from None
-        self.reloads.labels("done").inc()
+        self.figures.reloads.labels("done").inc()
+        self.figures.note_models([self.model])
         logger.info(f"Reloaded {self.model.path} ({len(self.model.tree)} labels)")
 
-    def state(self, status):
+    def state(self, status, request):
+        """For /health and the like; the folder of the model is for those alone who may reload it."""
         model = self.model
+        file = str(model.path) if self.knows(request, "admin") else model.path.name
         return State(
-            status=status, model=str(model.path), labels=len(model.tree), max_seq_length=model.max_seq_length,
-            loaded=model.loaded,
+            status=status, model=file, version=model.version, labels=len(model.tree),
+            max_seq_length=model.max_seq_length, loaded=model.loaded,
         )  # fmt: skip

@@ -1,10 +1,15 @@
 """What every script that serves over HTTP shares: its flags but for the model, the socket, and serving."""
 
+import re
 import socket
+import ssl
 from pathlib import Path
 
-from deploy.simple_serving.key import KEY_VARIABLE, read_api_key
-from utils import InputError, check_minima, get_logger
+from deploy.simple_serving.journal import Journal
+from deploy.simple_serving.key import KEY_VARIABLE, MakeKey
+from utils import InputError, check_minima, get_logger, require_file
+
+ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 def add_serving_arguments(parser):
@@ -20,21 +25,54 @@ def add_serving_arguments(parser):
         nargs="+",
         help="names by which clients call it, *: any; left out: localhost, --host, the machine's name",
     )
+    address.add_argument("--cors_origins", nargs="+", help="pages of these origins may ask it, as https://a.example")
+    address.add_argument("--metrics_port", type=int, help="/metrics on this port alone; 0: any free one")
+    address.add_argument("--tls_cert", type=Path, help="PEM file of the certificate chain: the server speaks HTTPS")
+    address.add_argument("--tls_key", type=Path, help="PEM file of its private key")
+    keys = parser.add_argument_group("keys")
+    keys.add_argument("--keys_file", type=Path, help="every POST must bring one of these keys as X-API-Key")
+    keys.add_argument("--make_key", action=MakeKey, metavar="NAME", help="print a line for it, and the key; then end")
+    add_observing_arguments(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--num_threads", type=int, help="model calls side by side (default: all cores)")
     work.add_argument("--batch_size", type=int, default=8, help="texts of a model call, at most")
     work.add_argument("--queue_size", type=int, default=512, help="texts that may wait; then requests get 429")
     work.add_argument("--timeout", type=float, default=10, help="seconds for an answer; then the request gets 503")
+    work.add_argument("--explain_limit", type=int, default=4, help="explanations at once; then requests get 429")
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max_texts", type=int, default=128, help="texts of a request")
     limits.add_argument("--max_chars", type=int, default=100_000, help="characters of a text")
     limits.add_argument("--max_bytes", type=int, default=1_000_000, help="bytes of a request")
 
 
+def add_observing_arguments(parser):
+    group = parser.add_argument_group("observation")
+    group.add_argument("--access_log", help="file for a JSON line per request; -: standard output")
+    group.add_argument("--log_texts", action="store_true", help="the access log holds the texts, too")
+    group.add_argument("--sample_file", help="file for a share of the answers, as .jsonl")
+    group.add_argument("--sample", type=float, default=0.01, help="that share, of texts")
+    group.add_argument("--otlp_endpoint", help="spans go to this collector, as http://127.0.0.1:4318")
+
+
 def check_serving_arguments(parser, args):
-    check_minima(parser, args, num_threads=1, batch_size=1, queue_size=1, max_texts=1, max_chars=1, max_bytes=1)
+    check_minima(
+        parser, args, num_threads=1, batch_size=1, queue_size=1, explain_limit=1, max_texts=1, max_chars=1, max_bytes=1
+    )
     if not 0 <= args.port <= 65_535:
         parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
+    if args.metrics_port is not None and not 0 <= args.metrics_port <= 65_535:
+        parser.error(f"argument --metrics_port: must be from 0 to 65535, got {args.metrics_port}")
+    if bool(args.tls_cert) != bool(args.tls_key):
+        parser.error("--tls_cert and --tls_key belong together")
+    for origin in args.cors_origins or ():
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            parser.error(f"argument --cors_origins: an origin such as https://a.example or *, got {origin!r}")
+    if not 0 < args.sample <= 1:
+        parser.error(f"argument --sample: must be above 0, and 1 at most, got {args.sample}")
+    if args.log_texts and not args.access_log:
+        parser.error("argument --log_texts: needs --access_log")
+    if args.otlp_endpoint and not args.otlp_endpoint.startswith(("http://", "https://")):
+        parser.error("argument --otlp_endpoint: an address such as http://127.0.0.1:4318")
     if not 0 < args.timeout < 3600:
         parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
     if args.queue_size < max(2, args.max_texts):
@@ -53,34 +91,68 @@ def listen(host, port):
         ) from None
 
 
+def show_metrics(host, port, registry):
+    """Answer at /metrics on an address of its own. Raises InputError for one that cannot be had."""
+    from prometheus_client import start_http_server
+
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise InputError(f"--metrics_port {port}: {error.strerror or error}. Choose another one.") from None
+    get_logger().info(f"Figures on http://{host}:{server.server_port}/metrics")
+
+
+def read_certificate(context, cert, key):
+    """Use the certificate of --tls_cert; again, after it was renewed. Raises InputError for what is none."""
+    for path in (cert, key):
+        require_file(path, "A certificate and its key are two files in PEM form.")
+    try:
+        context.load_cert_chain(cert, key)
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None
+
+
 def serve(args, load):
     """Answer requests until a signal ends it. args: see add_serving_arguments; load: see Service."""
-    api_key = read_api_key(args.api_key_file)
     logger = get_logger()
     try:
         import uvicorn
 
         from deploy.simple_serving.app import make_app
         from deploy.simple_serving.guard import LOCAL, Hosts
+        from deploy.simple_serving.keys import Keys
         from deploy.simple_serving.protocol import Protocol, Server
         from deploy.simple_serving.service import Service
+        from deploy.simple_serving.tracing import Spans
     except ModuleNotFoundError as error:
         hint = "pip install -r deploy/simple_serving/requirements.txt"
         raise InputError(f"The package {error.name} is not installed: {hint}") from None
+    log, samples = (Journal(path) if path else None for path in (args.access_log, args.sample_file))
+    spans = Spans(args.otlp_endpoint) if args.otlp_endpoint else None
+    keys, scheme = Keys(args.keys_file, args.api_key_file), "http"
     with listen(args.host, args.port) as sock:
-        service = Service(args, load, api_key)
+        service = Service(args, load, keys, samples)
+        if args.metrics_port is not None:
+            show_metrics(args.host, args.metrics_port, service.figures.registry)
         Protocol.most_connections = most_connections()
-        app = make_app(service, Hosts(args.host, args.allowed_hosts))
+        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans)
         config = uvicorn.Config(
             app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
             proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
         )  # fmt: skip
-        if args.host not in LOCAL and not api_key:
-            logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --api_key_file")
+        if args.tls_cert:
+            config.load()
+            config.ssl, scheme = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), "https"
+            service.renew = lambda: read_certificate(config.ssl, args.tls_cert, args.tls_key)
+            service.renew()
+        if args.host not in LOCAL and not keys:
+            logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --keys_file")
         model, (host, port) = service.model, sock.getsockname()[:2]
         logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
-        logger.info(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
+        logger.info(f"Serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
         Server(config, service).run([sock])
+    if spans:
+        spans.close()
     logger.info("Every request is answered; the server has ended")
 
 

@@ -150,3 +150,22 @@ def test_what_nobody_waits_for_is_not_tried_again():
         assert batches == [["a", "bad", "c", "d"], ["bad"], ["d"]]
 
     run_batcher(script)
+
+
+def test_clients_take_turns_by_what_they_ask_for():
+    """A hundred long texts of one do not stand before another's: of each, the same number of characters is run."""
+
+    async def script(batcher, gate, batches):
+        def of(client, *works):
+            return [Item(work, int(re.sub(r"\D", "", work)), None, 1, client) for work in works]
+
+        futures = batcher.submit(of("a", *[f"{i} " for i in [92] * 5]))  # 100 with what each costs
+        futures += batcher.submit(of("b", "2")) + batcher.submit(of("c", "192 ", "192 ")) + batcher.submit(of("b", "2"))
+        await asyncio.sleep(0.1)
+        gate.set()
+        await asyncio.gather(*futures)
+        # turns: a 0 100 200 300 400, b 0 10, c 0 200
+        assert [batch[0] for batch in batches] == ["92 ", "2", "192 ", "2", "92 ", "92 ", "192 ", "92 ", "92 "]
+        assert batcher._ends == {}
+
+    run_batcher(script, batch_size=1)
