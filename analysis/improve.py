@@ -38,7 +38,7 @@ from utils import (
     run,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+TOOLKIT = Path(__file__).resolve().parents[1]
 STEPS = ("train", "report", "texts", "ask", "merge", "retrain", "compare")
 KEPT = "dataset_dir model_name params_path device ask train_flags".split()  # of a round, for --resume and the next one
 MAY_FAIL = ("texts",)  # where there is nothing to choose, a round goes on
@@ -57,10 +57,11 @@ def parse_args(argv):
     steps.add_argument("--ask", choices=("page", "files"), help=how)
     steps.add_argument("--port", type=int, default=8190, help="of the page; 0: any free one")
     steps.add_argument("--answers", nargs="+", help="with --ask files and --resume: what the tool has exported")
-    steps.add_argument("--skip", nargs="+", choices=STEPS, default=[], help="steps to leave out of this round")
+    steps.add_argument("--skip", nargs="+", choices=STEPS, help="steps to leave out of this round")
     steps.add_argument("--resume", action="store_true", help="go on with the round that was stopped")
     parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="passed on to train.py, as they are")
     args = parser.parse_args(argv)
+    args.skip = args.skip or []
     if args.train_flags and not args.train_flags[0].startswith("--"):
         parser.error(f"{args.train_flags[0]}: is no flag; those of train.py follow a bare --")
     if args.answers and not args.resume:
@@ -233,7 +234,7 @@ class Commands:
 def call(command, step, logger, may_fail=False):
     """Run a script. Raises InputError where it fails; Ctrl-C is for the script, which ends by itself."""
     logger.info(f"{step}: python {shlex.join(command)}")
-    process = subprocess.Popen([sys.executable, str(ROOT / command[0]), *command[1:]])
+    process = subprocess.Popen([sys.executable, str(TOOLKIT / command[0]), *command[1:]])
     while True:
         try:
             code = process.wait()

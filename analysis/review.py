@@ -62,9 +62,12 @@ def parse_args(argv):
     queue.add_argument("--seed", type=int, default=3, help="of the folds and of the random rows")
     queue.add_argument("--refresh", action="store_true", help="make the queue anew, even if nothing has changed")
     page = parser.add_argument_group("page")
-    page.add_argument("--annotator", default=user(), help="whose answers these are; can be changed on the page")
+    page.add_argument(
+        "--annotator", help="whose answers these are, as the page shows at first; left out: your user name"
+    )
     page.add_argument("--port", type=int, default=8190, help="0: any free one")
     args = parser.parse_args(argv)
+    args.annotator = args.annotator or user()
     check_minima(parser, args, batch_size=1, max_seq_length=3, dirty_num=0, control_num=0, seed=0)
     if not 0 <= args.port <= 65_535:
         parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
