@@ -23,6 +23,7 @@ stand for its parent. See metric.Scores for what each number is.
 import json
 import sys
 from contextlib import nullcontext
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
@@ -30,6 +31,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import hierarchical
 from analysis.cases import in_directory
 from analysis.comparison import compare, label_sets, verdicts
 from analysis.report import Findings, write_report
@@ -52,6 +54,7 @@ from utils import (
     atomic_write,
     check_minima,
     decision_from_arguments,
+    file_digest,
     get_logger,
     load_reported,
     make_parser,
@@ -61,6 +64,8 @@ from utils import (
     run,
 )
 
+WEIGHTS = ("model.safetensors", "linear.safetensors")
+TOLD = "decoding threshold min_labels max_labels top_k tune_threshold select_by compare baseline max_seq_length".split()
 LOGGED_LABELS = 200  # with more of them, the lines of each are in a file
 
 
@@ -136,6 +141,22 @@ def compared(older, rows, bad_cases, logger):
     for line in verdicts(comparison):
         logger.info(line)
     return comparison
+
+
+def origin(args, dev_path, tree):
+    """What the report was made of: {name: text}."""
+    checkpoint = Path(args.params_path)
+    weights = next(filter(Path.is_file, (checkpoint / name for name in WEIGHTS)), None)
+    flags = {name: value for name, value in vars(args).items() if name in TOLD and value not in (None, False)}
+    given = (f"--{name}" if value is True else f"--{name} {value}" for name, value in flags.items())
+    return {
+        "made": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "rows": f"{dev_path} (sha256 {file_digest(dev_path)[:16]})",
+        "checkpoint": f"{checkpoint} ({weights.name}, sha256 {file_digest(weights)[:16]})" if weights else checkpoint,
+        "labels": len(tree),
+        "version": hierarchical.__version__,
+        "flags": " ".join(given),
+    }
 
 
 def label_lines(label, results):
@@ -229,7 +250,7 @@ def main(argv=None):
             logger.info(line)
     changes = compared(older, rows["dev"], bad_cases, logger) if older else None
     if args.report:
-        facts = {"rows": dev_path, "checkpoint": args.params_path}
+        facts = origin(args, dev_path, tree)
         checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked, changes)
         logger.info(f"Report saved in {args.report}: open it in a browser")

@@ -25,6 +25,7 @@ THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 SHOWN_CASES, SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 300, 50, 20
+SHOWN_OF_LABEL = 50  # wrong rows of each label, beyond SHOWN_CASES
 SHOWN_TURNED = 100  # rows that are newly right, and newly wrong
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
 
@@ -243,6 +244,17 @@ def confusion_tables(tree, findings, rows):
     return siblings[:SHOWN_CONFUSIONS], across[:SHOWN_CONFUSIONS]
 
 
+def shown_cases(findings):
+    """The wrong rows on the page, the worst first: SHOWN_CASES, and of each label its SHOWN_OF_LABEL worst."""
+    shown, of_label = [], Counter()
+    for case in sorted(findings.cases, key=lambda case: -case["surest"]):
+        wrong = [label["label"] for label in case["labels"] if label["gold"] != label["predicted"]]
+        if len(shown) < SHOWN_CASES or any(of_label[label] < SHOWN_OF_LABEL for label in wrong):
+            shown.append(case)
+            of_label.update(wrong)
+    return shown
+
+
 def suspects(findings, checked=frozenset()):
     """The wrong rows whose given labels the model contradicts most surely, each with the labels in question.
 
@@ -303,7 +315,8 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=f
         support=support_chart(tree, scores),
         lengths=length_groups(findings, tokenizer.lengths(rows.texts), tokenizer.max_seq_length),
         rows=rows,
-        cases=findings.cases[:SHOWN_CASES],
+        cases=shown_cases(findings),
+        shown_of_label=SHOWN_OF_LABEL,
         n_cases=len(findings.cases),
         suspects=suspects(findings, checked),
         checked=len(checked),
