@@ -26,6 +26,7 @@ BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 SHOWN_CASES, SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 300, 50, 20
 SHOWN_OF_LABEL = 50  # wrong rows of each label, beyond SHOWN_CASES
+RARE = 15  # train rows
 SHOWN_TURNED = 100  # rows that are newly right, and newly wrong
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
 
@@ -272,6 +273,19 @@ def suspects(findings, checked=frozenset()):
     return found
 
 
+def by_rarity(found, scores):
+    """Suspects as ([those whose doubted labels have train rows enough], [those of a rare label]).
+
+    A model knows little of a label with few train rows, so what it says against one is worth less. Without the scores
+    of train all are of the first kind.
+    """
+    support = {label: row["support"] for label, row in scores["train"]["labels"].items()} if "train" in scores else {}
+    rare = [any(support.get(label["label"], RARE) < RARE for label in one["labels"]) for one in found]
+    return [one for one, is_rare in zip(found, rare) if not is_rare], [
+        one for one, is_rare in zip(found, rare) if is_rare
+    ]
+
+
 def decision_facts(decision):
     """The settings of a decision that are in use, as {name: text}."""
     settings = {name: value for name, value in decision.to_dict().items() if value is not None}
@@ -299,6 +313,7 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=f
     comparison  the comparison.Comparison with an older model, if there is one
     """
     siblings, across = confusion_tables(tree, findings, rows)
+    common, rare = by_rarity(suspects(findings, checked), scores)
     cells, sums, gold = findings.reliability[:, -1]
     page = render(
         "report.html",
@@ -318,7 +333,9 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=f
         cases=shown_cases(findings),
         shown_of_label=SHOWN_OF_LABEL,
         n_cases=len(findings.cases),
-        suspects=suspects(findings, checked),
+        suspects=common,
+        rare_suspects=rare,
+        rare=RARE,
         checked=len(checked),
         comparison=comparison,
         verdicts=verdicts(comparison) if comparison else [],

@@ -201,6 +201,18 @@ def test_page_shows_scores_labels_and_wrong_rows(tmp_path):
     assert wrong.count("missed") == 4 and wrong.count("extra") == 3
 
 
+def test_suspects_of_rare_labels_are_apart(tmp_path):
+    scores, findings = found()
+    common, rare = report.by_rarity(suspects(findings), scores)
+    assert len(common) == 2 and rare == []
+    support = {"甲": 100, "甲##子": 100, "甲##丑": 14, "乙": 15, "乙##子": 15}
+    scores["train"] = {"labels": {label: {"support": rows} for label, rows in support.items()}}
+    common, rare = report.by_rarity(suspects(findings), scores)
+    assert [one["row"] for one in rare] == [1] and [one["row"] for one in common] == [4]
+    page = write(tmp_path / "report.html", scores, findings)
+    assert "fewer than 15 train rows" in page.text and page.text.index("五行") < page.text.index("Of rare labels")
+
+
 def test_of_each_label_the_worst_rows(monkeypatch):
     def case(row, surest, *wrong):
         labels = [{"label": label, "gold": True, "predicted": False} for label in wrong]
