@@ -55,8 +55,15 @@ def deepest(names):
     return sorted(name for name in names if not any(other.startswith(name + SEPARATOR) for other in names))
 
 
-def answer(page, item, right):
-    """Answer one row by keyboard; how many keys that took."""
+def typed(label, names):
+    """What is typed to find a label: its own name, and where others have that too, the name of its branch before it."""
+    own = label.rpartition(SEPARATOR)[2]
+    others = [name for name in names if name != label and own in name.rpartition(SEPARATOR)[2]]
+    return f"{label.partition(SEPARATOR)[0]} {own}" if others else own
+
+
+def answer(page, item, right, names):
+    """Answer one row by keyboard; how many keys that took. names: all labels"""
     if item["labels"] is not None and right == set(item["labels"]):
         keys = ["k"]
     elif right == set(item["proposal"]):
@@ -67,7 +74,7 @@ def answer(page, item, right):
         undoubted = page.locator("#chosen button").count()
         keys = ["Backspace"] * undoubted
         for label in deepest(right):
-            keys += [*label.rpartition(SEPARATOR)[2], "Enter"]
+            keys += [*typed(label, names), "Enter"]
         for key in keys:
             page.keyboard.press(key) if len(key) > 1 else page.keyboard.insert_text(key)
         page.keyboard.press("Enter")
@@ -76,7 +83,7 @@ def answer(page, item, right):
     return 1
 
 
-def work(url, truth, number, pictures):
+def work(url, truth, names, number, pictures):
     """Answer that many rows in Chromium: {"rows", "keys", "characters", "waits", "errors"}."""
     from playwright.sync_api import sync_playwright
 
@@ -100,7 +107,7 @@ def work(url, truth, number, pictures):
             found["characters"] += len(item["text"]) + sum(map(len, deepest(item["proposal"])))
             found["errors"] += truth[item["text"]] != set(item["labels"])
             before = len(items)
-            found["keys"] += answer(page, item, truth[item["text"]])
+            found["keys"] += answer(page, item, truth[item["text"]], names)
             pressed = time.perf_counter()
             page.wait_for_function("text => document.querySelector('#text').innerText !== text", arg=item["text"])
             found["waits"].append(time.perf_counter() - pressed)
@@ -137,13 +144,13 @@ def minutes(found):
     return seconds / 60 * 100 / found["rows"]
 
 
-def one_round(command, truth, number, pictures):
+def one_round(command, truth, names, number, pictures):
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
     found = None
     for line in process.stderr:
         print(line, end="", flush=True)
         if address := re.search(r"Open (http://\S+)", line):
-            found = work(address[1], truth, number, pictures)
+            found = work(address[1], truth, names, number, pictures)
     if process.wait():
         sys.exit(f"improve.py ended with exit code {process.returncode}")
     return found
@@ -169,10 +176,10 @@ def main(argv=None):
         args.pictures.mkdir(parents=True, exist_ok=True)
     base = [sys.executable, "analysis/improve.py", "--work_dir", str(args.work_dir / "rounds"), "--port", "0"]
     first = ["--dataset_dir", str(args.work_dir / "data"), "--model_name", args.model_name, "--device", "cpu"]
-    rounds = []
+    names, rounds = LabelTree.read(args.dataset_dir / "label.txt").labels, []
     for number in (1, 2):
         flags = [*first, "--", *args.train_flags] if number == 1 else []
-        found = one_round([*base, *flags], truth, args.answers, args.pictures if number == 1 else None)
+        found = one_round([*base, *flags], truth, names, args.answers, args.pictures if number == 1 else None)
         cost, waits = minutes(found), found.pop("waits")
         found |= {"minutes_for_100": cost, "wait_median": statistics.median(waits), "wait_longest": max(waits)}
         scores = json.loads((args.work_dir / "rounds" / f"scores-{number}.json").read_bytes())

@@ -20,6 +20,11 @@ def test_planted_errors_change_one_leaf_and_are_known(tmp_path):
         assert len(walk.deepest([tree.labels[k] for k in {*wrong.labels[i]} - {*right.labels[i]}])) == 1
 
 
+def test_what_is_typed_to_find_a_label():
+    names = ["A", "A##人事", "B", "B##人事", "B##人事##高管"]
+    assert walk.typed("A##人事", names) == "A 人事" and walk.typed("B##人事##高管", names) == "高管"
+
+
 def test_minutes_of_a_person():
     found = {"rows": 10, "characters": 510, "keys": 20, "waits": [0.1] * 10}
     # 510 characters at 255 a minute: 120 s; 10 decisions: 13.5 s; 20 keys: 5.6 s; waiting: 1 s. Ten times that for 100.
