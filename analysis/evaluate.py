@@ -222,6 +222,7 @@ def main(argv=None):
     if args.tune_threshold:
         outputs["--params_path"] = Path(args.params_path) / DECISION
     require_outputs(outputs, inputs)
+    ledger = Ledger(directory)
 
     with only_writer(args.params_path) if args.tune_threshold else nullcontext():  # the settings are for this model
         predictor.load()
@@ -251,7 +252,7 @@ def main(argv=None):
     changes = compared(older, rows["dev"], bad_cases, logger) if older else None
     if args.report:
         facts = origin(args, dev_path, tree)
-        checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
+        checked = confirmed_rows(ledger, rows["dev"], tree)
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked, changes)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:

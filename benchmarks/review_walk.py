@@ -160,6 +160,7 @@ def parse_args(argv):
     parser = make_parser("Two rounds of improve.py, the page worked on by keyboard.")
     parser.add_argument("--dataset_dir", type=Path, default=ROOT / "data", help="data folder with right labels")
     parser.add_argument("--model_name", default="data/tiny-ernie", help="encoder")
+    parser.add_argument("--params_path", help="checkpoint: the page alone, nothing is trained and compared")
     parser.add_argument("--work_dir", type=Path, required=True, help="must not be there yet")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the page")
     parser.add_argument("--errors", type=int, default=75, help="rows that get a wrong label")
@@ -176,14 +177,18 @@ def main(argv=None):
         args.pictures.mkdir(parents=True, exist_ok=True)
     base = [sys.executable, "analysis/improve.py", "--work_dir", str(args.work_dir / "rounds"), "--port", "0"]
     first = ["--dataset_dir", str(args.work_dir / "data"), "--model_name", args.model_name, "--device", "cpu"]
+    skipped = ["--skip", "report", "texts", "retrain", "compare"] if args.params_path else []
+    first += ["--params_path", args.params_path] if args.params_path else []
     names, rounds = LabelTree.read(args.dataset_dir / "label.txt").labels, []
     for number in (1, 2):
-        flags = [*first, "--", *args.train_flags] if number == 1 else []
+        flags = [*skipped, *([*first, "--", *args.train_flags] if number == 1 else [])]
         found = one_round([*base, *flags], truth, names, args.answers, args.pictures if number == 1 else None)
         cost, waits = minutes(found), found.pop("waits")
         found |= {"minutes_for_100": cost, "wait_median": statistics.median(waits), "wait_longest": max(waits)}
-        scores = json.loads((args.work_dir / "rounds" / f"scores-{number}.json").read_bytes())
-        rounds.append(found | {"scores": scores["comparison"]["scores"]})
+        if not args.params_path:
+            scores = json.loads((args.work_dir / "rounds" / f"scores-{number}.json").read_bytes())
+            found["scores"] = scores["comparison"]["scores"]
+        rounds.append(found)
         (args.work_dir / "walk.json").write_text(json.dumps(rounds, indent=1), "utf-8")
         print(json.dumps(rounds[-1], indent=1))
 
