@@ -146,7 +146,9 @@ class Commands:
         self.train_file = train_path_of(self.directory, "train.txt")
         self.dev_file = existing(self.directory / "dev.txt")
         self.clean = "train_clean.txt" if format_of(self.train_file) is TEXT else "train_clean.jsonl"
-        self.old, self.new = self.model(round_.number - 1), self.model(round_.number)
+        before = (self.model(number) for number in range(round_.number - 1, 0, -1))  # a round may have trained none
+        self.old = next((path for path in before if Path(path).exists()), self.model(0))
+        self.new = self.model(round_.number)
 
     def model(self, number):
         given = self.settings["params_path"]

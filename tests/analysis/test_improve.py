@@ -53,8 +53,16 @@ def flag(command, name):
     return command[command.index(name) + 1]
 
 
+def test_a_round_that_trains_nothing_leaves_the_model_before(work, calls):
+    work("--params_path", "checkpoint", "--skip", "retrain", "compare")
+    calls.clear()
+    work(first=False)
+    assert flag(calls[1], "--params_path") == flag(calls[-1], "--compare") == "checkpoint"
+
+
 def test_two_rounds(work, calls):
     work("--device", "cpu", "--", "--epochs", "3")
+    (work.folder / "model-1").mkdir(parents=True)
     assert scripts(calls) == [
         "train.py",
         "evaluate.py",
