@@ -139,6 +139,7 @@ def main(argv=None):
             items = queue_of(args, directory, tree, train, ledger, evidence.predict, logger)
             for kind in KINDS:
                 logger.info(f"{kind}: {sum(kind in item['kinds'] for item in items)} rows")
+            evidence.load()
             desk, token = Desk(items, ledger), secrets.token_urlsafe(16)
             app = make_app(desk, evidence, tree, directory, token, Hosts("127.0.0.1"), args.annotator)
             port = sock.getsockname()[1]
