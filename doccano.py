@@ -200,7 +200,7 @@ def convert(args, logger):
         contents["conflicts.jsonl"] = f"{len(lines)} examples", lines
     answers = [(one, one.labels and [SEPARATOR.join(path) for path in one.labels]) for one in annotations]
     said = [(one.text, one.annotator, names) for one, names in answers if names is not None]
-    contents |= agreement_contents(agreement(said, tree), logger)
+    contents |= agreement_contents(said, tree, logger)
     if len(tree) > len(known or ()) and (known or not returned):
         contents |= folders.label_contents(tree)
     if not returned:
@@ -209,8 +209,13 @@ def convert(args, logger):
     return contents, answers
 
 
-def agreement_contents(found, logger):
-    """agreement.json, where there is anything to say."""
+def agreement_contents(said, tree, logger):
+    """agreement.json, where there is anything to say; said: (text, annotator, labels by name)."""
+    try:
+        found = agreement(said, tree)
+    except InputError as error:  # a package is missing, without which the rows are as good
+        logger.warning(str(error))
+        return {}
     if found is None:
         return {}
     for line in agreement_lines(found):

@@ -5,10 +5,12 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --tune_threshold global
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --calibrate per_level
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --compare old --report report.html
 
 Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
+        compare/                           another checkpoint, with settings of its own, that this one is held against
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
         bad_case_labels.txt beside it, with more than 200 labels: their scores, which the log has otherwise
         output_json     all scores as fractions, if asked for
@@ -22,6 +24,7 @@ stand for its parent. See metric.Scores for what each number is.
 import json
 import sys
 from contextlib import nullcontext
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +32,9 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import hierarchical
 from analysis.cases import in_directory
+from analysis.comparison import compare, label_sets, verdicts
 from analysis.left_out import LeftOut, calibrated
 from analysis.report import Findings, write_report
 from analysis.scoring import comparison, fit_baseline, headline
@@ -53,6 +58,7 @@ from utils import (
     atomic_write,
     check_minima,
     decision_from_arguments,
+    file_digest,
     get_logger,
     load_reported,
     make_parser,
@@ -62,6 +68,8 @@ from utils import (
     run,
 )
 
+WEIGHTS = ("model.safetensors", "linear.safetensors")
+TOLD = "decoding threshold min_labels max_labels top_k tune_threshold select_by compare baseline max_seq_length".split()
 LOGGED_LABELS = 200  # with more of them, the lines of each are in a file
 
 
@@ -81,6 +89,8 @@ def parse_args(argv):
     result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
     result.add_argument("--output_json", help="write all scores to this file")
     result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
+    how = "another checkpoint: what has changed since, and whether that could be luck"
+    result.add_argument("--compare", help=how)
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
@@ -154,6 +164,32 @@ def calibrate(predictor, dev, decision, args, logger):
     return decision, parts
 
 
+def compared(older, rows, bad_cases, logger):
+    """The Comparison of the model with these bad cases and an older one, in the log too."""
+    older.load()
+    _, before = score_rows(older, rows, older.decision, "dev, older model")
+    comparison = compare(rows.labels, label_sets(rows, before), label_sets(rows, bad_cases), older.tree)
+    for line in verdicts(comparison):
+        logger.info(line)
+    return comparison
+
+
+def origin(args, dev_path, tree):
+    """What the report was made of: {name: text}."""
+    checkpoint = Path(args.params_path)
+    weights = next(filter(Path.is_file, (checkpoint / name for name in WEIGHTS)), None)
+    flags = {name: value for name, value in vars(args).items() if name in TOLD and value not in (None, False)}
+    given = (f"--{name}" if value is True else f"--{name} {value}" for name, value in flags.items())
+    return {
+        "made": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "rows": f"{dev_path} (sha256 {file_digest(dev_path)[:16]})",
+        "checkpoint": f"{checkpoint} ({weights.name}, sha256 {file_digest(weights)[:16]})" if weights else checkpoint,
+        "labels": len(tree),
+        "version": hierarchical.__version__,
+        "flags": " ".join(given),
+    }
+
+
 def label_lines(label, results):
     """The lines of one label; results: {"train" and "dev": result dict}, or dev alone."""
     lines = [f"Class name: {label}"]
@@ -198,6 +234,10 @@ def main(argv=None):
     elif args.train_file:
         logger.warning(f"{train_path}: no such file, the dev rows are scored alone")
     rows["dev"] = load_reported(dev_path, tree, logger)
+    older = None
+    if args.compare:
+        older = Predictor(args.compare, kind="checkpoint", device=args.device, batch_size=args.batch_size)
+        require_same_labels(older.tree, Path(args.params_path) / "label.txt")
     if args.baseline and "train" not in rows:
         raise InputError("--baseline: needs the rows of a train file.")
     if args.calibrate not in (None, "none") and len(rows["dev"].texts) < LEAST_ROWS:
@@ -216,6 +256,7 @@ def main(argv=None):
     if args.tune_threshold or args.calibrate:
         outputs["--params_path"] = Path(args.params_path) / DECISION
     require_outputs(outputs, inputs)
+    ledger = Ledger(directory)
 
     changes, parts = args.tune_threshold or args.calibrate, None
     with only_writer(args.params_path) if changes else nullcontext():  # the settings are for this model
@@ -247,10 +288,11 @@ def main(argv=None):
         _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree, logger)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
+    against = compared(older, rows["dev"], bad_cases, logger) if older else None
     if args.report:
-        facts = {"rows": dev_path, "checkpoint": args.params_path}
-        checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
-        about = facts, left_out.to_dict(), checked
+        facts = origin(args, dev_path, tree)
+        checked = confirmed_rows(ledger, rows["dev"], tree)
+        about = facts, left_out.to_dict(), checked, against
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, *about)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
@@ -258,7 +300,7 @@ def main(argv=None):
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
         with atomic_write(args.output_json) as file:
             everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}
-            everything |= left_out.to_dict()
+            everything |= left_out.to_dict() | ({"comparison": against.to_dict()} if against else {})
             json.dump(everything, file, ensure_ascii=False, indent=1)
 
 

@@ -11,7 +11,7 @@ NEIGHBOURS = 5
 
 
 class Evidence:
-    """Computed when it is asked for, each kind in a thread of its own: models and matrices load while people read.
+    """Computed when it is asked for, each kind in a thread of its own, while people read.
 
     predictor: a Predictor, or None where there is no model; train: Rows
     """
@@ -20,6 +20,13 @@ class Evidence:
         self.predictor, self.train, self.tree = predictor, train, tree
         self.model_thread, self.row_thread = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.rows = self.row_thread.submit(self._features)
+
+    def load(self):
+        """Load what words and neighbours need, so that nobody waits for it between two rows."""
+        if self.predictor is not None:
+            self.model_thread.submit(self.predictor.load).result()
+            self.words(self.train.texts[0], None, None)
+        self.rows.result()
 
     def predict(self, texts):
         """The Predictions of texts; of each None without a model."""

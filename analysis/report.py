@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.comparison import verdicts
 from hierarchical.console import cut
 from hierarchical.decisions import decide
 from hierarchical.files import atomic_write
@@ -24,6 +25,9 @@ THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 SHOWN_CASES, SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 300, 50, 20
+SHOWN_OF_LABEL = 50  # wrong rows of each label, beyond SHOWN_CASES
+RARE = 15  # train rows
+SHOWN_TURNED = 100  # rows that are newly right, and newly wrong
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
 
 
@@ -241,6 +245,17 @@ def confusion_tables(tree, findings, rows):
     return siblings[:SHOWN_CONFUSIONS], across[:SHOWN_CONFUSIONS]
 
 
+def shown_cases(findings):
+    """The wrong rows on the page, the worst first: SHOWN_CASES, and of each label its SHOWN_OF_LABEL worst."""
+    shown, of_label = [], Counter()
+    for case in sorted(findings.cases, key=lambda case: -case["surest"]):
+        wrong = [label["label"] for label in case["labels"] if label["gold"] != label["predicted"]]
+        if len(shown) < SHOWN_CASES or any(of_label[label] < SHOWN_OF_LABEL for label in wrong):
+            shown.append(case)
+            of_label.update(wrong)
+    return shown
+
+
 def suspects(findings, checked=frozenset()):
     """The wrong rows whose given labels the model contradicts most surely, each with the labels in question.
 
@@ -256,6 +271,19 @@ def suspects(findings, checked=frozenset()):
         if doubted:
             found.append({"row": case["row"], "labels": sorted(doubted, key=lambda label: not label["gold"])})
     return found
+
+
+def by_rarity(found, scores):
+    """Suspects as ([those whose doubted labels have train rows enough], [those of a rare label]).
+
+    A model knows little of a label with few train rows, so what it says against one is worth less. Without the scores
+    of train all are of the first kind.
+    """
+    support = {label: row["support"] for label, row in scores["train"]["labels"].items()} if "train" in scores else {}
+    rare = [any(support.get(label["label"], RARE) < RARE for label in one["labels"]) for one in found]
+    return [one for one, is_rare in zip(found, rare) if not is_rare], [
+        one for one, is_rare in zip(found, rare) if is_rare
+    ]
 
 
 def decision_facts(decision):
@@ -277,7 +305,9 @@ def decision_facts(decision):
     return settings
 
 
-def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=None, checked=frozenset()):
+def write_report(
+    path, tree, tokenizer, rows, scores, findings, facts, left_out=None, checked=frozenset(), comparison=None
+):
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
@@ -285,8 +315,10 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=
     facts    {name: what stands at the head of the page}, besides the settings of tokenizer and decision
     left_out the dict of left_out.LeftOut
     checked  numbers of dev rows whose labels somebody has confirmed: they are no suspects
+    comparison  the comparison.Comparison with an older model, if there is one
     """
     siblings, across = confusion_tables(tree, findings, rows)
+    common, rare = by_rarity(suspects(findings, checked), scores)
     cells, sums, gold = findings.reliability[:, -1]
     page = render(
         "report.html",
@@ -304,10 +336,17 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts, left_out=
         support=support_chart(tree, scores),
         lengths=length_groups(findings, tokenizer.lengths(rows.texts), tokenizer.max_seq_length),
         rows=rows,
-        cases=findings.cases[:SHOWN_CASES],
+        cases=shown_cases(findings),
+        shown_of_label=SHOWN_OF_LABEL,
         n_cases=len(findings.cases),
-        suspects=suspects(findings, checked),
+        suspects=common,
+        rare_suspects=rare,
+        rare=RARE,
         checked=len(checked),
+        comparison=comparison,
+        verdicts=verdicts(comparison) if comparison else [],
+        shown_turned=SHOWN_TURNED,
+        tree_labels=tree.labels,
         sure=SURE,
     )
     with atomic_write(path) as file:

@@ -62,9 +62,12 @@ def parse_args(argv):
     queue.add_argument("--seed", type=int, default=3, help="of the folds and of the random rows")
     queue.add_argument("--refresh", action="store_true", help="make the queue anew, even if nothing has changed")
     page = parser.add_argument_group("page")
-    page.add_argument("--annotator", default=user(), help="whose answers these are; can be changed on the page")
+    page.add_argument(
+        "--annotator", help="whose answers these are, as the page shows at first; left out: your user name"
+    )
     page.add_argument("--port", type=int, default=8190, help="0: any free one")
     args = parser.parse_args(argv)
+    args.annotator = args.annotator or user()
     check_minima(parser, args, batch_size=1, max_seq_length=3, dirty_num=0, control_num=0, seed=0)
     if not 0 <= args.port <= 65_535:
         parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
@@ -101,13 +104,15 @@ def queue_of(args, directory, tree, train, ledger, predict, logger):
 
 
 def serve(app, sock):
-    """Answer until Ctrl-C or SIGTERM."""
+    """Answer until the page says that it is finished, Ctrl-C or SIGTERM."""
     import uvicorn
 
     config = uvicorn.Config(
         app, ws="none", access_log=False, log_level="error", server_header=False, timeout_graceful_shutdown=3
     )
-    uvicorn.Server(config).run([sock])
+    server = uvicorn.Server(config)
+    app.state.finish = lambda: setattr(server, "should_exit", True)
+    server.run([sock])
 
 
 def main(argv=None):
@@ -134,11 +139,12 @@ def main(argv=None):
             items = queue_of(args, directory, tree, train, ledger, evidence.predict, logger)
             for kind in KINDS:
                 logger.info(f"{kind}: {sum(kind in item['kinds'] for item in items)} rows")
+            evidence.load()
             desk, token = Desk(items, ledger), secrets.token_urlsafe(16)
             app = make_app(desk, evidence, tree, directory, token, Hosts("127.0.0.1"), args.annotator)
             port = sock.getsockname()[1]
             with suppress(KeyboardInterrupt):  # which uvicorn passes on when it has ended
-                logger.info(f"Open http://127.0.0.1:{port}/?token={token}   (Ctrl-C ends it)")
+                logger.info(f"Open http://127.0.0.1:{port}/?token={token}   (Finish on the page, or Ctrl-C, ends it)")
                 serve(app, sock)
     finally:
         evidence.close()

@@ -93,6 +93,12 @@ def make_app(desk, evidence, tree, directory, token, hosts, name):
         item = desk.undo(body.browser, body.who)
         return state(body, item) if item else refused("There is nothing to undo.", 409)
 
+    @app.post("/api/finish")
+    def finish(body: Asker):
+        """End the server; rows on other screens can still be answered when it is started again."""
+        app.state.finish()
+        return {}
+
     @app.post("/api/guideline")
     def guideline(body: Guideline):
         if body.label not in tree.index:

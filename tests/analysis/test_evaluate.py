@@ -100,7 +100,13 @@ def checkpoint(like_a_checkpoint, monkeypatch):
 
     monkeypatch.setattr(Predictor, "load", lambda self: None)
     monkeypatch.setattr(Predictor, "text_logits", text_logits)
-    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda _, n: StandIn(pad_id=0, encode=list, max_seq_length=n))
+    monkeypatch.setattr(
+        checkpoints,
+        "load_tokenizer",
+        lambda _, n: StandIn(
+            pad_id=0, encode=list, max_seq_length=n, lengths=lambda texts: np.array([len(text) for text in texts])
+        ),
+    )
     return like_a_checkpoint(TREE)
 
 
@@ -512,3 +518,27 @@ def test_batch_size_and_kind_of_parameter_file_do_not_matter(tiny_checkpoint, sa
         for checkpoint, size in ((tiny_checkpoint, 40), (pickled, 7))
     ]
     assert found[0] == found[1]
+
+
+def test_an_older_checkpoint_beside_it(data, checkpoint, call, monkeypatch, tmp_path, log_of):
+    log, older, given, loaded = log_of(evaluate), tmp_path / "older", Predictor.text_logits, []
+    shutil.copytree(checkpoint, older)
+    monkeypatch.setattr(Predictor, "load", lambda predictor: loaded.append(predictor))
+
+    def text_logits(predictor, texts, progress):
+        logits = given(predictor, texts, progress)
+        if predictor is loaded[-1] and len(loaded) == 2:
+            logits[:, -2] = 4.0  # 财经##其他 everywhere
+        return logits
+
+    monkeypatch.setattr(Predictor, "text_logits", text_logits)
+    call(data, checkpoint, "--compare", older, "--report", tmp_path / "r.html", "--output_json", tmp_path / "s.json")
+    changed = json.loads((tmp_path / "s.json").read_bytes())["comparison"]
+    scores = json.loads((tmp_path / "s.json").read_bytes())["dev"]
+    assert changed["scores"]["micro_f1"]["new"] == pytest.approx(scores["micro_f1"])
+    assert changed["labels"]["财经##其他"]["rows"] == 2 and "体育" not in changed["labels"]
+    # The older one is right about 财经##其他 in both rows that have it, and wrong in the two others: 2 * 2 / (4 + 2).
+    assert changed["labels"]["财经##其他"]["old"] == pytest.approx(2 / 3)
+    assert "This gain could be luck" in log.text
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "Compared with the older model" in page and "could be luck" in page and "Newly right rows: 1" in page

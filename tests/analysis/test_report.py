@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from analysis import evaluate
+from analysis import evaluate, report
 from analysis.report import (
     Findings,
     confusion_tables,
@@ -199,6 +199,41 @@ def test_page_shows_scores_labels_and_wrong_rows(tmp_path):
     assert [text for text in TEXTS if text in wrong] == TEXTS[1:]
     assert "4 dev rows have a wrong label set" in page.text
     assert wrong.count("missed") == 4 and wrong.count("extra") == 3
+
+
+def test_suspects_of_rare_labels_are_apart(tmp_path):
+    scores, findings = found()
+    common, rare = report.by_rarity(suspects(findings), scores)
+    assert len(common) == 2 and rare == []
+    support = {"甲": 100, "甲##子": 100, "甲##丑": 14, "乙": 15, "乙##子": 15}
+    scores["train"] = {"labels": {label: {"support": rows} for label, rows in support.items()}}
+    common, rare = report.by_rarity(suspects(findings), scores)
+    assert [one["row"] for one in rare] == [1] and [one["row"] for one in common] == [4]
+    page = write(tmp_path / "report.html", scores, findings)
+    assert "fewer than 15 train rows" in page.text and page.text.index("五行") < page.text.index("Of rare labels")
+
+
+def test_of_each_label_the_worst_rows(monkeypatch):
+    def case(row, surest, *wrong):
+        labels = [{"label": label, "gold": True, "predicted": False} for label in wrong]
+        return {"row": row, "surest": surest, "labels": [*labels, {"label": "乙", "gold": True, "predicted": True}]}
+
+    monkeypatch.setattr(report, "SHOWN_CASES", 2)
+    monkeypatch.setattr(report, "SHOWN_OF_LABEL", 2)
+    cases = [case(0, 0.1, "甲"), case(1, 0.9, "甲"), case(2, 0.8, "甲"), case(3, 0.7, "甲"), case(4, 0.2, "甲", "丙")]
+    assert [one["row"] for one in report.shown_cases(SimpleNamespace(cases=cases))] == [1, 2, 4]
+
+
+def test_labels_without_dev_rows_have_no_score_and_a_better_baseline_is_told_at_once(tmp_path):
+    scores, findings = found()
+    scores["dev"]["labels"]["乙"] |= {"support": 0, "f1": 0.0}
+    page = write(tmp_path / "a.html", scores, findings)
+    rows = {a["data-name"]: a for tag, a in page.tags if tag == "tr" and "data-name" in a}
+    assert rows["乙"]["data-f1"] == "" and rows["乙"]["data-rows"] == "0" and rows["甲"]["data-f1"] == "100.0"
+    assert "linear baseline is as good" not in page.text
+    scores["baseline"] = scores["dev"]
+    page = write(tmp_path / "b.html", scores, findings)
+    assert page.text.index("The linear baseline is as good as this model or better") < page.text.index("in percent.")
 
 
 def test_long_texts_are_cut(tmp_path):
