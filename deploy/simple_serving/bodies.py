@@ -41,6 +41,9 @@ Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=st
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+Named = Annotated[str | None, Field(max_length=64)]
+
+
 class ClassifyBody(Body):
     texts: Texts = Field(description="one text or a list; a blank one gets no labels", examples=[["国足今晚出战"]])
     threshold: Share | None = Field(None, description="a label needs a probability above this")
@@ -49,6 +52,7 @@ class ClassifyBody(Body):
     max_labels: _whole(1) | None = Field(None, description="at most this many labels for every text")
     top_k: _whole(1) | None = Field(None, description="exactly this many labels, whatever the threshold")
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
+    model: Named = Field(None, description="one of /v1/models; left out: the default")
 
 
 class ExplainBody(Body):
@@ -56,6 +60,7 @@ class ExplainBody(Body):
     labels: list[str] | None = Field(
         None, min_length=1, max_length=100, description="full paths; left out: the predicted labels"
     )
+    model: Named = Field(None, description="one of /v1/models; left out: the default")
 
 
 class ReferenceData(Body):
@@ -119,6 +124,21 @@ class State(BaseModel):
     labels: int
     max_seq_length: int
     loaded: str = Field(description="when, in UTC")
+
+
+class ModelState(BaseModel):
+    name: str
+    default: bool = Field(description="it answers requests that name none")
+    loaded: bool
+    version: str | None = Field(None, description="tells one set of numbers from another")
+    labels: int | None = None
+    max_seq_length: int | None = None
+    since: str | None = Field(None, description="when it was loaded, in UTC")
+    memory_bytes: int | None = Field(None, description="by which the process grew when it was loaded")
+
+
+class ModelsAnswer(BaseModel):
+    models: list[ModelState]
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
