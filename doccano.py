@@ -12,7 +12,9 @@ Writes  into save_dir
         label.txt                      all labels and their ancestors, in the order of the tree
         unlabeled.txt                  texts that nobody has annotated yet
         conflicts.jsonl                texts on which annotators disagree; they are in none of the files above
-        valid.txt or train_dirty.txt   instead of all these but the last, with --valid or --dirty
+        agreement.json                 how far annotators agree, if several annotated the same texts
+        valid.txt or train_dirty.txt   instead of all these but the last two, with --valid or --dirty; what everybody
+                                       answered goes into ledger.jsonl, from where analysis/dirty.py --merge takes it
 
 With --annotate_file
 Reads   annotate_file   texts, with labels or without (see hierarchical/formats.py), and label_file, the label tree
@@ -26,9 +28,12 @@ from collections import Counter
 from pathlib import Path
 
 from hierarchical import folders
+from hierarchical.agreement import agreement, agreement_lines
 from hierarchical.annotation import LONGEST_IN_DOCCANO, Fields, import_files, read_export
 from hierarchical.folders import LINE_BREAKS, SPLIT_NAMES
+from hierarchical.formats import JSON_LINES, existing, format_of
 from hierarchical.labels import separator_in
+from hierarchical.ledger import RESOLUTIONS, Ledger
 from utils import (
     SEPARATOR,
     InputError,
@@ -57,6 +62,8 @@ def parse_args(argv):
     export.add_argument("--label_control", help="control or field that the labels come from; left out: label")
     export.add_argument("--valid", action="store_true", help="rows that sparse.py --annotate chose: to valid.txt")
     export.add_argument("--dirty", action="store_true", help="rows that dirty.py found: to train_dirty.txt")
+    how = "what annotators disagree about becomes the labels most gave, the last ones, or those that all share"
+    export.add_argument("--resolve", choices=RESOLUTIONS, help=how)
     add_folder_arguments(export, "./data", "an empty annotation means that no label applies")
     back = parser.add_argument_group("from a data folder to an annotation tool")
     back.add_argument("--annotate_file", help="rows to annotate, with labels or without")
@@ -71,6 +78,9 @@ def parse_args(argv):
     if (args.valid or args.dirty) and len(args.splits) > 1:
         parser.error("argument --splits: with --valid and --dirty, rows are not split: leave it out")
     check_folder_arguments(parser, args)
+    if (args.valid or args.dirty) and args.format == "txt":
+        train = existing(Path(args.save_dir) / "train.txt")
+        args.format = "jsonl" if train and format_of(train) is JSON_LINES else "txt"
     if not args.separator.strip():
         parser.error("argument --separator: must not be empty")
     return args
@@ -149,13 +159,14 @@ def warn_of_separator(label_sets, logger):
 
 
 def convert(args, logger):
-    """Exports of an annotation tool -> {file name: (what it holds, content)} of a data folder."""
+    """Exports of an annotation tool -> ({file name: (what it holds, content)} of a data folder, annotations)."""
     folder = Path(args.save_dir)
     returned = "valid" if args.valid else "train_dirty" if args.dirty else None
     known = LabelTree.read(folder / "label.txt") if (folder / "label.txt").exists() else None
     if returned and not known:
         logger.warning(f"{folder} has no label.txt: no one notices a label that differs from those of the other rows")
-    settled = folders.settle(read_annotations(args, known, logger))
+    annotations = read_annotations(args, known, logger)
+    settled = folders.settle(annotations, args.resolve)
     rows, conflicts = settled.rows, settled.conflicts
     if settled.several:
         alike = settled.several - len(conflicts)
@@ -187,11 +198,38 @@ def convert(args, logger):
     if conflicts:
         lines = [folders.conflict_line(*conflict, indices.names) for conflict in conflicts.items()]
         contents["conflicts.jsonl"] = f"{len(lines)} examples", lines
+    answers = [(one, one.labels and [SEPARATOR.join(path) for path in one.labels]) for one in annotations]
+    said = [(one.text, one.annotator, names) for one, names in answers if names is not None]
+    contents |= agreement_contents(agreement(said, tree), logger)
     if len(tree) > len(known or ()) and (known or not returned):
         contents |= folders.label_contents(tree)
     if not returned:
         folders.warn_of_older(folder, contents, logger)
-    return contents
+        return contents, []
+    return contents, answers
+
+
+def agreement_contents(found, logger):
+    """agreement.json, where there is anything to say."""
+    if found is None:
+        return {}
+    for line in agreement_lines(found):
+        logger.info(line)
+    held = f"the agreement of {len(found.annotators)} annotators"
+    return {"agreement.json": (held, [json.dumps(found._asdict(), ensure_ascii=False, indent=1)])}
+
+
+def keep_answers(ledger, answers, args, logger):
+    """Put what came back into the ledger: (Annotation, labels by name, None for a text that was skipped)."""
+    via, decisions = f"doccano.py --{'dirty' if args.dirty else 'valid'}", []
+    for one, names in answers:
+        if one.labels is None and one.annotator == "None":  # nobody has come to it yet
+            continue
+        decision = ledger.answer(one.text, one.annotator, names, id=one.row_id, via=via, final=one.checked)
+        if args.dirty and decision.before is None:  # it is a row of train, whatever labels that has
+            decision = decision._replace(before=())
+        decisions.append(decision)
+    logger.info(f"{ledger.add(decisions)} answers went into {ledger.path}")
 
 
 def data_files(rows, not_annotated, tree, args, logger):
@@ -233,8 +271,19 @@ def note(others):
 def main(argv=None):
     args = parse_args(argv)
     started, logger, folder = time.time(), get_logger(), Path(args.save_dir)
-    contents = send_out(args, logger) if args.annotate_file else convert(args, logger)
-    folders.write_folder(folder, contents, args.overwrite, logger)
+    if args.annotate_file:
+        folders.write_folder(folder, send_out(args, logger), args.overwrite, logger)
+    else:
+        contents, answers = convert(args, logger)
+        ledger = Ledger(folder)
+        edited = [name for name in contents if not ledger.is_as_written(folder / name)]
+        folders.require_free(folder, edited if answers else contents, args.overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        if answers:
+            keep_answers(ledger, answers, args, logger)
+        folders.write_folder(folder, contents, True, logger)
+        if answers:
+            ledger.note_written(*(folder / name for name in contents))
     logger.info(f"Finished! It takes {time.time() - started:.2f} seconds")
 
 

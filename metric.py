@@ -5,6 +5,7 @@ from hierarchical.metric import Scores, evaluate
 from hierarchical.thresholds import (
     CRITERIA,
     cross_fitted_score,
+    dev_cells,
     tune_threshold,
     tune_thresholds_per_label,
     tuned_decision,
@@ -16,6 +17,7 @@ __all__ = [
     "Decision",
     "Scores",
     "cross_fitted_score",
+    "dev_cells",
     "decide",
     "evaluate",
     "tune_threshold",

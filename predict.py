@@ -55,7 +55,7 @@ def main(argv=None):
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
     )
-    decision = decision_from_arguments(args, predictor.decision)
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     predict_file(prediction_job(args), predictor, decision)
 
 

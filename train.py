@@ -14,16 +14,19 @@ One sigmoid per node of the tree, binary cross-entropy, AdamW. The random number
 step alone, so a resumed run repeats what an uninterrupted one would have done.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 
 from hierarchical.added_tokens import add_tokens, read_added_tokens
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
+from hierarchical.learning_rates import AUTO, LOW, fitting_rate
 from hierarchical.linear import read_linear, with_linear
-from hierarchical.linear_training import LEAST_DEV, fit_linear, mixed
+from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, sigmoid
 from hierarchical.runs import (
@@ -51,10 +54,12 @@ from hierarchical.training import (
     train_batches,
     train_epoch,
 )
-from hierarchical.weights import find_weights, load_weights
-from metric import CRITERIA, Decision, Scores, decide, tuned_decision
+from hierarchical.weights import find_encoder_weights, find_weights, load_weights
+from metric import CRITERIA, Decision, Scores, decide, dev_cells, tuned_decision
 from metric import evaluate as scores_of
 from utils import (
+    NO_THRESHOLD,
+    InputError,
     LabelTree,
     add_dataset_arguments,
     add_decision_arguments,
@@ -95,7 +100,9 @@ def parse_args(argv):
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
     optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
-    optim.add_argument("--learning_rate", type=float, default=3e-5, help="peak rate of the encoder")
+    optim.add_argument(
+        "--learning_rate", type=rate, default=3e-5, help="peak rate of the encoder; auto: the one that fits its size"
+    )
     optim.add_argument("--head_learning_rate", type=float, default=5e-3, help="peak rate of the classifier layer")
     optim.add_argument("--weight_decay", type=float, default=0.0, help="AdamW decay, not for biases and norms")
     optim.add_argument("--max_grad_norm", type=float, default=1.0, help="clip the gradient to this norm; 0: off")
@@ -131,9 +138,18 @@ def parse_args(argv):
     check_minima(
         parser, args,
         max_seq_length=3, batch_size=1, gradient_accumulation_steps=1, epochs=1, early_stop_nums=1, logging_steps=1,
-        warmup_steps=0, learning_rate=1e-12, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
+        warmup_steps=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
     )  # fmt: skip
     return args
+
+
+def rate(text):
+    """A learning rate, or AUTO."""
+    if text == AUTO:
+        return AUTO
+    if not 1e-12 <= float(text) < float("inf"):  # also catches nan
+        raise argparse.ArgumentTypeError(f"must be at least 1e-12, got {text}")
+    return float(text)
 
 
 def read_data(args, logger):
@@ -149,7 +165,7 @@ def read_data(args, logger):
 
 def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
-    counts = train.multi_hot(len(tree)).sum(0)
+    counts = train.label_counts(len(tree))
     logger.warning(
         f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
         f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
@@ -197,13 +213,15 @@ def fingerprint(args, world):
 
 
 def prepare_model(args, tree, train, logger):
-    """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens."""
+    """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
+    args.learning_rate = settled_rate(args, source, config, logger)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
     model = build_model(config)
     model.train()
-    family_of(model).classifier(model).bias.set_value(label_frequency_bias(train.multi_hot(len(tree))))
+    bias = label_frequency_bias(train.label_counts(len(tree)), len(train.labels))
+    family_of(model).classifier(model).bias.set_value(bias)
     if args.init_from_ckpt and not args.resume:
         require_same_start(args.init_from_ckpt, tokenizer, Path(args.dataset_dir) / args.label_file)
         load_weights(model, args.init_from_ckpt)
@@ -213,6 +231,23 @@ def prepare_model(args, tree, train, logger):
         tokenizer, what = add_tokens(args.add_tokens, model, tokenizer)
         logger.info(what)
     return model, tokenizer
+
+
+def settled_rate(args, source, config, logger):
+    """--learning_rate as a number, which fits the encoder in the directory `source` if it is auto."""
+    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
+    fitting = fitting_rate(config.num_hidden_layers, config.hidden_size, has_weights)
+    start = "a pre-trained encoder" if has_weights else "a start from scratch"
+    size = f"{start} of {config.num_hidden_layers} layers x {config.hidden_size}"
+    if args.learning_rate == AUTO:
+        logger.info(f"--learning_rate auto: {fitting:g}, for {size} (docs/encoders.md has the measurements)")
+        return fitting
+    if args.learning_rate * LOW <= fitting:
+        logger.warning(
+            f"--learning_rate {args.learning_rate:g} is low for {size}: it will learn slowly, and may not get far. "
+            f"--learning_rate auto takes {fitting:g}"
+        )
+    return args.learning_rate
 
 
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
@@ -230,15 +265,20 @@ def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
 def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
     """Give the best model what --hybrid and --tune_threshold ask for, both chosen on dev, and store it with it."""
     load_weights(model, find_weights(args.save_dir))
-    logits, gold = predict_logits(model, ids, tokenizer.pad_id, args.batch_size), dev.multi_hot(len(tree))
+
+    def logits_of(rows):
+        return predict_logits(model, [ids[i] for i in rows], tokenizer.pad_id, args.batch_size)
+
     linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
     if args.hybrid:
-        linear = linear_branch(tree, train, dev, logits, gold, decision, logger)
+        linear = linear_branch(tree, train, dev, logits_of, decision, logger)
         save_checkpoint(args.save_dir, model, tokenizer, tree, decision, linear=linear)
     if args.tune_threshold:
-        criterion = args.select_by if args.select_by in CRITERIA else "micro_f1"
-        probabilities = sigmoid(with_linear(logits, linear, dev.texts))
-        tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, criterion)
+        criterion, cells = args.select_by if args.select_by in CRITERIA else "micro_f1", dev_cells(tree, decision)
+        for rows in row_windows(len(ids), len(tree)):
+            logits = with_linear(logits_of(rows), linear, [dev.texts[i] for i in rows])
+            cells.add(sigmoid(logits), dev.multi_hot(len(tree), rows))
+        tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, criterion)
         write_decision(args.save_dir, args.max_seq_length, tuned)
         logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
         if honest:
@@ -246,11 +286,16 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
             logger.info(f"on dev rows left out of the tuning{mixture}: {f1_text(honest)}")
 
 
-def linear_branch(tree, train, dev, logits, gold, decision, logger):
+def linear_branch(tree, train, dev, logits_of, decision, logger):
     """A LinearBranch of the train rows, mixed as suits the dev rows and their logits best; None if it adds nothing."""
     logger.info(f"Linear branch: character n-grams of {len(train.texts)} rows")
-    branch = fit_linear(train.texts, train.labels, len(tree))
-    branch, honest = mixed(branch, dev.texts, logits, gold, tree, decision)
+    plan = Plan.of(train.texts, train.labels, len(tree), THOROUGH)
+    for line in plan.lines(len(train.texts), len(tree)):
+        logger.info(line)
+    branch = fit_linear(train.texts, train.labels, len(tree), plan)
+    rows = choosing_rows(len(dev.texts), len(tree))
+    logits, gold = logits_of(rows), dev.multi_hot(len(tree), rows)
+    branch, honest = mixed(branch, [dev.texts[i] for i in rows], logits, gold, tree, decision)
     if honest is None:
         logger.warning(f"Linear branch left out: it needs {LEAST_DEV} dev rows or more to be mixed by")
         return None
@@ -285,13 +330,15 @@ def main(argv=None):
 def train_and_save(args, rank, world, logger):
     """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
-    decision = decision_from_arguments(args)
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     if args.add_tokens and (directory := local_directory(args.model_name)):  # else it has to be downloaded first
         read_added_tokens(args.add_tokens, open_tokenizer(directory, args.max_seq_length))
     tree, train, dev = read_data(args, logger)
+    decision = decision_from_arguments(args, tree)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD}")
     if args.warmup_steps and not args.warmup:
         args.warmup = True
         logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")

@@ -18,7 +18,7 @@ from pathlib import Path
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
 from hierarchical.console import FLAT, ON_PAGE, ORDERS, get_logger, progress_bar, quiet, shown
-from hierarchical.decisions import DECODINGS, RULES_TEXT, Decision
+from hierarchical.decisions import DECODINGS, NO_THRESHOLD, RULES_TEXT, STOPS, STOPS_TEXT, Decision, thresholds_of
 from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
 from hierarchical.errors import SHOWN, InputError, Problems, some
 from hierarchical.files import (
@@ -54,6 +54,7 @@ __all__ = [  # passed on
     "FLAT",
     "InputError",
     "LabelTree",
+    "NO_THRESHOLD",
     "ON_PAGE",
     "Problems",
     "Row",
@@ -303,9 +304,8 @@ def add_decision_arguments(parser, default, otherwise="as stored in the checkpoi
     group = parser.add_argument_group("decision")
     stored = "" if default else f" (default: {otherwise})"
     shown = default.to_dict() if default else dict.fromkeys(Decision().to_dict())
-    group.add_argument(
-        "--threshold", type=float, default=shown["threshold"], help=f"a label needs a probability above this{stored}"
-    )
+    above = f"a label needs a probability above this; or one for each level{stored}"
+    group.add_argument("--threshold", type=float, nargs="+", default=shown["threshold"], help=above)
     group.add_argument(
         "--decoding",
         choices=DECODINGS,
@@ -316,18 +316,27 @@ def add_decision_arguments(parser, default, otherwise="as stored in the checkpoi
         ("min_labels", "at least this many labels in every row"),
         ("max_labels", "at most this many labels in every row"),
         ("top_k", "exactly this many labels in every row, whatever the threshold"),
+        ("per_level", "this many labels of every level, below those of the level above; 0: off"),
     ):
         group.add_argument(f"--{name}", type=int, default=shown[name], help=f"{text}{stored}")
+    ends = f"where a path, or what --per_level chooses, ends; {STOPS_TEXT}{stored}"
+    group.add_argument("--stop", choices=tuple(STOPS), default=shown["stop"], help=ends)
     return group
 
 
-def decision_from_arguments(args, stored=None):
-    """The Decision asked for on the command line; what it leaves open is taken from `stored`."""
+def decision_from_arguments(args, tree, stored=None):
+    """The Decision for a LabelTree asked for on the command line; what it leaves open is taken from `stored`."""
+    asked = {name: getattr(args, name) for name in Decision().to_dict()}
+    if isinstance(asked["threshold"], list) and len(asked["threshold"]) == 1:
+        asked["threshold"] = asked["threshold"][0]
     try:
-        asked = {name: getattr(args, name) for name in Decision().to_dict()}
-        return (stored or Decision()).updated(**asked)
+        decision = (stored or Decision()).updated(**asked)
+        thresholds_of(decision, tree)
+        if asked["stop"] == "confident" and not decision.has_structure:
+            raise ValueError("stop says where a path ends; it goes with --decoding path or --per_level")
     except ValueError as error:
         raise InputError(f"decision settings: {error}.") from None
+    return decision
 
 
 # ---- checks of what was typed ----------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def fit_and_save(args, tree, train, dev, logger):
     """The model, its scores, and what is to be written of them."""
     logger.info(f"Linear baseline: {len(tree)} labels, {len(train.texts)} train rows, {len(dev.texts)} dev rows")
     started = time.perf_counter()
-    branch, scores = fit_baseline(train, dev, tree)
+    branch, scores = fit_baseline(train, dev, tree, logger)
     for line in headline(scores):
         logger.info(line)
     logger.info(

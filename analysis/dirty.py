@@ -13,9 +13,14 @@ Writes  dataset_dir/train_dirty.txt         the most suspicious rows, in the ord
         dataset_dir/train_dirty_rest.txt    all others
         dataset_dir/train_dirty.jsonl       the suspicious rows again, worst first, each with the label in question
 
+        dataset_dir/ledger.jsonl            what was asked; rows that it says were answered are not asked about again
+
 With --merge
-Reads   train_dirty.txt, by now with right labels, train_dirty_rest.txt, and the training file for comparison
-Writes  dataset_dir/train_clean.txt         both together
+Reads   the training file, the answers in ledger.jsonl, and what was changed in train_dirty.txt by hand
+Writes  dataset_dir/train_clean.txt         the training file, each row in its place, with the labels that were answered
+        dataset_dir/train_open.jsonl        rows that were asked about and keep their labels all the same, and why
+
+Where the training file is a .jsonl, so are all of these, and the suspects are train_suspects.jsonl.
 
 By default a row is suspicious when a linear classifier of character n-grams that was trained on other rows contradicts
 its labels. A model that was trained on the row itself knows its labels by heart, wrong ones too.
@@ -23,17 +28,30 @@ its labels. A model that was trained on the row itself knows its labels by heart
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
-from analysis.suspicion import STRATEGIES, Search, suspicion
+from analysis.merging import (
+    NO_ANSWER,
+    edits_of,
+    ids_elsewhere,
+    line_of,
+    merge_answers,
+    read_whole,
+    require_merged,
+    train_path_of,
+    warn_of_torn,
+    with_answers,
+)
+from analysis.suspects import find_suspects
+from analysis.suspicion import STRATEGIES, Search
 from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.formats import TEXT, format_of
+from hierarchical.ledger import MARGIN, RESOLUTIONS, Decision, Ledger, id_of
 from utils import (
+    SHOWN,
     InputError,
     LabelTree,
     add_checkpoint_arguments,
@@ -44,12 +62,26 @@ from utils import (
     load_reported,
     make_parser,
     require_directory,
+    require_outputs,
     require_row_format,
     require_writable,
     run,
     shown,
-    write_rows,
+    some,
 )
+
+DEFAULTS = {
+    "dirty_file": "train_dirty.txt",
+    "rest_file": "train_dirty_rest.txt",
+    "suspect_file": "train_dirty.jsonl",
+    "clean_file": "train_clean.txt",
+}
+IN_JSON = {  # the same where the training file is no lines of text
+    "dirty_file": "train_dirty.jsonl",
+    "rest_file": "train_dirty_rest.jsonl",
+    "suspect_file": "train_suspects.jsonl",
+    "clean_file": "train_clean.jsonl",
+}
 
 
 def parse_args(argv):
@@ -63,16 +95,21 @@ def parse_args(argv):
     least = "representer: count a row's weights above this"
     search.add_argument("--dirty_threshold", type=float, default=0.0, help=least)
     search.add_argument("--seed", type=int, default=3, help="of the folds")
+    again = "ask about a checked row again if the model contradicts it by this much more than when it was checked"
+    search.add_argument("--margin", type=float, default=MARGIN, help=again)
     result = parser.add_argument_group("result")
-    result.add_argument("--dirty_file", default="train_dirty.txt", help="suspicious rows; a bare name: in dataset_dir")
-    result.add_argument("--rest_file", default="train_dirty_rest.txt", help="the other rows; .txt or .jsonl")
     result.add_argument(
-        "--suspect_file", default="train_dirty.jsonl", help="suspicious rows with the label in question"
+        "--dirty_file", default=DEFAULTS["dirty_file"], help="suspicious rows; a bare name: in dataset_dir"
     )
+    result.add_argument("--rest_file", default=DEFAULTS["rest_file"], help="the other rows; .txt or .jsonl")
     result.add_argument(
-        "--merge", action="store_true", help="write clean_file from dirty_file, relabelled, and rest_file"
+        "--suspect_file", default=DEFAULTS["suspect_file"], help="suspicious rows with the label in question"
     )
-    result.add_argument("--clean_file", default="train_clean.txt", help="what --merge writes")
+    result.add_argument("--merge", action="store_true", help="write clean_file: train_file with the answers put in")
+    how = "what annotators disagree about becomes the labels most gave, the last ones, or those that all share"
+    result.add_argument("--resolve", choices=RESOLUTIONS, help=how)
+    result.add_argument("--clean_file", default=DEFAULTS["clean_file"], help="what --merge writes")
+    result.add_argument("--open_file", default="train_open.jsonl", help="rows that --merge leaves as they are, and why")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, dirty_num=1, seed=0)
     return args
@@ -83,7 +120,7 @@ def parse_args(argv):
 
 def find(args, logger, directory, paths):
     """Write dirty_file, rest_file and suspect_file."""
-    train_path, label_path = directory / args.train_file, directory / args.label_file
+    train_path, label_path = paths["train_file"], directory / args.label_file
     checkpoint = None
     if args.strategy == "out_of_fold":
         tree = LabelTree.read(label_path)
@@ -91,70 +128,110 @@ def find(args, logger, directory, paths):
         checkpoint = Checkpoint.open(args.params_path, args.max_seq_length)
         tree = checkpoint.tree
         require_same_labels(tree, label_path)
-    train = load_reported(train_path, tree, logger)
-    if args.dirty_num >= len(train.texts):
-        raise InputError(
-            f"--dirty_num {args.dirty_num}: {train_path} has {len(train.texts)} labelled rows; find fewer."
-        )
-    names = [[tree.labels[i] for i in labels] for labels in train.labels]
+    train, ledger = load_reported(train_path, tree, logger), Ledger(directory, args.resolve)
+    warn_of_torn(ledger, logger)
+    rows = [row for row in read_whole(train_path, tree) if row.labels is not None]
+    if args.dirty_num >= len(rows):
+        raise InputError(f"--dirty_num {args.dirty_num}: {train_path} has {len(rows)} labelled rows; find fewer.")
     for flag in ("dirty_file", "rest_file"):
-        require_row_format(paths[flag], f"--{flag}", zip(train.texts, names))
+        require_row_format(paths[flag], f"--{flag}", [(row.text, row.labels) for row in rows])
     if paths["suspect_file"].suffix != ".jsonl":
         raise InputError(f"{paths['suspect_file']}: --suspect_file is written as .jsonl; name it so.")
     for flag in ("dirty_file", "rest_file", "suspect_file"):
         require_writable(paths[flag], f"--{flag}", [train_path, label_path])
+    require_merged(paths["dirty_file"], rows, ledger, tree)
 
-    gold = train.multi_hot(len(tree))
+    train = with_answers(train, ledger, tree)
     search = Search(args.seed, checkpoint, args.device, args.batch_size, args.dirty_threshold)
-    scores, likely = STRATEGIES[args.strategy](train, gold, search)
-    worst = np.argsort(-scores, kind="stable")[: args.dirty_num]
-    dirty = set(worst.tolist())
-    for flag, rows in (("dirty_file", sorted(dirty)), ("rest_file", [i for i in range(len(gold)) if i not in dirty])):
-        write_rows(paths[flag], [(train.texts[i], names[i]) for i in rows])
+    found = find_suspects(train, ledger, tree, args.strategy, search, args.margin)
+    worst, names = found.order[: args.dirty_num], [tuple(tree.labels[i] for i in labels) for labels in train.labels]
+    if found.resting:
+        logger.info(f"{found.resting} rows were checked before and are not asked about again")
+    if not worst:
+        raise InputError(f"{ledger.path}: all rows of {train_path} were checked; a lower --margin asks again.")
+    dirty = set(worst)
+    for flag, part in (("dirty_file", sorted(dirty)), ("rest_file", [i for i in range(len(rows)) if i not in dirty])):
+        with atomic_write(paths[flag]) as file:
+            file.writelines(line_of(rows[i], names[i], paths[flag]) for i in part)
     with atomic_write(paths["suspect_file"]) as file:
         for i in worst:
-            row = {"text": train.texts[i], "labels": names[i], "suspect": suspicion(tree, gold[i], likely[i])}
-            row["model"] = {tree.labels[k]: round(float(likely[i, k]), 2) for k in np.flatnonzero(likely[i] > 0.5)}
+            row = {"text": rows[i].text, "labels": names[i], "suspect": found.says(i)}
+            row["model"] = {label: round(p, 2) for label, p in found.model(i).items() if p > 0.5}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    ledger.add(
+        Decision(id_of(rows[i].text), "asked", before=names[i], via="dirty.py", model=found.model(i)) for i in worst
+    )
+    ledger.note_written(paths["dirty_file"])
     for i in worst[:5]:
-        logger.info(f"{suspicion(tree, gold[i], likely[i])}: {shown(train.texts[i], 60)}")
+        logger.info(f"{found.says(i)}: {shown(rows[i].text, 60)}")
     for flag, what in (("dirty_file", "Suspicious rows"), ("rest_file", "The others"), ("suspect_file", "Reasons")):
         logger.info(f"{what} saved in {paths[flag]}")
 
 
 def merge(args, logger, directory, paths):
-    """Write clean_file: rest_file, then the relabelled dirty_file, and say what has changed since train_file."""
+    """Write clean_file: the training file with what was answered, and say what became of the questions."""
     tree = LabelTree.read(directory / args.label_file)
-    train, dirty, rest = (
-        load_reported(path, tree, logger)
-        for path in (directory / args.train_file, paths["dirty_file"], paths["rest_file"])
-    )
-    rows = [
-        (text, [tree.labels[i] for i in labels])
-        for text, labels in zip(rest.texts + dirty.texts, rest.labels + dirty.labels)
-    ]
-    require_row_format(paths["clean_file"], "--clean_file", rows)
-    inputs = [directory / args.label_file, directory / args.train_file, paths["dirty_file"], paths["rest_file"]]
-    require_writable(paths["clean_file"], "--clean_file", inputs)
-    texts, before = Counter(train.texts), Counter(zip(train.texts, train.labels))
-    changed = sum((Counter(zip(dirty.texts, dirty.labels)) - before).values())
-    if gone := sum((texts - Counter(rest.texts + dirty.texts)).values()):
-        logger.warning(f"{gone} texts of {args.train_file} are in neither file (left out when labelling?)")
-    if new := sum((Counter(rest.texts + dirty.texts) - texts).values()):
-        logger.warning(f"{new} texts are not in {args.train_file} (changed when labelling?)")
-    write_rows(paths["clean_file"], rows)
-    logger.info(f"{changed} of {len(dirty.texts)} checked rows have other labels now")
-    logger.info(f"{len(rows)} rows saved in {paths['clean_file']}; train with --train_file {paths['clean_file'].name}")
+    train_path, clean, still_open = paths["train_file"], paths["clean_file"], paths["open_file"]
+    rows, ledger = read_whole(train_path, tree), Ledger(directory, args.resolve)
+    warn_of_torn(ledger, logger)
+    edits, strangers = edits_of(paths["dirty_file"], rows, ledger, tree)
+    if not edits and not ledger.decisions and not paths["dirty_file"].exists():
+        raise InputError(f"{paths['dirty_file']}: no such file, and no answers in {ledger.path}: nothing to merge.")
+    inputs = [directory / args.label_file, train_path, paths["dirty_file"], paths["rest_file"]]
+    require_outputs({"--clean_file": clean, "--open_file": still_open}, inputs)
+    if still_open.suffix != ".jsonl":
+        raise InputError(f"{still_open}: --open_file is written as .jsonl; name it so.")
+    ledger.add(edits)
+    merged = merge_answers(rows, ledger, tree, clean, ids_elsewhere(directory, tree))
+    labelled = [(row.text, row.labels) for row in rows if row.labels is not None]
+    require_row_format(clean, "--clean_file", labelled)
+    with atomic_write(clean) as file:
+        file.writelines(merged.lines)
+    with atomic_write(still_open) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in merged.open)
+    if paths["dirty_file"].exists():  # its answers are in the ledger now
+        ledger.note_written(paths["dirty_file"])
+    report(merged, strangers, rows, paths, logger)
+
+
+def report(merged, strangers, rows, paths, logger):
+    """Say what a merge came to, and name what it left."""
+    train, clean = paths["train_file"].name, paths["clean_file"]
+    logger.info(f"{merged.changed} of {merged.changed + merged.confirmed} checked rows have other labels now")
+    if merged.added:
+        logger.info(f"{merged.added} texts that were labelled are new rows")
+    if strangers:
+        texts = some([repr(shown(text, 30)) for text in strangers], 3)
+        logger.warning(
+            f"{paths['dirty_file'].name}: {len(strangers)} texts in it are not in {train}, and were not merged: "
+            f"{texts}. If they were edited, put the new text into {train}, and merge again"
+        )
+    if merged.open:
+        unanswered = sum(row["why"] == NO_ANSWER for row in merged.open)
+        logger.warning(
+            f"{len(merged.open)} rows were asked about and keep their labels, {unanswered} of them without an answer "
+            f"yet; {paths['open_file']} says why. To send them out again: "
+            f"python doccano.py --annotate_file {paths['open_file']} --save_dir relabel"
+        )
+    for row in [row for row in merged.open if row["why"] != NO_ANSWER][:SHOWN]:
+        logger.warning(f"{shown(row['text'], 40)}: {shown(row['why'])}")
+    left = sum(row.labels is None for row in rows)
+    without = f" ({left} of them without labels, as before)" if left else ""
+    logger.info(f"{len(merged.lines)} rows saved in {clean}{without}; train with --train_file {clean.name}")
 
 
 def main(argv=None):
     args = parse_args(argv)
     logger, directory = get_logger(), require_directory(args.dataset_dir)
-    flags = ("dirty_file", "rest_file", "suspect_file", "clean_file")
+    train = train_path_of(directory, args.train_file)
+    flags = ("dirty_file", "rest_file", "suspect_file", "clean_file", "open_file")
     paths = {flag: in_directory(directory, getattr(args, flag)) for flag in flags}
+    if format_of(train) is not TEXT:  # names that were left out follow the training file
+        for flag, name in IN_JSON.items():
+            paths[flag] = directory / name if getattr(args, flag) == DEFAULTS[flag] else paths[flag]
     if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise InputError("--dirty_file, --rest_file, --suspect_file and --clean_file must have different names.")
-    (merge if args.merge else find)(args, logger, directory, paths)
+        raise InputError(f"{', '.join(f'--{flag}' for flag in flags)} must have different names.")
+    (merge if args.merge else find)(args, logger, directory, paths | {"train_file": train})
 
 
 if __name__ == "__main__":

@@ -34,12 +34,14 @@ from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
 from hierarchical.checkpoints import require_same_labels, write_decision
 from hierarchical.identity import DECISION
+from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.modeling import sigmoid
 from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
-from metric import CRITERIA, Scores, decide, tuned_decision
+from metric import CRITERIA, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
+    NO_THRESHOLD,
     InputError,
     add_checkpoint_arguments,
     add_dataset_arguments,
@@ -110,9 +112,10 @@ def score_rows(predictor, rows, decision, name, findings=None):
 
 def tune(predictor, dev, decision, args, logger):
     """The decision with threshold(s) chosen on the dev rows, logged with what that is worth on rows not used for it."""
-    tree, windows = predictor.tree, probability_windows(predictor, dev, "tune")
-    probabilities, gold = np.concatenate([part for _, part in windows]), dev.multi_hot(len(tree))
-    tuned, honest = tuned_decision(probabilities, gold, tree, decision, args.tune_threshold, args.select_by)
+    tree, cells = predictor.tree, dev_cells(predictor.tree, decision)
+    for window, probabilities in probability_windows(predictor, dev, "tune"):
+        cells.add(probabilities, dev.multi_hot(len(tree), window))
+    tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, args.select_by)
     logger.info(
         f"Thresholds tuned on dev ({args.tune_threshold}); on dev rows left out of the tuning: "
         f"micro f1 score: {honest['micro_f1']:.5f}, macro f1 score: {honest['macro_f1']:.5f}"
@@ -151,9 +154,9 @@ def main(argv=None):
         batch_size=args.batch_size,
     )
     tree, tokenizer = predictor.tree, predictor.tokenizer
-    decision = decision_from_arguments(args, predictor.decision)
-    if args.tune_threshold and decision.top_k:
-        raise InputError("--tune_threshold: with top_k no threshold counts; --min_labels 0 lifts it.")
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
+    if args.tune_threshold and not decision.needs_threshold:
+        raise InputError(f"--tune_threshold: {NO_THRESHOLD} --min_labels 0 lifts a stored top_k.")
     directory = require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     label_path, train_path, dev_path = inputs
@@ -202,12 +205,13 @@ def main(argv=None):
     write_bad_cases(bad_cases_path, tree, rows["dev"], bad_cases)  # dev came last
     logger.info(f"Bad case in dev dataset saved in {bad_cases_path}")
     if args.baseline:
-        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree)
+        _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree, logger)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
     if args.report:
         facts = {"rows": dev_path, "checkpoint": args.params_path}
-        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts)
+        checked = confirmed_rows(Ledger(directory), rows["dev"], tree)
+        write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, facts, checked)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
         settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}

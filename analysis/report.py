@@ -65,7 +65,7 @@ class Findings:
     def __init__(self, tree, decision, n_rows):
         self.tree, self.decision = tree, decision
         chosen = [] if isinstance(decision.threshold, list) else [decision.threshold]
-        thresholds = [] if decision.top_k else sorted({*THRESHOLDS, *chosen})
+        thresholds = sorted({*THRESHOLDS, *chosen}) if decision.needs_threshold else []
         self.curve = {threshold: Scores(tree) for threshold in thresholds}
         self.reliability = np.zeros((3, BINS))
         self.confused, self.example, self.cases = Counter(), {}, []
@@ -146,7 +146,7 @@ def threshold_chart(findings):
         chart.line(titles[name], results, [result[name] for result in results.values()], style)
     chosen = findings.decision.threshold
     if isinstance(chosen, list):
-        chart.mark(float(np.median(chosen)), f"median of the thresholds per label: {np.median(chosen):.2f}")
+        chart.mark(float(np.median(chosen)), f"median of the thresholds: {np.median(chosen):.2f}")
     else:
         chart.mark(chosen, f"chosen threshold: {chosen:g}")
         for name in curves:
@@ -241,10 +241,13 @@ def confusion_tables(tree, findings, rows):
     return siblings[:SHOWN_CONFUSIONS], across[:SHOWN_CONFUSIONS]
 
 
-def suspects(findings):
-    """The wrong rows whose given labels the model contradicts most surely, each with the labels in question."""
-    found = []
-    for case in sorted(findings.cases, key=lambda case: -case["surest"])[:SHOWN_SUSPECTS]:
+def suspects(findings, checked=frozenset()):
+    """The wrong rows whose given labels the model contradicts most surely, each with the labels in question.
+
+    checked: numbers of rows whose labels somebody has confirmed
+    """
+    found, cases = [], [case for case in findings.cases if case["row"] not in checked]
+    for case in sorted(cases, key=lambda case: -case["surest"])[:SHOWN_SUSPECTS]:
         doubted = [
             label
             for label in case["labels"]
@@ -260,19 +263,25 @@ def decision_facts(decision):
     settings = {name: value for name, value in decision.to_dict().items() if value is not None}
     if not decision.min_labels:
         del settings["min_labels"]
-    if decision.top_k:
+    for name, unused in (("per_level", 0), ("stop", "leaf")):
+        if settings[name] == unused:
+            del settings[name]
+    if not decision.needs_threshold:
         del settings["threshold"]
     elif isinstance(decision.threshold, list):
-        settings["threshold"] = f"one per label, {min(decision.threshold):.2f} to {max(decision.threshold):.2f}"
+        settings["threshold"] = (
+            f"{len(decision.threshold)} of them, {min(decision.threshold):.2f} to {max(decision.threshold):.2f}"
+        )
     return settings
 
 
-def write_report(path, tree, tokenizer, rows, scores, findings, facts):
+def write_report(path, tree, tokenizer, rows, scores, findings, facts, checked=frozenset()):
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
     scores   {"dev": result dict of metric.Scores, and "train", "baseline" where there are any}
     facts    {name: what stands at the head of the page}, besides the settings of tokenizer and decision
+    checked  numbers of dev rows whose labels somebody has confirmed: they are no suspects
     """
     siblings, across = confusion_tables(tree, findings, rows)
     cells, sums, gold = findings.reliability[:, -1]
@@ -293,7 +302,8 @@ def write_report(path, tree, tokenizer, rows, scores, findings, facts):
         rows=rows,
         cases=findings.cases[:SHOWN_CASES],
         n_cases=len(findings.cases),
-        suspects=suspects(findings),
+        suspects=suspects(findings, checked),
+        checked=len(checked),
         sure=SURE,
     )
     with atomic_write(path) as file:

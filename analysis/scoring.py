@@ -1,11 +1,15 @@
 """Scores as lines for people, and those of a linear classifier to compare a model with."""
 
+from logging import Logger
+
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LinearBranch
 from hierarchical.metric import evaluate
 from hierarchical.modeling import sigmoid
 from hierarchical.rows import Rows
+
+SCORED_CELLS = 5_000_000  # dev rows x labels
 
 
 def headline(scores: dict) -> list[str]:
@@ -31,17 +35,25 @@ def headline(scores: dict) -> list[str]:
     return lines
 
 
-def fit_baseline(train_rows: Rows, dev_rows: Rows, tree: LabelTree) -> tuple[LinearBranch, dict]:
+def fit_baseline(train_rows: Rows, dev_rows: Rows, tree: LabelTree, logger: Logger) -> tuple[LinearBranch, dict]:
     """(a linear model of the train rows, the result dict of `metric.evaluate` on the dev rows).
 
-    The dev rows choose its shift; the scores are of rows that played no part in that (see linear_training.mixed).
+    The dev rows choose its shift; the scores are of rows that played no part in that (see linear_training.mixed). What
+    is left out of large data, so that all takes a minute, and an estimate, are told before.
     """
-    from hierarchical.linear_training import fit_linear, mixed
+    from hierarchical.linear_training import QUICK, Plan, choosing_rows, fit_linear, mixed
 
-    branch, gold = fit_linear(train_rows.texts, train_rows.labels, len(tree)), dev_rows.multi_hot(len(tree))
-    branch, honest = mixed(branch, dev_rows.texts, None, gold, tree, Decision())
+    plan = Plan.of(train_rows.texts, train_rows.labels, len(tree), QUICK)
+    rows = choosing_rows(len(dev_rows.texts), len(tree), SCORED_CELLS)
+    for line in plan.lines(len(train_rows.texts), len(tree)):
+        logger.info(line)
+    if len(rows) < len(dev_rows.texts):
+        logger.info(f"The scores are of {len(rows):,} of {len(dev_rows.texts):,} dev rows")
+    branch = fit_linear(train_rows.texts, train_rows.labels, len(tree), plan)
+    texts, gold = [dev_rows.texts[i] for i in rows], dev_rows.multi_hot(len(tree), rows)
+    branch, honest = mixed(branch, texts, None, gold, tree, Decision())
     if honest is None:  # too few rows to choose by
-        honest = evaluate(decide(sigmoid(branch.logits(dev_rows.texts)), tree, Decision()), gold, tree)
+        honest = evaluate(decide(sigmoid(branch.logits(texts)), tree, Decision()), gold, tree)
     return branch, honest
 
 

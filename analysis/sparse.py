@@ -6,6 +6,7 @@
 
 Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/data.txt               with --annotate: one text per line, or rows
+        dataset_dir/ledger.jsonl           what was answered: such texts are not chosen again
         params_path/                       the checkpoint
 Writes  dataset_dir/sparse.txt             the dev rows that are least alike to any training row, least first
         dataset_dir/support.txt            the rows nearest to them: training rows changed by --aug_strategy, with their
@@ -26,10 +27,20 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.augmentation import CYCLE, augment
 from analysis.cases import in_directory
+from analysis.merging import (
+    ids_elsewhere,
+    in_order,
+    new_rows,
+    require_no_answers,
+    train_path_of,
+    warn_of_torn,
+    with_answers,
+)
 from analysis.neighbours import nearest
 from analysis.words import load_dictionary
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
+from hierarchical.ledger import Decision, Ledger, id_of
 from hierarchical.modeling import encode_features
 from hierarchical.rows import read_texts
 from utils import (
@@ -97,6 +108,24 @@ def read_candidates(path, tree, known, logger):
     return found
 
 
+def undecided(texts, ledger, path, logger):
+    """The texts that nobody was asked about, or has not answered yet."""
+    verdicts = [ledger.verdict(id_of(text)) for text in texts]
+    left = [text for text, verdict in zip(texts, verdicts) if verdict is None or verdict.state == "asked"]
+    if done := len(texts) - len(left):
+        logger.info(f"{path.name}: {done} texts were answered before and are not asked about again")
+    if not left:
+        raise InputError(f"{path}: all its texts were answered before; `analysis/dirty.py --merge` makes rows of them.")
+    return left
+
+
+def with_new_rows(train, ledger, tree, directory):
+    """The training Rows with the texts that were labelled and not merged yet: what they cover is covered."""
+    new = list(new_rows(ledger, set(map(id_of, train.texts)), ids_elsewhere(directory, tree)))
+    labels = [tuple(tree.index[name] for name in in_order(names, tree, ledger)) for _, names in new]
+    return train._replace(texts=train.texts + [text for text, _ in new], labels=train.labels + labels)
+
+
 def choose_support(rows, similarities, threshold, number):
     """[(candidate, similarity)]: the nearest candidates of all sparse rows, then the second nearest, and so on.
 
@@ -117,19 +146,27 @@ def main(argv=None):
     directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     inputs = [directory / name for name in (args.train_file, args.dev_file, args.label_file, args.unlabeled_file)]
+    inputs[:2] = [train_path_of(directory, name) for name in (args.train_file, args.dev_file)]
     train, dev = (load_reported(path, tree, logger) for path in inputs[:2])
+    ledger = Ledger(directory)
+    warn_of_torn(ledger, logger)
+    train = with_answers(train, ledger, tree)
     train_rows, dev_rows = (
         [(text, [tree.labels[i] for i in labels]) for text, labels in zip(part.texts, part.labels)]
         for part in (train, dev)
     )
     candidates = train_rows
     if args.annotate:
-        texts = read_candidates(inputs[3], tree, {*train.texts, *dev.texts}, logger)
+        texts = undecided(
+            read_candidates(inputs[3], tree, {*train.texts, *dev.texts}, logger), ledger, inputs[3], logger
+        )
+        train = with_new_rows(train, ledger, tree, directory)
         candidates = [(text, None) for text in texts]
     sparse_path, support_path = (in_directory(directory, name) for name in (args.sparse_file, args.support_file))
     require_row_format(sparse_path, "--sparse_file", dev_rows)
     require_row_format(support_path, "--support_file", candidates)
     require_outputs({"--sparse_file": sparse_path, "--support_file": support_path}, inputs)
+    require_no_answers(support_path, "--support_file", train, ledger, tree)
     if args.sparse_num > len(dev_rows):
         logger.warning(f"--sparse_num {args.sparse_num}: {args.dev_file} has {len(dev_rows)} rows, all are taken")
     dictionary = None
@@ -170,6 +207,9 @@ def main(argv=None):
             logger.warning(f"{same} of the chosen rows have no word that can be changed; they are left out")
         chosen, support = [chosen[i] for i, _ in new], [(text, support[i][1]) for i, text in new]
     write_rows(support_path, support)
+    ledger.note_written(support_path)
+    if args.annotate:
+        ledger.add(Decision(id_of(text), "asked", text=text, via="sparse.py") for text, _ in support)
     logger.info(f"support data saved in {support_path}")
     logger.info(f"support average scores: {np.mean([similarity for _, similarity in chosen]):.4f}")
     if len(chosen) < args.support_num:

@@ -23,7 +23,6 @@ scikit-learn removed and its gradient SHAP a package that is no longer kept; pat
 
 import json
 import os
-import re
 import sys
 from bisect import bisect_left, bisect_right
 from pathlib import Path
@@ -35,7 +34,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
 from analysis.report import render
-from analysis.words import load_jieba
+from analysis.words import word_spans
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.console import cut
 from hierarchical.devices import set_device
@@ -64,7 +63,6 @@ SAMPLES = {"ig": 64, "grad": 64, "lime": 1000}
 NOISE = 0.1  # of grad, in standard deviations of the text's embeddings
 KERNEL = 0.25  # of lime: how fast a text counts less the more words are deleted
 TOLERANCE = 0.05  # of ig: scores may miss logit - baseline_logit by this share of it before a warning
-CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def parse_args(argv):
@@ -93,13 +91,6 @@ def parse_args(argv):
 
 
 # ---- words and tokens ------------------------------------------------------------------------------------------------
-
-
-def word_spans(text):
-    """(start, end) of each word: by jieba in Chinese text, else what stands between blanks."""
-    if not CHINESE.search(text):
-        return [match.span() for match in re.finditer(r"\S+", text)]
-    return [(start, end) for word, start, end in load_jieba().tokenize(text) if word.strip()]
 
 
 def align(words, tokens):

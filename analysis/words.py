@@ -23,6 +23,7 @@ SHARED_MEANING = 0.35  # cosine of two words' meanings from which they are synon
 PINYIN, MEANINGS = 4, 7  # columns of an entry: the pinyin, and the first part of the meanings, which hold commas
 VAGUE = 12  # a meaning that more words share tells nothing
 UNWRITABLE = re.compile("[\t\r\n\ud800-\udfff]")  # breaks a row; half of a surrogate pair, the whole file
+CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 NOT_PLAIN = re.compile(r"(see |variant|old variant|surname|cl:|abbr|used in|also |pr\.|fig\.|lit\.|coll|idiom)")
 
 
@@ -32,6 +33,13 @@ def load_jieba():
         import jieba
     jieba.setLogLevel(logging.WARNING)
     return jieba
+
+
+def word_spans(text):
+    """(start, end) of each word: by jieba in Chinese text, else what stands between blanks."""
+    if not CHINESE.search(text):
+        return [match.span() for match in re.finditer(r"\S+", text)]
+    return [(start, end) for word, start, end in load_jieba().tokenize(text) if word.strip()]
 
 
 def read_dictionary(path):

@@ -7,8 +7,8 @@ Writes  work_dir/results.jsonl   one line per training: the best micro- and macr
         work_dir/work/           the data and the training at hand, with its log
 
 --rows rows of train.txt, --dev_rows of dev.txt; batches of 16, warm-up over a tenth of the steps, then linear decay,
-the loss of --loss, everything else as train.py has it. The first seed tries every rate, the others the best one and
-its neighbours. A training whose line is in results.jsonl is not made again. At the end a table, and for each encoder
+the loss of --loss, everything else as train.py has it. The first seed climbs from the middle of the rates to the best
+one, the others try that and its neighbours. A training whose line is in results.jsonl is not made again. At the end a table, and for each encoder
 the rate at the top of a parabola through the means (over the logarithm of the rate, as the scores are flat there).
 """
 
@@ -90,6 +90,14 @@ def means(results, encoder, seeds):
     return found
 
 
+def missing(results, encoder, seed, first_seed):
+    """The rates that a seed has still to try: the best one of the first seed so far, and its neighbours."""
+    scores = means(results, encoder, [first_seed])
+    at = RATES.index(max(scores, key=scores.get, default=RATES[len(RATES) // 2]))
+    near = [RATES[at], *RATES[max(at - 1, 0) : at], *RATES[at + 1 : at + 2]]
+    return [rate for rate in near if (encoder, rate, seed) not in results]
+
+
 def top(scores):
     """The rate at the top of the parabola through the best and its neighbours; at an end of the range that end."""
     rates = sorted(scores)
@@ -109,15 +117,12 @@ def main(argv=None):
     results = known_results(path)
     for model in args.model_name:
         for seed in args.seeds:
-            first = means(results, model.name, args.seeds[:1])
-            at = RATES.index(max(first, key=first.get)) if first else 0
-            for rate in RATES if seed == args.seeds[0] else RATES[max(at - 1, 0) : at + 2]:
-                if (model.name, rate, seed) not in results:
-                    line = {"encoder": model.name, "learning_rate": rate, "seed": seed}
-                    results[model.name, rate, seed] = line | train(args, model, rate, seed)
-                    with open(path, "a", encoding="utf-8") as file:
-                        file.write(json.dumps(results[model.name, rate, seed]) + "\n")
-                    print(results[model.name, rate, seed], flush=True)
+            while wanted := missing(results, model.name, seed, args.seeds[0]):
+                line = {"encoder": model.name, "learning_rate": wanted[0], "seed": seed}
+                results[model.name, wanted[0], seed] = line | train(args, model, wanted[0], seed)
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(results[model.name, wanted[0], seed]) + "\n")
+                print(results[model.name, wanted[0], seed], flush=True)
     for model in args.model_name:
         config, scores = read_config(model), means(results, model.name, args.seeds)
         shown = ", ".join(f"{rate:g}: {score:.2f}" for rate, score in scores.items())

@@ -84,7 +84,7 @@ def main(argv=None):
         template=True,
     )
     predictor.tokenizer = load_template(predictor.file.parent, predictor.tokenizer, predictor.config)
-    decision = decision_from_arguments(args, predictor.decision)
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     predict_file(prediction_job(args), predictor, decision)
 
 

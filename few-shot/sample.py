@@ -47,12 +47,19 @@ def parse_args(argv):
     return args
 
 
-def draw(targets, shots, seed):
-    """Row numbers, int64 [n], in random order: `shots` rows for every label of bool [N, L], as far as there are any."""
-    order = np.random.default_rng(seed).permutation(len(targets))
-    taken = np.zeros(len(targets), bool)
-    for label in np.argsort(targets.sum(0), kind="stable"):
-        taken[order[targets[order, label] & ~taken[order]][:shots]] = True
+def draw(labels, n_labels, shots, seed):
+    """Row numbers, int64 [n], in random order: `shots` rows for every label, as far as there are any.
+
+    labels: of each row its class indices
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rows_of = [[] for _ in range(n_labels)]
+    for row in order.tolist():
+        for label in labels[row]:
+            rows_of[label].append(row)
+    taken = np.zeros(len(labels), bool)
+    for rows in sorted(rows_of, key=len):
+        taken[[row for row in rows if not taken[row]][:shots]] = True
     return order[taken[order]]
 
 
@@ -62,9 +69,8 @@ def main(argv=None):
     inputs = [directory / args.label_file, directory / args.train_file]
     tree = LabelTree.read(inputs[0])
     rows = load_reported(inputs[1], tree, logger)
-    targets = rows.multi_hot(len(tree))
-    drawn = draw(targets, args.shots, args.seed)
-    rest = np.setdiff1d(np.arange(len(targets)), drawn)
+    drawn = draw(rows.labels, len(tree), args.shots, args.seed)
+    rest = np.setdiff1d(np.arange(len(rows.labels)), drawn)
     outputs = {"--output_file": (args.output_file, drawn), "--rest_file": (args.rest_file, rest)}
     outputs = {flag: (Path(path), chosen) for flag, (path, chosen) in outputs.items() if path}
     if len({path.resolve() for path, _ in outputs.values()}) < len(outputs):
@@ -80,7 +86,7 @@ def main(argv=None):
     for path, chosen in made.values():
         write_rows(path, chosen)
         logger.info(f"Save {len(chosen)} examples to {path}.")
-    counts = targets[drawn].sum(0)
+    counts = rows._replace(labels=[rows.labels[i] for i in drawn]).label_counts(len(tree))
     if short := [f"{tree.labels[i]} ({counts[i]})" for i in np.flatnonzero(counts < args.shots)]:
         logger.warning(f"{len(short)} labels have fewer than {args.shots} rows: {', '.join(short[:10])}")
     logger.info(f"Rows per label: least {counts.min()}, median {int(np.median(counts))}, most {counts.max()}")

@@ -57,7 +57,7 @@ from hierarchical.training import (
     train_batches,
     train_epoch,
 )
-from metric import Decision, Scores
+from metric import Scores
 from utils import (
     InputError,
     LabelTree,
@@ -348,7 +348,7 @@ def work(args, source, directory, logger):
         require_same_labels(tree, data_dir / args.label_file)
     texts, gold = read_to_predict(args, source, tree, logger) if source else (None, None)
     if args.do_train:
-        decision = decision_from_arguments(args, Decision())
+        decision = decision_from_arguments(args, tree)
         train, dev = load_rows(data_dir / args.train_file, tree), None
         report_rows(args.train_file, train, tree, logger)
         if (data_dir / args.dev_file).exists():
@@ -365,7 +365,7 @@ def work(args, source, directory, logger):
         return
     if args.do_train:
         checkpoint = Checkpoint.open(directory, kind="few-shot")
-    tree, decision = checkpoint.tree, decision_from_arguments(args, checkpoint.decision)
+    tree, decision = checkpoint.tree, decision_from_arguments(args, checkpoint.tree, checkpoint.decision)
     tokenizer = load_template(directory, checkpoint.tokenizer, checkpoint.config)
     if args.do_export and args.export_type != "paddle":
         require_onnx_size(checkpoint.weights, "--export_type paddle")

@@ -22,8 +22,10 @@ from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
 from hierarchical.formats import short
 from hierarchical.labels import SEPARATOR, LabelTree, join_levels, require_unicode
+from hierarchical.ledger import id_of
 from hierarchical.rows import Row
 
+ROW_ID = "row_id"  # the field in which a row's id goes out and comes back
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
 KINDS = ("choices", "taxonomy")
 LONGEST_IN_DOCCANO = 100  # characters of a label's name
@@ -52,6 +54,7 @@ class Annotation(NamedTuple):
 
     labels: the paths that were chosen, each a tuple of level names; (): no label applies; None: not annotated
     checked: marked as the true answer in the tool, which settles what several annotators disagree about
+    row_id: that of the row that was sent out (see ledger.py), whatever became of its text; "": not known
     """
 
     text: str
@@ -59,6 +62,7 @@ class Annotation(NamedTuple):
     annotator: str
     where: str
     checked: bool = False
+    row_id: str = ""
 
 
 # ---- exports ---------------------------------------------------------------------------------------------------------
@@ -82,11 +86,12 @@ def read_export(
                 raise ValueError(f"a record must be an object {{...}}, not {short(record)}")
             in_task = isinstance(record.get("data"), dict) or isinstance(record.get("task"), dict)
             parse = _label_studio if in_task else _label_studio_min if "annotation_id" in record else _doccano
+            row_id = _row_id(record)
             for text, chosen, annotator, checked in parse(record, name, keep_empty, fields):
                 require_unicode(text)
                 paths = {by: tuple(_path(label, separator) for label in of) for by, of in (chosen or {}).items()}
                 labels = None if chosen is None else ()
-                parsed.append((Annotation(text, labels, str(annotator), where, checked), paths))
+                parsed.append((Annotation(text, labels, str(annotator), where, checked, row_id), paths))
         except ValueError as error:
             problems.add(where, None, str(error))
         except (KeyError, TypeError, AttributeError):  # something unheard of
@@ -141,6 +146,14 @@ def _records(path: str | Path, problems: Problems) -> list[tuple[str, Any]]:
     return records
 
 
+def _row_id(record: dict) -> str:
+    """The id that import_files() gave a row, which tools pass on with its other fields; "": there is none."""
+    task = record if isinstance(record.get("data"), dict) else record.get("task")
+    fields = task.get("data") if isinstance(task, dict) else record
+    value = fields.get(ROW_ID) if isinstance(fields, dict) else None
+    return value if isinstance(value, str) else ""
+
+
 def _doccano(record: dict, annotator: str, keep_empty: bool, fields: Fields) -> Iterator[tuple]:
     text = _text_of(record, [fields.text] if fields.text else ["data", "text"])
     held = [name for name in ([fields.control] if fields.control else ["label", "labels"]) if name in record]
@@ -154,16 +167,22 @@ def _doccano(record: dict, annotator: str, keep_empty: bool, fields: Fields) -> 
         raise ValueError(f"labels must be names, not {short(names)}: {IDS}")
     if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
         raise ValueError(f"labels must be names, not {short(names)}. {WRONG_PROJECT}")
-    yield text, {fields.control or CONTROL: names} if names or keep_empty and names == [] else None, annotator, False
+    if names or keep_empty and names == []:
+        yield text, {fields.control or CONTROL: names}, annotator, False
+    else:  # nobody has come to it, as far as one can tell
+        yield text, None, None, False
 
 
 def _label_studio(record: dict, _: str, keep_empty: bool, fields: Fields) -> Iterator[tuple]:
     task = record if isinstance(record.get("data"), dict) else record["task"]
+    skipped_by = None
     if not isinstance(task.get("data"), dict):
         raise ValueError(f'no "data" in this task, which has: {", ".join(task)}. {HOW_TO_EXPORT}')
     text, found = _text_of(task["data"], [fields.text or "text"]), False
     for annotation in _annotations(record, task):
-        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
+        if annotation.get("was_cancelled") or annotation.get("skipped"):
+            skipped_by = _person(annotation) or "somebody"
+        else:
             found, chosen = True, dict[str, list]()
             for item in _field(annotation, "result", list, "annotation"):
                 if (kind := item.get("type")) in KINDS:
@@ -171,11 +190,15 @@ def _label_studio(record: dict, _: str, keep_empty: bool, fields: Fields) -> Ite
                     chosen.setdefault(_field(item, "from_name", str, "choice"), []).extend(_several(value))
                 elif str(kind).endswith("labels"):
                     raise ValueError(f"labels on parts of the text ({kind}), where Choices or a Taxonomy is needed")
-            person = annotation.get("completed_by")
-            person = person.get("email", person.get("id")) if isinstance(person, dict) else person
-            yield text, chosen, person, bool(annotation.get("ground_truth"))
+            yield text, chosen, _person(annotation), bool(annotation.get("ground_truth"))
     if not found:
-        yield text, None, None, False
+        yield text, None, skipped_by, False
+
+
+def _person(annotation: dict) -> Any:
+    """Who made an annotation in Label Studio: an e-mail address, or a number."""
+    person = annotation.get("completed_by")
+    return person.get("email", person.get("id")) if isinstance(person, dict) else person
 
 
 def _annotations(record: dict, task: dict) -> list[dict]:
@@ -252,6 +275,7 @@ def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> 
 
     rows  the labels of a row are shown as a first answer, only the deepest of each branch
     notes shown beside the texts, or []
+    Each has the ledger's id of its text, which comes back with the answer even if the text is edited in the tool.
 
     doccano_import.jsonl     texts and labels          label_studio_tasks.json   the same, labels as predictions
     doccano_labels.json      the label types           label_studio_config.xml   the labelling interface, a Taxonomy
@@ -260,7 +284,7 @@ def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> 
     for i, row in enumerate(rows):
         above = {ancestor for label in row.labels or () for ancestor in tree.ancestors(label)}
         deepest = [label for label in row.labels or () if label not in above]
-        data = {"text": row.text, **({"note": notes[i]} if notes else {})}
+        data = {"text": row.text, **({"note": notes[i]} if notes else {}), ROW_ID: id_of(row.text)}
         lines.append(json.dumps({**data, "label": [tree.labels[label] for label in deepest]}, ensure_ascii=False))
         task: dict[str, Any] = {"data": data}
         if row.labels is not None:

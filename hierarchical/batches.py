@@ -9,7 +9,8 @@ import numpy as np
 from hierarchical.errors import InputError
 
 WINDOW = 4096  # rows whose outputs are held at a time
-CELLS = 20_000_000  # rows x labels, at most: with thousands of labels windows are smaller
+CELLS = 2_000_000  # rows x labels, at most: with hundreds of labels windows are smaller; larger ones miss the caches
+CHOOSING_CELLS = 20_000_000  # rows x labels that a choice by dev rows looks at
 
 
 def row_windows(n_rows: int, n_labels: int = 1) -> list[range]:

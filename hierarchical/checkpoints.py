@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hierarchical.console import get_logger
-from hierarchical.decisions import Decision
+from hierarchical.decisions import Decision, thresholds_of
 from hierarchical.encoders import FAMILIES, Family, read_config
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
@@ -272,8 +272,7 @@ def read_decision(
         if not isinstance(max_seq_length, int) or max_seq_length < 3:
             raise ValueError(f"max_seq_length is {max_seq_length!r}")
         decision = Decision.from_dict(settings)
-        if isinstance(decision.threshold, list) and len(decision.threshold) != len(tree):
-            raise ValueError(f"{len(decision.threshold)} thresholds for {len(tree)} labels")
+        thresholds_of(decision, tree)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
     return max_seq_length, decision

@@ -3,6 +3,12 @@
     decide(probabilities, tree, decision)      probabilities -> multi-hot label sets; every script calls this one
 
 Shapes: N rows, L labels in class-index order. A decoding is a function and a row in RULES.
+
+The best path. Sigmoids are no distribution over siblings: a label's probability is that it holds, whatever its siblings
+do. Taken as independent, they give every label set a probability, and of the sets that are one path from a root to a
+leaf the likeliest has the largest product of odds p / (1 - p), since the factors 1 - p of all labels are common to all
+paths. The product of the probabilities alone would leave out what the labels beside the path say, and one of
+probabilities that are normalised among siblings would trust an only child blindly.
 """
 
 from collections.abc import Callable
@@ -42,11 +48,54 @@ def lower_to_path_minimum(values: np.ndarray, tree: LabelTree) -> None:
         values[:, children] = np.minimum(values[:, children], values[:, tree.parents[children]])
 
 
+def best_path(probabilities: np.ndarray, tree: LabelTree) -> np.ndarray:
+    """bool [N, L]: in each row the likeliest path from a root to a leaf, by the product of its odds.
+
+    Of equals the one whose leaf has the lowest class index. Probabilities nearer to 0 or 1 than SMALLEST count as
+    that. Time O(N L).
+    """
+    probabilities = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+    sums = np.log(probabilities / (1 - probabilities))
+    for level in range(2, tree.depth + 1):
+        children = np.flatnonzero(tree.levels == level)
+        sums[:, children] += sums[:, tree.parents[children]]
+    leaves = np.array([label for label, children in enumerate(tree.children) if not children])
+    labels = leaves[np.argmax(sums[:, leaves], axis=1)]
+    path, rows = np.zeros(probabilities.shape, bool), np.arange(len(probabilities))
+    while len(rows):
+        path[rows, labels] = True
+        labels = tree.parents[labels]
+        rows, labels = rows[labels >= 0], labels[labels >= 0]
+    return path
+
+
+def best_per_level(values: np.ndarray, tree: LabelTree, k: int) -> np.ndarray:
+    """bool [N, L]: from the roots down, of each level the k highest values [N, L] below what was chosen above.
+
+    There are fewer where the chosen labels have fewer children. Of equals the lowest class index. Time O(N L).
+    """
+    chosen = np.zeros(values.shape, bool)
+    for level in range(1, tree.depth + 1):
+        labels = np.flatnonzero(tree.levels == level)
+        within = values[:, labels]
+        if level > 1:
+            within = np.where(chosen[:, tree.parents[labels]], within, -np.inf)
+        chosen[:, labels] = _highest(within, min(k, len(labels))) & (within > -np.inf)
+    return chosen
+
+
 RULES = {
     "raw": Rule("each label on its own", leave_alone),
     "closure": Rule("a label brings its ancestors", raise_to_subtree_maximum),
     "topdown": Rule("no label without its ancestors", lower_to_path_minimum),
+    "path": Rule("exactly one path from a root to a leaf, the likeliest", leave_alone),  # which best_path() finds
 }
+SMALLEST = 2.0**-24  # float32 does not tell probabilities apart that are nearer to 1
+STOPS = {"leaf": "go down to a leaf", "confident": "end at the deepest label above its threshold"}
+NO_THRESHOLD = (
+    "no threshold counts with --top_k, nor where a path or --per_level goes down to a leaf: add --stop confident."
+)
+STOPS_TEXT = "; ".join(f"{name}: {text}" for name, text in STOPS.items())
 DECODINGS = tuple(RULES)
 RULES_TEXT = "; ".join(f"{name}: {rule.text}" for name, rule in RULES.items())
 
@@ -55,9 +104,14 @@ RULES_TEXT = "; ".join(f"{name}: {rule.text}" for name, rule in RULES.items())
 class Decision:
     """How probabilities become label sets; checked when made, stored with a checkpoint as `to_dict()`.
 
-    threshold   one float for all labels, or one per label in class-index order; a label needs a probability above it
+    threshold   one float for all labels, or a list with one per level, the roots' first, or one per label in
+                class-index order; a label needs a probability above it
     decoding    "raw": every label on its own; "closure": a predicted label brings its ancestors; "topdown": a label is
-                predicted only under predicted ancestors
+                predicted only under predicted ancestors; "path": the likeliest path from a root to a leaf, and nothing
+                else
+    per_level   so many labels of every level, the best ones below those of the level above; 0: off
+    stop        where a path, or what per_level chooses, ends: at a "leaf", or where it is "confident": at the deepest
+                label above its threshold. Without either, a label needs a probability above its threshold anyway
     min_labels  at least this many labels in every row, the best ones even when below their threshold
     max_labels  at most this many labels in every row, the best ones; None: no limit
     top_k       exactly this many labels in every row, whatever the threshold; None: off
@@ -70,6 +124,8 @@ class Decision:
     min_labels: int = 0
     max_labels: int | None = None
     top_k: int | None = None
+    per_level: int = 0
+    stop: str = "leaf"
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, (np.ndarray, np.generic)):  # as the tuning functions return them
@@ -81,11 +137,14 @@ class Decision:
         thresholds = self.threshold if isinstance(self.threshold, list) else [self.threshold]
         for value in thresholds:
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
-                raise ValueError(f"threshold must be a number from 0 to 1, or a list with one per label; got {value!r}")
+                raise ValueError(
+                    f"threshold must be a number from 0 to 1, or a list of some, one per level or label; got {value!r}"
+                )
         one_of("decoding", self.decoding, DECODINGS)
-        for name, lowest in (("min_labels", 0), ("max_labels", 1), ("top_k", 1)):
+        one_of("stop", self.stop, tuple(STOPS))
+        for name, lowest in (("min_labels", 0), ("max_labels", 1), ("top_k", 1), ("per_level", 0)):
             value = getattr(self, name)
-            if value is None and name != "min_labels":
+            if value is None and lowest:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise ValueError(f"{name} must be a whole number, {lowest} or more; got {value!r}")
@@ -93,6 +152,16 @@ class Decision:
             raise ValueError("top_k already fixes the number of labels; leave min_labels and max_labels out")
         if self.max_labels is not None and self.min_labels > self.max_labels:
             raise ValueError(f"min_labels ({self.min_labels}) must not be above max_labels ({self.max_labels})")
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the labels are chosen by their place in the tree, and not each by its threshold."""
+        return self.decoding == "path" or self.per_level > 0
+
+    @property
+    def needs_threshold(self) -> bool:
+        """Whether a threshold has a say."""
+        return self.top_k is None and (not self.has_structure or self.stop == "confident")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dict that JSON can hold; `Decision.from_dict` reads it back."""
@@ -112,14 +181,16 @@ class Decision:
     def updated(self, **asked: Any) -> "Decision":
         """The Decision with the settings that are not None in place of its own. Raises ValueError like the class.
 
-        A number of labels asked for now replaces limits stored earlier, and the other way round.
+        A number of labels asked for now, in all or per level, replaces those stored earlier; so does a path.
         """
         given = {name: value for name, value in asked.items() if value is not None}
         settings = self.to_dict()
-        if "top_k" in given:
-            settings |= {"min_labels": 0, "max_labels": None}
+        if given.get("decoding") == "path" or "per_level" in given:
+            settings |= {"min_labels": 0, "max_labels": None, "top_k": None, "per_level": 0}
+        elif "top_k" in given:
+            settings |= {"min_labels": 0, "max_labels": None, "per_level": 0}
         elif "min_labels" in given or "max_labels" in given:
-            settings["top_k"] = None
+            settings |= {"top_k": None, "per_level": 0}
         return Decision.from_dict(settings | given)
 
 
@@ -134,19 +205,20 @@ def decide(probabilities: np.ndarray, tree: LabelTree, decision: Decision = Deci
 
     Everything follows from the margin, probability minus threshold, in float64. "closure" raises a node's margin to the
     largest in its subtree, "topdown" lowers it to the smallest on its path from the root, and labels with a margin
-    above 0 are selected. Where min_labels, max_labels or top_k ask for another number, the row keeps that many labels
-    from the ranking by margin, then shallower level, then lower class index. After "closure" and "topdown" no margin is
-    above its parent's, so a parent ranks before its children and every result holds all ancestors of its labels. A
-    row's result does not depend on the rows beside it. The default equals `probabilities > 0.5`.
+    above 0 are selected. With "path" or per_level those are selected that best_path() and best_per_level() choose, all
+    of them or down to the deepest with a margin above 0, as `stop` says. Where min_labels, max_labels or top_k ask for
+    another number, the row keeps that many labels from the ranking by margin, after those that were chosen so, then
+    shallower level, then lower class index. But for "raw" no margin is above its parent's, so a parent ranks before its
+    children and every result holds all ancestors of its labels. A row's result does not depend on the rows beside it.
+    The default equals `probabilities > 0.5`. Time O(N L).
 
     Raises ValueError for a wrong shape, NaN, values outside 0..1 (logits?), or a wrong number of thresholds.
     """
-    margins = checked_probabilities(probabilities, len(tree))
-    thresholds = np.asarray(decision.threshold, dtype=np.float64)
-    if thresholds.ndim and len(thresholds) != len(tree):
-        raise ValueError(f"{len(thresholds)} thresholds for {len(tree)} labels; give one number or one per label")
-    margins -= thresholds
+    probabilities = checked_probabilities(probabilities, len(tree))
+    margins = probabilities - thresholds_of(decision, tree)
     RULES[decision.decoding].make_consistent(margins, tree)
+    if decision.has_structure:
+        margins = _chosen_first(margins, probabilities, tree, decision)
     selected = margins > 0
     fewest = min(decision.top_k or decision.min_labels, len(tree))
     most = min(decision.top_k or decision.max_labels or len(tree), len(tree))
@@ -157,16 +229,73 @@ def decide(probabilities: np.ndarray, tree: LabelTree, decision: Decision = Deci
     return selected
 
 
+def thresholds_of(decision: Decision, tree: LabelTree) -> Any:
+    """The threshold of each label, float64 [L], or one for all of them. Raises ValueError for a wrong number of them.
+
+    As many as there are labels are one per label, else as many as there are levels one per level.
+    """
+    thresholds = np.asarray(decision.threshold, dtype=np.float64)
+    if thresholds.ndim and len(thresholds) != len(tree):
+        if len(thresholds) == tree.depth:
+            return thresholds[tree.levels - 1]
+        levels = f"{tree.depth} levels" if tree.depth > 1 else "1 level"
+        raise ValueError(
+            f"{len(thresholds)} thresholds for {len(tree)} labels on {levels}; give one number, one per level, or one "
+            "per label"
+        )
+    return thresholds
+
+
+def cut_values(probabilities: np.ndarray, tree: LabelTree, decoding: str, per_level: int = 0) -> np.ndarray:
+    """What a threshold cuts: of these values [N, L], those above one threshold for all labels are what is decided.
+
+    Where a path or labels per level are chosen, this is so with "stop" "confident". min_labels, max_labels and top_k
+    play no part.
+    """
+    decision, values = Decision(decoding=decoding, per_level=per_level), probabilities.astype(np.float64)
+    RULES[decoding].make_consistent(values, tree)
+    if decision.has_structure:
+        values = np.where(_chosen(values, probabilities, tree, decision), values, 0.0)
+        raise_to_subtree_maximum(values, tree)
+    return values
+
+
+def _chosen(values: np.ndarray, probabilities: np.ndarray, tree: LabelTree, decision: Decision) -> np.ndarray:
+    """The labels of a path, or per level, bool [N, L], with all their ancestors. values: consistent, of -1 to 1."""
+    path = None
+    if decision.decoding == "path":
+        path = best_path(probabilities, tree)
+        if not decision.per_level:
+            return path
+    return best_per_level(values if path is None else values + 3 * path, tree, decision.per_level)
+
+
+def _chosen_first(margins: np.ndarray, probabilities: np.ndarray, tree: LabelTree, decision: Decision) -> np.ndarray:
+    """The margins, changed so that what is to be selected is above 0, and what was chosen ranks before all others."""
+    chosen = _chosen(margins, probabilities, tree, decision)
+    own = np.where(chosen, margins, -1.0)  # no margin is lower
+    raise_to_subtree_maximum(own, tree)
+    lower_to_path_minimum(margins, tree)
+    return np.where(chosen, own if decision.stop == "confident" else own + 3, margins - 3)
+
+
 def _best_k(margins: np.ndarray, tree: LabelTree, k: int) -> np.ndarray:
-    """The k best labels of every row, bool [N, L], for 1 <= k <= L; no full sort, only the k-th value is looked for."""
+    """The k best labels of every row, bool [N, L], for 1 <= k <= L."""
     by_level = np.argsort(tree.levels, kind="stable")
-    margins = margins[:, by_level]
-    kth = np.partition(margins, -k, axis=1)[:, -k, None]
-    above, equal = margins > kth, margins == kth
-    open_places = k - np.count_nonzero(above, axis=1)[:, None]
-    best = np.empty_like(above)
-    best[:, by_level] = above | (equal & (np.cumsum(equal, axis=1) <= open_places))
+    best = np.empty(margins.shape, bool)
+    best[:, by_level] = _highest(margins[:, by_level], k)
     return best
+
+
+def _highest(values: np.ndarray, k: int) -> np.ndarray:
+    """The k highest values of every row, bool like values [n, m], of equals the first, for 1 <= k <= m.
+
+    No full sort: only the k-th value is looked for.
+    """
+    kth = np.partition(values, -k, axis=1)[:, -k, None]
+    above, equal = values > kth, values == kth
+    open_places = k - np.count_nonzero(above, axis=1)[:, None]
+    return above | (equal & (np.cumsum(equal, axis=1) <= open_places))
 
 
 def checked_probabilities(values: Any, n_labels: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from hierarchical.annotation import Annotation
 from hierarchical.errors import SHOWN, InputError, some
 from hierarchical.files import atomic_write
 from hierarchical.labels import SEPARATOR, LabelTree
+from hierarchical.ledger import resolved
 from hierarchical.rows import format_rows
 from hierarchical.stratify import stratified_split
 
@@ -34,7 +35,7 @@ FORMATS = ("txt", "jsonl")
 class Settled(NamedTuple):
     """Annotations, one group per text.
 
-    rows           text -> its labels, where all who annotated it agree
+    rows           text -> its labels, where all who annotated it agree, or `resolve` settles it
     not_annotated  the other texts: those that nobody annotated
     conflicts      and those that annotators disagree about, with what they said
     several        texts that were annotated more than once
@@ -46,8 +47,11 @@ class Settled(NamedTuple):
     several: int
 
 
-def settle(annotations: Iterable[Annotation]) -> Settled:
-    """Bring together what is said about each text. An answer that is marked as true settles a disagreement."""
+def settle(annotations: Iterable[Annotation], resolve: str | None = None) -> Settled:
+    """Bring together what is said about each text. An answer that is marked as true settles a disagreement.
+
+    resolve: how else it is settled, see ledger.resolved; None: it is not
+    """
     groups: dict[str, list[Annotation]] = {}
     for annotation in annotations:
         groups.setdefault(annotation.text, []).append(annotation)
@@ -58,10 +62,10 @@ def settle(annotations: Iterable[Annotation]) -> Settled:
         opinions = [one for one in opinions if one.checked] or opinions
         if not opinions or opinions[0].labels is None:
             not_annotated.append(text)
-        elif any(one.labels != opinions[0].labels for one in opinions):
+        elif (labels := resolved([one.labels or () for one in opinions], resolve)) is None:
             conflicts[text] = opinions
         else:
-            rows[text] = opinions[0].labels
+            rows[text] = tuple(labels)
     return Settled(rows, not_annotated, conflicts, several)
 
 

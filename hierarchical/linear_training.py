@@ -1,19 +1,21 @@
 """Making a linear branch: a support vector machine for each label, and the two numbers that mix it with an encoder.
 
-    branch = fit_linear(texts, labels, n_labels)                          # ten seconds for 10,000 rows and 74 labels
+    plan = Plan.of(texts, labels, n_labels, THOROUGH)      # what will be done, how long it takes, what is left out
+    branch = fit_linear(texts, labels, n_labels, plan)     # ten seconds for 10,000 rows and 74 labels
     branch, honest = mixed(branch, dev_texts, encoder_logits, gold, tree, decision)
 
-Large data are bounded: at most ROWS rows teach anything, the same number of each label as far as there are so many; no
-more than CELLS rows x labels are fitted, so that with many labels each sees its own rows and a draw of the others; and
+Large data are bounded, by Limits: so many rows teach anything, the same number of each label as far as there are so
+many; so many rows x labels are fitted, so that with many labels each sees its own rows and a draw of the others; and
 what is kept are a label's largest weights.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, compress, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hierarchical.batches import CELLS as DEV_CELLS
+from hierarchical.batches import CHOOSING_CELLS
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
@@ -25,35 +27,99 @@ from hierarchical.thresholds import cross_fitted, tune_threshold
 
 C = 10.0  # of the support vector machines: the more, the closer they are to the train rows
 TOLERANCE = 1e-3  # at which their optimizer stops
-ROWS = 500_000
-CELLS, LEAST_ROWS = 100_000_000, 1_000  # of all labels; of one at least
+LEAST_ROWS = 1_000  # that teach, however long they are
+LONGEST_TEXT, SAMPLED = 100_000, 10_000  # for the estimate: characters of a text, texts
+N_GRAMS = 2.5  # that the vocabulary has, of a character
 WEIGHTS, LEAST_WEIGHTS = 5_000_000, 200  # kept of all labels, about; of one at least
 USUAL = 8.0  # the weight of the branch: alone, and beside an encoder unless one of the others is better by MARGIN
 OTHERS, MARGIN = (0.0, 2.0, 4.0, 16.0, 32.0, 64.0), 0.001
 LEAST_DEV = 20  # dev rows
 
 
+# ---- what is bounded -------------------------------------------------------------------------------------------------
+
+
+class Limits(NamedTuple):
+    """What of large data is used.
+
+    characters   of all train texts together
+    visits       n-grams that the machines are shown: the sum of those of all rows of all labels
+    least_rows   that each label is fitted on, whatever that makes of the visits
+    labels       that are fitted
+    """
+
+    characters: int
+    visits: int
+    least_rows: int
+    labels: int
+
+
+THOROUGH = Limits(25_000_000, 10_000_000_000, 1_000, 1_000_000)  # beside an encoder, whose training takes far longer
+QUICK = Limits(4_000_000, 250_000_000, 100, 10_000)  # a minute
+# Seconds of a core, measured: of a character, of a visit, of a label, and to begin with.
+SECONDS = (2.5e-6, 6e-8, 2.5e-3, 3.0)
+
+
+class Plan(NamedTuple):
+    """rows: that teach, ascending; rows_of_label: on how many of them one is fitted; n_labels: of how many; seconds."""
+
+    rows: np.ndarray
+    rows_of_label: int
+    n_labels: int
+    seconds: float
+
+    @classmethod
+    def of(cls, texts: Sequence[str], labels: Sequence[tuple[int, ...]], n_labels: int, limits: Limits) -> "Plan":
+        """What the limits leave of these rows."""
+        every = -(-len(texts) // SAMPLED)
+        sampled = [min(len(text), LONGEST_TEXT) for text in islice(texts, 0, None, every)]
+        characters = max(1.0, sum(sampled) / len(sampled))  # of a text
+        rows = rows_to_learn_from(labels, n_labels, max(LEAST_ROWS, int(limits.characters / characters)))
+        fitted, visits = min(n_labels, limits.labels), N_GRAMS * characters
+        of_label = min(len(rows), max(limits.least_rows, int(limits.visits / visits / fitted)))
+        parts = (len(rows) * characters, fitted * of_label * visits, fitted, 1.0)
+        return cls(rows, of_label, fitted, sum(one * part for one, part in zip(SECONDS, parts)))
+
+    def lines(self, n_rows: int, n_labels: int) -> list[str]:
+        """What is left out of so many rows and labels, and how long the rest takes: for the log."""
+        left_out = []
+        if len(self.rows) < n_rows:
+            left_out.append(f"{len(self.rows):,} of {n_rows:,} rows teach, of each label its share")
+        if self.rows_of_label < len(self.rows):
+            left_out.append(f"each label is fitted on {self.rows_of_label:,} rows, its own and a draw of the others")
+        if self.n_labels < n_labels:
+            left_out.append(f"the {self.n_labels:,} labels with the most rows are fitted, the others never predicted")
+        capped = [f"So that it does not take longer: {'; '.join(left_out)}"] if left_out else []
+        return [f"About {max(1, round(self.seconds)):,} seconds of one core", *capped]
+
+
 # ---- support vector machines -----------------------------------------------------------------------------------------
 
 
-def fit_linear(texts: Sequence[str], labels: Sequence[Sequence[int]], n_labels: int, c: float = C) -> LinearBranch:
+def fit_linear(
+    texts: Sequence[str], labels: Sequence[tuple[int, ...]], n_labels: int, plan: Plan | None = None, c: float = C
+) -> LinearBranch:
     """A branch whose logits are the decision values of one linear support vector machine per label.
 
-    labels: the class indices of each text. A label that all rows have, or none, has no weights, and 1 or -1 for all.
+    labels: the class indices of each text; plan: what is used of them; None: what THOROUGH allows. A label that all
+    rows have, or none, or that is left out, has no weights, and 1 or -1 for all.
     """
-    rows = rows_to_learn_from(labels, n_labels)
-    texts, labels = [texts[i] for i in rows], [labels[i] for i in rows]
-    n_grams = NGrams.of(texts)
+    plan = plan or Plan.of(texts, labels, n_labels, THOROUGH)
+    texts, labels = chosen_of(texts, plan.rows), [labels[i] for i in plan.rows]
+    n_grams = NGrams.of(progress_bar(len(texts), "n-grams", iterable=texts))
     features = feature_matrix(n_grams, texts)
-    bias, scales = np.zeros(n_labels, np.float32), np.ones(n_labels, np.float32)
+    bias, scales = np.full(n_labels, -1.0, np.float32), np.ones(n_labels, np.float32)
     n_gram_of, label_of, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)], [np.zeros(0, np.int8)]
-    for label, positive in rows_of_labels(labels, n_labels):
-        if len(positive) in (0, len(rows)):
+    most = max(LEAST_WEIGHTS, WEIGHTS // plan.n_labels)
+    for label, positive in rows_of_labels(labels, n_labels, plan.n_labels):
+        if len(positive) in (0, len(texts)):
             bias[label] = 1.0 if len(positive) else -1.0
             continue
-        weights, bias[label] = fit_label(features, positive, drawn_rows(positive, len(rows), n_labels, label), c)
-        kept, of_kept, scales[label] = quantized(weights, max(LEAST_WEIGHTS, WEIGHTS // n_labels))
-        n_gram_of.append(kept)
+        columns, weights, bias[label] = fit_label(
+            features, positive, drawn_rows(positive, len(texts), plan.rows_of_label, label), c
+        )
+        kept, of_kept, scales[label] = quantized(weights, most)
+        n_gram_of.append(columns[kept])
         label_of.append(np.full(len(kept), label, np.uint32))
         values.append(of_kept)
     numbers = np.concatenate(n_gram_of)
@@ -62,14 +128,20 @@ def fit_linear(texts: Sequence[str], labels: Sequence[Sequence[int]], n_labels: 
     return LinearBranch(n_grams, starts, np.concatenate(label_of)[order], np.concatenate(values)[order], scales, bias)
 
 
-def rows_to_learn_from(labels: Sequence[Sequence[int]], n_labels: int, most: int = ROWS) -> np.ndarray:
+def chosen_of(texts: Iterable[str], rows: np.ndarray) -> list[str]:
+    """The texts of these rows, which are ascending."""
+    wanted = np.zeros(rows[-1] + 1 if len(rows) else 0, bool)
+    wanted[rows] = True
+    return list(compress(texts, wanted))
+
+
+def rows_to_learn_from(labels: Sequence[tuple[int, ...]], n_labels: int, most: int) -> np.ndarray:
     """The numbers of at most so many rows, ascending: of each label first its share, then more of the frequent ones."""
     if len(labels) <= most:
         return np.arange(len(labels))
-    counts = np.zeros(n_labels + 1, np.int64)
-    for row in labels:
-        counts[list(row)] += 1
-    rarest = np.array([min(row, key=counts.__getitem__, default=n_labels) for row in labels])
+    counts = np.bincount(np.fromiter(chain.from_iterable(labels), np.int64), minlength=n_labels + 1)
+    rarest_of = {row: min(row, key=counts.__getitem__, default=n_labels) for row in set(labels)}
+    rarest = np.array([rarest_of[row] for row in labels])
     order = np.random.default_rng(0).permutation(len(labels))
     order = order[np.argsort(rarest[order], kind="stable")]  # label by label, each in random order
     sizes = np.bincount(rarest)
@@ -82,51 +154,68 @@ def feature_matrix(n_grams: NGrams, texts: Sequence[str]) -> Any:
     from scipy.sparse import csr_matrix, vstack
 
     parts = []
-    for start in range(0, len(texts), CHUNK):
+    for start in progress_bar(len(texts) // CHUNK + 1, "features", iterable=range(0, len(texts), CHUNK)):
         part = [codes_of(text) for text in texts[start : start + CHUNK]]
         rows, numbers, values = n_grams.features(part)
         parts.append(csr_matrix((values.astype(np.float32), (rows, numbers)), (len(part), len(n_grams))))
     return vstack(parts, "csr")
 
 
-def rows_of_labels(labels: Sequence[Sequence[int]], n_labels: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (label, numbers of its rows, ascending), with a progress bar on a terminal."""
+def rows_of_labels(labels: Sequence[Sequence[int]], n_labels: int, most: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (label, numbers of its rows, ascending) of at most so many labels, those with the most rows.
+
+    In class order, with a progress bar on a terminal.
+    """
     flat = np.array([label for row in labels for label in row], np.int64)
     rows = np.repeat(np.arange(len(labels)), [len(row) for row in labels])[np.argsort(flat, kind="stable")]
-    ends = np.cumsum(np.bincount(flat, minlength=n_labels))
-    for label in progress_bar(n_labels, "n-grams", iterable=range(n_labels)):
-        yield label, rows[ends[label - 1] if label else 0 : ends[label]]
+    counts = np.bincount(flat, minlength=n_labels)
+    ends = np.cumsum(counts)
+    frequent = np.sort(np.argsort(-counts, kind="stable")[:most])
+    for label in progress_bar(len(frequent), "labels", iterable=frequent.tolist()):
+        yield label, rows[ends[label] - counts[label] : ends[label]]
 
 
-def drawn_rows(positive: np.ndarray, n_rows: int, n_labels: int, label: int) -> np.ndarray | None:
-    """The rows that a label is fitted on, ascending: its own, up to half of what CELLS allows, and some others.
+def drawn_rows(positive: np.ndarray, n_rows: int, most: int, label: int) -> np.ndarray | None:
+    """The rows that a label is fitted on, ascending: its own, up to half of `most`, and some others; None for all.
 
-    None for all rows.
+    positive: its own, ascending. Takes time for what is drawn, not for all rows.
     """
-    budget = max(LEAST_ROWS, CELLS // n_labels)
-    if n_rows <= budget:
+    if n_rows <= most:
         return None
-    rng, others = np.random.default_rng([0, label]), np.ones(n_rows, bool)
-    others[positive] = False
-    own = rng.permutation(positive)[: budget // 2]
-    return np.sort(np.append(own, rng.choice(np.flatnonzero(others), min(budget - len(own), np.sum(others)), False)))
+    rng = np.random.default_rng([0, label])
+    own = rng.permutation(positive)[: most // 2]
+    others = rng.choice(n_rows, min(n_rows, most - len(own) + len(positive)), replace=False)
+    places = np.minimum(np.searchsorted(positive, others), max(len(positive) - 1, 0))
+    others = others[positive[places] != others] if len(positive) else others
+    return np.sort(np.append(own, others[: most - len(own)]))
 
 
-def fit_label(features: Any, positive: np.ndarray, rows: np.ndarray | None, c: float) -> tuple[np.ndarray, float]:
-    """(weights float64 [D], bias) of a label with these rows. rows: what it is fitted on; None: all."""
+def fit_label(
+    features: Any, positive: np.ndarray, rows: np.ndarray | None, c: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(n-grams int64 [d], ascending, their weights float64 [d], bias) of a label with these rows, ascending.
+
+    rows: what it is fitted on; None: all. Other n-grams than those of these rows have no weight, so that the time and
+    memory are those of the rows, however many n-grams there are.
+    """
     import warnings
 
+    from scipy.sparse import csr_matrix
+    from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    target = np.zeros(features.shape[0], bool)
-    target[positive] = True
-    if rows is not None:
-        features, target = features[rows], target[rows]
-    with warnings.catch_warnings():  # one that stopped short of its optimum is taken as it is
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    target, columns = np.zeros(features.shape[0], bool), np.arange(features.shape[1])
+    if rows is None:
+        target[positive] = True
+    else:
+        target, part = np.isin(rows, positive, assume_unique=True), features[rows]
+        columns, places = np.unique(part.indices, return_inverse=True)
+        features = csr_matrix((part.data, places, part.indptr), (len(rows), len(columns)))
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one that stopped short of its optimum is taken as it is
         machine = LinearSVC(C=c, tol=TOLERANCE, dual=True, random_state=0).fit(features, target)
-    return machine.coef_[0], float(machine.intercept_[0])
+    return columns, machine.coef_[0], float(machine.intercept_[0])
 
 
 def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -146,6 +235,11 @@ def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, f
 # ---- the two numbers -------------------------------------------------------------------------------------------------
 
 
+def choosing_rows(n_rows: int, n_labels: int, cells: int = CHOOSING_CELLS) -> range:
+    """The dev rows by which a branch is mixed: all, or with very many labels every second, third, ..."""
+    return range(0, n_rows, max(1, -(-n_rows * n_labels // cells)))
+
+
 def mixed(
     branch: LinearBranch,
     texts: Sequence[str],
@@ -157,16 +251,14 @@ def mixed(
     """(the branch with the weight and the shift that suit these rows best, what that is worth on rows not used for it).
 
     logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. The threshold of
-    `decision` stays as it is: the shift takes its place. The worth is a result of `thresholds.cross_fitted`. With very
-    many labels some of the rows choose. Fewer than LEAST_DEV rows choose nothing: beside an encoder the branch then has
-    the weight 0, and None is returned.
+    `decision` stays as it is: the shift takes its place. The worth is a result of `thresholds.cross_fitted`. Fewer than
+    LEAST_DEV rows choose nothing: beside an encoder the branch then has the weight 0, and None is returned. The rows
+    are best those of `choosing_rows`.
     """
     if len(texts) < LEAST_DEV:
         return branch.scaled(USUAL if logits is None else 0.0, 0.0), None
-    every = -(-len(texts) * len(tree) // DEV_CELLS)
-    texts, gold = texts[::every], gold[::every]
     values, others = branch.decision_values(texts), () if logits is None else OTHERS
-    encoder = np.zeros(values.shape) if logits is None else logits[::every].astype(np.float64)
+    encoder = np.zeros(values.shape) if logits is None else logits.astype(np.float64)
 
     def choose(rows: np.ndarray) -> tuple[float, float]:
         return best_mix(encoder[rows], values[rows], gold[rows], tree, decision, others)
@@ -196,7 +288,8 @@ def best_mix(
     for weight in (USUAL, *others):
         logits, shift = encoder + weight * values, 0.0
         if weight:
-            shift = wanted - _logit(tune_threshold(sigmoid(logits), gold, tree, decision.decoding))
+            cut = tune_threshold(sigmoid(logits), gold, tree, decision.decoding, per_level=decision.per_level)
+            shift = wanted - _logit(cut)
         worth = evaluate(decide(sigmoid(logits + shift), tree, decision), gold, tree)["micro_f1"]
         worth -= MARGIN if weight != USUAL else 0.0
         best = max(best, (worth, weight, shift), key=lambda found: found[0])

@@ -23,7 +23,7 @@ import numpy as np
 
 from hierarchical.batches import row_windows, run_batches
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
-from hierarchical.decisions import Decision, decide
+from hierarchical.decisions import Decision, decide, thresholds_of
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,
@@ -227,6 +227,8 @@ class Predictor:
         min_labels: int | None = None,
         max_labels: int | None = None,
         top_k: int | None = None,
+        per_level: int | None = None,
+        stop: str | None = None,
         floor: float = FLOOR,
     ) -> list[Prediction]:
         """One Prediction for each text, in their order; a blank text has no labels.
@@ -242,8 +244,10 @@ class Predictor:
         if not isinstance(floor, Real) or not 0 <= floor <= 1:
             raise ValueError(f"floor must be a number from 0 to 1; got {floor!r}")
         decision = self.decision.updated(
-            threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k
-        )
+            threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k,
+            per_level=per_level, stop=stop,
+        )  # fmt: skip
+        thresholds_of(decision, self.tree)
         found: list[Prediction] = []
         for window in row_windows(len(texts), len(self.tree)):
             rows = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)

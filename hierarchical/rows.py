@@ -39,6 +39,10 @@ class Rows(NamedTuple):
         """The targets of the given rows (default: all) as bool [n, L]."""
         return multi_hot(self.labels if rows is None else [self.labels[i] for i in rows], n_labels)
 
+    def label_counts(self, n_labels: int) -> np.ndarray:
+        """How many rows have each label: int64 [L]. `multi_hot` would be N x L bytes large."""
+        return np.bincount(np.fromiter(chain.from_iterable(self.labels), np.int64), minlength=n_labels)
+
 
 def multi_hot(labels: Sequence[Sequence[int]], n_labels: int) -> np.ndarray:
     """Tuples of class indices -> bool [N, n_labels]."""
@@ -57,16 +61,20 @@ def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error
     path, problems, seen = Path(path), Problems(), Counter[str]()
     form = format_of(path)
     require_file(path, f"A row is: {form.row}")
-    rows = list(read_rows(path, tree, problems, seen))
-    if unlabelled == "error":
-        for row in rows:
-            if row.labels is None:
-                problems.add(path, row.line, f"no label: a row is {form.row}")
+    rows, lacking = Rows([], [], 0, 0), []
+    sets: dict[tuple, tuple] = {}  # rows with the same labels share one tuple
+    for row in read_rows(path, tree, problems, seen):
+        if row.labels is None:
+            lacking.append(row.line)
+        else:
+            rows.texts.append(row.text)
+            rows.labels.append(sets.setdefault(row.labels, row.labels))
+    for line in lacking if unlabelled == "error" else ():
+        problems.add(path, line, f"no label: a row is {form.row}")
     problems.raise_if_any()
-    rows = [row for row in rows if row.labels is not None]
-    if not rows:
+    if not rows.texts:
         raise InputError(f"{path}: no labelled row in it. A row is: {form.row}")
-    return Rows([row.text for row in rows], [row.labels for row in rows], seen["blank"], seen["unlabelled"])
+    return rows._replace(blank=seen["blank"], unlabelled=seen["unlabelled"])
 
 
 def load_reported(path: str | Path, tree: LabelTree | None, logger: Logger) -> Rows:
@@ -81,13 +89,14 @@ def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
     """Warn about the lines of a file that were passed over, labels without their parent, and labels without a row."""
     if rows.blank or rows.unlabelled:
         logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
-    lacking = [i for i, labels in enumerate(rows.labels) if tree.closure(labels) != list(labels)]
+    open_sets = {labels for labels in set(rows.labels) if tree.closure(labels) != list(labels)}
+    lacking = [i for i, labels in enumerate(rows.labels) if labels in open_sets]
     if lacking:
         logger.warning(
             f"{name}: {len(lacking)} rows have a label without its parent, first "
             f"{rows.texts[lacking[0]][:30]!r}; the parent counts as absent. `python check_data.py` lists them."
         )
-    unseen = np.flatnonzero(~rows.multi_hot(len(tree)).any(0))
+    unseen = np.flatnonzero(rows.label_counts(len(tree)) == 0)
     if len(unseen):
         names = some([tree.labels[i] for i in unseen])
         logger.warning(f"{name}: no row for {len(unseen)} of {len(tree)} labels ({names})")

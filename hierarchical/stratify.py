@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +25,10 @@ def stratified_split(rows: Sequence[Sequence[int]], n_labels: int, shares: Seque
     whole = math.lcm(*(share.denominator for share in shares))  # what a row counts, so that a share of it is an integer
     room = [int(len(rows) * share * whole) for share in shares]
     lacks = [[int(len(of_label) * share * whole) for share in shares] for of_label in rows_of]
-    left = np.array([len(of_label) for of_label in rows_of], np.int64)
+    left = [len(of_label) for of_label in rows_of]
+    # One is added whenever a label loses a row, and those that are out of date are passed over.
+    heap = [(count, label) for label, count in enumerate(left) if count]
+    heapify(heap)
     covered: set[int] = set()  # labels with a row in part 0
     progress = tqdm(total=len(rows), desc="split", unit=" rows", disable=None, leave=False, delay=1)
 
@@ -33,13 +37,17 @@ def stratified_split(rows: Sequence[Sequence[int]], n_labels: int, shares: Seque
         room[to] -= whole
         for label in rows[row]:
             left[label] -= 1
+            if left[label]:
+                heappush(heap, (left[label], label))
             lacks[label][to] -= whole
         if to == 0:
             covered.update(rows[row])
         progress.update()
 
-    while left.any():
-        label = int(np.where(left > 0, left, len(rows) + 1).argmin())
+    while heap:
+        count, label = heappop(heap)
+        if count != left[label]:
+            continue
         for row in rows_of[label]:
             if part[row] < 0:
                 neediest = max(range(len(shares)), key=lambda p: (lacks[label][p], room[p]))

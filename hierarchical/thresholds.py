@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from hierarchical.cells import Cells
 from hierarchical.decisions import (
     DECODINGS,
-    RULES,
     Decision,
     checked_multi_hot,
     checked_probabilities,
@@ -19,14 +19,20 @@ from hierarchical.labels import LabelTree
 from hierarchical.metric import Scores
 
 CRITERIA = ("micro_f1", "macro_f1")
+FOLDS, MIN_SUPPORT = 5, 20
 
 
 def tune_threshold(
-    probabilities: Any, gold: Any, tree: LabelTree | None = None, decoding: str = "raw", criterion: str = "micro_f1"
+    probabilities: Any,
+    gold: Any,
+    tree: LabelTree | None = None,
+    decoding: str = "raw",
+    criterion: str = "micro_f1",
+    per_level: int = 0,
 ) -> float:
     """The one threshold (float) with the highest "micro_f1" or "macro_f1" on these rows.
 
-    probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed for a decoding other than "raw". Exact: F1 only
+    probabilities float [N, L], gold multi-hot [N, L]; `tree` is needed unless labels are decided alone. Exact: F1 only
     changes where the threshold passes a probability, so one sort visits every case there is. The threshold lies midway
     between two neighbouring probabilities; of several optima the nearest to 0.5 wins, and 0.5 itself stays if it is
     one. min_labels, max_labels and top_k play no part. Time O(N L log(N L)), memory O(N L). Raises ValueError for bad
@@ -34,23 +40,16 @@ def tune_threshold(
     """
     one_of("criterion", criterion, CRITERIA)
     one_of("decoding", decoding, DECODINGS)
-    if tree is None and decoding != "raw":
+    if tree is None and (decoding != "raw" or per_level):
         raise ValueError(f"decoding {decoding!r} needs the label tree")
     probabilities, gold = _dev_arrays(probabilities, gold, None if tree is None else len(tree))
     # With one threshold for all labels, margins and probabilities have the same order: decode once, then cut anywhere.
-    if tree is not None:
-        RULES[decoding].make_consistent(probabilities, tree)
-    if criterion == "macro_f1":
-        per_label = np.argsort(-probabilities, axis=0)
-        curves = _f1_curve(np.take_along_axis(gold, per_label, axis=0))
-        gains = np.empty_like(probabilities)  # what macro-F1 gains when this one cell is predicted as well
-        np.put_along_axis(gains, per_label, np.diff(curves, axis=0, prepend=0) / gold.shape[1], axis=0)
-    order = np.argsort(-probabilities, axis=None)
-    scores = _f1_curve(gold.ravel()[order]) if criterion == "micro_f1" else np.cumsum(gains.ravel()[order])
-    return _best_threshold(probabilities.ravel()[order], scores, preferred=0.5)
+    return _all_cells(probabilities, gold, tree, decoding, per_level).best_threshold(criterion)
 
 
-def tune_thresholds_per_label(probabilities: Any, gold: Any, default: float, min_support: int = 20) -> np.ndarray:
+def tune_thresholds_per_label(
+    probabilities: Any, gold: Any, default: float, min_support: int = MIN_SUPPORT
+) -> np.ndarray:
     """One threshold per label (float64 [L]), each raising that label's own F1 on these rows, or `default`.
 
     A threshold fitted to a handful of positives is mostly noise. So a label with fewer than `min_support` positive rows
@@ -62,17 +61,7 @@ def tune_thresholds_per_label(probabilities: Any, gold: Any, default: float, min
     probabilities, gold = _dev_arrays(probabilities, gold)
     if not 0 <= default <= 1 or min_support < 1:
         raise ValueError(f"default must be from 0 to 1 and min_support 1 or more; got {default} and {min_support}")
-    support = np.count_nonzero(gold, axis=0)
-    thresholds = np.full(gold.shape[1], default, dtype=np.float64)
-    for label in np.flatnonzero(support >= min_support):
-        order = np.argsort(-probabilities[:, label])
-        values, curve = probabilities[order, label], _f1_curve(gold[order, label])
-        optimum = _best_threshold(values, curve, preferred=default)
-        moved = default + support[label] / (support[label] + min_support) * (optimum - default)
-        before, after = (np.append(0.0, curve)[np.count_nonzero(values > cut)] for cut in (default, moved))
-        if after > before:
-            thresholds[label] = moved
-    return thresholds
+    return _all_cells(probabilities, gold).best_thresholds(default, min_support)
 
 
 def cross_fitted_score(
@@ -81,7 +70,7 @@ def cross_fitted_score(
     tree: LabelTree,
     tune: Callable,
     decision: Decision = Decision(),
-    folds: int = 5,
+    folds: int = FOLDS,
 ) -> dict[str, Any]:
     """What tuning is worth on rows it has not seen: `Scores.result()` pooled over K held-out folds.
 
@@ -101,20 +90,24 @@ def cross_fitted_score(
 
 
 def cross_fitted(
-    label: Callable[[np.ndarray, np.ndarray], np.ndarray], gold: np.ndarray, tree: LabelTree, folds: int = 5
+    label: Callable[[np.ndarray, np.ndarray], np.ndarray], gold: np.ndarray, tree: LabelTree, folds: int = FOLDS
 ) -> dict[str, Any]:
     """What a choice is worth on rows that had no part in it: `Scores.result()` pooled over K held-out folds.
 
     label(rows, held_out), both bool [N]: chooses by `rows`, K-1 folds, and returns the label sets, bool, of the others.
     gold bool [N, L]. The folds depend on the number of rows only.
     """
-    # Shuffled, because files come sorted or in turns by label; the seed is fixed, so the same rows give the same score.
-    fold_of_row = np.random.default_rng(0).permutation(len(gold)) % folds
-    scores = Scores(tree)
+    scores, fold_of_row = Scores(tree), folds_of(len(gold), folds)
     for fold in range(folds):
         held_out = fold_of_row == fold
         scores.update(label(~held_out, held_out), gold[held_out])
     return scores.result()
+
+
+def folds_of(n_rows: int, folds: int) -> np.ndarray:
+    """The fold of each row, int64 [N]; it depends on the number of rows only."""
+    # Shuffled, because files come sorted or in turns by label; the seed is fixed, so the same rows give the same score.
+    return np.random.default_rng(0).permutation(n_rows) % folds
 
 
 def _dev_arrays(probabilities: Any, gold: Any, n_labels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -125,40 +118,44 @@ def _dev_arrays(probabilities: Any, gold: Any, n_labels: int | None = None) -> t
     return probabilities, checked_multi_hot(gold, probabilities.shape, "gold")
 
 
-def _f1_curve(gold: np.ndarray) -> np.ndarray:
-    """Element k: the F1 when rows 0..k are predicted; gold is bool [N] or [N, L], sorted by falling probability."""
-    predicted = np.arange(1, len(gold) + 1)
-    predicted = predicted if gold.ndim == 1 else predicted[:, None]
-    return 2 * np.cumsum(gold, axis=0) / (predicted + np.count_nonzero(gold, axis=0))
+def _all_cells(
+    probabilities: np.ndarray,
+    gold: np.ndarray,
+    tree: LabelTree | None = None,
+    decoding: str = "raw",
+    per_level: int = 0,
+) -> Cells:
+    cells = Cells(gold.shape[1], tree, decoding, per_level, most=gold.size)
+    cells.add(probabilities, gold)
+    return cells.finish()
 
 
-def _best_threshold(values: np.ndarray, scores: np.ndarray, preferred: float) -> float:
-    """The threshold with the best score; values [M] fall, scores[k] belongs to predicting values[:k + 1]."""
-    # Predicting k values needs low[k] <= threshold < high[k].
-    high, low = np.append(1.0, values), np.append(values, 0.0)
-    scores = np.append(0.0, scores)
-    cuts = np.flatnonzero(high > low)  # equal values cannot be told apart
-    cuts = cuts[scores[cuts] >= scores[cuts].max() - 1e-9]  # macro-F1 is a sum with rounding errors
-    high, low = high[cuts], low[cuts]
-    middle = (high + low) / 2
-    middle = np.where(middle < high, middle, low)  # neighbouring floats have no middle
-    candidates = np.where((low <= preferred) & (preferred < high), preferred, middle)
-    return float(candidates[np.argmin(np.abs(candidates - preferred))])
+def dev_cells(tree: LabelTree, decision: Decision) -> Cells:
+    """Empty Cells, to be filled with the probabilities of dev rows for `tuned_decision`."""
+    return Cells(len(tree), tree, decision.decoding, decision.per_level)
 
 
 def tuned_decision(
-    probabilities: Any, gold: Any, tree: LabelTree, decision: Decision, how: str, criterion: str = "micro_f1"
+    cells: Cells, tree: LabelTree, decision: Decision, how: str, criterion: str = "micro_f1"
 ) -> tuple[Decision, dict[str, Any] | None]:
-    """Choose threshold(s) on dev rows: (Decision, result dict of `cross_fitted_score`, or None with a single row).
+    """Choose threshold(s) on dev rows: (Decision, what that is worth on rows that had no part in it).
 
-    how: "global" for one threshold, "per_label" for one per label with enough rows. The result says what the tuning is
-    worth on rows it has not seen; the score on the tuned rows themselves flatters.
+    cells: `dev_cells`, finished; how: "global" for one threshold, "per_label" for
+    one per label with enough rows. The worth is a result dict as of `cross_fitted`, or None with a single row; the
+    score on the tuned rows themselves flatters. In it, probabilities that `cells` has no room for count as 0.
     """
     one_of("how", how, ("global", "per_label"))
 
-    def tune(p: np.ndarray, g: np.ndarray) -> float | list[float]:
-        threshold = tune_threshold(p, g, tree, decision.decoding, criterion)
-        return threshold if how == "global" else tune_thresholds_per_label(p, g, threshold).tolist()
+    def tuned(among: np.ndarray | None = None) -> Decision:
+        threshold = cells.best_threshold(criterion, among)
+        if how == "global":
+            return replace(decision, threshold=threshold)
+        return replace(decision, threshold=cells.best_thresholds(threshold, MIN_SUPPORT, among).tolist())
 
-    tuned, folds = replace(decision, threshold=tune(probabilities, gold)), min(5, len(gold))
-    return tuned, cross_fitted_score(probabilities, gold, tree, tune, decision, folds) if folds > 1 else None
+    scores, fold_of_row = Scores(tree), folds_of(cells.n_rows, FOLDS)
+    for fold in range(FOLDS) if cells.n_rows > 1 else ():
+        held_out = fold_of_row == fold
+        chosen = tuned(~held_out)
+        for probabilities, gold in cells.windows(held_out):
+            scores.update(decide(probabilities, tree, chosen), gold)
+    return tuned(), scores.result() if cells.n_rows > 1 else None

@@ -98,12 +98,13 @@ class Progress:
 # ---- parameter updates -----------------------------------------------------------------------------------------------
 
 
-def label_frequency_bias(targets: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)) of each label's share of the rows, bool [N, L] -> float32 [L]: the classifier's first bias.
+def label_frequency_bias(counts: np.ndarray, n_rows: int) -> np.ndarray:
+    """log(p / (1 - p)) of each label's share of the rows: the classifier's first bias, float32 [L].
 
+    counts: how many of the n_rows rows have each label, int [L].
     With it the loss starts where it would otherwise have to descend to before anything else is learned.
     """
-    share = np.clip(targets.mean(0), 0.5 / len(targets), 1 - 0.5 / len(targets))
+    share = np.clip(counts / n_rows, 0.5 / n_rows, 1 - 0.5 / n_rows)
     return np.log(share / (1 - share)).astype(np.float32)
 
 

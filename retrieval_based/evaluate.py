@@ -63,7 +63,7 @@ def main(argv=None):
     settings, hint = settings_directory(path), "recall.py writes it with the result; run recall.py again."
     require_file(settings / "label.txt", hint)
     tree = LabelTree.read(settings / "label.txt")
-    decision = decision_from_arguments(args, read_decision(settings, tree, hint)[1])
+    decision = decision_from_arguments(args, tree, read_decision(settings, tree, hint)[1])
     rows = load_reported(args.similar_text_pair, tree, logger)
     if args.output_json:
         sources = [path, Path(args.similar_text_pair), *settings.iterdir()]

@@ -25,7 +25,7 @@ import numpy as np
 
 from hierarchical.batches import row_windows
 from hierarchical.console import progress_bar
-from hierarchical.decisions import Decision
+from hierarchical.decisions import Decision, thresholds_of
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
 from hierarchical.labels import LabelTree
@@ -129,9 +129,10 @@ class SemanticIndex:
         mark = about["mark"]
         tree = LabelTree.read(Path(directory) / f"label-{mark}.txt")
         decision, path = Decision.from_dict(about["decision"]), Path(directory) / f"entries-{mark}.jsonl"
-        if isinstance(decision.threshold, list) and len(decision.threshold) != len(tree):
-            count = f"{len(decision.threshold)} thresholds for {len(tree)} labels"
-            raise InputError(f"{Path(directory) / 'index.json'}: {count}. Build it again.")
+        try:
+            thresholds_of(decision, tree)
+        except ValueError as error:
+            raise InputError(f"{Path(directory) / 'index.json'}: {error}. Build it again.") from None
         if milvus := about.get("milvus"):
             vectors = MilvusVectors.open(**milvus, dimension=encoder.dimension, count=about["entries"])
         else:

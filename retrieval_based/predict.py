@@ -100,7 +100,7 @@ def main(argv=None):
         if LabelTree.read(path).labels != tree.labels:
             way = "build_index.py --add brings the new labels in" if index else f"pass --corpus_file {path}"
             raise InputError(f"{path}: other labels than those to choose from; {way}.")
-    decision = decision_from_arguments(args, index.decision if index else encoder.decision)
+    decision = decision_from_arguments(args, tree, index.decision if index else encoder.decision)
 
     labeller = Retriever(encoder, index, tree, args)
     predict_file(prediction_job(args), labeller, decision, {"recall_num": args.recall_num})

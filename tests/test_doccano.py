@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import doccano
+from hierarchical.ledger import Ledger, id_of
 from utils import LabelTree, Problems, load_rows, read_rows, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def out(tmp_path):
     def read(name=None):
         folder = tmp_path / "out"
         if name is None:
-            return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+            return sorted(path.name for path in folder.glob("[!.]*"))
         text = (folder / name).read_bytes().decode("utf-8")
         assert text.endswith("\n") and "\r" not in text
         return text[:-1].split("\n")
@@ -309,7 +310,7 @@ def test_only_disagreements(convert, out):
 
 def test_only_disagreements_among_rows_that_came_back(convert, out):
     code, log = convert([row("甲", "A"), row("甲", "B")], "--valid")
-    assert code == 0 and out() == ["conflicts.jsonl"] and "valid.txt lacks them" in log
+    assert code == 0 and out() == ["conflicts.jsonl", "ledger.jsonl"] and "valid.txt lacks them" in log
 
 
 def test_nothing_annotated(convert, out):
@@ -338,9 +339,47 @@ def test_valid_and_dirty_make_one_file_and_leave_the_labels_alone(convert, out, 
     code, log = convert([row("甲", "体育##网球")], "--dirty", "--overwrite", save_dir="data")
     assert code == 2 and "体育##网球" in log
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {name: after[name] for name in before} == before and len(after) == len(before) + 2
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"valid.txt", "train_dirty.txt", "ledger.jsonl", ".ledger.lock"}
     code, log = convert([row("甲", "体育")], "--valid")
-    assert code == 0 and "out has no label.txt" in log and out() == ["valid.txt"]
+    assert code == 0 and "out has no label.txt" in log and out() == ["ledger.jsonl", "valid.txt"]
+
+
+def test_answers_go_into_the_ledger_with_who_gave_them(convert, data_dir, tmp_path):
+    folder = data_dir()
+    assert convert(folder / "train.txt", "--label_file", folder / "label.txt", to="--annotate_file")[0] == 0
+    tasks = json.loads((tmp_path / "out" / "label_studio_tasks.json").read_bytes())
+
+    def said(who, path, **others):
+        result = [{"from_name": "label", "to_name": "text", "type": "taxonomy", "value": {"taxonomy": [path]}}]
+        return {"completed_by": {"email": who}, "result": result, "was_cancelled": False, **others}
+
+    tasks[0]["annotations"] = [said("ann", ["体育", "足球"]), said("bob", ["财经"])]
+    tasks[1]["annotations"] = [said("ann", ["体育"], was_cancelled=True)]
+    tasks[2]["annotations"] = [said("ann", ["财经", "股票"])]
+    tasks[2]["data"]["text"] += "（已改）"  # in the tool
+    tasks[3]["annotations"] = []
+    (tmp_path / "p.json").write_text(json.dumps(tasks), "utf-8")
+    for _ in range(2):  # the second time nothing is new, and no --overwrite is needed
+        code, log = convert(tmp_path / "p.json", "--dirty", "--task_type", "hierarchical", save_dir="data")
+        assert code == 0, log
+    assert "Krippendorff" in log and "0 answers went into" in log
+    train = load_rows(folder / "train.txt", LabelTree.read(folder / "label.txt")).texts
+    ledger = Ledger(folder)
+    assert [ledger.verdict(id_of(text)) and ledger.verdict(id_of(text)).state for text in train] == [
+        "disputed", "skipped", "edited", None,
+    ]  # fmt: skip
+    assert [one.who for one in ledger.decisions[id_of(train[0])]] == ["ann", "bob"]
+    found = json.loads((folder / "agreement.json").read_bytes())
+    assert found["annotators"] == ["ann", "bob"] and found["texts"] == 1
+    code, log = convert(tmp_path / "p.json", "--dirty", "--resolve", "newest", save_dir="data")
+    assert (folder / "train_dirty.txt").read_text("utf-8").splitlines()[0] == f"{train[0]}\t财经"
+
+
+def test_rows_that_come_back_have_the_format_of_train(convert, data_dir):
+    folder = data_dir(train_txt=None, train_jsonl='{"text": "甲", "labels": ["体育"]}\n')
+    assert convert([row("甲", "财经")], "--dirty", save_dir="data")[0] == 0
+    assert (folder / "train_dirty.jsonl").read_text("utf-8") == '{"text": "甲", "labels": ["财经"]}\n'
 
 
 def test_dirty_rows_that_went_out_as_lines_of_text(convert, data_dir):
@@ -382,15 +421,16 @@ def test_texts_alone_and_what_else_a_row_says(convert, out, data_dir, tmp_path):
     code, log = convert(folder / "data.txt", to="--annotate_file")
     assert code == 0 and "Save 2 examples" in log and "Save 5 labels" in log
     assert [json.loads(line) for line in out("doccano_import.jsonl")] == [
-        {"text": "门将扑出点球", "label": []},
-        {"text": "央行下调利率", "label": []},
+        {"text": "门将扑出点球", "row_id": id_of("门将扑出点球"), "label": []},
+        {"text": "央行下调利率", "row_id": id_of("央行下调利率"), "label": []},
     ]
     (tmp_path / "dirty.jsonl").write_text(
         '{"text": "甲", "labels": ["体育"], "suspect": "体育", "p": 0.97, "x": "\\ud800"}\n', "utf-8"
     )
     flags = ("--label_file", folder / "label.txt", "--overwrite")
     assert convert(tmp_path / "dirty.jsonl", *flags, to="--annotate_file")[0] == 0
-    expected = {"text": "甲", "note": "suspect: 体育; p: 0.97; x: ?", "label": ["体育"]}
+    note = "suspect: 体育; p: 0.97; x: ?"
+    expected = {"text": "甲", "note": note, "row_id": id_of("甲"), "label": ["体育"]}
     assert json.loads(out("doccano_import.jsonl")[0]) == expected
     content = '[{"text": "甲", "labels": ["体育"],\n "suspect": "体育", "p": 0.97, "x": "\\ud800"}]\n'
     (tmp_path / "dirty.json").write_text(content, "utf-8")

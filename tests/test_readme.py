@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from metric import Decision, decide
+from metric import decide
 from tests.typed import ask
-from utils import LabelTree
+from utils import LabelTree, add_decision_arguments, decision_from_arguments, make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = (".md", ".zh-CN.md")
@@ -201,13 +201,12 @@ def test_worked_example(pages):
     probabilities = {label: float(p) for label, p in re.findall(r"^\| ([A-Z#]+) \| (0\.\d+) \|$", page, re.M)}
     tree = LabelTree(list(probabilities))
     cases = re.findall(r"^\| (?:`(--[^`]+)`|.*raw.*) \| ([A-E#, ]*)\|$", page, re.M)
-    assert len(probabilities) == 5 and len(cases) == 9
+    assert len(probabilities) == 5 and len(cases) == 14
+    parser = make_parser("")
+    add_decision_arguments(parser, None)
     for flags, labels in cases:
-        words = iter(flags.split())
-        settings = {name[2:]: value for name, value in zip(words, words)}
-        for name in settings.keys() - {"decoding"}:
-            settings[name] = (float if name == "threshold" else int)(settings[name])
-        selected = decide(np.array([list(probabilities.values())]), tree, Decision(**settings))[0]
+        decision = decision_from_arguments(parser.parse_args(flags.split()), tree)
+        selected = decide(np.array([list(probabilities.values())]), tree, decision)[0]
         assert ", ".join(tree.labels[i] for i in np.flatnonzero(selected)) == labels.strip(), flags
 
 

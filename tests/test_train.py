@@ -112,6 +112,30 @@ def test_a_run_writes_a_self_contained_checkpoint_and_the_reference_log_lines(ru
 
 
 @pytest.mark.slow
+def test_auto_trains_at_the_rate_that_fits_and_goes_on_with_it(run_train, rows_dir, tmp_path, capsys):
+    """tiny-ernie has 2 layers x 128 and no weights; the checkpoint that comes of it has weights."""
+    flags = ["--dataset_dir", rows_dir, "--seed", 1]
+    run_train(*flags, "--save_dir", tmp_path / "typed", "--epochs", 2, "--learning_rate", 1e-3)
+    assert "--learning_rate" not in capsys.readouterr().err
+    run_train(*flags, "--save_dir", tmp_path / "auto", "--epochs", 1, "--learning_rate", "auto")
+    said = "--learning_rate auto: 0.001, for a start from scratch of 2 layers x 128 (docs/encoders.md has"
+    assert said in capsys.readouterr().err
+    assert json.loads((tmp_path / "auto" / "run.json").read_text("utf-8"))["arguments"]["learning_rate"] == 1e-3
+    run_train(*flags, "--save_dir", tmp_path / "auto", "--epochs", 2, "--learning_rate", "auto", "--resume")
+    assert_same_arrays(tmp_path / "typed" / "model.safetensors", tmp_path / "auto" / "model.safetensors")
+    again = [*flags, "--model_name", tmp_path / "auto", "--save_dir", tmp_path / "again", "--epochs", 1]
+    run_train(*again, "--learning_rate", "auto")
+    assert "for a pre-trained encoder of 2 layers x 128" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_rate_far_below_what_fits_is_warned_of(run_train, rows_dir, tmp_path, capsys):
+    run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "checkpoint", "--epochs", 1)
+    said = "--learning_rate 3e-05 is low for a start from scratch of 2 layers x 128: it will learn slowly"
+    assert said in (log := capsys.readouterr().err) and "--learning_rate auto takes 0.001" in log
+
+
+@pytest.mark.slow
 def test_the_saved_model_has_the_score_that_was_logged(run_train, rows_dir, tmp_path):
     save = tmp_path / "checkpoint"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--epochs", 3, "--learning_rate", "1e-3")
@@ -564,6 +588,8 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--early_stop_nums", 0), "--early_stop_nums: must be at least 1"),
         (("--learning_rate", 1e30), "training diverged; lower --learning_rate"),
         (("--learning_rate", "nan"), "--learning_rate: must be at least"),
+        (("--learning_rate", "0"), "--learning_rate: must be at least 1e-12, got 0"),
+        (("--learning_rate", "fast"), "--learning_rate: invalid rate value: 'fast'"),
         (("--threshold", 1.5), "threshold must be a number from 0 to 1"),
         (("--top_k", 0), "top_k must be a whole number"),
         (("--dataset_dir", tmp_path / "none"), "no such directory"),

@@ -248,18 +248,25 @@ def test_an_abbreviation_is_no_other_name(parser):
 
 def test_a_decision_takes_what_is_asked_from_the_flags_and_the_rest_from_the_checkpoint(parser):
     utils.add_decision_arguments(parser, None)
+    tree = utils.LabelTree(["体育", "体育##足球", "财经", "财经##股票"])
     stored = utils.Decision([0.25, 0.75], "closure", max_labels=4)
+    both_levels = utils.Decision([0.5, 0.9], "path", stop="confident")
 
     def decided(*flags, stored=stored):
-        return utils.decision_from_arguments(parser.parse_args(flags), stored)
+        return utils.decision_from_arguments(parser.parse_args(flags), tree, stored)
 
     assert decided() == stored and decided(stored=None) == utils.Decision()
     assert decided("--threshold", "0.5") == utils.Decision(0.5, "closure", max_labels=4)
     assert decided("--top_k", "2") == utils.Decision([0.25, 0.75], "closure", top_k=2)
+    assert decided("--threshold", "0.5", "0.9", "--decoding", "path", "--stop", "confident") == both_levels
+    assert decided("--per_level", "1") == utils.Decision([0.25, 0.75], "closure", per_level=1)
     for flags, says in (
         (("--threshold", "1.5"), "decision settings: threshold must be a number from 0 to 1"),
         (("--top_k", "2", "--max_labels", "2"), "decision settings: top_k already fixes"),
         (("--min_labels", "5"), r"decision settings: min_labels \(5\) must not be above max_labels \(4\)"),
+        (("--threshold", "0.5", "0.5", "0.5"), "decision settings: 3 thresholds for 4 labels on 2 levels"),
+        (("--stop", "confident"), "decision settings: stop says where a path ends"),
+        (("--per_level", "-1"), "decision settings: per_level must be a whole number, 0 or more"),
     ):
         with pytest.raises(utils.InputError, match=says):
             decided(*flags)

@@ -157,7 +157,7 @@ def main(argv=None):
     args = parse_args(argv)
     require_place(args)
     predictor, output = find_model(args.model_path)
-    decision = decision_from_arguments(args, predictor.decision)
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     with new_parts(args.output, PARTS) as folder:
         write_folder(folder, args, predictor, output, decision)
     get_logger().info(

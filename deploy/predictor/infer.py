@@ -16,6 +16,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from hierarchical.batches import row_windows
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import BACKENDS, find_gpu, has_bf16
@@ -106,11 +107,13 @@ def measure(args, predictor, decision, logger):
     ids = predictor.tokenizer.encode(texts)
     tokenised = time.perf_counter() - began
     predictor.logits(ids)  # the first call with a batch of its size also plans memory and chooses kernels
-    began = time.perf_counter()
-    probabilities = sigmoid(with_linear(predictor.logits(ids), predictor.linear, texts))
-    computed = time.perf_counter() - began
-    scores = Scores(predictor.tree)
-    scores.update(decide(probabilities, predictor.tree, decision), rows.multi_hot(len(predictor.tree)))
+    scores, computed = Scores(predictor.tree), 0.0
+    for window in row_windows(len(texts), len(predictor.tree)):
+        part = slice(window.start, window.stop)
+        began = time.perf_counter()
+        probabilities = sigmoid(with_linear(predictor.logits(ids[part]), predictor.linear, texts[part]))
+        computed += time.perf_counter() - began
+        scores.update(decide(probabilities, predictor.tree, decision), rows.multi_hot(len(predictor.tree), window))
     result = scores.result()
     logger.info(f"micro f1: {100 * result['micro_f1']:.2f}, macro f1: {100 * result['macro_f1']:.2f}")
     for what, seconds in (("", computed), (" with tokenising", tokenised + computed)):
@@ -142,7 +145,7 @@ def main(argv=None):
     )
     logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.file}")
     logger.info(">>> [InferBackend] Engine Created ...")
-    decision = decision_from_arguments(args, predictor.decision)
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     if args.perf:
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)

@@ -3,9 +3,9 @@
 import difflib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from hierarchical.decisions import DECODINGS, RULES_TEXT
+from hierarchical.decisions import DECODINGS, RULES_TEXT, STOPS, STOPS_TEXT
 
 SHOWN = 20  # problems of a request that are told in full
 HOW = {
@@ -39,6 +39,10 @@ def _whole(least):
 
 Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Thresholds = Annotated[
+    Annotated[Share, Tag("a number")] | Annotated[list[Share], Tag("a list")],  # no names, so errors do not tell them
+    Discriminator(lambda value: "a list" if isinstance(value, list) else "a number"),
+]
 
 
 Named = Annotated[str | None, Field(max_length=64)]
@@ -46,11 +50,19 @@ Named = Annotated[str | None, Field(max_length=64)]
 
 class ClassifyBody(Body):
     texts: Texts = Field(description="one text or a list; a blank one gets no labels", examples=[["国足今晚出战"]])
-    threshold: Share | None = Field(None, description="a label needs a probability above this")
+    threshold: Thresholds | None = Field(
+        None, description="a label needs a probability above this; a list has one per level, or one per label"
+    )
     decoding: Literal[DECODINGS] | None = Field(None, description=RULES_TEXT)
     min_labels: _whole(0) | None = Field(None, description="at least this many labels for every text")
     max_labels: _whole(1) | None = Field(None, description="at most this many labels for every text")
     top_k: _whole(1) | None = Field(None, description="exactly this many labels, whatever the threshold")
+    per_level: _whole(0) | None = Field(
+        None, description="this many labels of every level, below those of the level above; 0: off"
+    )
+    stop: Literal[tuple(STOPS)] | None = Field(
+        None, description=f"where a path, or what per_level chooses, ends; {STOPS_TEXT}"
+    )
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
     model: Named = Field(None, description="one of /v1/models; left out: the default")
 

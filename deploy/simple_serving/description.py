@@ -22,6 +22,7 @@ def add_limits(schemas, args, models):
         number_or_list(explain["labels"])["items"]["enum"] = model.tree.labels
     number_or_list(schemas["ReferenceParameters"]["properties"]["max_seq_len"])["maximum"] = model.most_tokens
     add_decision_limits(schemas["ClassifyBody"], model.decision)
+    add_threshold_limits(schemas["ClassifyBody"], model.tree)
 
 
 def add_decision_limits(schema, stored):
@@ -37,6 +38,13 @@ def add_decision_limits(schema, stored):
     between = ({"min_labels": {"maximum": number}, "max_labels": {"minimum": number}} for number in range(1, MOST + 1))
     one_alone = ({name: {"type": "null"}} for name in ("min_labels", "max_labels"))
     schema["anyOf"] = [{"properties": properties} for properties in (*one_alone, *between)]
+
+
+def add_threshold_limits(schema, tree):
+    """How long a list of thresholds is."""
+    number, several, *_ = number_or_list(schema["properties"]["threshold"])["oneOf"]
+    lists = [several | {"minItems": n, "maxItems": n} for n in sorted({tree.depth, len(tree)})]
+    number_or_list(schema["properties"]["threshold"])["oneOf"] = [number, *lists]
 
 
 def number_or_list(field):

@@ -15,6 +15,7 @@ from deploy.simple_serving.model import plain, run, sample_of
 from deploy.simple_serving.models import Models
 from deploy.simple_serving.versions import Shadow, Split
 from hierarchical.console import get_logger
+from hierarchical.decisions import thresholds_of
 from hierarchical.devices import available_cores
 from hierarchical.errors import InputError
 
@@ -140,7 +141,9 @@ class Service:
         if all(value is None for value in settings.values()):
             return model.decision
         try:
-            return model.decision.updated(**settings)
+            decision = model.decision.updated(**settings)
+            thresholds_of(decision, model.tree)
+            return decision
         except ValueError as error:
             what = f"decision settings: {error}."
             raise Refusal(422, "body", what, "Correct these fields; /docs describes them.") from None

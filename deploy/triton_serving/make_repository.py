@@ -225,7 +225,7 @@ def main(argv=None):
     logger = get_logger()
     require_place(args)
     predictor = find_model(args)
-    decision = decision_from_arguments(args, predictor.decision)
+    decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     with new_parts(args.output, MODELS) as folder:
         write_repository(folder, args, predictor, decision)
     logger.info(

@@ -10,7 +10,6 @@ import pytest
 from analysis import dirty
 from tests.analysis.conftest import PLANTED, TREE, planted_rows
 from tests.conftest import ROOT
-from utils import LabelTree, load_rows
 
 
 @pytest.fixture(autouse=True)
@@ -48,31 +47,58 @@ def test_files(folder, call, caplog):
     assert "skipped 1 blank and 1 unlabelled lines" in log and suspects[0]["suspect"] in log
 
 
-def test_merge(folder, call, caplog):
+def test_merge_of_a_file_that_was_edited_by_hand(folder, call, caplog):
     call("--dataset_dir", folder, "--dirty_num", 3)
+    train = (folder / "train.txt").read_text(encoding="utf-8")
     lines = (folder / "train_dirty.txt").read_text(encoding="utf-8").splitlines()
     texts = [line.split("\t")[0] for line in lines]
-    # One is put right, one is confirmed, one is left out.
+    # One is put right, one is left as it was, one is left out.
     (folder / "train_dirty.txt").write_text(f"{texts[0]}\t组织,组织##裁员\n{lines[1]}\n", encoding="utf-8")
     call("--dataset_dir", folder, "--merge")
-    rest = (folder / "train_dirty_rest.txt").read_text(encoding="utf-8")
     clean = (folder / "train_clean.txt").read_text(encoding="utf-8")
-    assert clean == f"{rest}{texts[0]}\t组织,组织##裁员\n{lines[1]}\n"
+    assert clean == train.replace(lines[0], f"{texts[0]}\t组织,组织##裁员").replace("\n无标签", "无标签")
+    still_open = [json.loads(line) for line in (folder / "train_open.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["text"], row["why"]) for row in still_open] == [(t.strip(), "asked, no answer yet") for t in texts[1:]]
     log = caplog.text
-    assert "1 of 2 checked rows have other labels now" in log
-    assert "1 texts of train.txt are in neither file" in log and "99 rows saved" in log
+    assert "1 of 1 checked rows have other labels now" in log and "2 rows were asked about and keep their labels" in log
+    assert "101 rows saved" in log and "(1 of them without labels, as before)" in log
+    before = (folder / "ledger.jsonl").read_text("utf-8")
+    call("--dataset_dir", folder, "--merge")  # again, and nothing is new
+    assert (folder / "train_clean.txt").read_text(encoding="utf-8") == clean
+    assert before.count("changed") == (folder / "ledger.jsonl").read_text("utf-8").count("changed") == 1
 
 
-def test_jsonl_keeps_what_txt_cannot_hold(data_dir, call, refused):
-    rows = [{"text": f"文{i}", "labels": ["a,b"] if i % 2 else []} for i in range(8)]
+def test_what_can_be_wrong_with_a_merge(folder, call, refused):
+    call("--dataset_dir", folder, "--dirty_num", 3)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for flags, message in (
+        (["--open_file", "a.txt"], "--open_file is written as .jsonl"),
+        (["--clean_file", "train.txt"], "would overwrite"),
+        (["--clean_file", "train_open.jsonl"], "different names"),
+    ):
+        assert message in refused("--dataset_dir", folder, "--merge", *flags)
+    (folder / "train_dirty.txt").write_text("\x1b甲县某厂股价大涨\t组织\n\x1b甲县某厂股价大涨\t财经\n", "utf-8")
+    assert "is in it twice, with different labels" in refused("--dataset_dir", folder, "--merge")
+    assert {path: path.read_bytes() for path in before if path.name != "train_dirty.txt"} == {
+        path: content for path, content in before.items() if path.name != "train_dirty.txt"
+    }
+
+
+def test_jsonl_throughout_by_default_names(data_dir, call, caplog):
+    rows = [{"id": i, "text": f"文{i}", "labels": ["a,b"] if i % 2 else [], "from": {"a": [i]}} for i in range(8)]
     content = "".join(json.dumps(row) + "\n" for row in rows)
-    folder = data_dir(label_txt="a,b\n", train_jsonl=content)
-    flags = ["--dataset_dir", folder, "--train_file", "train.jsonl", "--dirty_num", 2]
-    assert "--dirty_file a name that ends in .jsonl" in refused(*flags)
-    call(*flags, "--dirty_file", "dirty.jsonl", "--rest_file", "rest.jsonl")
-    tree = LabelTree(["a,b"])
-    parts = [load_rows(folder / name, tree) for name in ("dirty.jsonl", "rest.jsonl")]
-    assert sorted(text for part in parts for text in part.texts) == [f"文{i}" for i in range(8)]
+    folder = data_dir(label_txt="a,b\n", train_txt=None, train_jsonl=content)
+    call("--dataset_dir", folder, "--dirty_num", 2)
+    parts = [(folder / name).read_text("utf-8") for name in ("train_dirty.jsonl", "train_dirty_rest.jsonl")]
+    assert sorted("".join(parts).splitlines()) == sorted(content.splitlines()) and len(parts[0].splitlines()) == 2
+    assert len((folder / "train_suspects.jsonl").read_text("utf-8").splitlines()) == 2
+    row = json.loads(parts[0].splitlines()[0])
+    row["labels"] = [] if row["labels"] else ["a,b"]
+    (folder / "train_dirty.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    call("--dataset_dir", folder, "--merge")
+    clean = [json.loads(line) for line in (folder / "train_clean.jsonl").read_text("utf-8").splitlines()]
+    assert clean == [row if one["id"] == row["id"] else one for one in rows]
+    assert [list(one) for one in clean] == [list(one) for one in rows]  # fields in their order
 
 
 def test_too_few_different_texts(data_dir, refused):
@@ -91,7 +117,7 @@ def test_too_few_different_texts(data_dir, refused):
         (["--suspect_file", "a.txt"], ".jsonl"),
         (["--train_file", "none.txt"], "no such file"),
         (["--strategy", "representer", "--params_path", "nowhere"], "no such directory"),
-        (["--merge"], "train_dirty.txt: no such file"),
+        (["--merge"], "train_dirty.txt: no such file, and no answers in"),
         (["--strategy", "cleanlab"], "invalid choice"),
     ],
 )

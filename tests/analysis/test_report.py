@@ -109,6 +109,7 @@ def test_label_table():
 
 
 def test_suspects_are_the_surest_contradictions():
+    assert len(suspects(found()[1], {suspects(found()[1])[0]["row"]})) == 1  # what somebody has confirmed is none
     first, second = suspects(found()[1])  # 0.97 against 甲##丑 and 0.12 for 甲##子; 0.03 for 乙
     assert (first["row"], second["row"]) in ((1, 4), (4, 1))
     both = first if first["row"] == 1 else second
@@ -157,8 +158,8 @@ def test_curve_and_chosen_point():
 
 def test_thresholds_per_label_and_none_at_all(tmp_path):
     scores, findings = found(Decision(threshold=[0.5, 0.3, 0.7, 0.5, 0.5]))
-    assert "median of the thresholds per label: 0.50" in threshold_chart(findings).marks[0]["title"]
-    assert "one per label, 0.30 to 0.70" in write(tmp_path / "r.html", scores, findings).text
+    assert "median of the thresholds: 0.50" in threshold_chart(findings).marks[0]["title"]
+    assert "5 of them, 0.30 to 0.70" in write(tmp_path / "r.html", scores, findings).text
     scores, findings = found(Decision(top_k=2))
     assert threshold_chart(findings) is None
     assert "no threshold counts" in write(tmp_path / "r.html", scores, findings).text

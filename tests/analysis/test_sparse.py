@@ -12,6 +12,7 @@ import pytest
 from analysis import sparse
 from analysis.sparse import choose_support, read_candidates
 from hierarchical.checkpoints import Checkpoint
+from hierarchical.ledger import Ledger, id_of
 from tests.analysis.conftest import StandIn
 from utils import InputError, LabelTree
 
@@ -186,6 +187,39 @@ def test_candidates_come_in_order(tmp_path, log):
     assert read_candidates(path, TREE, {"丁"}, logging.getLogger("hierarchical")) == ["乙\n丙", "甲"]
     with pytest.raises(InputError, match="no text in it"):
         read_candidates(path, TREE, {"乙\n丙", "甲", "丁"}, logging.getLogger("hierarchical"))
+
+
+def test_what_was_answered_is_not_asked_again_and_covers(data_dir, call, refused, log):
+    folder = data_dir(data_txt="门将扑出点球\n央行下调利率\n股市\n")
+    flags = ["--annotate", "--sparse_num", 1, "--support_threshold", -0.9]
+    call(folder, *flags, "--support_num", 1)
+    assert read(folder / "sparse.txt") == ["大盘午后跳水\t财经,财经##股票"]
+    assert read(folder / "support.txt") == ["股市"]
+    ledger = Ledger(folder)
+    assert [one.answer for one in ledger.decisions[id_of("股市")]] == ["asked"]
+    ledger.add([ledger.answer("股市", "ann", ["财经", "财经##股票"]), ledger.answer("央行下调利率", "ann", None)])
+    call(folder, *flags)  # 股市 covers 大盘午后跳水, 5 degrees away: 前锋梅开二度 is the sparsest now
+    assert read(folder / "support.txt") == ["门将扑出点球"] and "2 texts were answered before" in log.text
+    ledger.add([ledger.answer("门将扑出点球", "ann", ["体育"])])
+    assert "all its texts were answered before" in refused(folder, *flags)
+
+
+def test_answers_in_a_file_are_not_overwritten(data_dir, call, refused):
+    folder = data_dir()
+    flags = ["--annotate", "--support_threshold", -0.9]
+    call(folder, *flags)
+    call(folder, *flags)
+    labelled = "央行下调利率\t财经\n门将扑出点球\t体育,体育##足球\n"
+    (folder / "support.txt").write_text(labelled, "utf-8")
+    for others in (flags, ["--aug_strategy", "duplicate", "--support_threshold", 0.2]):
+        assert "2 of its rows have labels that are in no other file" in refused(folder, *others)
+        assert (folder / "support.txt").read_text("utf-8") == labelled
+    ledger = Ledger(folder)
+    ledger.add(
+        ledger.answer(line.split("\t")[0], "ann", line.split("\t")[1].split(",")) for line in labelled.splitlines()
+    )
+    call(folder, "--aug_strategy", "duplicate", "--support_threshold", 0.2)  # nothing is lost now
+    call(folder, "--aug_strategy", "swap", "--support_threshold", 0.2)
 
 
 @pytest.mark.slow

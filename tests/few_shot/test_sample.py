@@ -1,6 +1,5 @@
 """few-shot/sample.py: who is drawn, and what can be wrong."""
 
-import numpy as np
 import pytest
 
 from tests.few_shot.conftest import load_script
@@ -53,9 +52,9 @@ def test_labels_with_too_few_rows_are_named(folder, tmp_path, run_main, printed)
 
 def test_rarest_first():
     # label 0 has all rows, label 1 has one: taken first by label 0, it would be lost to label 1
-    targets = np.array([[True, False]] * 9 + [[True, True]])
+    labels = [(0,)] * 9 + [(0, 1)]
     for seed in range(5):
-        drawn = load_script("sample").draw(targets, 1, seed)
+        drawn = load_script("sample").draw(labels, 2, 1, seed)
         assert len(drawn) == 2 and 9 in drawn
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hierarchical.annotation import Fields, import_files, read_export
+from hierarchical.ledger import id_of
 from tests.conftest import ROOT
 from utils import InputError, LabelTree, Problems, Row
 
@@ -384,13 +385,15 @@ def contents():
 
 def test_doccano_gets_the_deepest_labels_and_all_label_types(contents):
     lines = [json.loads(line) for line in contents["doccano_import.jsonl"].splitlines()]
-    assert lines == [{"text": row.text, "label": deepest} for row, deepest in zip(ROWS, DEEPEST)]
+    ids = [id_of(row.text) for row in ROWS]
+    expected = [{"text": row.text, "row_id": i, "label": deepest} for row, i, deepest in zip(ROWS, ids, DEEPEST)]
+    assert lines == expected and len(set(ids)) == len(ROWS)
     assert [kind["text"] for kind in json.loads(contents["doccano_labels.json"])] == TREE.labels
 
 
 def test_label_studio_gets_predictions_for_rows_that_have_labels(contents):
     tasks = json.loads(contents["label_studio_tasks.json"])
-    assert [task["data"] for task in tasks] == [{"text": row.text} for row in ROWS]
+    assert [task["data"] for task in tasks] == [{"text": row.text, "row_id": id_of(row.text)} for row in ROWS]
     assert "predictions" not in tasks[3] and all("annotations" not in task for task in tasks)
     for task_, deepest in zip(tasks[:3], DEEPEST):
         ((result,),) = (prediction["result"] for prediction in task_["predictions"])

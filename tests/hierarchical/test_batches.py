@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from hierarchical.batches import CELLS, WINDOW, length_sorted_batches, pad, row_windows, run_batches
+from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
+from hierarchical.metric import Scores
+from tests.memory import peak_bytes
 
 
 def test_length_sorted_batches():
@@ -24,6 +28,21 @@ def test_row_windows_cover_all_rows():
     assert row_windows(2, CELLS * 2) == [range(0, 1), range(1, 2)]  # a row at least
     assert row_windows(WINDOW + 1) == [range(0, WINDOW), range(WINDOW, WINDOW + 1)]
     assert row_windows(0) == []
+
+
+@pytest.mark.parametrize("n_labels", [500, 10_000, 50_000])
+def test_what_a_window_takes_is_constant_in_the_labels(n_labels):
+    tree = LabelTree([str(i) for i in range(n_labels)])
+    window = row_windows(5000, n_labels)[0]
+    assert CELLS / 2 < len(window) * n_labels <= CELLS
+    scores, rng = Scores(tree), np.random.default_rng(0)
+    probabilities = rng.random((len(window), n_labels), np.float32)
+
+    def score():
+        predicted = decide(probabilities, tree, Decision(threshold=0.999))
+        scores.update(predicted, probabilities > 0.5)
+
+    assert peak_bytes(score)[1] < 50e6
 
 
 def test_batches_run_side_by_side_and_must_be_finite():

@@ -49,7 +49,7 @@ def test_settings_round_trip(checkpoint, decision):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"max_seq_length": 64, "threshold": [0.5, 0.5]}', "2 thresholds for 3 labels"),
+        ('{"max_seq_length": 64, "threshold": [0.5, 0.5, 0.5, 0.5]}', "4 thresholds for 3 labels"),
         ('{"max_seq_length": 64, "threshold": 7}', "from 0 to 1"),
         ('{"max_seq_length": 64, "threshold": NaN}', "from 0 to 1"),
         ('{"max_seq_length": 64, "decoding": "best"}', "decoding must be one of"),

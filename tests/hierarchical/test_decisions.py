@@ -1,18 +1,35 @@
 """Decisions: worked examples by hand, and properties that hold for any input."""
 
 import json
+import sys
+import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hierarchical.decisions import STOPS, cut_values, thresholds_of
 from metric import (
     DECODINGS,
     Decision,
     decide,
 )
-from tests.hierarchical.trees import TREE, cases, is_closed, limits, multi_hot
+from tests.hierarchical.trees import TREE, cases, is_closed, limits, multi_hot, random_tree
+
+BY_THRESHOLD = ("raw", "closure", "topdown")
+
+
+@st.composite
+def structures(draw):
+    """Settings by which labels are chosen by their place in the tree."""
+    decoding, per_level = draw(st.sampled_from(DECODINGS)), draw(st.integers(0, 3))
+    return {
+        "decoding": decoding,
+        "per_level": max(per_level, int(decoding != "path")),
+        "stop": draw(st.sampled_from([*STOPS])),
+    }
 
 
 def test_decide_by_hand():
@@ -60,16 +77,16 @@ def test_default_is_above_one_half(dtype):
 
 
 @pytest.mark.slow
-@given(cases(), st.sampled_from(DECODINGS), limits())
-@settings(max_examples=300, deadline=None)
-def test_decide_holds_its_promises(case, decoding, limit):
+@given(cases(), st.one_of(st.sampled_from(BY_THRESHOLD).map(lambda name: {"decoding": name}), structures()), limits())
+@settings(max_examples=400, deadline=None)
+def test_decide_holds_its_promises(case, rule, limit):
     tree, probabilities, threshold = case
     before = probabilities.copy()
-    decision = Decision(threshold, decoding, **limit)
+    decision = Decision(threshold, **rule, **limit)
     sets = decide(probabilities, tree, decision)
     assert sets.dtype == bool and sets.shape == probabilities.shape
     assert (probabilities == before).all()
-    assert decoding == "raw" or is_closed(sets, tree)
+    assert rule == {"decoding": "raw"} or is_closed(sets, tree)
 
     counts, n_labels = sets.sum(axis=1), len(tree)
     if decision.top_k:
@@ -79,7 +96,7 @@ def test_decide_holds_its_promises(case, decoding, limit):
         assert decision.max_labels is None or (counts <= decision.max_labels).all()
 
     # The limits only shorten or lengthen the plain result.
-    plain = decide(probabilities, tree, Decision(threshold, decoding))
+    plain = decide(probabilities, tree, Decision(threshold, **rule))
     assert ((sets & ~plain).any(axis=1) <= ~(plain & ~sets).any(axis=1)).all()
     # A row's result depends neither on its place nor on its batch.
     assert (decide(probabilities[::-1], tree, decision) == sets[::-1]).all()
@@ -87,7 +104,7 @@ def test_decide_holds_its_promises(case, decoding, limit):
         assert (decide(probabilities[row : row + 1], tree, decision) == sets[row]).all()
 
 
-@given(cases(), st.sampled_from(DECODINGS), limits())
+@given(cases(), st.sampled_from(BY_THRESHOLD), limits())
 @settings(max_examples=100, deadline=None)
 def test_decide_equals_a_plain_loop(case, decoding, limit):
     tree, probabilities, threshold = case
@@ -111,16 +128,142 @@ def test_decide_equals_a_plain_loop(case, decoding, limit):
 @settings(max_examples=100, deadline=None)
 def test_topdown_within_raw_within_closure(case):
     tree, probabilities, threshold = case
-    raw, closure, topdown = (decide(probabilities, tree, Decision(threshold, name)) for name in DECODINGS)
+    raw, closure, topdown = (decide(probabilities, tree, Decision(threshold, name)) for name in BY_THRESHOLD)
     assert (topdown <= raw).all() and (raw <= closure).all()
     if np.ndim(threshold) == 0:
         assert (raw == (probabilities.astype(float) > threshold)).all()
+
+
+# ---- paths, and labels per level -------------------------------------------------------------------------------------
+
+
+def test_path_and_per_level_by_hand():
+    #                          组织  加盟  其他  财经  其他  利率
+    probabilities = np.array([[0.60, 0.30, 0.20, 0.50, 0.70, 0.40]])
+
+    def labels(**settings):
+        return np.flatnonzero(decide(probabilities, TREE, Decision(**settings))[0]).tolist()
+
+    # Odds 3/2 x 3/7 = 9/14 for 加盟, 3/2 x 1/4 = 3/8 for 组织##其他, 1 x 7/3 x 2/3 = 14/9 for 利率.
+    assert labels(decoding="path") == [3, 4, 5]
+    assert labels(per_level=1) == [0, 1]  # the best root, and its best child
+    assert labels(per_level=2) == [0, 1, 3, 4, 5]  # both roots, the best two of their children
+    assert labels(per_level=1, decoding="closure") == [3, 4, 5]  # 财经 stands for the .7 below it
+    # 利率 is not above .5, 财经 itself neither, but 财经##其他 between them is.
+    assert labels(decoding="path", stop="confident") == [3, 4]
+    assert labels(decoding="path", stop="confident", threshold=0.7) == []
+    assert labels(decoding="path", stop="confident", threshold=0.7, min_labels=1) == [3]
+    assert labels(decoding="path", stop="confident", threshold=[0.4, 0.9, 0.5]) == [3]  # one per level
+    assert labels(decoding="path", stop="confident", threshold=[0.4, 0.9, 0.3]) == [3, 4, 5]
+    assert labels(per_level=1, stop="confident") == [0]
+    # Limits keep the path first: of the rest 组织 and then 加盟 are the best.
+    assert labels(decoding="path", max_labels=2) == [3, 4]
+    assert labels(decoding="path", top_k=5) == [0, 1, 3, 4, 5]
+
+
+def test_certain_labels_have_a_path_too():
+    """Odds of 0 and 1 are 0 and infinite; float32 gives such probabilities."""
+    probabilities = np.array([[1, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], np.float32)
+    # Of the second row's paths the shorter ones have fewer odds of 0, in the third the longest has the most of 1.
+    assert decide(probabilities, TREE, Decision(decoding="path")).tolist() == (
+        multi_hot([0, 2], [0, 1], [3, 4, 5]).tolist()
+    )
+
+
+@given(cases())
+@settings(max_examples=200, deadline=None)
+def test_path_is_the_best_of_all(case):
+    tree, probabilities, _ = case
+    paths = [[*tree.ancestors(i), i] for i in range(len(tree)) if not tree.children[i]]
+    sets = decide(probabilities, tree, Decision(decoding="path"))
+    for row, selected in zip(probabilities.astype(float).tolist(), sets):
+        odds = [Fraction(min(max(p, 2**-24), 1 - 2**-24)) for p in row]
+        odds = [p / (1 - p) for p in odds]
+        products = {}
+        for path in paths:
+            products[tuple(sorted(path))] = product = Fraction(1)
+            for label in path:
+                products[tuple(sorted(path))] = product = product * odds[label]
+        found = products[tuple(np.flatnonzero(selected).tolist())]  # KeyError: it is no path
+        assert found >= max(products.values()) * (1 - Fraction(1, 10**10))  # of equals, rounding decides
+
+
+@given(cases(), st.sampled_from(BY_THRESHOLD), st.integers(1, 3))
+@settings(max_examples=200, deadline=None)
+def test_per_level_equals_a_plain_loop(case, decoding, k):
+    tree, probabilities, threshold = case
+    margins = probabilities.astype(float) - threshold
+    for level in range(tree.depth, 1, -1) if decoding == "closure" else ():
+        for label in np.flatnonzero(tree.levels == level):
+            parent = tree.parents[label]
+            margins[:, parent] = np.maximum(margins[:, parent], margins[:, label])
+    for level in range(2, tree.depth + 1) if decoding == "topdown" else ():
+        for label in np.flatnonzero(tree.levels == level):
+            margins[:, label] = np.minimum(margins[:, tree.parents[label]], margins[:, label])
+    whole = decide(probabilities, tree, Decision(threshold, decoding, per_level=k))
+    for row, selected in zip(margins.tolist(), whole):
+        chosen, candidates = [], [i for i in range(len(tree)) if tree.parents[i] < 0]
+        while candidates:
+            best = sorted(candidates, key=lambda label: (-row[label], label))[:k]
+            chosen += best
+            candidates = [child for label in best for child in tree.children[label]]
+        assert sorted(chosen) == np.flatnonzero(selected).tolist()
+
+
+@given(cases(), structures())
+@settings(max_examples=200, deadline=None)
+def test_confident_stops_at_the_deepest_label_above_its_threshold(case, rule):
+    tree, probabilities, threshold = case
+    whole, part = (
+        decide(probabilities, tree, Decision(threshold, **rule | {"stop": stop})) for stop in ("leaf", "confident")
+    )
+    # What passes by the decoding alone: closure lets a label pass by one below it, topdown only with all above it.
+    alone = rule["decoding"] if rule["decoding"] in BY_THRESHOLD else "raw"
+    passes = decide(probabilities, tree, Decision(threshold, alone))
+    for chosen, kept, above in zip(whole, part, passes):
+        assert tree.closure(np.flatnonzero(chosen & above)) == np.flatnonzero(kept).tolist()
+    if np.ndim(threshold) == 0:  # what tuning cuts
+        values = cut_values(probabilities, tree, rule["decoding"], rule["per_level"])
+        assert ((values > threshold) == part).all()
+
+
+def cost(n_labels, decision):
+    """(calls of functions, peak bytes) of deciding 20 rows, for trees that differ in width alone."""
+    tree = random_tree(np.random.default_rng(0), n_labels, depth=4)
+    probabilities, calls = np.random.default_rng(1).random((20, n_labels)), 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    decide(probabilities, tree, decision)
+    tracemalloc.start()
+    sys.setprofile(count)
+    try:
+        decide(probabilities, tree, decision)
+    finally:
+        sys.setprofile(None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return calls, peak
+
+
+@pytest.mark.parametrize("rule", [{"decoding": "path"}, {"per_level": 1}, {"per_level": 2, "stop": "confident"}])
+def test_cost_is_linear_in_labels(rule):
+    decision = Decision(**rule)
+    (calls, peak), (same_calls, larger) = cost(1000, decision), cost(10_000, decision)
+    assert calls == same_calls < 600 and larger < 11 * peak and larger < 20 * 20 * 10_000 * 8
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "decision",
     [
         Decision(),
+        Decision(0.5, "path", stop="confident"),
+        Decision([0.5, 0.75, 0.5], per_level=2),
         Decision(0.25, "closure", 1, 3),
         Decision([0.1, 0.2, 0.3], "topdown"),
         Decision(top_k=2),
@@ -204,6 +347,10 @@ def test_an_updated_decision_over_limits(asked, expected):
         ({"min_labels": 1}, Decision(min_labels=1)),
         ({"max_labels": 4}, Decision(max_labels=4)),
         ({"min_labels": 1, "max_labels": 4, "top_k": None}, Decision(min_labels=1, max_labels=4)),
+        ({"per_level": 1}, Decision(per_level=1)),
+        ({"decoding": "path"}, Decision(decoding="path")),
+        ({"decoding": "path", "max_labels": 2}, Decision(decoding="path", max_labels=2)),
+        ({"decoding": "closure"}, Decision(decoding="closure", top_k=2)),
     ],
 )
 def test_an_updated_decision_over_a_number_of_labels(asked, expected):
@@ -244,5 +391,17 @@ def test_bad_probabilities(probabilities, said):
 
 
 def test_wrong_number_of_thresholds():
-    with pytest.raises(ValueError, match="2 thresholds for 6 labels"):
+    with pytest.raises(ValueError, match="2 thresholds for 6 labels on 3 levels"):
         decide(np.zeros((1, 6)), TREE, Decision([0.5, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (0.5, 0.5),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.2, 0.1, 0.2, 0.3]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
+    ],
+)
+def test_thresholds_of_levels_and_labels(threshold, expected):
+    assert thresholds_of(Decision(threshold), TREE).tolist() == expected

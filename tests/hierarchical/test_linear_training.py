@@ -10,8 +10,14 @@ from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
 from hierarchical.linear_training import (
     LEAST_DEV,
+    QUICK,
+    Limits,
+    Plan,
     best_mix,
+    choosing_rows,
     drawn_rows,
+    feature_matrix,
+    fit_label,
     fit_linear,
     mixed,
     quantized,
@@ -19,7 +25,9 @@ from hierarchical.linear_training import (
 )
 from hierarchical.metric import evaluate
 from hierarchical.modeling import sigmoid
+from hierarchical.n_grams import NGrams
 from tests.conftest import SAMPLE
+from tests.memory import peak_bytes
 from utils import load_rows, multi_hot
 
 TREE = LabelTree.read(SAMPLE / "label.txt")
@@ -86,29 +94,73 @@ def test_each_label_keeps_its_share_of_the_rows():
     assert np.array_equal(chosen, rows_to_learn_from(labels, 3, 20))
 
 
-def test_rows_of_one_label(monkeypatch):
+def test_rows_of_one_label():
     positive = np.array([3, 50, 51])
-    assert drawn_rows(positive, 100, 10, 0) is None
-    monkeypatch.setattr(module, "CELLS", 200)
-    monkeypatch.setattr(module, "LEAST_ROWS", 4)
-    drawn = drawn_rows(positive, 100, 10, 0)
+    assert drawn_rows(positive, 100, 100, 0) is None
+    drawn = drawn_rows(positive, 100, 20, 0)
     assert len(drawn) == 20 and len(set(drawn)) == 20 and set(positive) < set(drawn) and (np.diff(drawn) > 0).all()
-    many = drawn_rows(np.arange(90), 100, 100, 7)  # 4 rows: half of them may be its own
+    many = drawn_rows(np.arange(90), 100, 4, 7)  # 4 rows: half of them may be its own
     assert len(many) == 4 and sum(many < 90) == 2
-    assert not np.array_equal(drawn_rows(positive, 100, 10, 1), drawn)
-    assert len(drawn_rows(np.arange(99), 100, 10, 1)) == 11  # there is one other
+    assert not np.array_equal(drawn_rows(positive, 100, 20, 1), drawn)
+    assert len(drawn_rows(np.arange(99), 100, 20, 1)) == 11  # there is one other
 
 
 def test_bounded_fits_still_learn(rows, monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 250)
-    monkeypatch.setattr(module, "CELLS", 31 * 150)
-    monkeypatch.setattr(module, "LEAST_ROWS", 100)
     monkeypatch.setattr(module, "WEIGHTS", 31 * 300)
-    found = fit_linear(rows.texts[:600], rows.labels[:600], len(TREE))
+    plan = Plan(rows_to_learn_from(rows.labels[:600], len(TREE), 250), 150, len(TREE), 0.0)
+    found = fit_linear(rows.texts[:600], rows.labels[:600], len(TREE), plan)
     counts = np.bincount(found.labels, minlength=len(TREE))
     assert counts.max() == 300
     gold = multi_hot(rows.labels[600:900], len(TREE))
     assert evaluate(found.decision_values(rows.texts[600:900]) > 0, gold, TREE)["micro_f1"] > 0.6
+
+
+LONG = ["字" * 100] * 20_000
+
+
+@pytest.mark.parametrize("n_labels", [10, 1_000, 30_000])
+@pytest.mark.parametrize("n_rows", [100, 20_000])
+def test_a_plan_keeps_to_its_limits(n_rows, n_labels):
+    limits = Limits(characters=1_000_000, visits=50_000_000, least_rows=5, labels=5_000)
+    plan = Plan.of(LONG[:n_rows], [(i % n_labels,) for i in range(n_rows)], n_labels, limits)
+    assert len(plan.rows) == min(n_rows, 10_000) and plan.n_labels == min(n_labels, 5_000)
+    visits = plan.n_labels * plan.rows_of_label * 100 * module.N_GRAMS
+    assert visits <= limits.visits and (plan.rows_of_label == len(plan.rows) or visits > limits.visits * 0.7)
+
+
+def test_a_plan_is_told():
+    plan = Plan.of(["字" * 10] * 200, [(0,)] * 200, 3, QUICK)
+    assert plan.lines(200, 3) == ["About 3 seconds of one core"]
+    seconds, capped = Plan(np.arange(50), 20, 2, 41.4).lines(200, 3)
+    assert seconds == "About 41 seconds of one core" and "50 of 200 rows teach" in capped
+    assert "fitted on 20 rows" in capped and "the 2 labels with the most rows are fitted" in capped
+
+
+def test_only_the_commonest_labels_are_fitted():
+    texts, labels = ["足球联赛", "篮球联赛", "股市上涨", "股市下跌"], [(0,), (0,), (1,), (2,)]
+    found = fit_linear(texts, labels, 3, Plan(np.arange(4), 4, 1, 0.0))
+    assert set(found.labels) == {0} and found.bias[1:].tolist() == [-1, -1]
+
+
+def test_n_grams_of_other_rows_change_nothing(rows):
+    """Left out before they are fitted, they take no time; the same weights, bit for bit."""
+    from sklearn.svm import LinearSVC
+
+    texts = rows.texts[:300]
+    features = feature_matrix(NGrams.of(texts), texts)
+    drawn = np.arange(0, 300, 7)
+    columns, weights, bias = fit_label(features, drawn[::3], drawn, module.C)
+    machine = LinearSVC(C=module.C, tol=module.TOLERANCE, dual=True, random_state=0)
+    machine.fit(features[drawn], np.isin(drawn, drawn[::3]))
+    expected = machine.coef_[0]
+    assert np.array_equal(expected[columns], weights) and bias == machine.intercept_[0]
+    assert not np.delete(expected, columns).any() and len(columns) < len(expected) / 2
+
+
+def test_a_draw_does_not_take_all_rows():
+    positive = np.arange(0, 10**6, 10**4)
+    drawn, peak = peak_bytes(drawn_rows, positive, 10**6, 300, 0)
+    assert len(drawn) == 300 and np.isin(positive, drawn).all() and peak < 100_000
 
 
 def test_quantized():
@@ -194,8 +246,6 @@ def test_few_dev_rows_choose_nothing(branch, rows):
     assert (found.weight, found.shift, honest) == (module.USUAL, 0.0, None)
 
 
-def test_with_many_labels_some_of_the_rows_choose(branch, rows, monkeypatch):
-    monkeypatch.setattr(module, "DEV_CELLS", 31 * 25)
-    gold = multi_hot(rows.labels[300:350], len(TREE))
-    _, honest = mixed(branch, rows.texts[300:350], None, gold, TREE, Decision())
-    assert honest["n_rows"] == 25
+def test_with_many_labels_some_of_the_rows_choose():
+    assert choosing_rows(50, 31, 31 * 25) == range(0, 50, 2) and choosing_rows(25, 31, 31 * 25) == range(25)
+    assert len(choosing_rows(1000, 31, 31 * 25)) == 25 and len(choosing_rows(3, 1000, 31)) == 1

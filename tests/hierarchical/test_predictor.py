@@ -180,6 +180,20 @@ def test_each_setting_changes_the_answer(predictor, texts, probabilities):
     assert ask(max_labels=3) == best(3) and ask(max_labels=31) == stored
     assert ask(top_k=2) == best(2) and ask(top_k=20) == best(20) and ask(top_k=99) == predictor.labels
     assert ask(threshold=bar, min_labels=1, max_labels=2) == best(2)
+    odds = {label: p / (1 - p) for label, p in probabilities.items()}
+    leaves = [label for label in predictor.labels if not any(one.startswith(f"{label}##") for one in predictor.labels)]
+    path = with_parents(max(leaves, key=lambda label: math.prod(odds[one] for one in with_parents(label))))
+    assert ask(decoding="path") == ask(decoding="path", threshold=1) == sorted(path, key=predictor.labels.index)
+    bars = [probabilities[label] for label in path[:-1]] + [0.0] * (
+        4 - len(path)
+    )  # of the levels: only the last passes
+    assert ask(decoding="path", stop="confident", threshold=bars) == ask(decoding="path")
+    assert ask(decoding="path", stop="confident", threshold=1) == []
+    way, below = [], [label for label in predictor.labels if "##" not in label]
+    while below:
+        way.append(max(below, key=probabilities.get))
+        below = [label for label in predictor.labels if label.rpartition("##")[0] == way[-1]]
+    assert ask(per_level=1) == sorted(way, key=predictor.labels.index)
 
 
 def test_the_floor_of_what_is_told(predictor, texts, probabilities):
@@ -209,8 +223,10 @@ def test_stored_settings_are_the_default(export, texts, probabilities):
         {"threshold": -0.1},
         {"threshold": math.nan},
         {"threshold": "0.5"},
-        {"threshold": [0.5] * 3},
+        {"threshold": [0.5] * 4},
         {"decoding": "greedy"},
+        {"per_level": -1},
+        {"stop": "root"},
         {"min_labels": -1},
         {"min_labels": 1.5},
         {"max_labels": 0},
@@ -229,9 +245,8 @@ def test_stored_settings_are_the_default(export, texts, probabilities):
 def test_settings_that_cannot_be(predictor, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         predictor.predict(["文"], **settings)
-    if settings.get("threshold") != [0.5] * 3:  # how many labels there are is asked when there is a text
-        with pytest.raises(ValueError, match=next(iter(settings))):
-            predictor.predict([], **settings)
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        predictor.predict([], **settings)
     with pytest.raises(TypeError):
         predictor.predict(["文"], *settings.values())  # by name only
 

@@ -1,8 +1,10 @@
 """rows.py: rows and texts in every format, every fault of theirs, and rows that are written and read back."""
 
+import logging
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,17 +12,20 @@ from hypothesis import strategies as st
 from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
 from hierarchical.rows import (
+    Rows,
     count_texts,
     load_rows,
     multi_hot,
     parse_rows,
     read_rows,
     read_texts,
+    report_rows,
     require_row_format,
     text_of_line,
     write_rows,
 )
 from tests.hierarchical.test_labels import PATHS, TREE, deep_labels, write
+from tests.memory import peak_bytes
 
 
 def faults_of(path, content, **options):
@@ -28,6 +33,28 @@ def faults_of(path, content, **options):
     with pytest.raises(InputError) as error:
         load_rows(write(path, content), TREE, **options)
     return str(error.value)
+
+
+def test_what_starts_a_run_does_not_grow_with_rows_times_labels():
+    n_rows, n_labels = 20_000, 10_000  # as bool [N, L] 200 MB
+    tree = LabelTree([str(i) for i in range(n_labels)])
+    labels = [(i % 997, 1000 + i % 89) for i in range(n_rows)]
+    rows, logger = Rows([""] * n_rows, labels, 0, 0), logging.getLogger("nothing")
+    counts, peak = peak_bytes(rows.label_counts, n_labels)
+    assert np.array_equal(counts, np.bincount(np.ravel(labels), minlength=n_labels))
+    assert peak < 1e6
+    assert peak_bytes(report_rows, "train.txt", rows, tree, logger)[1] < 15e6  # the distinct sets of labels
+
+
+@given(st.lists(st.sets(st.integers(0, 4))))
+def test_label_counts_are_those_of_multi_hot(labels):
+    rows = Rows([""] * len(labels), [tuple(sorted(row)) for row in labels], 0, 0)
+    assert rows.label_counts(5).tolist() == rows.multi_hot(5).sum(0).tolist()
+
+
+def test_equal_label_sets_are_one_object(tmp_path):
+    rows = load_rows(write(tmp_path / "rows.txt", "一\t体育,财经\n二\t财经,体育\n"), TREE)
+    assert rows.labels[0] is rows.labels[1]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

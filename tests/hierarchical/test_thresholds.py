@@ -19,16 +19,17 @@ from tests.hierarchical.trees import TREE, cases, multi_hot, random_tree
 
 
 @pytest.mark.slow
-@given(cases(), st.integers(0, 2**32 - 1), st.sampled_from(DECODINGS), st.sampled_from(CRITERIA))
+@given(cases(), st.integers(0, 2**32 - 1), st.sampled_from(DECODINGS), st.sampled_from(CRITERIA), st.integers(0, 2))
 @settings(max_examples=100, deadline=None)
-def test_tuned_threshold_is_optimal(case, seed, decoding, criterion):
+def test_tuned_threshold_is_optimal(case, seed, decoding, criterion, per_level):
     tree, probabilities, _ = case
     gold = np.random.default_rng(seed).random(probabilities.shape) < 0.4
 
     def score(threshold):
-        return evaluate(decide(probabilities, tree, Decision(threshold, decoding)), gold, tree)[criterion]
+        decision = Decision(threshold, decoding, per_level=per_level, stop="confident")
+        return evaluate(decide(probabilities, tree, decision), gold, tree)[criterion]
 
-    tuned = tune_threshold(probabilities, gold, tree, decoding, criterion)
+    tuned = tune_threshold(probabilities, gold, tree, decoding, criterion, per_level)
     values = np.unique(np.append(probabilities.astype(float), [0, 1]))
     best = max(score(threshold) for threshold in [0.5, *values, *((values[1:] + values[:-1]) / 2)])
     assert score(tuned) == pytest.approx(best, abs=1e-9)

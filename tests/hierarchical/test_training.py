@@ -65,9 +65,9 @@ def test_like_lengths_share_a_batch():
 
 
 def test_label_frequency_bias_is_the_log_odds_and_finite_for_never_and_always():
-    targets = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], bool)
-    # shares 1/4, 0 -> 0.5/4, 1 -> 3.5/4: log(1/3), log(1/7), log(7)
-    np.testing.assert_allclose(label_frequency_bias(targets), [-1.0986123, -1.9459101, 1.9459101], rtol=1e-6)
+    # of 4 rows: shares 1/4, 0 -> 0.5/4, 1 -> 3.5/4: log(1/3), log(1/7), log(7)
+    bias = label_frequency_bias(np.array([1, 0, 4]), 4)
+    np.testing.assert_allclose(bias, [-1.0986123, -1.9459101, 1.9459101], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

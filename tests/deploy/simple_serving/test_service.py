@@ -48,6 +48,11 @@ def test_decision_of_a_request(client, predictor, texts):
     assert len(ask(threshold=1, min_labels=2)["labels"]) == 2 and len(ask(threshold=0, max_labels=3)["labels"]) == 3
     for label in ask(decoding="topdown", threshold=0.3)["labels"]:
         assert label.rpartition("##")[0] in ["", *ask(decoding="topdown", threshold=0.3)["labels"]]
+    path = ask(decoding="path")["labels"]
+    assert [label.count("##") for label in path] == list(range(len(path))) and path[1].startswith(path[0])
+    assert ask(decoding="path", stop="confident", threshold=[0, 1, 1])["labels"] == path[:1]
+    chosen = ask(per_level=1, threshold=1)["labels"]
+    assert [label.count("##") for label in chosen] == list(range(len(chosen)))
     assert len(ask(floor=0)["probabilities"]) == len(predictor.tree)
     assert set(ask(floor=1)["probabilities"]) == set(ask()["labels"])
 
@@ -171,7 +176,9 @@ def test_description_and_pages_need_nothing_from_elsewhere(client):
         for name, field in document["components"]["schemas"][body]["properties"].items()
         if field.get("anyOf", [{}])[0].get("type") == "integer"
     }
-    assert least == {"min_labels": 0, "max_labels": 1, "top_k": 1, "max_seq_len": 3, "batch_size": 1}
+    assert least == {
+        "min_labels": 0, "max_labels": 1, "top_k": 1, "per_level": 0, "max_seq_len": 3, "batch_size": 1
+    }  # fmt: skip
     assert document["components"]["schemas"]["ClassifyBody"]["properties"]["texts"]["anyOf"] == [
         {"type": "string", "maxLength": 1000},
         {"type": "array", "items": {"type": "string", "maxLength": 1000}, "minItems": 1, "maxItems": 5},
@@ -205,6 +212,10 @@ BAD_BODIES = [
     (b'{"texts": "a", "threshold": 1.5}', 422, "body.threshold", "less than"),
     (b'{"texts": "a", "threshold": "0.5"}', 422, "body.threshold", "number"),
     (b'{"texts": "a", "threshold": true}', 422, "body.threshold", "number"),
+    (b'{"texts": "a", "threshold": [0.5, 1.5]}', 422, "body.threshold[1]", "less than"),
+    (b'{"texts": "a", "threshold": [0.5, 0.5]}', 422, "body", "2 thresholds for 31 labels on 3 levels"),
+    (b'{"texts": "a", "stop": "root"}', 422, "body.stop", "leaf"),
+    (b'{"texts": "a", "per_level": -1}', 422, "body.per_level", "greater"),
     (b'{"texts": "a", "top_k": 0}', 422, "body.top_k", "greater"),
     (b'{"texts": "a", "top_k": 1.5}', 422, "body.top_k", "integer"),
     (b'{"texts": "a", "top_k": ' + b"9" * 5000 + b"}", 400, "body", "out of range"),

@@ -1,0 +1,150 @@
+"""Check doubtful rows and label new texts on a page in the browser, by keyboard.
+
+    python analysis/review.py --dataset_dir my_data --params_path checkpoint
+
+Reads   dataset_dir/train.txt            (or JSON or CSV, see hierarchical/formats.py)
+        dataset_dir/label.txt            the label tree
+        dataset_dir/support.txt          texts to label, that sparse.py --annotate chose, if there are any
+        params_path/                     a checkpoint, an export or a linear model: proposals, and words that mattered
+Writes  dataset_dir/ledger.jsonl         every answer, at once; `python analysis/dirty.py --merge` puts them into train
+        dataset_dir/review_queue.jsonl   what is asked; made anew when the files above have changed, or all is done
+        dataset_dir/guidelines.txt       what each label is for, as people write it on the page
+
+Only this machine reaches the page, and only with the token in the address that is printed. A person is asked about rows
+that linear classifiers trained on the others find doubtful (see dirty.py), about texts, about what annotators disagree
+on, and about a random sample of all rows, by which the page tells how many errors are left. Whatever ends the browser
+or this script, nothing that was answered is lost. Several people can work at once, on different rows.
+"""
+
+import secrets
+import sys
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+if not __package__:  # run as a file: the project's root must be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.cases import in_directory
+from analysis.desk import KINDS, Desk
+from analysis.merging import train_path_of, user, warn_of_torn
+from analysis.review_queue import QUEUE, make_queue, read_queue, write_queue
+from deploy.simple_serving.serving import listen
+from hierarchical.checkpoints import require_same_labels
+from hierarchical.ledger import MARGIN, Ledger, id_of
+from hierarchical.predictor import Predictor
+from hierarchical.rows import read_rows
+from utils import (
+    InputError,
+    LabelTree,
+    Problems,
+    add_checkpoint_arguments,
+    add_dataset_arguments,
+    check_minima,
+    get_logger,
+    load_reported,
+    make_parser,
+    require_directory,
+    run,
+)
+
+
+def parse_args(argv):
+    parser = make_parser("Check rows and label texts in the browser.")
+    data = parser.add_argument_group("data")
+    add_dataset_arguments(data, "train")
+    data.add_argument("--texts_file", default="support.txt", help="texts to label; a bare name lies in dataset_dir")
+    add_checkpoint_arguments(parser, 16, "model; --params_path '': none, and no words and proposals for texts")
+    queue = parser.add_argument_group("queue")
+    queue.add_argument("--dirty_num", type=int, default=500, help="suspicious rows, the worst first")
+    queue.add_argument("--control_num", type=int, default=100, help="random rows, to estimate how many errors are left")
+    again = "ask about a checked row again if it is contradicted by this much more than when it was checked"
+    queue.add_argument("--margin", type=float, default=MARGIN, help=again)
+    queue.add_argument("--seed", type=int, default=3, help="of the folds and of the random rows")
+    queue.add_argument("--refresh", action="store_true", help="make the queue anew, even if nothing has changed")
+    page = parser.add_argument_group("page")
+    page.add_argument("--annotator", default=user(), help="whose answers these are; can be changed on the page")
+    page.add_argument("--port", type=int, default=8190, help="0: any free one")
+    args = parser.parse_args(argv)
+    check_minima(parser, args, batch_size=1, max_seq_length=3, dirty_num=0, control_num=0, seed=0)
+    if not 0 <= args.port <= 65_535:
+        parser.error(f"argument --port: must be from 0 to 65535, got {args.port}")
+    return args
+
+
+def read_texts_to_label(path, tree, train, ledger, logger):
+    """The texts of a file that have no labels, there or in train, and no answer yet; [] where there is no file."""
+    if not path.exists():
+        return []
+    problems, known = Problems(), set(train.texts)
+    rows = list(read_rows(path, tree, problems, Counter()))
+    problems.raise_if_any()
+    if labelled := sum(row.labels is not None for row in rows):
+        logger.info(f"{path.name}: {labelled} rows have labels already, and are not asked about")
+    texts = dict.fromkeys(row.text for row in rows if row.labels is None and row.text not in known)
+    verdicts = ((text, ledger.verdict(id_of(text))) for text in texts)
+    return [text for text, verdict in verdicts if verdict is None or verdict.state == "asked"]
+
+
+def queue_of(args, directory, tree, train, ledger, predict, logger):
+    """The items to ask about: those of the last time, unless there is a reason for new ones."""
+    texts_path = in_directory(directory, args.texts_file)
+    sources = [train_path_of(directory, args.train_file), directory / args.label_file, texts_path]
+    path = directory / QUEUE
+    items = None if args.refresh else read_queue(path, sources)
+    if items and Desk(items, ledger).progress(args.annotator)["open"]:
+        logger.info(f"{path}: going on with it; --refresh chooses anew")
+        return items
+    texts = read_texts_to_label(texts_path, tree, train, ledger, logger)
+    items = make_queue(train, texts, ledger, tree, predict, args)
+    write_queue(path, items, sources)
+    return items
+
+
+def serve(app, sock):
+    """Answer until Ctrl-C or SIGTERM."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, ws="none", access_log=False, log_level="error", server_header=False, timeout_graceful_shutdown=3
+    )
+    uvicorn.Server(config).run([sock])
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    logger, directory = get_logger(), require_directory(args.dataset_dir)
+    try:
+        from analysis.evidence import Evidence
+        from analysis.review_app import make_app
+        from deploy.simple_serving.guard import Hosts
+    except ModuleNotFoundError as error:
+        hint = "pip install -r deploy/simple_serving/requirements.txt"
+        raise InputError(f"The package {error.name} is not installed: {hint}") from None
+    tree, predictor = LabelTree.read(directory / args.label_file), None
+    if args.params_path:
+        predictor = Predictor(
+            args.params_path, device=args.device, max_seq_length=args.max_seq_length, batch_size=args.batch_size
+        )
+        require_same_labels(predictor.tree, directory / args.label_file)
+    train, ledger = load_reported(train_path_of(directory, args.train_file), tree, logger), Ledger(directory)
+    warn_of_torn(ledger, logger)
+    evidence = Evidence(predictor, train, tree)
+    try:
+        with listen("127.0.0.1", args.port) as sock:
+            items = queue_of(args, directory, tree, train, ledger, evidence.predict, logger)
+            for kind in KINDS:
+                logger.info(f"{kind}: {sum(kind in item['kinds'] for item in items)} rows")
+            desk, token = Desk(items, ledger), secrets.token_urlsafe(16)
+            app = make_app(desk, evidence, tree, directory, token, Hosts("127.0.0.1"), args.annotator)
+            port = sock.getsockname()[1]
+            with suppress(KeyboardInterrupt):  # which uvicorn passes on when it has ended
+                logger.info(f"Open http://127.0.0.1:{port}/?token={token}   (Ctrl-C ends it)")
+                serve(app, sock)
+    finally:
+        evidence.close()
+    logger.info(f"{desk.progress(args.annotator)['done']} of {len(items)} rows are answered, in {ledger.path}")
+    logger.info(f"To put them into train: python analysis/dirty.py --dataset_dir {directory} --merge")
+
+
+if __name__ == "__main__":
+    run(main)

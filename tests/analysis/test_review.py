@@ -1,0 +1,464 @@
+"""analysis/review.py: who is asked what, what is kept, the figures, and the page, worked on by keyboard in a browser."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from scipy.stats import beta
+
+from analysis import desk as desk_module
+from analysis.desk import PAGE, SAMPLE, Desk, errors_left, rate
+from analysis.evidence import Evidence
+from analysis.guidelines import read_guidelines
+from analysis.review_queue import make_queue, read_queue, write_queue
+from hierarchical.ledger import Decision, Ledger, id_of
+from tests.analysis.conftest import PLANTED, TREE, planted_rows, rows_of
+from tests.conftest import ROOT
+
+LAYOFFS, SHARES = ["组织", "组织##裁员"], ["财经"]
+
+
+def item(number, *kinds, labels=SHARES, rank=0):
+    text = f"第{number}条"
+    return {
+        "id": id_of(text), "text": text, "kinds": list(kinds), "labels": labels, "proposal": LAYOFFS, "says": "",
+        "model": {"组织": 0.9, "组织##裁员": 0.9, "财经": 0.1}, "rank": rank, "made": "2020",
+    }  # fmt: skip
+
+
+def numbers(items):
+    return [int(re.search("[0-9]+", one["text"])[0]) for one in items]
+
+
+# ---- who is asked what -----------------------------------------------------------------------------------------------
+
+
+def test_the_worst_first_and_nothing_twice(tmp_path):
+    desk, asked = Desk([item(i, "suspect", rank=i) for i in range(5)], Ledger(tmp_path)), []
+    while one := desk.next("b", "ann"):
+        assert desk.next("b", "ann") is one  # a page that is loaded again shows the same
+        asked.append(one)
+        desk.answer("b", "ann", one["id"], [LAYOFFS, SHARES, None][len(asked) % 3])
+    assert numbers(asked) == [0, 1, 2, 3, 4]
+    answers = [desk.ledger.decisions[one["id"]][0].answer for one in asked]
+    assert answers == ["confirmed", "skipped", "changed", "confirmed", "skipped"]
+    # What one has skipped another is asked; and whoever opens the ledger later finds all of it.
+    again = Desk(list(desk.items.values()), Ledger(tmp_path))
+    assert again.next("b", "ann") is None and numbers([again.next("c", "bob")]) == [1]
+
+
+def test_two_people_get_different_rows_and_abandoned_ones_come_back(tmp_path):
+    desk = Desk([item(i, "suspect", rank=i) for i in range(3)], Ledger(tmp_path), lease_seconds=0.2)
+    first, second = desk.next("b1", "ann"), desk.next("b2", "bob")
+    assert numbers([first, second]) == [0, 1]
+    other = Desk(list(desk.items.values()), Ledger(tmp_path))  # another server on the same folder
+    other.answer("b3", "cy", first["id"], SHARES)
+    assert numbers([desk.next("b1", "ann")]) == [2]
+    time.sleep(0.25)
+    assert numbers([desk.next("b3", "cy")]) == [1]
+
+
+def test_kinds_take_turns(tmp_path):
+    items = [item(i, "suspect", rank=i) for i in range(20)] + [item(100 + i, "text", labels=None) for i in range(20)]
+    items += [item(200 + i, "control") for i in range(20)] + [item(300, "disagreement")]
+    desk, asked = Desk(items, Ledger(tmp_path)), []
+    for _ in range(11):
+        asked.append(desk.next("b", "ann"))
+        desk.answer("b", "ann", asked[-1]["id"], SHARES)
+    assert numbers(asked) == [300, 100, 0, 200, 1, 101, 2, 102, 3, 4, 5]
+    assert numbers([desk.next("b", "ann", ["text"])]) == [103]
+    vias = [desk.ledger.decisions[one["id"]][-1] for one in asked]
+    assert [one.via for one in vias].count(SAMPLE) == 1 and vias[3].via == SAMPLE and vias[0].final
+    assert vias[1].before is None and vias[1].answer == "changed"
+
+
+def test_undo_brings_the_row_back_also_after_a_restart(tmp_path):
+    items = [item(i, "suspect", rank=i) for i in range(3)]
+    desk = Desk(items, Ledger(tmp_path))
+    for labels in (SHARES, LAYOFFS):
+        desk.answer("b", "ann", desk.next("b", "ann")["id"], labels)
+        time.sleep(0.002)  # the ledger's times are in milliseconds
+    desk.next("b", "ann")
+    again = Desk(items, Ledger(tmp_path))
+    assert numbers([again.undo("b", "ann")]) == [1] and numbers([again.next("b", "ann")]) == [1]
+    assert (
+        numbers([again.undo("b", "ann")]) == [0] and again.undo("b", "ann") is None and again.undo("c", "bob") is None
+    )
+    assert again.progress("ann")["done"] == 0
+
+
+def test_of_100_000_rows_only_those_on_the_way_are_looked_at(tmp_path, monkeypatch):
+    items, looks = [item(i, "suspect", rank=i) for i in range(100_000)], []
+    desk = Desk(items, Ledger(tmp_path))
+    for one in items[:200]:
+        desk.answer("b", "ann", one["id"], SHARES)
+    standing = desk_module.standing
+    monkeypatch.setattr(desk_module, "standing", lambda lines: looks.append(1) or standing(lines))
+    for _ in range(3):
+        desk.next("b", "ann")
+        desk.progress("ann")
+    assert len(looks) < 3 * 500 + 200
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_stop_line(tmp_path):
+    desk = Desk(
+        [item(i, "suspect", rank=i) for i in range(60)] + [item(100 + i, "control", rank=70 + i) for i in range(50)],
+        Ledger(tmp_path),
+    )
+    for i in range(50):
+        desk.answer("b", "ann", id_of(f"第{i}条"), LAYOFFS if i < 10 or i in (20, 30) else SHARES)
+    progress = desk.progress("ann")
+    assert (progress["suspects"], progress["errors"], progress["last"]) == (50, 12, {"rows": 40, "errors": 2})
+    assert progress["left"] is None and progress["done"] == 50 and progress["open"] == 60
+
+
+def test_the_control_sample_counts_only_where_nobody_has_been():
+    def answered(rank, answer, via, *kinds):
+        return {"rank": rank, "kinds": list(kinds)}, Decision("", answer, "ann", via=via)
+
+    asked = [answered(i, "changed", PAGE, "suspect") for i in range(10)]
+    asked += [
+        answered(4, "changed", SAMPLE, "suspect", "control"),
+        answered(12, "changed", SAMPLE, "suspect", "control"),
+    ]
+    asked += [answered(100 + i, "confirmed", SAMPLE, "control") for i in range(49)]
+    asked += [answered(500, "skipped", SAMPLE, "control")]
+    left = errors_left(asked)
+    assert (left["rows"], left["errors"], left["share"]) == (50, 1, 0.02)  # the row of rank 4 is among those looked at
+    # Wilson's interval of 1 in 50, by its formula; Clopper and Pearson's, from the beta distribution, is wider
+    z, n, p = 1.959964, 50, 0.02
+    middle, half = (
+        (p + z**2 / (2 * n)) / (1 + z**2 / n),
+        z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5,
+    )
+    assert left["low"] == pytest.approx(middle - half, abs=1e-5) and left["high"] == pytest.approx(
+        middle + half, abs=1e-5
+    )
+    assert left["high"] < beta.ppf(0.975, 2, 49)
+
+
+def test_the_rate_leaves_breaks_out():
+    now = time.time()
+    stamps = [time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now - ago)) for ago in (600, 300, 290, 280, 270)]
+    assert rate(stamps) == pytest.approx(6) and rate(stamps[:2]) is None
+
+
+# ---- the queue -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings():
+    return SimpleNamespace(seed=3, margin=0.5, dirty_num=10, control_num=20)
+
+
+def test_what_is_in_the_queue(tmp_path, settings):
+    ledger, train = Ledger(tmp_path), planted_rows()
+    ledger.add([ledger.answer(train.texts[50], who, labels) for who, labels in (("ann", SHARES), ("bob", LAYOFFS))])
+    ledger.add([ledger.answer(train.texts[PLANTED[0]], "ann", LAYOFFS)])  # put right, so it rests
+    items = make_queue(train, ["门将扑出点球"], ledger, TREE, lambda texts: [None], settings)
+    by_kind = {
+        kind: [one for one in items if kind in one["kinds"]] for kind in ("suspect", "control", "disagreement", "text")
+    }
+    assert [len(ones) for ones in by_kind.values()] == [10, 20, 1, 1]
+    assert {one["text"] for one in by_kind["suspect"][:2]} == {train.texts[i] for i in PLANTED[1:]}
+    assert by_kind["suspect"][0]["proposal"] == LAYOFFS or by_kind["suspect"][0]["proposal"] == SHARES
+    assert by_kind["disagreement"][0]["opinions"] == [["ann", SHARES], ["bob", LAYOFFS]]
+    assert by_kind["text"][0]["labels"] is None and train.texts[PLANTED[0]] not in [one["text"] for one in items]
+    again = make_queue(train, [], ledger, TREE, lambda texts: [], settings)
+    assert [one["id"] for one in again] == [one["id"] for one in items if one["kinds"] != ["text"]]
+
+
+def test_a_queue_is_kept_until_its_files_change(tmp_path):
+    source, path = tmp_path / "train.txt", tmp_path / "queue.jsonl"
+    source.write_text("甲\t财经\n", "utf-8")
+    assert read_queue(path, [source]) is None
+    write_queue(path, [item(1, "suspect")], [source, tmp_path / "support.txt"])
+    assert read_queue(path, [source, tmp_path / "support.txt"]) == [item(1, "suspect")]
+    source.write_text("乙\t财经\n", "utf-8")
+    assert read_queue(path, [source]) is None
+    path.write_text("[]", "utf-8")
+    assert read_queue(path, [source]) is None
+
+
+# ---- the server ------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """Logits that count letters: of 裁员 for the lay-offs, of 股价 for the shares."""
+
+    def text_logits(self, texts):
+        import numpy as np
+
+        return np.array([[text.count("裁"), text.count("裁员"), 0, text.count("股价")] for text in texts], float)
+
+    def predict(self, texts):
+        return [SimpleNamespace(labels=["财经"], probabilities={"财经": 0.8, "组织": 0.01}) for _ in texts]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """served(items): the address of a server on them, with its Desk as `desk`."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from analysis.review_app import make_app
+    from deploy.simple_serving.guard import Hosts
+
+    running = []
+
+    def served(items, train=None):
+        desk, evidence = Desk(items, Ledger(tmp_path)), Evidence(Model(), train or planted_rows(), TREE)
+        app = make_app(desk, evidence, TREE, tmp_path, "secret", Hosts("127.0.0.1"), "ann")
+        sock = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        running.append((server, thread, evidence))
+        return SimpleNamespace(url=f"http://127.0.0.1:{sock.getsockname()[1]}/", desk=desk, folder=tmp_path)
+
+    yield served
+    for server, thread, evidence in running:
+        server.should_exit = True
+        thread.join()
+        evidence.close()
+
+
+def test_requests(served):
+    train = planted_rows()
+    items = [item(i, "suspect", rank=i) | {"text": text, "id": id_of(text)} for i, text in enumerate(train.texts[:3])]
+    there = served(items + [item(7, "control")])
+    with httpx.Client(base_url=there.url) as client:
+        for path in ("", "api/labels", "?token=wrong"):
+            assert client.get(path).status_code == 401
+        assert client.post("api/next", json={}).status_code == 401
+        assert (
+            client.get("", params={"token": "secret"})
+            .headers["content-security-policy"]
+            .startswith("default-src 'none'")
+        )
+        assert client.get("?token=secret", headers={"Host": "evil.example"}).status_code == 421
+    me = {"browser": "12345678", "who": "ann"}
+    with httpx.Client(base_url=there.url, headers={"X-Token": "secret"}) as client:
+
+        def post(path, **body):
+            return client.post(f"api/{path}", json=me | body)
+
+        state = post("next", kinds=["control"]).json()
+        assert "kinds" not in state["item"] and "rank" not in state["item"]  # nobody sees what is the control sample
+        first = post("next", kinds=["suspect"]).json()["item"]
+        assert post("answer", id=first["id"], labels=["组织##裁圆"]).status_code == 422
+        assert (
+            post("answer", id="nothing", labels=[]).status_code == 409 and post("next", kinds=["x"]).status_code == 422
+        )
+        assert post("answer", id=first["id"], labels=["组织##裁员"]).status_code == 200
+        assert there.desk.ledger.verdict(first["id"]).labels == ("组织", "组织##裁员")  # with its ancestors
+        assert post("undo").json()["item"]["id"] == first["id"] and post("undo").status_code == 409
+        words = client.post(
+            "api/words", json={"id": id_of(train.texts[1]), "towards": "组织##裁员", "against": "财经"}
+        ).json()["words"]
+        assert [train.texts[1][a:b] for a, b, effect in words if effect > 0] == ["裁员"]
+        near = client.post("api/neighbours", json={"id": first["id"]}).json()["rows"]
+        assert len(near) == 5 and all("股价大涨" in one["text"] for one in near) and near[0]["cosine"] < 0.999
+        assert client.post("api/guideline", json={"label": "财经", "text": "股票\t与\n公司"}).json() == {
+            "text": "股票 与 公司"
+        }
+        assert client.post("api/guideline", json={"label": "才经", "text": ""}).status_code == 422
+    assert read_guidelines(there.folder) == {"财经": "股票 与 公司"}
+
+
+def test_what_the_browser_gets_does_not_grow_with_the_rows(served):
+    there = served([item(i, "suspect", rank=i) for i in range(100_000)])
+    with httpx.Client(base_url=there.url, headers={"X-Token": "secret"}) as client:
+        body = {"browser": "12345678", "who": "ann"}
+        assert len(client.post("api/next", json=body).content) < 2_000
+        assert len(client.get("api/labels").content) < 2_000
+
+
+# ---- in a browser, by keyboard alone ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(chromium):
+    def opened(url, **settings):
+        page = chromium.new_page(**settings)
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda message: page.faults.append(message.text))
+        page.goto(url + "?token=secret")
+        return page
+
+    return opened
+
+
+def see(page, text):
+    page.locator("#text", has_text=text).wait_for()
+
+
+@pytest.mark.slow
+def test_a_round_by_keyboard(served, opened):
+    there = served([item(i, "suspect", rank=i) for i in range(6)] + [item(9, "text", labels=None, rank=9)])
+    page = opened(there.url, viewport={"width": 1280, "height": 800}, locale="en")
+    see(page, "第0条")
+    page.keyboard.press("k")
+    see(page, "第9条")
+    assert page.locator("#keep").is_disabled()  # there is nothing to keep
+    page.keyboard.press("p")
+    see(page, "第1条")
+    page.keyboard.press("c")
+    page.keyboard.type("解雇")
+    assert page.locator("[role=treeitem]").count() == 1
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    see(page, "第2条")
+    page.keyboard.press("c")
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown", "Enter", "Escape"):
+        page.keyboard.press(key)
+    see(page, "第2条")  # cancelled
+    page.keyboard.press("s")
+    see(page, "第3条")
+    page.keyboard.press("d")
+    see(page, "第4条")
+    page.keyboard.press("u")
+    see(page, "第3条")
+    page.keyboard.press("p")
+    see(page, "第4条")
+    given = {i: there.desk.ledger.verdict(id_of(f"第{i}条")) for i in (9, 0, 1, 2, 3)}
+    assert {i: (one.state, list(one.labels or ())) for i, one in given.items()} == {
+        9: ("settled", LAYOFFS), 0: ("settled", SHARES), 1: ("settled", ["组织", "组织##解雇"]), 2: ("skipped", []),
+        3: ("settled", LAYOFFS),
+    }  # fmt: skip
+    assert "5 done, 2 open" in page.inner_text("#progress") and "2 of 3 suspects were wrong" in page.inner_text(
+        "#progress"
+    )
+    # a guideline, by keyboard: the button is the first thing after the text that Tab reaches within
+    page.locator(".guide button").first.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("裁 k p s")  # letters that are keys elsewhere
+    page.keyboard.press("Enter")
+    page.locator("#guide-lines", has_text="裁 k p s").wait_for()
+    assert len(read_guidelines(there.folder)) == 1 and page.faults == []
+    page.reload()
+    see(page, "第4条")
+
+
+@pytest.mark.slow
+def test_two_people_a_phone_in_the_dark_and_a_screen_reader(served, opened):
+    there = served([item(i, "suspect", rank=i) for i in range(4)])
+    ann = opened(there.url, viewport={"width": 390, "height": 800}, locale="zh-CN", color_scheme="dark")
+    bob = opened(there.url, viewport={"width": 1280, "height": 800}, locale="en")
+    see(ann, "第0条")
+    see(bob, "第1条")
+    bob.fill("#who", "bob")
+    bob.locator("#who").blur()
+    bob.keyboard.press("k")
+    see(bob, "第2条")
+    assert ann.inner_text("h1") == "检查标签" and ann.evaluate("document.documentElement.scrollWidth") <= 390
+    back, front = ann.evaluate(
+        "(({backgroundColor, color}) => [backgroundColor, color])(getComputedStyle(document.body))"
+    )
+    assert sum(map(int, re.findall("[0-9]+", back)[:3])) < 150 < sum(map(int, re.findall("[0-9]+", front)[:3]))
+    assert ann.evaluate("document.activeElement.id") == "text"  # what a screen reader reads first
+    for role, name in (("article", "The text"), ("toolbar", "Answers"), ("status", None), ("group", "Proposal")):
+        assert bob.get_by_role(role, name=name).count() >= 1, role
+    bob.keyboard.press("c")
+    tree = bob.get_by_role("tree", name="The labels of this text")
+    assert tree.count() == 1 and bob.get_by_role("combobox", name="Search labels").count() == 1
+    bob.keyboard.press("ArrowDown")
+    assert bob.get_attribute("#search", "aria-activedescendant") == "label-0"
+    bob.keyboard.press("Enter")
+    assert bob.get_by_role("treeitem", selected=True).inner_text() == "组织"
+    assert ann.faults == bob.faults == []
+    assert there.desk.ledger.decisions[id_of("第1条")][0].who == "bob"
+
+
+# ---- the script ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(data_dir):
+    """started(): review.py on the planted rows, as a process; its folder and address."""
+    train, processes = planted_rows(), []
+    lines = [f"{text}\t{','.join(TREE.labels[i] for i in labels)}\n" for text, labels in zip(train.texts, train.labels)]
+    folder = data_dir(label_txt="\n".join(TREE.labels), train_txt="".join(lines), support_txt="门将扑出点球\n")
+
+    def started(*flags):
+        command = [
+            sys.executable,
+            "analysis/review.py",
+            "--dataset_dir",
+            folder,
+            "--params_path",
+            "",
+            "--port",
+            "0",
+            *flags,
+        ]
+        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
+        processes.append(process)
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"Open (http://\S+)", line):
+                return SimpleNamespace(folder=folder, url=found[1], process=process, said="".join(said))
+        raise AssertionError("".join(said))
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_nothing(started):
+    me, texts = {"browser": "12345678", "who": "ann"}, []
+    for _ in range(2):
+        there = started("--dirty_num", 8, "--control_num", 5)
+        base, _, token = there.url.partition("?token=")
+        with httpx.Client(base_url=base, headers={"X-Token": token}) as client:
+            for _ in range(3):
+                one = client.post("api/next", json=me).json()["item"]
+                assert client.post("api/answer", json=me | {"id": one["id"], "labels": ["财经"]}).status_code == 200
+                texts.append(one["text"])
+        there.process.send_signal(signal.SIGKILL)
+        there.process.wait()
+    assert len(set(texts)) == 6 and "going on with it" in there.said
+    lines = [json.loads(line) for line in (there.folder / "ledger.jsonl").read_text("utf-8").splitlines()]
+    assert [line["text"] for line in lines] == texts
+    there = started()
+    there.process.send_signal(signal.SIGINT)
+    rest = there.process.stderr.read()
+    assert there.process.wait() == 0 and "6 of" in rest and "dirty.py --dataset_dir" in rest
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--params_path", "nowhere"], "nowhere"),
+        (["--params_path", "", "--port", "99999"], "0 to 65535"),
+        (["--params_path", "", "--train_file", "none.txt"], "none.txt: no such file"),
+    ],
+)
+def test_what_can_be_wrong(data_dir, capsys, flags, message):
+    from analysis import review
+    from utils import run
+
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: review.main(["--dataset_dir", str(data_dir()), *flags]))
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_neighbours_of_a_text_that_is_not_in_train():
+    evidence = Evidence(None, rows_of(["国足今晚出战", "两市小幅收涨", "国足明晚出战"], [(0,), (3,), (0,)]), TREE)
+    assert [i for i, _ in evidence.neighbours("国足今晚出战！")][:2] == [0, 2]
+    assert evidence.words("国足", "财经", None) == [] and evidence.predict(["国足"]) == [None]
+    evidence.close()
