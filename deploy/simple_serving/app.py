@@ -190,7 +190,7 @@ def make_app(service, hosts, log=None, spans=None):
     app.add_exception_handler(bodies.Refusal, refused)
     app.add_exception_handler(HTTPException, refused_by_library)
     app.add_exception_handler(Exception, failed)
-    watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
+    watched = ["/", "/docs", "/openapi.json", *(path for path in app.openapi()["paths"])]
     app.add_middleware(Guard, hosts=hosts, refused=refused)
     if service.args.cors_origins:
         app.add_middleware(

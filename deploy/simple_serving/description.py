@@ -37,7 +37,9 @@ def add_decision_limits(schema, stored):
     schema["not"] = {"allOf": [given["top_k"], {"anyOf": [given["min_labels"], given["max_labels"]]}]}
     between = ({"min_labels": {"maximum": number}, "max_labels": {"minimum": number}} for number in range(1, MOST + 1))
     one_alone = ({name: {"type": "null"}} for name in ("min_labels", "max_labels"))
-    schema["anyOf"] = [{"properties": properties} for properties in (*one_alone, *between)]
+    fitting = [{"properties": properties} for properties in (*one_alone, *between)]
+    # not "anyOf" by itself: of that, generators of clients make a type for each
+    schema["not"] = {"anyOf": [schema["not"], {"not": {"anyOf": fitting}}]}
 
 
 def add_threshold_limits(schema, tree):

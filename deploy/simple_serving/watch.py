@@ -73,7 +73,8 @@ class Watch:
             service.active -= 1
             if record.key:
                 record.key.end()
-            path = scope["path"] if scope["path"] in self.paths else "other"
+            route = getattr(scope.get("route"), "path", None)  # with the {name} of a model in it
+            path = next((path for path in (scope["path"], route) if path in self.paths), "other")
             seconds = time.perf_counter() - record.began
             if status >= 400:
                 record.reason = record.reason or REASONS.get(status, "other")
