@@ -9,6 +9,7 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
     pytest.importorskip(package)
 
 # ruff: noqa: E402
+from tests.deploy.simple_serving.conftest import wait_until  # isort: skip
 
 pytestmark = pytest.mark.slow
 TEXT = "国足今晚出战"
@@ -24,7 +25,7 @@ def open_page(chromium):
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: message.type == "error" and faults.append(message.text))
         page.goto(url)
-        page.wait_for_function("document.getElementById('model').textContent")
+        page.locator("#model", has_text="labels").wait_for()  # its policy forbids wait_for_function
         return page
 
     yield open_page
@@ -40,7 +41,7 @@ def test_many_texts(shared, client, open_page, tmp_path):
     assert not page.is_checked("#each")  # a text may have several lines
     page.check("#each")
     page.click("#send")
-    page.wait_for_function("document.getElementById('told').textContent.startsWith('7 of 7')")
+    page.locator("#told", has_text="7 of 7 texts").wait_for()
     assert page.locator("#rows tr").count() == 7 and page.locator("#rows b").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     with page.expect_download() as download:
@@ -56,7 +57,7 @@ def test_many_texts(shared, client, open_page, tmp_path):
     page.set_input_files("#file", tmp_path / "rows.csv")
     assert page.input_value("#column") == "1"  # the one that is called text
     page.click("#send")
-    page.wait_for_function("document.getElementById('told').textContent.startsWith('7 of 7')")
+    page.locator("#told", has_text="7 of 7 texts").wait_for()
     assert page.locator("#rows td:first-child").all_inner_texts() == lines
 
 
@@ -80,7 +81,7 @@ def test_a_link_and_the_way_back(shared, client, open_page):
     assert other.inner_text("#shown") == "as stored" and other.is_hidden("#stored")
     other.click("#send")
     labels = client.post("/v1/classify", json={"texts": TEXT}).json()["results"][0]["labels"]
-    other.wait_for_function(f"document.querySelectorAll('.node.predicted').length === {len(labels)}")
+    wait_until(lambda: other.locator(".node.predicted").count() == len(labels))
     assert len(labels) != few
 
 
