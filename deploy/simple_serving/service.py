@@ -253,9 +253,9 @@ class Service:
         self.background = asyncio.ensure_future(reload())
 
     async def reload(self):
-        """Read keys, certificate and all loaded models anew, while the old ones go on; raises Refusal if one is broken.
+        """Read keys, certificate and all loaded models anew, while the old ones go on.
 
-        Then it stays in use as it was.
+        What is broken stays in use as it was; then raises Refusal, for the first such, when all others are done.
         """
         self.keys.look(now=True)
         if self.renew:
@@ -263,8 +263,14 @@ class Service:
                 self.renew()
             except InputError as error:
                 raise self._not_loaded("certificate", "--tls_cert", error) from None
+        broken = None
         for name in list(self.models.loaded):
-            await self.load(name)
+            try:
+                await self.load(name)
+            except Refusal as refusal:
+                broken = broken or refusal
+        if broken:
+            raise broken
 
     async def load(self, name):
         """Load a model, anew if it is there. Raises Refusal, 409, if its files are broken."""

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 import httpx
 
 from deploy.simple_serving import server
+from deploy.simple_serving.models import Models
 from deploy.simple_serving.versions import compare
 from hierarchical.labels import LabelTree
 from hierarchical.predictor import Predictor
@@ -92,6 +94,12 @@ def test_models_are_asked_by_name_and_loaded_and_unloaded(start, tiny_export, pl
         assert client.post("/v1/models/plain/load").raise_for_status().json()["loaded"] is True
         assert ask(model="plain").status_code == 200
         assert client.post("/v1/models/default/unload").status_code == 409
+        before = client.get("/v1/models").json()["models"]
+        (copy / "label.txt").write_bytes(b"")
+        assert client.post("/admin/reload").status_code == 409  # of one; the other is loaded anew
+        after = client.get("/v1/models").json()["models"]
+        assert after[1] == before[1] and after[0]["version"] == before[0]["version"]
+        assert ask(model="plain").status_code == 200 and figures(client)['model_reloads_total{outcome="done"}'] == 2
         assert (
             client.post("/v1/models/..%2Fetc/load").status_code == client.post("/v1/models/a/load").status_code == 404
         )
@@ -132,13 +140,10 @@ def test_versions_side_by_side(start, tiny_export, plain_export, tmp_path):
     assert "国足" not in log.read_text("utf-8")
 
 
-def test_versions_have_the_same_labels(tiny_export, tmp_path):
+def test_versions_have_the_same_labels():
     """Class indices of the one would be read as those of the other."""
-    from deploy.simple_serving.models import Models
 
     def model(*labels):
-        from types import SimpleNamespace
-
         return lambda: SimpleNamespace(tree=LabelTree(list(labels)), path="file")
 
     Models({"default": model("a", "b"), "new": model("a", "b"), "other": model("c")}, alike=["new"])
