@@ -59,7 +59,8 @@ def load_retrieval(args, turn):
 def main(argv=None):
     args = parse_args(argv)
     turn = Lock()  # during a reload two checkpoints answer
-    serve(args, lambda: load_retrieval(args, turn))
+    args.split = args.shadow = None
+    serve(args, {"default": lambda: load_retrieval(args, turn)})
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ PAGES_WITHOUT_COMMANDS = {
     "docs/coming-from-paddlenlp",
     "docs/limits-and-questions",
     "docs/speed",
+    "docs/threats",
     "few-shot/README",
     "retrieval_based/README",
 }

@@ -43,23 +43,24 @@ def make_app(service, hosts, log=None, spans=None):
         redirect_slashes=False, description="Errors tell where, what and how to mend it. Texts are JSON in UTF-8.",
     )  # fmt: skip
 
-    def post(path, body, answer, *statuses):
+    def post(path, body, answer, *statuses, **more):
         """A decorator for the POST routes: their bodies are read by Service.read, which the description cannot see."""
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}} if body else None
         extra = {"requestBody": {"required": True, "content": content}} if body else {}
         if service.keys:
             extra["security"] = [{"key": []}]
         responses = {200: {"model": answer}} | {status: {"model": bodies.ErrorAnswer} for status in statuses}
-        return app.post(path, responses=responses, openapi_extra=extra, response_class=JSONResponse)
+        return app.post(path, responses=responses, openapi_extra=extra, response_class=JSONResponse, **more)
 
     of_texts = 400, 401, 403, 408, 413, 415, 421, 422, 429, 503
 
     @post("/v1/classify", bodies.ClassifyBody, bodies.ClassifyAnswer, *of_texts)
     async def classify(request: Request):
         """The labels of texts, by name. What the request leaves open is decided as stored with the model."""
-        body, model = await service.read(request, bodies.ClassifyBody), service.model
+        body = await service.read(request, bodies.ClassifyBody)
+        model = service.find(body.model)
         service.check_texts(body.texts, "texts")
-        settings = body.model_dump(exclude={"texts", "floor", "certainty"})
+        settings = body.model_dump(exclude={"texts", "floor", "certainty", "model"})
         decision = service.decision(model, **settings)
         works = [
             answers.Work(text.strip(), model.max_seq_length, answers.named, decision, body.floor, body.certainty)
@@ -71,7 +72,8 @@ def make_app(service, hosts, log=None, spans=None):
     @post("/v1/explain", bodies.ExplainBody, bodies.ExplainAnswer, *of_texts)
     async def explain(request: Request):
         """By how much the probability of each label falls when a word is left out of the text."""
-        body, model = await service.read(request, bodies.ExplainBody, "explain"), service.model
+        body = await service.read(request, bodies.ExplainBody, "explain")
+        model = service.find(body.model)
         service.check_text(body.text, "text")
         labels = service.class_indices(model, body.labels)
         most = min(answers.MOST_PIECES, service.args.queue_size - 1)
@@ -86,7 +88,8 @@ def make_app(service, hosts, log=None, spans=None):
     @post("/models/cls_hierarchical", bodies.ReferenceBody, bodies.ReferenceAnswer, *of_texts)
     async def cls_hierarchical(request: Request):
         """The labels of texts as class indices, with the bodies of PaddleNLP's server."""
-        body, model = await service.read(request, bodies.ReferenceBody), service.model
+        body = await service.read(request, bodies.ReferenceBody)
+        model = service.find(None)
         service.check_texts(body.data.text, "data.text")
         length = body.parameters.max_seq_len or model.max_seq_length
         if length > model.most_tokens:
@@ -101,12 +104,31 @@ def make_app(service, hosts, log=None, spans=None):
     @post("/admin/reload", None, bodies.State, 401, 403, 409)
     async def reload(request: Request):
         """Load the model files anew. Needs a key, so a server that has none refuses it; SIGHUP does the same."""
-        if not service.keys:
-            how = f"Start it with --keys_file, --api_key_file or {KEY_VARIABLE}, or send SIGHUP to its process."
-            raise bodies.Refusal(403, "server", "it has no key, so nobody may reload its model by HTTP", how)
-        service.admit(request, "admin")
+        require_admin(request)
         await service.reload()
         return JSONResponse(service.state("reloaded", request).model_dump())
+
+    @app.get("/v1/models", responses={401: {"model": bodies.ErrorAnswer}, 403: {"model": bodies.ErrorAnswer}})
+    async def models(request: Request) -> bodies.ModelsAnswer:
+        """The models behind this port, loaded or not."""
+        service.admit(request, "classify")
+        return bodies.ModelsAnswer(models=service.models.states())
+
+    @post("/v1/models/{name}/load", None, bodies.ModelState, 401, 403, 404, 409)
+    async def load(request: Request, name: str):
+        """Load one of the models that the server was started with, anew if it is there. Needs the right admin."""
+        require_admin(request)
+        service.models.require_known(name, "path", 404)
+        await service.load(name)
+        return JSONResponse(service.models.state(name).model_dump())
+
+    @post("/v1/models/{name}/unload", None, bodies.ModelState, 401, 403, 404, 409)
+    async def unload(request: Request, name: str):
+        """Free the memory of one of them. Needs the right admin."""
+        require_admin(request)
+        service.models.require_known(name, "path", 404)
+        await service.unload(name)
+        return JSONResponse(service.models.state(name).model_dump())
 
     @app.get("/health")
     async def health(request: Request) -> bodies.State:
@@ -116,7 +138,7 @@ def make_app(service, hosts, log=None, spans=None):
     @app.get("/ready", responses={503: {"model": bodies.State}})
     async def ready(request: Request) -> bodies.State:
         """Requests are welcome; 503 while the server shuts down."""
-        if service.draining:
+        if service.leaving:
             return JSONResponse(service.state("shutting down", request).model_dump(), 503)
         return service.state("ready", request)
 
@@ -130,6 +152,12 @@ def make_app(service, hosts, log=None, spans=None):
     @app.get("/", include_in_schema=False)
     async def page():
         return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    def require_admin(request):
+        if not service.keys:
+            how = f"Start it with --keys_file, --api_key_file or {KEY_VARIABLE}, or send SIGHUP to its process."
+            raise bodies.Refusal(403, "server", "it has no key, so nobody may reload its model by HTTP", how)
+        service.admit(request, "admin")
 
     def json_response(text):
         return Response(text, media_type="application/json")
@@ -155,7 +183,7 @@ def make_app(service, hosts, log=None, spans=None):
             definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")[1]["$defs"]
             document["components"]["schemas"] |= definitions
             document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-        add_limits(app.openapi_schema["components"]["schemas"], service.args, service.model)
+        add_limits(app.openapi_schema["components"]["schemas"], service.args, service.models)
         return app.openapi_schema
 
     html = PAGE.read_text(encoding="utf-8")
@@ -163,7 +191,7 @@ def make_app(service, hosts, log=None, spans=None):
     app.add_exception_handler(bodies.Refusal, refused)
     app.add_exception_handler(HTTPException, refused_by_library)
     app.add_exception_handler(Exception, failed)
-    watched = ["/", "/docs", *(path for path in app.openapi()["paths"])]
+    watched = ["/", "/docs", "/openapi.json", *(path for path in app.openapi()["paths"])]
     app.add_middleware(Guard, hosts=hosts, refused=refused)
     if service.args.cors_origins:
         app.add_middleware(

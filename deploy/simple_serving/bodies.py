@@ -45,6 +45,9 @@ Thresholds = Annotated[
 ]
 
 
+Named = Annotated[str | None, Field(max_length=64)]
+
+
 class ClassifyBody(Body):
     texts: Texts = Field(description="one text or a list; a blank one gets no labels", examples=[["国足今晚出战"]])
     threshold: Thresholds | None = Field(
@@ -62,6 +65,7 @@ class ClassifyBody(Body):
     )
     floor: Share = Field(0.01, description="tell the probabilities of labels above this")
     certainty: Share | None = Field(None, description="tell how certain the labels are, and whether it is this much")
+    model: Named = Field(None, description="one of /v1/models; left out: the default")
 
 
 class ExplainBody(Body):
@@ -69,6 +73,7 @@ class ExplainBody(Body):
     labels: list[str] | None = Field(
         None, min_length=1, max_length=100, description="full paths; left out: the predicted labels"
     )
+    model: Named = Field(None, description="one of /v1/models; left out: the default")
 
 
 class ReferenceData(Body):
@@ -134,6 +139,21 @@ class State(BaseModel):
     labels: int
     max_seq_length: int
     loaded: str = Field(description="when, in UTC")
+
+
+class ModelState(BaseModel):
+    name: str
+    default: bool = Field(description="it answers requests that name none")
+    loaded: bool
+    version: str | None = Field(None, description="tells one set of numbers from another")
+    labels: int | None = None
+    max_seq_length: int | None = None
+    since: str | None = Field(None, description="when it was loaded, in UTC")
+    memory_bytes: int | None = Field(None, description="by which the process grew when it was loaded")
+
+
+class ModelsAnswer(BaseModel):
+    models: list[ModelState]
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

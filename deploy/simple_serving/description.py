@@ -4,15 +4,21 @@ MOST_LABELS = 1000  # are listed by name
 MOST = 10  # where a request gives both, some number up to this is not below min_labels and not above max_labels
 
 
-def add_limits(schemas, args, model):
-    """Change the schemas of the requests, in place. args: the server's flags; model: the Model in use."""
+def add_limits(schemas, args, models):
+    """Change the schemas of the requests, in place. args: the server's flags; models: the Models in use.
+
+    Of labels and decisions the default's are told: what another model takes is found out by asking it.
+    """
+    model = models.find()
     text = {"type": "string", "maxLength": args.max_chars}
     texts = {"type": "array", "items": text, "minItems": 1, "maxItems": args.max_texts}
     for name, field in (("ClassifyBody", "texts"), ("ReferenceData", "text")):
         schemas[name]["properties"][field]["anyOf"] = [text, texts]
     explain = schemas["ExplainBody"]["properties"]
     explain["text"]["maxLength"] = args.max_chars
-    if len(model.tree) <= MOST_LABELS:
+    for name in ("ClassifyBody", "ExplainBody"):
+        number_or_list(schemas[name]["properties"]["model"])["enum"] = list(models.loaded)
+    if len(model.tree) <= MOST_LABELS and len(models.loads) == 1:
         number_or_list(explain["labels"])["items"]["enum"] = model.tree.labels
     number_or_list(schemas["ReferenceParameters"]["properties"]["max_seq_len"])["maximum"] = model.most_tokens
     add_decision_limits(schemas["ClassifyBody"], model.decision)
@@ -31,7 +37,9 @@ def add_decision_limits(schema, stored):
     schema["not"] = {"allOf": [given["top_k"], {"anyOf": [given["min_labels"], given["max_labels"]]}]}
     between = ({"min_labels": {"maximum": number}, "max_labels": {"minimum": number}} for number in range(1, MOST + 1))
     one_alone = ({name: {"type": "null"}} for name in ("min_labels", "max_labels"))
-    schema["anyOf"] = [{"properties": properties} for properties in (*one_alone, *between)]
+    fitting = [{"properties": properties} for properties in (*one_alone, *between)]
+    # not "anyOf" by itself: of that, generators of clients make a type for each
+    schema["not"] = {"anyOf": [schema["not"], {"not": {"anyOf": fitting}}]}
 
 
 def add_threshold_limits(schema, tree):

@@ -28,6 +28,7 @@ class Figures:
             "batch_size", "Texts per model call", registry=registry, buckets=[2**i for i in range(11)]
         )
         self.reloads = Counter("model_reloads", "Reloads by outcome", ["outcome"], registry=registry)
+        self.shadows = Counter("shadow_texts", "Texts given to the second model", ["outcome"], registry=registry)
         self.models = Gauge(
             "model_info", "1 for each model in use", ["model", "version", "file", "labels"], registry=registry
         )

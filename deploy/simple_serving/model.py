@@ -47,7 +47,8 @@ class Model:
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.version = version or self.loaded
-        self.probabilities(["第一句，a first text"], [self.max_seq_length])
+        # a text of full length: what the first ones would wait for is done
+        self.probabilities(["第一句，a first text " * (self.max_seq_length // 8 + 1)], [self.max_seq_length])
 
     def encode(self, text, max_seq_length):
         tokenizer = copy.copy(self.tokenizer)  # shares the vocabulary and what is remembered
@@ -97,11 +98,12 @@ class Work:
     decision: Decision | None = None
     floor: float = 0.0
     certainty: float | None = None
-    sampled: bool = False  # `sample` is wanted, too
+    keep: bool = False  # `outcome` is wanted, too
+    sampled: bool = False  # and goes to the samples
     tokens: int = 0
     tokenise_seconds: float = 0.0
     model_seconds: float = 0.0
-    sample: dict | None = None
+    outcome: tuple | None = None  # class indices, probabilities [L]
 
 
 def run(items):
@@ -122,16 +124,15 @@ def run(items):
 
 
 def answer(work, model, probabilities):
-    """What is made of a text's probabilities, and the sample of it, if one is wanted."""
-    if work.sampled:
-        work.sample = sample_of(work, model, probabilities)
+    """What is made of a text's probabilities; and the outcome of it, if that is wanted."""
+    if work.keep:
+        work.outcome = (model.decide(probabilities, work.decision) if work.text else []), probabilities
     return work.answer(work, model, probabilities)
 
 
-def sample_of(work, model, probabilities):
+def sample_of(work, model):
     """The row of a sampled answer: as of predict.py's .jsonl files, with the time and the model."""
-    predicted = model.decide(probabilities, work.decision) if work.text else []
-    row = asdict(describe(model.tree, work.text, predicted, probabilities))
+    row = asdict(describe(model.tree, work.text, *work.outcome))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return row | {"time": now, "model": model.name, "version": model.version}
 

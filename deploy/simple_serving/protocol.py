@@ -165,8 +165,7 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """On SIGTERM or Ctrl-C new requests are refused, and the process ends, with code 0, when all others are answered.
 
-    A second signal ends it without waiting. service: has `draining`, which is set here, and `active`, the requests that
-    are being worked on.
+    A second signal ends it without waiting. service: a Service, which may let requests in for some seconds more.
     """
 
     def __init__(self, config, service):
@@ -174,9 +173,10 @@ class Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig, frame):
-        self.service.draining = True
+        self.service.leave()
         for one in HANDLED_SIGNALS:
             signal.signal(one, signal.SIG_DFL)
 
     async def on_tick(self, counter):
+        self.service.drain_if_due()
         return await super().on_tick(counter) or (self.service.draining and not self.service.active)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from contextlib import contextmanager, suppress
 
 import anyio
@@ -10,7 +11,9 @@ from starlette.requests import ClientDisconnect
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
 from deploy.simple_serving.figures import Figures
-from deploy.simple_serving.model import plain, run
+from deploy.simple_serving.model import plain, run, sample_of
+from deploy.simple_serving.models import Models
+from deploy.simple_serving.versions import Shadow, Split
 from hierarchical.console import get_logger
 from hierarchical.decisions import thresholds_of
 from hierarchical.devices import available_cores
@@ -27,25 +30,44 @@ def gone():
 
 
 class Service:
-    """The model in use, the batches, the figures, and what every request has to pass.
+    """The models in use, the batches, the figures, and what every request has to pass.
 
-    load: called without arguments returns the Model to use; called again, anew
+    loads: see Models
     keys: the keys.Keys that requests must bring; none in it: nobody needs one
-    samples: a Journal for answers, or None
+    log, samples: a Journal for differences between versions, and one for answers, or None
 
     renew: what else is read anew on a reload, a function
     """
 
     leaving = False  # clients are to ask anew, and by that perhaps another server
 
-    def __init__(self, args, load, keys, samples=None, renew=None):
-        self.args, self.load, self.keys, self.renew = args, load, keys, renew
-        self.model = load()
+    def __init__(self, args, loads, keys, log=None, samples=None, renew=None):
+        self.args, self.keys, self.renew = args, keys, renew
+        self.models = Models(loads, [name for name in (args.shadow, args.split and args.split[0]) if name])
+        self.split = Split(*args.split) if args.split else None
+        self.shadow = Shadow(args.shadow, self, log) if args.shadow else None
         self.draining, self.active, self.explaining, self.reloading = False, 0, 0, asyncio.Lock()
         self.samples, self.figures = samples, Figures()
         self.figures.gauge("queue_length", "Texts that wait for a free thread", lambda: len(self.batcher.queue))
         self.figures.gauge("http_requests_in_flight", "Requests that are being worked on", lambda: self.active)
-        self.figures.note_models([self.model])
+        self.figures.note_models(self.models.loaded.values())
+
+    @property
+    def model(self):
+        """The default Model."""
+        return self.models.loaded[self.models.default]
+
+    def find(self, name):
+        """The Model that a request asks for; None: the default, or the one that has a share of its requests."""
+        return self.split.choose(self.models) if self.split and name is None else self.models.find(name)
+
+    def leave(self):
+        """Say that another server should be asked; after --drain_seconds, refuse what comes."""
+        self.leaving, self.drain_at = True, time.monotonic() + self.args.drain_seconds
+        self.drain_if_due()
+
+    def drain_if_due(self):
+        self.draining = self.draining or (self.leaving and time.monotonic() >= self.drain_at)
 
     def start(self):
         threads = self.args.num_threads or available_cores()
@@ -135,9 +157,10 @@ class Service:
         explains = works[0].answer is plain
         client = key.name if key else request["client"], explains  # a connection, where nobody has a key
         items = [Item(work, min(len(work.text), work.max_seq_length), model, most, client) for work in works]
-        if self.samples and not explains:
+        if not explains and (self.samples or self.shadow):
             for work in works:
-                work.sampled = random.random() < self.args.sample
+                work.sampled = bool(self.samples) and random.random() < self.args.sample
+                work.keep = work.sampled or bool(self.shadow)
         try:
             futures = self.batcher.submit(items)
         except Full as full:
@@ -182,8 +205,10 @@ class Service:
             queue.observe(item.began - item.submitted)
             tokenise.observe(item.work.tokenise_seconds)
             compute.observe(item.work.model_seconds)
-            if item.work.sample:
-                self.samples.write(item.work.sample)
+            if item.work.sampled:
+                self.samples.write(sample_of(item.work, model))
+        if self.shadow and works[0].answer is not plain and model.name != self.shadow.name:
+            self.shadow.ask(record, model, works)
 
     @contextmanager
     def one_explanation(self):
@@ -207,7 +232,7 @@ class Service:
         return labels and [model.tree.index[label] for label in labels]
 
     async def watch(self):
-        """Reload whenever the files have changed; those that are broken are tried again after a while."""
+        """Reload whenever the default's files have changed; those that are broken are tried again after a while."""
         pause = LOOK_SECONDS
         while True:
             await asyncio.sleep(pause)
@@ -228,22 +253,53 @@ class Service:
         self.background = asyncio.ensure_future(reload())
 
     async def reload(self):
-        """Load the model anew, while the old one goes on; it stays if the new one is broken: then raises Refusal."""
-        logger = get_logger()
+        """Read keys, certificate and all loaded models anew, while the old ones go on.
+
+        What is broken stays in use as it was; then raises Refusal, for the first such, when all others are done.
+        """
         self.keys.look(now=True)
+        if self.renew:
+            try:
+                self.renew()
+            except InputError as error:
+                raise self._not_loaded("certificate", "--tls_cert", error) from None
+        broken = None
+        for name in list(self.models.loaded):
+            try:
+                await self.load(name)
+            except Refusal as refusal:
+                broken = broken or refusal
+        if broken:
+            raise broken
+
+    async def load(self, name):
+        """Load a model, anew if it is there. Raises Refusal, 409, if its files are broken."""
         async with self.reloading:
             try:
-                if self.renew:
-                    self.renew()
-                self.model = await asyncio.to_thread(self.load)
+                model, memory = await asyncio.to_thread(self.models.read, name)
             except Exception as error:  # whatever broken files can lead to
-                self.figures.reloads.labels("failed").inc()
-                logger.error(f"Not reloaded, the model loaded before stays in service: {error}")
-                how = "Mend the files and reload again; the model loaded before stays in service."
-                raise Refusal(409, str(self.model.path), str(error), how) from None
+                place = self.models.loaded[name].path if name in self.models.loaded else name
+                raise self._not_loaded("model", place, error) from None
+            self.models.use(name, model, memory)
         self.figures.reloads.labels("done").inc()
-        self.figures.note_models([self.model])
-        logger.info(f"Reloaded {self.model.path} ({len(self.model.tree)} labels)")
+        self.figures.note_models(self.models.loaded.values())
+        get_logger().info(f"Reloaded {model.path} ({len(model.tree)} labels)")
+
+    def _not_loaded(self, what, where, error):
+        self.figures.reloads.labels("failed").inc()
+        get_logger().error(f"Not reloaded, the {what} loaded before stays in service: {error}")
+        how = f"Mend the files and reload again; the {what} loaded before stays in service."
+        return Refusal(409, str(where), str(error), how)
+
+    async def unload(self, name):
+        """Forget a model, but for the requests that have it. Raises Refusal for one that must stay."""
+        if name in (self.models.default, *self.models.alike):
+            how = "Start the server with other models; --model_path, --split and --shadow name those that must stay."
+            raise Refusal(409, "model", f"{name!r} cannot be unloaded", how)
+        async with self.reloading:
+            self.models.drop(name)
+        self.figures.note_models(self.models.loaded.values())
+        get_logger().info(f"Unloaded {name}")
 
     def state(self, status, request):
         """For /health and the like; the folder of the model is for those alone who may reload it."""

@@ -38,6 +38,9 @@ def add_serving_arguments(parser):
     work.add_argument("--batch_size", type=int, default=8, help="texts of a model call, at most")
     work.add_argument("--queue_size", type=int, default=512, help="texts that may wait; then requests get 429")
     work.add_argument("--timeout", type=float, default=10, help="seconds for an answer; then the request gets 503")
+    work.add_argument(
+        "--drain_seconds", type=float, default=0, help="after SIGTERM, not ready, but answering for so long"
+    )
     work.add_argument("--explain_limit", type=int, default=4, help="explanations at once; then requests get 429")
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max_texts", type=int, default=128, help="texts of a request")
@@ -73,6 +76,8 @@ def check_serving_arguments(parser, args):
         parser.error("argument --log_texts: needs --access_log")
     if args.otlp_endpoint and not args.otlp_endpoint.startswith(("http://", "https://")):
         parser.error("argument --otlp_endpoint: an address such as http://127.0.0.1:4318")
+    if not 0 <= args.drain_seconds < 3600:
+        parser.error(f"argument --drain_seconds: must be from 0 to below 3600, got {args.drain_seconds}")
     if not 0 < args.timeout < 3600:
         parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
     if args.queue_size < max(2, args.max_texts):
@@ -112,8 +117,8 @@ def read_certificate(context, cert, key):
         raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None
 
 
-def serve(args, load):
-    """Answer requests until a signal ends it. args: see add_serving_arguments; load: see Service."""
+def serve(args, loads):
+    """Answer requests until a signal ends it. args: see add_serving_arguments; loads: see models.Models."""
     logger = get_logger()
     try:
         import uvicorn
@@ -129,9 +134,13 @@ def serve(args, load):
         raise InputError(f"The package {error.name} is not installed: {hint}") from None
     log, samples = (Journal(path) if path else None for path in (args.access_log, args.sample_file))
     spans = Spans(args.otlp_endpoint) if args.otlp_endpoint else None
-    keys, scheme = Keys(args.keys_file, args.api_key_file), "http"
+    keys = Keys(args.keys_file, args.api_key_file)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if args.tls_cert else None
+    renew = (lambda: read_certificate(tls, args.tls_cert, args.tls_key)) if tls else None
+    if renew:
+        renew()
     with listen(args.host, args.port) as sock:
-        service = Service(args, load, keys, samples)
+        service = Service(args, loads, keys, log, samples, renew)
         if args.metrics_port is not None:
             show_metrics(args.host, args.metrics_port, service.figures.registry)
         Protocol.most_connections = most_connections()
@@ -140,16 +149,16 @@ def serve(args, load):
             app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
             proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
         )  # fmt: skip
-        if args.tls_cert:
-            config.load()
-            config.ssl, scheme = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), "https"
-            service.renew = lambda: read_certificate(config.ssl, args.tls_cert, args.tls_key)
-            service.renew()
+        config.load()
+        config.ssl = tls
         if args.host not in LOCAL and not keys:
             logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --keys_file")
-        model, (host, port) = service.model, sock.getsockname()[:2]
-        logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
-        logger.info(f"Serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
+        host, port = sock.getsockname()[:2]
+        for model in service.models.loaded.values():
+            logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
+        logger.info(
+            f"Serving on {'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it"
+        )
         Server(config, service).run([sock])
     if spans:
         spans.close()

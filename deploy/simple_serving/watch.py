@@ -32,7 +32,6 @@ class Record:
     stages: tuple = (0.0, 0.0, 0.0)  # figures.STAGES
     reason: str = ""
     contents: list | None = None  # the texts, where --log_texts asks for them
-    shadow: dict | None = None
 
 
 class Watch:
@@ -61,6 +60,8 @@ class Watch:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *told]
+                if record.model and service.split:
+                    message["headers"].append((b"x-model", record.model.name.encode()))
                 if service.leaving:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -72,7 +73,8 @@ class Watch:
             service.active -= 1
             if record.key:
                 record.key.end()
-            path = scope["path"] if scope["path"] in self.paths else "other"
+            route = getattr(scope.get("route"), "path", None)  # with the {name} of a model in it
+            path = next((path for path in (scope["path"], route) if path in self.paths), "other")
             seconds = time.perf_counter() - record.began
             if status >= 400:
                 record.reason = record.reason or REASONS.get(status, "other")
@@ -110,7 +112,6 @@ def line_of(record, method, path, status, seconds):
         line |= {"model": record.model.name, "version": record.model.version, "texts": record.texts}
         line |= {"tokens": record.tokens, "queue_ms": queue, "tokenise_ms": tokenise, "model_ms": model}
     more = {
-        "client": record.client, "reason": record.reason, "trace": record.trace, "shadow": record.shadow,
-        "contents": record.contents,
+        "client": record.client, "reason": record.reason, "trace": record.trace, "contents": record.contents,
     }  # fmt: skip
     return line | {name: value for name, value in more.items() if value}

@@ -40,7 +40,7 @@ class Running:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", LAUNCHER.format(change=change), *words], cwd=ROOT, env=environment, stderr=log
             )
-        self.url = self.wait_for(r"Serving on (http://\S+);")
+        self.url = self.wait_for(r"Serving on (https?://\S+);")
         self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
 
     def log(self):

@@ -20,7 +20,8 @@ def schemas_of(decision=Decision(), labels=("体育", "体育##足球")):
     wanted = [(body, "validation") for body in REQUESTS]
     schemas = models_json_schema(wanted, ref_template="#/$defs/{model}")[1]["$defs"]
     model = SimpleNamespace(tree=LabelTree(list(labels)), decision=decision, most_tokens=64)
-    add_limits(schemas, SimpleNamespace(max_texts=3, max_chars=5), model)
+    models = SimpleNamespace(find=lambda: model, loaded={"default": model}, loads={"default": None})
+    add_limits(schemas, SimpleNamespace(max_texts=3, max_chars=5), models)
     return schemas
 
 
@@ -43,6 +44,8 @@ def valid(schemas, name, body):
         ("ClassifyBody", {"texts": "1", "per_level": 1, "top_k": 1}, True),
         ("ExplainBody", {"text": "12345", "labels": ["体育##足球"]}, True),
         ("ExplainBody", {"text": "123456"}, False),
+        ("ExplainBody", {"text": "1", "model": "default"}, True),
+        ("ClassifyBody", {"texts": "1", "model": "other"}, False),
         ("ExplainBody", {"text": "1", "labels": ["足球"]}, False),
         ("ReferenceBody", {"data": {"text": ["1"] * 3}, "parameters": {"max_seq_len": 64}}, True),
         ("ReferenceBody", {"data": {"text": ["1"] * 4}}, False),

@@ -253,3 +253,19 @@ def test_tls_and_its_renewal(start, tiny_export, certificate):
 def test_bad_flags(flags):
     with pytest.raises(SystemExit, match="2"):
         server.main(["--model_path", "export", *flags])
+
+
+@pytest.mark.slow
+def test_a_short_text_does_not_wait_for_a_hundred_long_ones(start, tiny_export):
+    """One thread, one text of a time: the short one is the next but one or two, not the 101st."""
+    change = "order = []; service.run = lambda items: (time.sleep(0.02), print(len(items[0].work.text), file=sys.stderr), model.run(items))[2]"
+    one = start("--model_path", tiny_export, "--num_threads", 1, "--batch_size", 1, "--timeout", 60, change=change)
+    with httpx.Client(base_url=one.url, timeout=60) as client:
+        long = in_background(httpx.post, f"{one.url}/v1/classify", json={"texts": ["长" * 60] * 100}, timeout=60)
+        wait_until(lambda: figures(client)["queue_length"] > 50)
+        assert client.post("/v1/classify", json={"texts": "短"}).status_code == 200
+        assert figures(client)["queue_length"] > 20 and long.thread.is_alive()
+        long.thread.join()
+        assert long.value.status_code == 200
+    lengths = re.findall(r"^\d+$", one.log(), re.M)
+    assert len(lengths) == 101 and lengths.count("1") == 1
