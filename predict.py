@@ -16,7 +16,7 @@ Writes  output_file             one line per row of the data file, in the same o
             with --certainty: "certainty" and "sure" in each row of a .jsonl file; a third column, sure or unsure
         output_file.part        the rows so far; .part.json beside it says what --resume needs to continue them
         Of several processes each takes a stretch of the rows and writes output_file with .part-0000-of-0002 before the
-        suffix; output_file.parts lists these names in the order that makes the whole.
+        suffix; the last one to end joins them.
 
 Any number of rows takes the same memory: they are read, predicted and written one window of batches at a time.
 """

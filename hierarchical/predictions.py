@@ -26,6 +26,7 @@ from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.labels import LabelTree, levels_text
+from hierarchical.output_parts import Parts
 from hierarchical.predictor import FLOOR, certainty_of, describe, label_texts
 from hierarchical.rows import count_texts, read_texts, warn_about
 from hierarchical.tokens import Tokenizer
@@ -164,8 +165,8 @@ class Outcome:
 # ---- the output file -------------------------------------------------------------------------------------------------
 
 
-def output_path(output_file: str | None, tree: LabelTree, rank: int, world: int, logger: Logger) -> Path | str | None:
-    """The file this process writes, "-" or None; what can be wrong with it is found here."""
+def output_path(output_file: str | None, tree: LabelTree) -> Path | str | None:
+    """The file to write, "-" or None; what can be wrong with it is found here."""
     if output_file in (None, "-"):
         return output_file
     path = Path(output_file)
@@ -173,14 +174,7 @@ def output_path(output_file: str | None, tree: LabelTree, rank: int, world: int,
         raise InputError(f"{path}: is a directory. --output_file names a file to write.")
     if path.suffix == ".tsv" and (label := next((label for label in tree.labels if "," in label), None)):
         raise InputError(f"{path}: the label {label!r} holds a comma, which separates labels in .tsv. Write .jsonl.")
-    if world == 1:
-        return path
-    parts = [path.with_name(f"{path.stem}.part-{r:04}-of-{world:04}{path.suffix}") for r in range(world)]
-    if rank == 0:
-        with atomic_write(f"{path}.parts") as file:
-            file.writelines(f"{part}\n" for part in parts)
-        logger.info(f"When all {world} processes are through: xargs cat < {path}.parts > {path}")
-    return parts[rank]
+    return path
 
 
 @contextmanager
@@ -241,6 +235,13 @@ def rows_to_keep(part: Path, record: Path, settings: dict, size: int) -> int:
     return kept
 
 
+def is_complete(path: Path | str | None, rank: int, world: int) -> bool:
+    """Whether the output file is there, and no unfinished run beside it."""
+    if not isinstance(path, Path):
+        return False
+    return Parts(path, rank, world).are_joined() if world > 1 else path.exists() and not Path(f"{path}.part").exists()
+
+
 class Labeller(Protocol):
     """What can label a file: a Predictor, or what stands in for one.
 
@@ -268,15 +269,23 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     stream = data == "-" or Path(data).is_fifo()  # can be read only once
     if world > 1 and (stream or job.output_file == "-"):
         raise InputError("Several processes share the rows of a file and write a file each; for pipes use one process.")
-    path = output_path(job.output_file, tree, rank, world, logger)
+    path, parts = output_path(job.output_file, tree), None
+    if job.resume and is_complete(path, rank, world):
+        logger.info(f"{path} is complete; remove it to predict again")
+        return
+    if world > 1 and isinstance(path, Path):
+        parts = Parts(path, rank, world)
+        path = parts.own
+        parts.begin()
     size = job.batch_size * max(1, min(WINDOW_BATCHES, CELLS // (job.batch_size * len(tree))))
     seen, problems = Counter[str](), Problems()
     start, stop = 0, None
     if not stream:
         start, stop = share(count_texts(data, tree, seen), size, rank, world)
     texts = read_texts(data, tree, problems, seen if stream else Counter())
-    if job.resume and isinstance(path, Path) and path.exists() and not Path(f"{path}.part").exists():
-        logger.info(f"{path} is complete; remove it to predict again")
+    if parts and job.resume and path.exists() and not Path(f"{path}.part").exists():
+        logger.info(f"{path} is complete")
+        parts.end(logger)
         return
     settings: dict = {
         "max_seq_length": labeller.tokenizer.max_seq_length,
@@ -321,6 +330,8 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     seconds = time.monotonic() - began
     where = f", in {path}" if file and path != "-" else ""
     logger.info(f"Predicted {count} texts in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} texts/s){where}")
+    if parts:
+        parts.end(logger)
 
 
 def rows_to_log(path: Path | str | None, rank: int, quiet: bool) -> int:

@@ -326,20 +326,31 @@ def test_results_depend_neither_on_batches_nor_on_neighbours(call, monkeypatch):
                 assert value == pytest.approx(reference[text]["probabilities"][label], abs=1e-5)
 
 
-def test_two_processes_share_the_rows(call, monkeypatch, tmp_path):
+def test_two_processes_share_the_rows_and_the_last_one_joins_them(call, monkeypatch, tmp_path):
     monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
     whole = call("--output_file", "out.jsonl", "--batch_size", 3, data_txt=lines(*TEXTS[:10], "", *TEXTS[10:])).output
-    parts = b""
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    for rank in ("0", "1"):
+    before = {path.name for path in tmp_path.iterdir()}
+
+    def start(rank, *flags):
         monkeypatch.setenv("PADDLE_TRAINER_ID", rank)
-        result = call("--output_file", "new.jsonl", "--batch_size", 3)
-        assert any("xargs cat < new.jsonl.parts > new.jsonl" in line for line in result.log) == (rank == "0")
-        assert any("blank rows: 1 " in line for line in result.log) == (rank == "0")
-        parts += (tmp_path / f"new.part-000{rank}-of-0002.jsonl").read_bytes()
-    assert parts == whole and not (tmp_path / "new.jsonl").exists()
+        return call("--output_file", "new.jsonl", "--batch_size", 3, *flags)
+
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.setenv("PADDLE_MASTER", "first start")
+    result = start("1")
+    assert any("new.jsonl follows when 1 more parts are there" in line for line in result.log)
+    assert not any("blank rows: 1 " in line for line in result.log)
+    # The other process died; both are started again.
+    monkeypatch.setenv("PADDLE_MASTER", "second start")
+    result = start("0", "--resume")
+    assert any("blank rows: 1 " in line for line in result.log) and not (tmp_path / "new.jsonl").exists()
     names = (tmp_path / "new.jsonl.parts").read_text().split()
     assert names == ["new.part-0000-of-0002.jsonl", "new.part-0001-of-0002.jsonl"]
+    result = start("1", "--resume")
+    assert [any(text in line for line in result.log) for text in ("is complete", "2 parts joined in new.jsonl")] == [1, 1]
+    assert (tmp_path / "new.jsonl").read_bytes() == whole
+    assert {path.name for path in tmp_path.iterdir()} - before == {"new.jsonl"}
+    assert any("new.jsonl is complete; remove it" in line for line in start("0", "--resume").log)
     assert "one process" in call("--data_file", "-", "--output_file", "new.jsonl").error
     assert "one process" in call("--output_file", "-").error
 

@@ -1,0 +1,421 @@
+"""Find settings for train.py by trials, each of them a training, with Optuna.
+
+    python search.py --dataset_dir data --model_name path/to/encoder --trials 40
+    python search.py --dataset_dir data --model_name path/to/encoder --trials 40    # again, elsewhere at the same time
+    python search.py --dataset_dir data --model_name path/to/encoder --storage postgresql://user@host/searches
+
+Reads   dataset_dir/{train.txt, dev.txt, label.txt}, an encoder
+Writes  work_dir/data/       an inner split of the train rows: those that trials train with, and those that score them
+        work_dir/trials/N/   what each training left; of all but the best and the first only the log and the scores
+        work_dir/search.db   the trials, unless --storage names another place
+        work_dir/report.html how the search went, what mattered, and all trials
+
+The first trial has train.py's defaults with --learning_rate auto. Dev rows choose nothing: at the end they score the
+models of the first and of the best trial. A search that was stopped goes on when it is started again, its trial where
+it was; any number of processes and machines may work on one storage.
+"""
+
+import html
+import io
+import json
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+from hierarchical.encoders import encoder_config
+from hierarchical.learning_rates import fitting_rate
+from hierarchical.losses import LOSSES
+from hierarchical.sources import model_directory, require_model
+from hierarchical.stratify import stratified_split
+from hierarchical.training import STATE
+from hierarchical.weights import find_encoder_weights
+from utils import (
+    InputError,
+    LabelTree,
+    add_dataset_arguments,
+    add_device_argument,
+    add_max_seq_length_argument,
+    atomic_write,
+    check_minima,
+    file_digest,
+    get_logger,
+    load_reported,
+    make_parser,
+    progress_bar,
+    require_directory,
+    run,
+    share,
+    write_rows,
+)
+
+ROOT = Path(__file__).resolve().parent
+TRAIN, EVALUATE = ROOT / "train.py", ROOT / "analysis" / "evaluate.py"
+KEPT = ("train.log", "output.log", "metrics.jsonl", "setting.txt", "run.json")  # of a trial that is not the best
+ALIVE, DEAD = 30, 90  # seconds between a process's signs of life; and without one, until its trial is taken over
+ATTEMPTS = 3  # to open the storage
+TENTHS = 10  # of a training: scores are compared with those that other trials had after the same part of theirs
+
+
+def parse_args(argv):
+    parser = make_parser("Find settings for train.py by trials.")
+    data = parser.add_argument_group("data")
+    add_dataset_arguments(data, "train", "dev")
+    add_max_seq_length_argument(data, 128)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name", default="ernie-3.0-medium-zh", help="as for train.py")
+    add_device_argument(model)
+    search = parser.add_argument_group("search")
+    search.add_argument("--trials", type=int, default=40, help="trainings in all, of all processes together")
+    search.add_argument("--max_epochs", type=int, default=10, help="epochs of a training, at most")
+    search.add_argument("--select_by", choices=("macro_f1", "micro_f1"), default="macro_f1", help="score to look for")
+    search.add_argument("--inner_dev", type=share, default=Fraction("0.15"), help="share of the train rows that scores")
+    search.add_argument("--seed", type=int, default=3, help="of the split and of all trainings")
+    search.add_argument("--work_dir", type=Path, default=Path("output/search"), help="where everything goes")
+    where = "sqlite:///FILE, journal:///FILE, or the address of a PostgreSQL or MySQL (default: search.db in work_dir)"
+    search.add_argument("--storage", help=where)
+    args = parser.parse_args(argv)
+    check_minima(parser, args, trials=2, max_epochs=2, max_seq_length=12, seed=0)
+    if not 0 < args.inner_dev < 1:
+        parser.error(f"argument --inner_dev: must be between 0 and 1, got {float(args.inner_dev):g}")
+    return args
+
+
+# ---- what is searched ------------------------------------------------------------------------------------------------
+
+
+def defaults(args, rate):
+    """The settings of the first trial: train.py's, with the rate that fits."""
+    return {
+        "learning_rate": rate,
+        "head_learning_rate": 5e-3,
+        "epochs": args.max_epochs,
+        "lr_scheduler": "constant",
+        "warmup": 0.0,
+        "loss": "bce",
+        "batch_size": 32,
+        "max_seq_length": args.max_seq_length,
+        "decoding": "raw",
+        "threshold": 0.5,
+    }
+
+
+def suggested(trial, args, rate):
+    """The settings of a trial; warmup is a share of the steps."""
+    lengths = sorted({args.max_seq_length // part for part in (4, 2, 1)})
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", rate / 5, rate * 5, log=True),
+        "head_learning_rate": trial.suggest_float("head_learning_rate", 1e-3, 2e-2, log=True),
+        "epochs": trial.suggest_int("epochs", 2, args.max_epochs),
+        "lr_scheduler": trial.suggest_categorical("lr_scheduler", ["constant", "linear"]),
+        "warmup": trial.suggest_float("warmup", 0.0, 0.3, step=0.05),
+        "loss": trial.suggest_categorical("loss", sorted(LOSSES)),
+        "batch_size": trial.suggest_categorical("batch_size", [8, 16, 32]),
+        "max_seq_length": trial.suggest_categorical("max_seq_length", lengths),
+        "decoding": trial.suggest_categorical("decoding", ["raw", "closure", "topdown"]),
+        "threshold": trial.suggest_float("threshold", 0.3, 0.7, step=0.05),
+    }
+
+
+def flags(settings, n_rows):
+    """The settings as train.py takes them, for so many train rows."""
+    values = dict(settings)
+    steps = values["epochs"] * -(-n_rows // values["batch_size"])
+    values["warmup_steps"] = round(values.pop("warmup") * steps)
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return [word for name, value in shown.items() for word in (f"--{name}", value)]
+
+
+# ---- trials ----------------------------------------------------------------------------------------------------------
+
+
+class Objective:
+    """A trial's score: that of the training with its settings."""
+
+    def __init__(self, args, rate, n_rows):
+        self.args, self.rate, self.n_rows = args, rate, n_rows
+
+    def __call__(self, trial):
+        from optuna import TrialPruned
+
+        settings = suggested(trial, self.args, self.rate)
+        name = trial.user_attrs.get("folder", f"{trial.number:04}")  # that of the trial which it goes on with
+        trial.set_user_attr("folder", name)
+        folder = self.args.work_dir / "trials" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "output.log", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(self.command(settings, folder), stdout=log, stderr=subprocess.STDOUT)
+            try:
+                scores = self.watch(process, folder, trial, settings["epochs"])
+            except KeyboardInterrupt:  # which the training has got as well, and saves its state
+                process.wait()
+                trial.study.enqueue_trial(trial.params, {"folder": name})
+                raise
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+        if scores is None:
+            raise TrialPruned
+        return max(scores)
+
+    def command(self, settings, folder):
+        args = self.args
+        command = [sys.executable, TRAIN, "--dataset_dir", args.work_dir / "data", "--train_file", "train.jsonl"]
+        command += ["--dev_file", "dev.jsonl", "--label_file", "label.txt", "--model_name", args.model_name]
+        command += ["--device", args.device, "--save_dir", folder, "--seed", args.seed, "--select_by", args.select_by]
+        command += flags(settings, self.n_rows) + (["--resume"] if (folder / STATE).exists() else [])
+        return [str(word) for word in command]
+
+    def watch(self, process, folder, trial, epochs):
+        """The scores of the epochs; None: it was stopped, because others did better or the loss was no number."""
+        told = set()
+        while True:
+            ended = process.poll() is not None
+            scores = scores_of(folder, self.args.select_by)
+            for epoch, score in enumerate(scores, start=1):
+                if (tenth := TENTHS * epoch // epochs) not in told:
+                    told.add(tenth)
+                    trial.report(score, tenth)
+            if ended and process.returncode == 0:
+                return scores
+            if ended:
+                require_divergence(folder / "output.log")
+                return None
+            if trial.should_prune():
+                return None
+            time.sleep(0.2)
+
+
+def scores_of(folder, name):
+    """The score of each epoch so far, as train.py writes them down."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line)[name] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def require_divergence(log):
+    """Raise InputError for a training that ended otherwise than by a loss that was no number."""
+    last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+    if "training diverged" not in " ".join(last):
+        raise InputError(f"train.py failed: {' '.join(last)} ({log} has the rest)")
+
+
+# ---- the study -------------------------------------------------------------------------------------------------------
+
+
+def open_study(args, fingerprint):
+    """The study in the storage, of this data and encoder; a new one if there is none."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    storage = args.storage or f"sqlite:///{args.work_dir / 'search.db'}"
+    sampler = optuna.samplers.TPESampler(multivariate=True, group=True)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            study = optuna.create_study(
+                storage=open_storage(storage), study_name="search", direction="maximize", load_if_exists=True,
+                sampler=sampler, pruner=pruner,
+            )  # fmt: skip
+            break
+        except Exception as error:  # of a driver, of a server, of the library
+            if attempt == ATTEMPTS:
+                raise InputError(f"--storage {storage}: {str(error).splitlines()[0]}") from None
+            time.sleep(1)  # another process may just be making the tables
+    if (known := study.user_attrs.get("of")) and known != fingerprint:
+        changed = ", ".join(name for name in fingerprint if known.get(name) != fingerprint[name])
+        raise InputError(f"--storage {storage}: holds a search with another {changed}. Give another place.")
+    study.set_user_attr("of", fingerprint)
+    return study
+
+
+def open_storage(address):
+    from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+    from optuna.storages.journal import JournalFileBackend
+
+    if address.startswith("journal:///"):
+        return JournalStorage(JournalFileBackend(address.removeprefix("journal:///")))
+    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}  # others write, too
+    again = RetryHeartbeatStaleTrialCallback(max_retry=3)
+    return RDBStorage(
+        address, options, heartbeat_interval=ALIVE, grace_period=DEAD, heartbeat_stale_trial_callback=again
+    )
+
+
+def search(study, objective, args, rate, logger):
+    """Make trials until there are enough."""
+    from optuna.study import MaxTrialsCallback
+    from optuna.trial import TrialState
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    if not study.trials:
+        study.enqueue_trial(defaults(args, rate), skip_if_exists=True)
+    done = len(study.get_trials(deepcopy=False, states=ended))
+    if done >= args.trials:
+        return
+    with progress_bar(args.trials, "trials", done) as bar, logging_redirect_tqdm([logger]):
+
+        def tell(study, trial):
+            bar.update(len(study.get_trials(deepcopy=False, states=ended)) - bar.n)
+            logger.info(line_of(study, trial, args))
+            remove_models(study, args.work_dir / "trials")
+
+        study.optimize(objective, callbacks=[tell, MaxTrialsCallback(args.trials, states=ended)])
+
+
+def line_of(study, trial, args):
+    """What came of a trial, for the log."""
+    scores = scores_of(args.work_dir / "trials" / trial.user_attrs["folder"], args.select_by)
+    if trial.state.name == "PRUNED":  # its value is its last score
+        return f"trial {trial.number}: stopped after {len(scores)} of {trial.params['epochs']} epochs"
+    name = args.select_by.replace("_", " ")
+    return f"trial {trial.number}: {name} score: {trial.value:.5f}, best so far: {study.best_value:.5f}"
+
+
+def remove_models(study, folder):
+    """Keep the models of the first and the best trial alone; of the others what is small."""
+    from optuna.trial import TrialState
+
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    kept = {ended[0].number, *(trial.number for trial in [best_of(study)] if trial)}
+    for trial in ended:
+        place = folder / trial.user_attrs["folder"]
+        if trial.number not in kept and place.is_dir():
+            for path in place.iterdir():
+                if path.is_file() and path.name not in KEPT:
+                    path.unlink(missing_ok=True)
+
+
+def best_of(study):
+    """The best trial; None: none came to its end."""
+    try:
+        return study.best_trial
+    except ValueError:
+        return None
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------
+
+
+def dev_scores(args, folder):
+    """(micro-F1, macro-F1) of a trial's model on the dev rows; None: it is not here."""
+    if not find_encoder_weights(folder):
+        return None
+    path = folder / "dev.json"
+    command = [sys.executable, EVALUATE, "--dataset_dir", args.dataset_dir, "--params_path", folder, "--train_file", ""]
+    command += ["--dev_file", args.dev_file, "--label_file", args.label_file, "--device", args.device]
+    command += ["--output_json", path]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"analysis/evaluate.py failed: {done.stderr.strip().splitlines()[-1]}")
+    found = json.loads(path.read_text(encoding="utf-8"))["dev"]
+    return found["micro_f1"], found["macro_f1"]
+
+
+def conclude(study, args, n_rows, logger):
+    """Say what was found, on rows that chose nothing, and what to type; write the report."""
+    first, best = study.get_trials(deepcopy=False)[0], best_of(study)
+    if best is None:
+        raise InputError(f"no trial came to its end; {args.work_dir / 'trials'} has their logs.")
+    for name, trial in {"defaults": first, **({"best trial": best} if best.number else {})}.items():
+        found = dev_scores(args, args.work_dir / "trials" / trial.user_attrs["folder"])
+        scored = (
+            f"micro f1 score: {found[0]:.5f}, macro f1 score: {found[1]:.5f}" if found else "its model is elsewhere"
+        )
+        logger.info(f"{name} ({trial.number}), trained on the inner rows, on {args.dev_file}: {scored}")
+    if not best.number:
+        logger.info("No trial was better than the defaults with --learning_rate auto")
+    command = ["python", "train.py", "--dataset_dir", args.dataset_dir, "--model_name", args.model_name]
+    command += ["--device", args.device, "--select_by", args.select_by, *flags(best.params, n_rows)]
+    line = shlex.join(str(word) for word in command)
+    write_report(args.work_dir / "report.html", study, line)
+    logger.info(f"How it went: {args.work_dir / 'report.html'}")
+    logger.info(f"Train with:\n{line}")
+
+
+def write_report(path, study, command):
+    """One page: history and importance as pictures, the trials as a table, the best first."""
+    names = list(best_of(study).params)
+    trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: -(trial.value or 0))
+    rows = [
+        [trial.number, trial.state.name.lower(), "" if trial.value is None else f"{100 * trial.value:.2f}"]
+        + [f"{trial.params.get(name, ''):.3g}" if name in trial.params and isinstance(trial.params[name], float)
+           else trial.params.get(name, "") for name in names]
+        for trial in trials
+    ]  # fmt: skip
+    cells = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in row) + "\n" for row in rows)
+    head = "".join(f"<th>{name}" for name in ("trial", "state", "score", *names))
+    style = "body{font:15px system-ui;margin:2rem;color-scheme:light dark}td,th{padding:.2rem .6rem;text-align:left}"
+    with atomic_write(path) as file:
+        file.write(
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>Search</title><style>{style}"
+            "svg{max-width:100%;height:auto;background:white}div{overflow-x:auto}pre{white-space:pre-wrap}</style>"
+            f"<h1>Search</h1><pre>{html.escape(command)}</pre>{''.join(pictures(study))}"
+            f"<div><table><tr>{head}\n{cells}</table></div></html>\n"
+        )
+
+
+def pictures(study):
+    """Yield the history, and what mattered, as SVG; the latter once there are trials enough to tell."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+
+    for plot in (plot_optimization_history, plot_param_importances):
+        try:
+            axes = plot(study)
+        except (ValueError, RuntimeError):  # fewer than two trials, or all of the same score
+            continue
+        drawn = io.StringIO()
+        axes.figure.savefig(drawn, format="svg", bbox_inches="tight")
+        plt.close(axes.figure)
+        yield drawn.getvalue()[drawn.getvalue().index("<svg") :]
+
+
+def inner_split(args, tree, train):
+    """Write work_dir/data; how many rows are left to train with."""
+    parts = stratified_split(train.labels, len(tree), [1 - args.inner_dev, args.inner_dev], args.seed)
+    folder = args.work_dir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "label.txt") as file:
+        file.writelines(f"{label}\n" for label in tree.labels)
+    for part, name in enumerate(("train", "dev")):
+        rows = [i for i in range(len(parts)) if parts[i] == part]
+        if not rows:
+            raise InputError(
+                f"--inner_dev {float(args.inner_dev):g}: of {len(parts)} train rows none is left to {name}."
+            )
+        write_rows(
+            folder / f"{name}.jsonl", [(train.texts[i], [tree.labels[k] for k in train.labels[i]]) for i in rows]
+        )
+    return sum(part == 0 for part in parts)
+
+
+def main(argv=None):
+    args, logger = parse_args(argv), get_logger()
+    directory = require_directory(args.dataset_dir)
+    require_model(args.model_name)
+    tree = LabelTree.read(directory / args.label_file)
+    train = load_reported(directory / args.train_file, tree, logger)
+    n_rows = inner_split(args, tree, train)
+    source = model_directory(args.model_name)
+    config, has_weights = encoder_config(source), find_encoder_weights(source) is not None
+    rate = fitting_rate(config["num_hidden_layers"], config["hidden_size"], has_weights)
+    data = {name: file_digest(args.work_dir / "data" / name)[:16] for name in ("train.jsonl", "dev.jsonl", "label.txt")}
+    fingerprint = data | {name: getattr(args, name) for name in ("select_by", "max_epochs", "max_seq_length", "seed")}
+    study = open_study(args, fingerprint | {"encoder": file_digest(source / "config.json")[:16], "rate": rate})
+    search(study, Objective(args, rate, n_rows), args, rate, logger)
+    conclude(study, args, len(train.texts), logger)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,256 @@
+"""search.py: what is tried, stopped, kept and said at the end; going on after a kill; several processes.
+
+Most trainings are played by a script that writes the scores of a training at once: the nearer the rate to 2e-3, the better.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import search
+from tests.conftest import ROOT, SAMPLE
+from utils import run
+
+PLAYED = """
+import json, math, pathlib, sys, time
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder, epochs = pathlib.Path(flags["--save_dir"]), int(flags["--epochs"])
+print("resumed" if "--resume" in sys.argv else "begun", flush=True)
+if MODE == "broken":
+    sys.exit("out of memory")
+if MODE == "diverging" and float(flags["--learning_rate"]) != 0.001:
+    print("error: the loss is nan at step 3: training diverged; lower --learning_rate")
+    sys.exit(2)
+lines, worth = [], 1 - abs(math.log10(float(flags["--learning_rate"]) / 2e-3)) / 2
+for epoch in range(epochs):
+    lines.append({"macro_f1": worth * (epoch + 1) / epochs, "micro_f1": 0.5})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
+    for name in ("model.safetensors", "state.safetensors"):
+        (folder / name).write_bytes(b"-")
+    time.sleep(PAUSE)
+"""
+EVALUATED = """
+import json, pathlib, sys
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert pathlib.Path(flags["--params_path"], "model.safetensors").exists() and flags["--dev_file"] == "dev.txt"
+pathlib.Path(flags["--output_json"]).write_text(json.dumps({"dev": {"micro_f1": 0.9, "macro_f1": 0.8}}))
+"""
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """played(mode, pause) puts a script in the place of train.py: "well", "diverging", "broken"; seconds an epoch."""
+
+    def play(mode="well", pause=0.0):
+        (tmp_path / "train.py").write_text(f"MODE, PAUSE = {mode!r}, {pause}\n{PLAYED}")
+        (tmp_path / "evaluate.py").write_text(EVALUATED)
+        monkeypatch.setattr(search, "TRAIN", tmp_path / "train.py")
+        monkeypatch.setattr(search, "EVALUATE", tmp_path / "evaluate.py")
+
+    play()
+    return play
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count in (("train.txt", 60), ("dev.txt", 20), ("label.txt", 99)):
+        lines = (SAMPLE / name).read_text("utf-8").splitlines(keepends=True)[:count]
+        (folder / name).write_text("".join(lines), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def searched(data, tmp_path, capsys):
+    """searched(*flags) runs the script; what it logged, and its exit code."""
+
+    def call(*flags):
+        own = ["--dataset_dir", data, "--model_name", SAMPLE / "tiny-ernie", "--device", "cpu"]
+        own += ["--work_dir", tmp_path / "work", "--max_epochs", 4, *flags]
+        code = 0
+        try:
+            run(lambda: search.main([str(word) for word in own]))
+        except SystemExit as end:
+            code = end.code
+        return capsys.readouterr().err, code
+
+    return call
+
+
+def folders(tmp_path, name="model.safetensors"):
+    return sorted(path.parent.name for path in (tmp_path / "work" / "trials").glob(f"*/{name}"))
+
+
+def trials(tmp_path):
+    import optuna
+
+    return optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'work' / 'search.db'}").trials
+
+
+def test_flags_by_hand():
+    settings = {"learning_rate": 0.000123456, "epochs": 3, "batch_size": 8, "warmup": 0.1, "loss": "zlpr"}
+    words = "--learning_rate 0.000123 --epochs 3 --batch_size 8 --loss zlpr --warmup_steps 4"  # 39 steps of 100 rows
+    assert search.flags(settings, 100) == words.split()
+
+
+@pytest.mark.slow
+def test_a_search_keeps_the_best_and_says_what_to_type(searched, played, data, tmp_path):
+    log, code = searched("--trials", 4)
+    assert code == 0 and len(trials(tmp_path)) == 4
+    ended = [trial for trial in trials(tmp_path) if trial.state.name == "COMPLETE"]
+    first, best = trials(tmp_path)[0], max(ended, key=lambda trial: trial.value)
+    assert first.params["learning_rate"] == 1e-3 and first.params["epochs"] == 4 and first.params["warmup"] == 0
+    assert first.value == pytest.approx(1 - np.log10(2) / 2)
+    assert folders(tmp_path) == sorted({"0000", f"{best.number:04}"}) and len(folders(tmp_path, "metrics.jsonl")) == 4
+    assert (
+        "defaults (0), trained on the inner rows, on dev.txt: micro f1 score: 0.90000, macro f1 score: 0.80000" in log
+    )
+    command = re.search(r"Train with:\n(python train.py .*)", log)[1]
+    assert f"--dataset_dir {data}" in command and f"--learning_rate {best.params['learning_rate']:.3g} " in command
+    steps = best.params["epochs"] * -(-60 // best.params["batch_size"])  # of all rows, not of the inner ones
+    assert command.endswith(f"--warmup_steps {round(best.params['warmup'] * steps)}")
+    page = (tmp_path / "work" / "report.html").read_text("utf-8")
+    assert page.count("<svg") >= 1 and page.count("<tr>") == 5 and "<script" not in page
+    inner = [
+        json.loads(line)["text"]
+        for name in ("train", "dev")
+        for line in open(tmp_path / "work" / "data" / f"{name}.jsonl")
+    ]
+    assert sorted(inner) == sorted(line.split("\t")[0] for line in open(data / "train.txt"))  # and no row of dev.txt
+    again, code = searched("--trials", 4)  # there is nothing left to do, but to say it
+    assert code == 0 and command in again and len(trials(tmp_path)) == 4
+
+
+@pytest.mark.slow
+def test_a_trial_that_others_beat_is_stopped(searched, played, tmp_path):
+    played(pause=0.4)
+    log, _ = searched("--trials", 9)
+    stopped = [trial for trial in trials(tmp_path) if trial.state.name == "PRUNED"]
+    assert stopped and f"trial {stopped[0].number}: stopped after" in log
+    for trial in stopped:  # its score was below the median of the others' at the same part of their trainings
+        tenth, score = max(trial.intermediate_values.items())
+        others = [
+            one.intermediate_values[tenth]
+            for one in trials(tmp_path)[: trial.number]
+            if tenth in one.intermediate_values
+        ]
+        assert max(trial.intermediate_values.values()) < np.median(others)
+
+
+@pytest.mark.slow
+def test_trainings_that_fail(searched, played, tmp_path):
+    played("diverging")
+    log, code = searched("--trials", 3)
+    assert code == 0 and [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert "No trial was better than the defaults" in log and log.count("trained on the inner rows") == 1
+    played("broken")
+    log, code = searched("--trials", 4)
+    assert code == 2 and "train.py failed: out of memory (" in log and "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
+    assert searched("--trials", 2)[1] == 0
+    log, code = searched("--trials", 2, "--seed", 4)
+    assert code == 2 and "holds a search with another train.jsonl, dev.jsonl, seed. Give another place." in log
+    for flags, message in (
+        (("--storage", "nonsense"), "--storage nonsense: Could not parse"),
+        (("--inner_dev", "1"), "--inner_dev: must be between 0 and 1, got 1"),
+        (("--inner_dev", "0.001"), "--inner_dev 0.001: of 60 train rows none is left to dev."),
+        (("--trials", "1"), "--trials: must be at least 2"),
+    ):
+        log, code = searched(*flags)
+        assert code == 2 and message in log and "Traceback" not in log, log
+
+
+RUN = """
+import sys
+import search
+search.TRAIN, search.EVALUATE = sys.argv.pop(1), sys.argv.pop(1)
+search.ALIVE, search.DEAD = 1, 2
+search.main()
+"""
+
+
+def start(data, tmp_path, *flags):
+    command = [sys.executable, "-c", RUN, tmp_path / "train.py", tmp_path / "evaluate.py", "--dataset_dir", data]
+    command += ["--model_name", SAMPLE / "tiny-ernie", "--device", "cpu", "--work_dir", tmp_path / "work", *flags]
+    return subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_killed_search_takes_its_trial_up_where_it_was(data, played, tmp_path):
+    played(pause=1.0)
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    output = tmp_path / "work" / "trials" / "0000" / "metrics.jsonl"
+    while not output.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.kill()  # and with it nothing tells the storage
+    process.wait()
+    subprocess.run(["pkill", "-f", str(tmp_path / "train.py")])
+    time.sleep(3)
+    played()
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    assert process.wait() == 0, process.stderr.read()
+    assert (tmp_path / "work" / "trials" / "0000" / "output.log").read_text().split() == ["begun", "resumed"]
+    assert [trial.state.name for trial in trials(tmp_path)].count("COMPLETE") == 2
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_goes_on(data, played, tmp_path):
+    played(pause=1.0)
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    while not (tmp_path / "work" / "trials" / "0000" / "metrics.jsonl").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    for child in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
+        os.kill(int(child), signal.SIGINT)  # as a terminal does
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    played()
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    assert process.wait() == 0, process.stderr.read()
+    assert (tmp_path / "work" / "trials" / "0000" / "output.log").read_text().split()[-1] == "resumed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_two_processes_share_the_trials(data, played, tmp_path, storage):
+    played(pause=0.2)
+    flags = ["--trials", "5", "--max_epochs", "2", "--storage", f"{storage}:///{tmp_path / 'shared.db'}"]
+    both = [start(data, tmp_path, *flags) for _ in range(2)]
+    logs = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    ends = [sorted(map(int, re.findall(r"trial (\d+): ", log))) for log in logs]
+    assert all(ends) and sorted(ends[0] + ends[1])[:5] == list(range(5)) and len(ends[0] + ends[1]) <= 6
+    commands = {re.search(r"Train with:\n(.*)", log)[1] for log in logs}
+    assert len(commands) <= 2 and all("--learning_rate" in command for command in commands)
+
+
+@pytest.mark.slow
+def test_two_real_trainings(searched, tmp_path):
+    log, code = searched("--trials", 2, "--max_epochs", 2, "--select_by", "micro_f1")
+    assert code == 0 and log.count("trained on the inner rows") in (1, 2), log
+    assert re.search(r"python train.py .*--learning_rate", log)
+
+
+def test_report_of_a_single_trial(tmp_path):
+    """No importance yet, and nothing of the command is HTML."""
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    study.optimize(lambda trial: trial.suggest_float("learning_rate", 1e-4, 1e-3), n_trials=1)
+    search.write_report(tmp_path / "report.html", study, "python train.py <&>")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "python train.py &lt;&amp;&gt;" in page and page.count("<tr>") == 2
+    assert search.best_of(SimpleNamespace(best_trial=study.best_trial)).number == 0
