@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 import warnings
-from fractions import Fraction
 from pathlib import Path
 
 from hierarchical.encoders import encoder_config
@@ -72,7 +71,7 @@ def parse_args(argv):
     search.add_argument("--trials", type=int, default=40, help="trainings in all, of all processes together")
     search.add_argument("--max_epochs", type=int, default=10, help="epochs of a training, at most")
     search.add_argument("--select_by", choices=("macro_f1", "micro_f1"), default="macro_f1", help="score to look for")
-    search.add_argument("--inner_dev", type=share, default=Fraction("0.15"), help="share of the train rows that scores")
+    search.add_argument("--inner_dev", type=share, default="0.15", help="share of the train rows that scores")
     search.add_argument("--seed", type=int, default=3, help="of the split and of all trainings")
     search.add_argument("--work_dir", type=Path, default=Path("output/search"), help="where everything goes")
     where = "sqlite:///FILE, journal:///FILE, or the address of a PostgreSQL or MySQL (default: search.db in work_dir)"

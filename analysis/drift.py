@@ -24,10 +24,10 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.neighbours import nearest
 from analysis.shifts import moved_labels, shifts
 from hierarchical.checkpoints import Checkpoint, require_same_labels
-from hierarchical.decisions import decide
+from hierarchical.decisions import decide, probabilities_of
 from hierarchical.devices import set_device
 from hierarchical.linear import with_linear
-from hierarchical.modeling import classify_features, encode_features, sigmoid
+from hierarchical.modeling import classify_features, encode_features
 from hierarchical.rows import read_texts
 from utils import (
     InputError,
@@ -82,7 +82,8 @@ def measure(texts, checkpoint, model, batch_size, name):
     counts = [checkpoint.tokenizer.count(text) for text in texts]
     tokens = np.array([length for length, _ in counts], float)
     features = encode_features(model, checkpoint.tokenizer, texts, batch_size, name)
-    probabilities = sigmoid(with_linear(classify_features(model, features), checkpoint.linear, texts))
+    logits = with_linear(classify_features(model, features), checkpoint.linear, texts)
+    probabilities = probabilities_of(logits, checkpoint.tree, checkpoint.decision)
     labels = decide(probabilities, checkpoint.tree, checkpoint.decision)
     measures = {
         "length (tokens)": tokens,

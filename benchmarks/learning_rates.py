@@ -8,8 +8,9 @@ Writes  work_dir/results.jsonl   one line per training: the best micro- and macr
 
 --rows rows of train.txt, --dev_rows of dev.txt; batches of 16, warm-up over a tenth of the steps, then linear decay,
 the loss of --loss, everything else as train.py has it. The first seed climbs from the middle of the rates to the best
-one, the others try that and its neighbours. A training whose line is in results.jsonl is not made again. At the end a table, and for each encoder
-the rate at the top of a parabola through the means (over the logarithm of the rate, as the scores are flat there).
+one, the others try that and its neighbours. A training whose line is in results.jsonl is not made again. At the end a
+table, and for each encoder the rate at the top of a parabola through the means (over the logarithm of the rate, as the
+scores are flat there).
 """
 
 import json

@@ -241,6 +241,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
         head_learning_rate=args.ppt_learning_rate,
         schedule="linear",
         warmup_steps=int(args.warmup_ratio * total),
+        save_steps=0,  # the states after evaluations are enough: there are few rows
     )
     trainer = Trainer(paddle, settings, network, total)
     if args.resume_from_checkpoint:

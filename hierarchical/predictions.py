@@ -283,7 +283,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     if not stream:
         start, stop = share(count_texts(data, tree, seen), size, rank, world)
     texts = read_texts(data, tree, problems, seen if stream else Counter())
-    if parts and job.resume and path.exists() and not Path(f"{path}.part").exists():
+    if parts and job.resume and parts.own.exists() and not Path(f"{parts.own}.part").exists():
         logger.info(f"{path} is complete")
         parts.end(logger)
         return

@@ -347,7 +347,10 @@ def test_two_processes_share_the_rows_and_the_last_one_joins_them(call, monkeypa
     names = (tmp_path / "new.jsonl.parts").read_text().split()
     assert names == ["new.part-0000-of-0002.jsonl", "new.part-0001-of-0002.jsonl"]
     result = start("1", "--resume")
-    assert [any(text in line for line in result.log) for text in ("is complete", "2 parts joined in new.jsonl")] == [1, 1]
+    assert [any(text in line for line in result.log) for text in ("is complete", "2 parts joined in new.jsonl")] == [
+        1,
+        1,
+    ]
     assert (tmp_path / "new.jsonl").read_bytes() == whole
     assert {path.name for path in tmp_path.iterdir()} - before == {"new.jsonl"}
     assert any("new.jsonl is complete; remove it" in line for line in start("0", "--resume").log)

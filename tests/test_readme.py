@@ -49,6 +49,7 @@ IN_ENGLISH = {
     "检查点中保存的值；训练时与 train.py 相同": "as stored in the checkpoint; in training as in train.py",
     "有预热则 linear，否则 constant": "linear with warm-up, else constant",
     "与 train_path 同目录的 aug.txt": "aug.txt beside train_path",
+    "work_dir 中的 search.db": "search.db in work_dir",
 }
 
 

@@ -1,6 +1,7 @@
 """analysis/baseline.py: the scores in the log and in a file, and what can be wrong."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -30,9 +31,10 @@ def test_prints_and_writes_the_scores(data_dir, call, tmp_path, monkeypatch):
     call("--dataset_dir", data, "--output_json", tmp_path / "scores.json")
     tree = LabelTree.read(data / "label.txt")
     train, dev = (load_rows(data / name, tree, unlabelled="skip") for name in ("train.txt", "dev.txt"))
-    _, scores = fit_baseline(train, dev, tree)
+    _, scores = fit_baseline(train, dev, tree, logging.getLogger("of nobody"))
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
-    skipped, sizes, *lines, last = printed
+    skipped, sizes, estimate, *lines, last = printed
+    assert estimate.startswith("About ") and estimate.endswith(" seconds of one core")
     assert skipped == "dev.txt: skipped 1 blank and 1 unlabelled lines"
     assert sizes == "Linear baseline: 5 labels, 4 train rows, 2 dev rows"
     assert lines == headline(scores)

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.scoring import comparison, fit_baseline
 from tests.conftest import SAMPLE
-from utils import LabelTree, Rows, load_rows
+from utils import LabelTree, Rows, get_logger, load_rows
 
 TREE = LabelTree(["体育", "体育##足球", "财经"])
 
@@ -21,7 +21,7 @@ def scores_without_warnings(train, dev, tree=TREE):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return fit_baseline(train, dev, tree)[1]
+        return fit_baseline(train, dev, tree, get_logger())[1]
 
 
 @pytest.mark.slow

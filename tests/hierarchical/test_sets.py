@@ -28,6 +28,19 @@ from tests.hierarchical.faults import Faults
 from tests.hierarchical.test_tokenizer import VOCAB, write_model
 
 
+class Tensor:
+    """Stands in for one of Paddle's."""
+
+    def __init__(self, value):
+        self.value, self.dtype, self.shape = value, value.dtype, value.shape
+
+    def numpy(self):
+        return self.value
+
+    def __array__(self, *_, **__):
+        return self.value
+
+
 class Model:
     """Stands in for a network: a configuration and two parameters."""
 
@@ -35,7 +48,7 @@ class Model:
         text = json.dumps({"model_type": "ernie", "vocab_size": len(VOCAB), "seed": seed, **config})
         self.config = SimpleNamespace(model_type="ernie", to_json_string=lambda: text)
         numbers = np.random.default_rng(seed).random((2, 3, 4), np.float32)
-        self.state = {name: SimpleNamespace(numpy=lambda value=value: value) for name, value in zip("ab", numbers)}
+        self.state = {name: Tensor(value) for name, value in zip("ab", numbers)}
 
     def state_dict(self):
         return self.state

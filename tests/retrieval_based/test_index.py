@@ -118,7 +118,10 @@ def change(directory, **settings):
         (lambda d: change(d, hnsw=None), "not the description of an index"),
         (lambda d: change(d, hnsw={"m": 16}), r"not the description of an index \(hnsw is {'m': 16}\)"),
         (lambda d: change(d, milvus={"uri": "http://a", "name": "b"}), "not the description of an index"),
-        (lambda d: change(d, decision={"threshold": [0.5] * 3}), "3 thresholds for 4 labels. Build it again"),
+        (
+            lambda d: change(d, decision={"threshold": [0.5] * 3}),
+            "3 thresholds for 4 labels on 2 levels; .* Build it again",
+        ),
         (lambda d: next(d.glob("vectors*")).write_bytes(b"IxFI" + b"\0" * 40), "Build it again"),
         (lambda d: next(d.glob("entries*")).write_text('["财经"]\n'), "1 entries, 3 vectors"),
         (lambda d: next(d.glob("entries*")).unlink(), "no such file"),
