@@ -19,6 +19,7 @@ import html
 import io
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,7 @@ ROOT = Path(__file__).resolve().parent
 TRAIN, EVALUATE = ROOT / "train.py", ROOT / "analysis" / "evaluate.py"
 KEPT = ("train.log", "output.log", "metrics.jsonl", "setting.txt", "run.json")  # of a trial that is not the best
 ALIVE, DEAD = 30, 90  # seconds between a process's signs of life; and without one, until its trial is taken over
+STOPPED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number)}  # exit codes
 ATTEMPTS = 3  # to open the storage
 TENTHS = 10  # of a training: scores are compared with those that other trials had after the same part of theirs
 
@@ -149,7 +151,8 @@ class Objective:
             process = subprocess.Popen(self.command(settings, folder), stdout=log, stderr=subprocess.STDOUT)
             try:
                 scores = self.watch(process, folder, trial, settings["epochs"])
-            except KeyboardInterrupt:  # which the training has got as well, and saves its state
+            except KeyboardInterrupt:
+                process.terminate()  # it saves its state; from a terminal it was asked to already
                 process.wait()
                 trial.study.enqueue_trial(trial.params, {"folder": name})
                 raise
@@ -181,6 +184,8 @@ class Objective:
                     trial.report(score, tenth)
             if ended and process.returncode == 0:
                 return scores
+            if ended and process.returncode in STOPPED:
+                raise KeyboardInterrupt
             if ended:
                 require_divergence(folder / "output.log")
                 return None
@@ -259,6 +264,7 @@ def search(study, objective, args, rate, logger):
     done = len(study.get_trials(deepcopy=False, states=ended))
     if done >= args.trials:
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the training would go on alone
     with progress_bar(args.trials, "trials", done) as bar, logging_redirect_tqdm([logger]):
 
         def tell(study, trial):

@@ -21,6 +21,7 @@ import prune
 import train
 from deploy.predictor import infer
 from hierarchical import modeling, weights
+from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint
 from hierarchical.predictor import Predictor
 from metric import Decision
@@ -184,9 +185,9 @@ def test_distillation_learns(no_export, run_prune, tiny_checkpoint, sample_rows,
     flags = ["--width_mult_list", "1/2", "--save_steps", "1000", "--logging_steps", "1000"]
     run_prune(*flags, "--max_steps", "1", "--learning_rate", "1e-9", "--output_dir", tmp_path / "cut")
     run_prune(*flags, "--max_steps", "60", "--learning_rate", "1e-3", "--output_dir", tmp_path / "taught")
-    teacher = modeling.sigmoid(logits_of(tiny_checkpoint, sample_rows))
+    teacher = sigmoid(logits_of(tiny_checkpoint, sample_rows))
     mere, taught = (
-        np.abs(modeling.sigmoid(logits_of(tmp_path / name / "width_mult_0.5", sample_rows)) - teacher).mean()
+        np.abs(sigmoid(logits_of(tmp_path / name / "width_mult_0.5", sample_rows)) - teacher).mean()
         for name in ("cut", "taught")
     )
     assert taught < 0.7 * mere

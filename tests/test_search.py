@@ -4,7 +4,6 @@ Most trainings are played by a script that writes the scores of a training at on
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -132,7 +131,7 @@ def test_a_search_keeps_the_best_and_says_what_to_type(searched, played, data, t
 
 @pytest.mark.slow
 def test_a_trial_that_others_beat_is_stopped(searched, played, tmp_path):
-    played(pause=0.4)
+    played(pause=0.3)
     log, _ = searched("--trials", 9)
     stopped = [trial for trial in trials(tmp_path) if trial.state.name == "PRUNED"]
     assert stopped and f"trial {stopped[0].number}: stopped after" in log
@@ -208,19 +207,32 @@ def test_a_killed_search_takes_its_trial_up_where_it_was(data, played, tmp_path)
 
 @pytest.mark.slow
 def test_an_interrupted_search_goes_on(data, played, tmp_path):
-    played(pause=1.0)
+    played(pause=0.5)
     process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
     while not (tmp_path / "work" / "trials" / "0000" / "metrics.jsonl").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    for child in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
-        os.kill(int(child), signal.SIGINT)  # as a terminal does
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.wait()
+    assert not subprocess.run(["pgrep", "-f", str(tmp_path / "train.py")], capture_output=True).stdout
     played()
     process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
     assert process.wait() == 0, process.stderr.read()
-    assert (tmp_path / "work" / "trials" / "0000" / "output.log").read_text().split()[-1] == "resumed"
+    assert (tmp_path / "work" / "trials" / "0000" / "output.log").read_text().split() == ["begun", "resumed"]
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_from_outside_stops_the_search(data, played, tmp_path):
+    """As Ctrl-C in a terminal reaches both, and the training may be the first to end."""
+    played(pause=0.5)
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    while not (tmp_path / "work" / "trials" / "0000" / "metrics.jsonl").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    subprocess.run(["pkill", "-INT", "-f", str(tmp_path / "train.py --dataset_dir")])
+    assert process.wait() != 0 and "KeyboardInterrupt" in process.stderr.read()
+    assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL", "WAITING"]
+    assert trials(tmp_path)[1].user_attrs["folder"] == "0000"
 
 
 @pytest.mark.slow
