@@ -234,7 +234,7 @@ def distil(args, task, teacher, student, widths):
     """Train all widths of `student` together; the best of each, by macro-F1 on dev, is in its folder at any time."""
     import paddle
 
-    lengths = [len(row) for row in task.train_ids]
+    lengths = task.train_ids.lengths
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     every = args.save_steps or steps_between_evaluations(len(task.dev_ids), args.per_device_train_batch_size)

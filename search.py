@@ -19,6 +19,7 @@ import html
 import io
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,7 @@ ROOT = Path(__file__).resolve().parent
 TRAIN, EVALUATE = ROOT / "train.py", ROOT / "analysis" / "evaluate.py"
 KEPT = ("train.log", "output.log", "metrics.jsonl", "setting.txt", "run.json")  # of a trial that is not the best
 ALIVE, DEAD = 30, 90  # seconds between a process's signs of life; and without one, until its trial is taken over
+FIRST = "0000"  # the folder of the trial that has the defaults, whatever its number is after an interruption
 STOPPED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number)}  # exit codes
 ATTEMPTS = 3  # to open the storage
 TENTHS = 10  # of a training: scores are compared with those that other trials had after the same part of theirs
@@ -144,8 +146,10 @@ class Objective:
 
         settings = suggested(trial, self.args, self.rate)
         name = trial.user_attrs.get("folder", f"{trial.number:04}")  # that of the trial which it goes on with
-        trial.set_user_attr("folder", name)
         folder = self.args.work_dir / "trials" / name
+        if "folder" not in trial.user_attrs:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier search, whose storage is gone
+            trial.set_user_attr("folder", name)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "output.log", "a", encoding="utf-8") as log:
             process = subprocess.Popen(self.command(settings, folder), stdout=log, stderr=subprocess.STDOUT)
@@ -176,7 +180,7 @@ class Objective:
         """The scores of the epochs; None: it was stopped, because others did better or the loss was no number."""
         told = set()
         while True:
-            ended = process.poll() is not None
+            ended, before = process.poll() is not None, len(told)
             scores = scores_of(folder, self.args.select_by)
             for epoch, score in enumerate(scores, start=1):
                 if (tenth := TENTHS * epoch // epochs) not in told:
@@ -189,7 +193,7 @@ class Objective:
             if ended:
                 require_divergence(folder / "output.log")
                 return None
-            if trial.should_prune():
+            if len(told) > before and trial.should_prune():  # it asks the storage
                 return None
             time.sleep(0.2)
 
@@ -289,10 +293,10 @@ def remove_models(study, folder):
     from optuna.trial import TrialState
 
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    kept = {ended[0].number, *(trial.number for trial in [best_of(study)] if trial)}
+    kept = {FIRST, *(trial.user_attrs["folder"] for trial in [best_of(study)] if trial)}
     for trial in ended:
         place = folder / trial.user_attrs["folder"]
-        if trial.number not in kept and place.is_dir():
+        if place.name not in kept and place.is_dir():
             for path in place.iterdir():
                 if path.is_file() and path.name not in KEPT:
                     path.unlink(missing_ok=True)
@@ -326,19 +330,22 @@ def dev_scores(args, folder):
 
 def conclude(study, args, n_rows, logger):
     """Say what was found, on rows that chose nothing, and what to type; write the report."""
-    first, best = study.get_trials(deepcopy=False)[0], best_of(study)
+    best = best_of(study)
     if best is None:
         raise InputError(f"no trial came to its end; {args.work_dir / 'trials'} has their logs.")
-    for name, trial in {"defaults": first, **({"best trial": best} if best.number else {})}.items():
-        found = dev_scores(args, args.work_dir / "trials" / trial.user_attrs["folder"])
+    for folder in sorted({FIRST, best.user_attrs["folder"]}):
+        name = "defaults" if folder == FIRST else "best trial"
+        found = dev_scores(args, args.work_dir / "trials" / folder)
         scored = (
             f"micro f1 score: {found[0]:.5f}, macro f1 score: {found[1]:.5f}" if found else "its model is elsewhere"
         )
-        logger.info(f"{name} ({trial.number}), trained on the inner rows, on {args.dev_file}: {scored}")
-    if not best.number:
+        logger.info(f"{name} ({folder}), trained on the inner rows, on {args.dev_file}: {scored}")
+    if best.user_attrs["folder"] == FIRST:
         logger.info("No trial was better than the defaults with --learning_rate auto")
     command = ["python", "train.py", "--dataset_dir", args.dataset_dir, "--model_name", args.model_name]
-    command += ["--device", args.device, "--select_by", args.select_by, *flags(best.params, n_rows)]
+    command += ["--device", args.device, "--select_by", args.select_by, "--seed", args.seed]
+    files = ("train_file", "dev_file", "label_file")
+    command += [word for name in files for word in (f"--{name}", getattr(args, name))] + flags(best.params, n_rows)
     line = shlex.join(str(word) for word in command)
     write_report(args.work_dir / "report.html", study, line)
     logger.info(f"How it went: {args.work_dir / 'report.html'}")
@@ -411,13 +418,15 @@ def main(argv=None):
     require_model(args.model_name)
     tree = LabelTree.read(directory / args.label_file)
     train = load_reported(directory / args.train_file, tree, logger)
-    n_rows = inner_split(args, tree, train)
     source = model_directory(args.model_name)
     config, has_weights = encoder_config(source), find_encoder_weights(source) is not None
     rate = fitting_rate(config["num_hidden_layers"], config["hidden_size"], has_weights)
-    data = {name: file_digest(args.work_dir / "data" / name)[:16] for name in ("train.jsonl", "dev.jsonl", "label.txt")}
-    fingerprint = data | {name: getattr(args, name) for name in ("select_by", "max_epochs", "max_seq_length", "seed")}
+    fingerprint = {name: file_digest(directory / getattr(args, name))[:16] for name in ("train_file", "label_file")}
+    fingerprint |= {name: getattr(args, name) for name in ("select_by", "max_epochs", "max_seq_length", "seed")}
+    fingerprint |= {"inner_dev": str(args.inner_dev)}
+    args.work_dir.mkdir(parents=True, exist_ok=True)
     study = open_study(args, fingerprint | {"encoder": file_digest(source / "config.json")[:16], "rate": rate})
+    n_rows = inner_split(args, tree, train)
     search(study, Objective(args, rate, n_rows), args, rate, logger)
     conclude(study, args, len(train.texts), logger)
 

@@ -298,6 +298,13 @@ def add_result_arguments(parser):
     result.add_argument("--quiet", action="store_true", help="with an output_file, log none of the rows")
 
 
+class OneOrSeveral(argparse.Action):
+    """Of several values a list, of a single one the value."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
 def add_decision_arguments(parser, default, otherwise="as stored in the checkpoint"):
     """The flags that turn probabilities into label sets; returns their group.
 
@@ -307,7 +314,9 @@ def add_decision_arguments(parser, default, otherwise="as stored in the checkpoi
     stored = "" if default else f" (default: {otherwise})"
     shown = default.to_dict() if default else dict.fromkeys(Decision().to_dict())
     above = f"a label needs a probability above this; or one for each level{stored}"
-    group.add_argument("--threshold", type=float, nargs="+", default=shown["threshold"], help=above)
+    group.add_argument(
+        "--threshold", type=float, nargs="+", action=OneOrSeveral, default=shown["threshold"], help=above
+    )
     group.add_argument(
         "--decoding",
         choices=DECODINGS,
@@ -329,8 +338,6 @@ def add_decision_arguments(parser, default, otherwise="as stored in the checkpoi
 def decision_from_arguments(args, tree, stored=None):
     """The Decision for a LabelTree asked for on the command line; what it leaves open is taken from `stored`."""
     asked = {name: getattr(args, name) for name in Decision().to_dict()}
-    if isinstance(asked["threshold"], list) and len(asked["threshold"]) == 1:
-        asked["threshold"] = asked["threshold"][0]
     try:
         decision = (stored or Decision()).updated(**asked)
         thresholds_of(decision, tree)

@@ -116,9 +116,7 @@ class Desk:
     def _is_open(self, item, who):
         """Whether this person can be asked: nobody has settled it, and they have said nothing."""
         given = self._standing(item["id"])
-        if any(one.who == who for one in given):
-            return False
-        return "disagreement" in item["kinds"] or not any(one.answer in VOTES for one in given)
+        return not any(one.who == who or one.answer in VOTES for one in given)
 
     def _first_open(self, kind, who):
         queue, start = self.queues[kind], self.first[kind]

@@ -189,7 +189,7 @@ def merge(args, logger, directory, paths):
         file.writelines(merged.lines)
     with atomic_write(still_open) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in merged.open)
-    if paths["dirty_file"].exists():  # its answers are in the ledger now
+    if paths["dirty_file"].exists() and not strangers:  # all its answers are in the ledger now
         ledger.note_written(paths["dirty_file"])
     report(merged, strangers, rows, paths, logger)
 

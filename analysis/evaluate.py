@@ -256,7 +256,7 @@ def main(argv=None):
     if args.tune_threshold or args.calibrate:
         outputs["--params_path"] = Path(args.params_path) / DECISION
     require_outputs(outputs, inputs)
-    ledger = Ledger(directory)
+    ledger = Ledger(directory) if args.report else None
 
     changes, parts = args.tune_threshold or args.calibrate, None
     with only_writer(args.params_path) if changes else nullcontext():  # the settings are for this model

@@ -106,6 +106,13 @@ class Round:
         if not args.resume:
             step = STEPS[len(done)]
             raise InputError(f"{path}: round {number} stopped at the step {step}. --resume goes on with it.")
+        if other := [name for name in KEPT if name != "device" and given[name] and given[name] != settings[name]]:
+            which = "the flags after --" if other[0] == "train_flags" else f"--{other[0]}"
+            raise InputError(
+                f"{which}: not what round {number} began with. It goes on with that; change it when it has ended."
+            )
+        if args.answers and (settings["ask"] != "files" or "ask" in done):
+            raise InputError(f"--answers: round {number} does not wait for files.")
         logger.info(f"Round {number} goes on with the step {STEPS[len(done)]}")
         return cls(work_dir, settings, number, done, began)
 

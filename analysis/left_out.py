@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from hierarchical.calibrating import FOLDS, LogitCounts, Reliability, reliability_lines
+from hierarchical.calibrating import LogitCounts, Reliability, reliability_lines
 from hierarchical.calibration import sigmoid
 from hierarchical.decisions import certainty, decide, probabilities_of, recalibrated
 from hierarchical.selective import LEAST_ROWS, selective_lines, selective_table
-from hierarchical.thresholds import folds_of
+from hierarchical.thresholds import FOLDS, folds_of
 
 
 class LeftOut:

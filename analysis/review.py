@@ -26,7 +26,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
 from analysis.desk import KINDS, Desk
-from analysis.merging import train_path_of, user, warn_of_torn
+from analysis.merging import ids_elsewhere, train_path_of, user, warn_of_torn
 from analysis.review_queue import QUEUE, make_queue, read_queue, write_queue
 from deploy.simple_serving.serving import listen
 from hierarchical.checkpoints import require_same_labels
@@ -75,7 +75,7 @@ def parse_args(argv):
 
 
 def read_texts_to_label(path, tree, train, ledger, logger):
-    """The texts of a file that have no labels, there or in train, and no answer yet; [] where there is no file."""
+    """The texts of a file that have no labels, there or in train, dev or test, and no answer yet; [] without a file."""
     if not path.exists():
         return []
     problems, known = Problems(), set(train.texts)
@@ -83,9 +83,8 @@ def read_texts_to_label(path, tree, train, ledger, logger):
     problems.raise_if_any()
     if labelled := sum(row.labels is not None for row in rows):
         logger.info(f"{path.name}: {labelled} rows have labels already, and are not asked about")
-    texts = dict.fromkeys(row.text for row in rows if row.labels is None and row.text not in known)
-    verdicts = ((text, ledger.verdict(id_of(text))) for text in texts)
-    return [text for text, verdict in verdicts if verdict is None or verdict.state == "asked"]
+    texts, elsewhere = dict.fromkeys(row.text for row in rows if row.labels is None), ids_elsewhere(path.parent, tree)
+    return ledger.unanswered(text for text in texts if text not in known and id_of(text) not in elsewhere)
 
 
 def queue_of(args, directory, tree, train, ledger, predict, logger):

@@ -6,7 +6,6 @@ rank, how many rows are more suspicious; opinions, of a disagreement: [annotator
 """
 
 import json
-from datetime import datetime, timezone
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from analysis.suspects import find_suspects
 from analysis.suspicion import Search
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
-from hierarchical.ledger import LEAST, VOTES, id_of
+from hierarchical.ledger import LEAST, VOTES, id_of, now
 
 QUEUE = "review_queue.jsonl"
 
@@ -41,7 +40,7 @@ def digests(paths):
 
 def make_queue(train, texts, ledger, tree, predict, args):
     """The items, of Rows and of texts without labels: list of dicts. predict: texts -> of each a Prediction or None."""
-    made = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    made = now()
     train = with_answers(train, ledger, tree)
     found = find_suspects(train, ledger, tree, "out_of_fold", Search(args.seed), args.margin)
     if not found.order and not texts:

@@ -92,26 +92,27 @@ def parse_args(argv):
     return args
 
 
-def read_candidates(path, tree, known, logger):
-    """The different texts of an unlabelled file that are not in `known`: list[str], in order."""
+def read_candidates(path, tree, known, elsewhere, logger):
+    """The different texts of an unlabelled file that are not in `known`, nor by their ids elsewhere: list[str]."""
     require_file(path, "It holds the texts to choose from, one per line.")
     problems, seen = Problems(), Counter()
     texts = list(read_texts(path, tree, problems, seen))
     problems.raise_if_any()
     if seen["labelled"]:
         logger.warning(f"{path.name}: {seen['labelled']} rows have labels after a TAB; only the texts are used")
-    found = [text for text in dict.fromkeys(texts) if text and text not in known]
+    found = [text for text in dict.fromkeys(texts) if text and text not in known and id_of(text) not in elsewhere]
     if left_out := len(texts) - len(found):
-        logger.info(f"{path.name}: {left_out} of {len(texts)} rows are blank, repeated, or in train or dev already")
+        logger.info(
+            f"{path.name}: {left_out} of {len(texts)} rows are blank, repeated, or in train, dev or test already"
+        )
     if not found:
-        raise InputError(f"{path}: no text in it that is not in train or dev already.")
+        raise InputError(f"{path}: no text in it that is not in train, dev or test already.")
     return found
 
 
 def undecided(texts, ledger, path, logger):
     """The texts that nobody was asked about, or has not answered yet."""
-    verdicts = [ledger.verdict(id_of(text)) for text in texts]
-    left = [text for text, verdict in zip(texts, verdicts) if verdict is None or verdict.state == "asked"]
+    left = ledger.unanswered(texts)
     if done := len(texts) - len(left):
         logger.info(f"{path.name}: {done} texts were answered before and are not asked about again")
     if not left:
@@ -119,9 +120,9 @@ def undecided(texts, ledger, path, logger):
     return left
 
 
-def with_new_rows(train, ledger, tree, directory):
+def with_new_rows(train, ledger, tree, elsewhere):
     """The training Rows with the texts that were labelled and not merged yet: what they cover is covered."""
-    new = list(new_rows(ledger, set(map(id_of, train.texts)), ids_elsewhere(directory, tree)))
+    new = list(new_rows(ledger, set(map(id_of, train.texts)), elsewhere))
     labels = [tuple(tree.index[name] for name in in_order(names, tree, ledger)) for _, names in new]
     return train._replace(texts=train.texts + [text for text, _ in new], labels=train.labels + labels)
 
@@ -157,10 +158,10 @@ def main(argv=None):
     )
     candidates = train_rows
     if args.annotate:
-        texts = undecided(
-            read_candidates(inputs[3], tree, {*train.texts, *dev.texts}, logger), ledger, inputs[3], logger
-        )
-        train = with_new_rows(train, ledger, tree, directory)
+        elsewhere = ids_elsewhere(directory, tree)
+        texts = read_candidates(inputs[3], tree, {*train.texts, *dev.texts}, elsewhere, logger)
+        texts = undecided(texts, ledger, inputs[3], logger)
+        train = with_new_rows(train, ledger, tree, elsewhere)
         candidates = [(text, None) for text in texts]
     sparse_path, support_path = (in_directory(directory, name) for name in (args.sparse_file, args.support_file))
     require_row_format(sparse_path, "--sparse_file", dev_rows)

@@ -9,9 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
-
-from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 
 SHOWN = 5  # labels and confusions in the log
@@ -43,31 +40,36 @@ def agreement(answers: Iterable[tuple[str, str, Sequence[str]]], tree: LabelTree
     if not units:
         return None
     people = sorted({who for said in units for who in said})
-    used = [label for label in tree.labels if any(label in labels for said in units for labels in said.values())]
+    units_of: dict[str, list] = defaultdict(list)
+    for said in units:
+        for label in frozenset[str]().union(*said.values()):
+            units_of[label].append(said)
+    used, n = [label for label in tree.labels if label in units_of], sum(map(len, units))
     level_of = {label: int(tree.levels[i]) for i, label in enumerate(tree.labels)}
     levels = [
-        _alpha(units, people, {label for label in used if level_of[label] == level})
+        _alpha(units, n, {label for label in used if level_of[label] == level})
         for level in sorted({level_of[label] for label in used})
     ]
-    alphas = {label: _alpha(units, people, {label}) for label in used}
+    alphas = {label: _alpha(units_of[label], n, {label}) for label in used}
     confused = Counter(pair for said in units for pair in _confusions(said, level_of))
     return Agreement(people, len(units), levels, alphas, [(*pair, count) for pair, count in confused.most_common()])
 
 
-def _alpha(units: Sequence[Mapping[str, frozenset[str]]], people: Sequence[str], of: set[str]) -> float | None:
-    """Krippendorff's alpha of which of these labels were given; None where that is the same everywhere."""
-    try:
-        import krippendorff
-    except ImportError:
-        raise InputError("how far annotators agree needs the package krippendorff: pip install krippendorff") from None
+def _alpha(units: Sequence[Mapping[str, frozenset[str]]], n: int, of: set[str]) -> float | None:
+    """Krippendorff's alpha of which of these labels were given; None where that is the same everywhere.
 
-    number: dict[frozenset[str], int] = {}
-    table = np.full((len(people), len(units)), np.nan)
-    for column, said in enumerate(units):
-        for row, who in enumerate(people):
-            if who in said:
-                table[row, column] = number.setdefault(said[who] & of, len(number))
-    return float(krippendorff.alpha(table, level_of_measurement="nominal")) if len(number) > 1 else None
+    units: at least those where somebody gave one of them; n: answers to all units. (The package of that name takes
+    memory of texts x sets of labels, squared.)
+    """
+    totals, observed = Counter[frozenset[str]](), 0.0
+    for said in units:
+        counts = Counter(labels & of for labels in said.values())
+        totals.update(counts)
+        observed += (len(said) ** 2 - sum(count**2 for count in counts.values())) / (len(said) - 1)
+    totals[frozenset()] += n - totals.total()  # where none of them was given nobody disagrees
+    if max(totals.values()) == n:
+        return None
+    return 1 - (n - 1) * observed / (n**2 - sum(count**2 for count in totals.values()))
 
 
 def _confusions(said: Mapping[str, frozenset[str]], level_of: Mapping[str, int]) -> set[tuple[str, str]]:

@@ -17,8 +17,8 @@ from hierarchical.calibration import LIMIT, METHODS, Calibration
 from hierarchical.decisions import one_of
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
+from hierarchical.thresholds import FOLDS
 
-FOLDS = 5
 PER_LOGIT = 64  # bins
 BINS = int(2 * LIMIT * PER_LOGIT)
 LEAST_GOLD = 20  # with fewer, a level takes what all levels together give

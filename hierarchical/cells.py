@@ -1,9 +1,9 @@
 """The probabilities of dev rows, as far as a threshold can matter to them: what thresholds.py searches.
 
-    cells = Cells(tree, "raw")
+    cells = Cells(len(tree), tree, "raw")
     for window in row_windows(n_rows, len(tree)):
         cells.add(probabilities, gold)            # of these rows, float and bool [n, L]
-    cells.best_threshold("micro_f1")
+    cells.finish().best_threshold("micro_f1")
 
 A cell is a row and a label. All are held while there are few; of more than MOST those above a floor, which rises until
 they fit. A search is exact above the floor, and looks at no threshold below it.
@@ -81,7 +81,7 @@ class Cells:
         """Itself, once all rows have been added."""
         self.rows, self.labels, self.raw, self.cut, self.gold = map(np.concatenate, zip(*self._parts))
         self.gold_rows, self.gold_labels = map(np.concatenate, zip(*self._gold_parts))
-        self._parts = []
+        self._parts, self._gold_parts = [], []
         return self
 
     @cached_property

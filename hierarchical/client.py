@@ -221,7 +221,14 @@ class AsyncClient:
     async def classify(self, texts: Sequence[str], **settings: Any) -> list[Prediction]:
         """See Client.classify."""
         bodies = [body_of(part, settings) for part in parts(texts)]
-        answers = await asyncio.gather(*(self._ask("POST", "/v1/classify", body) for body in bodies))
+        tasks = [asyncio.ensure_future(self._ask("POST", "/v1/classify", body)) for body in bodies]
+        try:
+            answers = await asyncio.gather(*tasks)
+        except BaseException:  # the others must not go on without anybody who waits for them
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
         return [prediction for content in answers for prediction in predictions(content)]
 
     async def explain(self, text: str, labels: list[str] | None = None, model: str | None = None) -> Explanation:

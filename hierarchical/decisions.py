@@ -182,13 +182,16 @@ class Decision:
         """A Decision from `to_dict()`; settings left out keep their default. Raises ValueError on anything else."""
         if not isinstance(settings, dict):
             raise ValueError(f"decision settings must be a dict, got {type(settings).__name__}")
-        known = [field.name for field in fields(cls)]
-        unknown = [str(key) for key in settings if key not in known]
-        if unknown:
-            raise ValueError(f"unknown decision settings {', '.join(unknown)}; known are {', '.join(known)}")
+        cls._require_known(settings)
         if isinstance(calibration := settings.get("calibration"), dict):
             settings = settings | {"calibration": calibration_from(calibration)}
         return cls(**settings)
+
+    @classmethod
+    def _require_known(cls, settings: dict) -> None:
+        known = [field.name for field in fields(cls)]
+        if unknown := [str(key) for key in settings if key not in known]:
+            raise ValueError(f"unknown decision settings {', '.join(unknown)}; known are {', '.join(known)}")
 
     def updated(self, **asked: Any) -> "Decision":
         """The Decision with the settings that are not None in place of its own. Raises ValueError like the class.
@@ -196,14 +199,15 @@ class Decision:
         A number of labels asked for now, in all or per level, replaces those stored earlier; so does a path.
         """
         given = {name: value for name, value in asked.items() if value is not None}
-        settings = self.to_dict()
+        self._require_known(given)
+        lifted: dict[str, Any] = {}
         if given.get("decoding") == "path" or "per_level" in given:
-            settings |= {"min_labels": 0, "max_labels": None, "top_k": None, "per_level": 0}
+            lifted = {"min_labels": 0, "max_labels": None, "top_k": None, "per_level": 0}
         elif "top_k" in given:
-            settings |= {"min_labels": 0, "max_labels": None, "per_level": 0}
+            lifted = {"min_labels": 0, "max_labels": None, "per_level": 0}
         elif "min_labels" in given or "max_labels" in given:
-            settings |= {"top_k": None, "per_level": 0}
-        return Decision.from_dict(settings | given)
+            lifted = {"top_k": None, "per_level": 0}
+        return replace(self, **(lifted | given))
 
 
 def calibration_from(settings: dict[str, Any]) -> Calibration:
@@ -312,7 +316,8 @@ def cut_values(probabilities: np.ndarray, tree: LabelTree, decoding: str, per_le
     Where a path or labels per level are chosen, this is so with "stop" "confident". min_labels, max_labels and top_k
     play no part.
     """
-    decision, values = Decision(decoding=decoding, per_level=per_level), probabilities.astype(np.float64)
+    decision, probabilities = Decision(decoding=decoding, per_level=per_level), probabilities.astype(np.float64)
+    values = probabilities.copy()
     RULES[decoding].make_consistent(values, tree)
     if decision.has_structure:
         values = np.where(_chosen(values, probabilities, tree, decision), values, 0.0)

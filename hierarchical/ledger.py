@@ -163,6 +163,11 @@ class Ledger:
         lines = self.decisions.get(text_id)
         return verdict_of(text_id, lines, self.resolve) if lines else None
 
+    def unanswered(self, texts: Iterable[str]) -> list[str]:
+        """Those of the texts that nobody was asked about, or has not answered yet."""
+        verdicts = ((text, self.verdict(id_of(text))) for text in texts)
+        return [text for text, verdict in verdicts if verdict is None or verdict.state == "asked"]
+
     def answer(self, text: str, who: str, labels: Iterable[str] | None, **others: Any) -> Decision:
         """The Decision that gives a text these labels; None: it is skipped. others: further fields, such as its id.
 
@@ -182,14 +187,14 @@ class Ledger:
         with self._locked():
             self.refresh()
             new = [one for one in decisions if not self._is_known(one)]
-            self._append([_to_json(one._replace(when=one.when or _now())) for one in new])
+            self._append([_to_json(one._replace(when=one.when or now())) for one in new])
         return len(new)
 
     def note_written(self, *paths: Path) -> None:
         """Keep what a script has just written into files that people edit, so that their edits can be told."""
         with self._locked():
             self.refresh()
-            self._append([{"wrote": path.name, "sha256": file_digest(path), "when": _now()} for path in paths])
+            self._append([{"wrote": path.name, "sha256": file_digest(path), "when": now()} for path in paths])
 
     def is_as_written(self, path: Path) -> bool:
         """Whether a file is what a script last wrote there."""
@@ -332,5 +337,6 @@ def _from_json(line: Any, where: str) -> Decision:
     return Decision(**fields)
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as it stands in the ledger: such strings are in the order of time."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,13 +2,14 @@
 
     parts = Parts(Path("predictions.jsonl"), rank, world)
     parts.begin()                   # then write parts.own
-    parts.end(logger)
+    parts.end(settings, logger)
 
 Beside the file, and gone when it is whole
     predictions.part-0000-of-0002.jsonl    a process's rows; .done beside it, once they are all there
     predictions.jsonl.parts                the names of the parts; while it is there, the file is not that of this run
 """
 
+import json
 import os
 import shutil
 from logging import Logger
@@ -43,10 +44,24 @@ class Parts:
                 file.writelines(f"{part.name}\n" for part in self.paths)
             self.joining.unlink(missing_ok=True)  # of a run that was killed while it joined them
 
-    def end(self, logger: Logger) -> None:
-        """This process's part is whole; if those of all others are, too, put them together."""
+    def settings(self) -> dict | None:
+        """What the rows of this process's part, which an earlier start has finished, depend on; None: it has not."""
+        try:
+            return (
+                json.loads(done_mark(self.own).read_text(encoding="utf-8").split("\n", 1)[1])
+                if self.own.exists()
+                else None
+            )
+        except (FileNotFoundError, ValueError, IndexError):
+            return None
+
+    def end(self, settings: dict, logger: Logger) -> None:
+        """This process's part is whole; if those of all others are, too, put them together.
+
+        settings: what its rows depend on
+        """
         with atomic_write(done_mark(self.own)) as file:
-            file.write(self.start)
+            file.write(f"{self.start}\n{json.dumps(settings, ensure_ascii=False)}")
         if missing := [part.name for part in self.paths if not self._is_done(part)]:
             logger.info(f"{self.path} follows when {len(missing)} more parts are there")
             return
@@ -66,7 +81,7 @@ class Parts:
 
     def _is_done(self, part: Path) -> bool:
         try:
-            return part.exists() and done_mark(part).read_text(encoding="utf-8") == self.start
+            return part.exists() and done_mark(part).read_text(encoding="utf-8").split("\n", 1)[0] == self.start
         except FileNotFoundError:
             return False
 

@@ -220,11 +220,7 @@ def rows_to_keep(part: Path, record: Path, settings: dict, size: int) -> int:
         then = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--resume: {record} is not readable ({error}). Start again without --resume.") from None
-    if changed := [name for name, value in settings.items() if then.get(name) != value]:
-        raise InputError(
-            f"--resume: the unfinished run was another one; since then these have changed: {', '.join(changed)}. "
-            "Give the same arguments and files, or start again without --resume."
-        )
+    require_same_run(then, settings)
     position = kept = end = 0
     with open(part, "r+b") as file:
         for number, line in enumerate(file, start=1):
@@ -240,6 +236,15 @@ def is_complete(path: Path | str | None, rank: int, world: int) -> bool:
     if not isinstance(path, Path):
         return False
     return Parts(path, rank, world).are_joined() if world > 1 else path.exists() and not Path(f"{path}.part").exists()
+
+
+def require_same_run(then: dict, settings: dict) -> None:
+    """Raise InputError if a run that is to be continued had other settings."""
+    if changed := [name for name, value in settings.items() if then.get(name) != value]:
+        raise InputError(
+            f"--resume: the unfinished run was another one; since then these have changed: {', '.join(changed)}. "
+            "Give the same arguments and files, or start again without --resume."
+        )
 
 
 class Labeller(Protocol):
@@ -276,17 +281,12 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     if world > 1 and isinstance(path, Path):
         parts = Parts(path, rank, world)
         path = parts.own
-        parts.begin()
     size = job.batch_size * max(1, min(WINDOW_BATCHES, CELLS // (job.batch_size * len(tree))))
     seen, problems = Counter[str](), Problems()
     start, stop = 0, None
     if not stream:
         start, stop = share(count_texts(data, tree, seen), size, rank, world)
     texts = read_texts(data, tree, problems, seen if stream else Counter())
-    if parts and job.resume and parts.own.exists() and not Path(f"{parts.own}.part").exists():
-        logger.info(f"{path} is complete")
-        parts.end(logger)
-        return
     settings: dict = {
         "max_seq_length": labeller.tokenizer.max_seq_length,
         "batch_size": job.batch_size,
@@ -296,6 +296,15 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     settings |= {"rows": [start, stop], **decision.to_dict(), **(further or {})}
     if isinstance(path, Path):
         settings |= {"data": None if stream else file_digest(data), "weights": file_digest(labeller.file)}
+    if parts:
+        known = parts.settings() if job.resume and not Path(f"{path}.part").exists() else None
+        if known is not None:
+            require_same_run(known, settings)
+        parts.begin()
+        if known is not None:
+            logger.info(f"{path} is complete")
+            parts.end(settings, logger)
+            return
 
     with open_output(path, job.resume, settings, size, logger) as (file, done):
         from tqdm import tqdm
@@ -331,7 +340,7 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     where = f", in {path}" if file and path != "-" else ""
     logger.info(f"Predicted {count} texts in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} texts/s){where}")
     if parts:
-        parts.end(logger)
+        parts.end(settings, logger)
 
 
 def rows_to_log(path: Path | str | None, rank: int, quiet: bool) -> int:

@@ -74,11 +74,17 @@ def selective_lines(table: Sequence[dict]) -> list[str]:
         if line["certainty"] is None or not line["answered"]:
             lines.append(f"For {100 * line['target']:g}% right: too few rows are so sure")
         else:
+            least = _rounded_down(line["certainty"])
             lines.append(
-                f"For {100 * line['target']:g}% right, answer rows with --certainty {line['certainty']:.4f}: "
+                f"For {100 * line['target']:g}% right, answer rows with --certainty {least}: "
                 f"{100 * line['answered']:.1f}% of them, {_percent(line)}; the rest to people"
             )
     return lines
+
+
+def _rounded_down(certainty: float) -> str:
+    """To six digits: rounded up, it would leave out the very rows that it is the certainty of."""
+    return f"{math.floor(certainty * 1e6) / 1e6:g}"
 
 
 def _percent(line: dict) -> str:

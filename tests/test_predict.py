@@ -342,6 +342,7 @@ def test_two_processes_share_the_rows_and_the_last_one_joins_them(call, monkeypa
     assert not any("blank rows: 1 " in line for line in result.log)
     # The other process died; both are started again.
     monkeypatch.setenv("PADDLE_MASTER", "second start")
+    assert "since then these have changed: threshold." in start("1", "--resume", "--threshold", 0.9).error
     result = start("0", "--resume")
     assert any("blank rows: 1 " in line for line in result.log) and not (tmp_path / "new.jsonl").exists()
     names = (tmp_path / "new.jsonl.parts").read_text().split()

@@ -258,12 +258,12 @@ class Service:
         What is broken stays in use as it was; then raises Refusal, for the first such, when all others are done.
         """
         self.keys.look(now=True)
+        broken = None
         if self.renew:
             try:
                 self.renew()
             except InputError as error:
-                raise self._not_loaded("certificate", "--tls_cert", error) from None
-        broken = None
+                broken = self._not_loaded("certificate", "--tls_cert", error)
         for name in list(self.models.loaded):
             try:
                 await self.load(name)

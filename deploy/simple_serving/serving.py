@@ -112,6 +112,9 @@ def read_certificate(context, cert, key):
     for path in (cert, key):
         require_file(path, "A certificate and its key are two files in PEM form.")
     try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            cert, key
+        )  # a mismatch spoils the one in use
         context.load_cert_chain(cert, key)
     except (ssl.SSLError, OSError) as error:
         raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None

@@ -41,11 +41,11 @@ class Spans:
         own = span.get_span_context()
         record.trace, record.span = f"{own.trace_id:032x}", f"{own.span_id:016x}"
         record.flags = f"{own.trace_flags:02x}"
-        return span, set_span_in_context(span)
+        return span, set_span_in_context(span), scope["method"]
 
     def end(self, begun, record, path, status):
         """The span's end, and the stages that were measured meanwhile: one after the other, from the submission on."""
-        span, context = begun
+        span, context, method = begun
         if record.model and span.is_recording():
             told = {"model": record.model.name, "version": record.model.version, "texts": record.texts}
             at = span.start_time + int(1e9 * (record.submitted - record.began))
@@ -54,7 +54,7 @@ class Spans:
                 at += int(1e9 * seconds)
                 stage.end(at)
             span.set_attributes(told | {"tokens": record.tokens})
-        span.update_name(f"{span.name} {path}")
+        span.update_name(f"{method} {path}")
         span.set_attributes({"http.route": path, "http.response.status_code": status, "request.id": record.id})
         span.end()
 

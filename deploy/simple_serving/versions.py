@@ -10,6 +10,7 @@ from deploy.simple_serving.batcher import Full, Item
 from deploy.simple_serving.model import Work, plain
 
 SHOWN = 5  # differing texts that a line names
+SHARE = 4  # one place of so many in the queue is for texts that nobody waits for
 
 
 class Split:
@@ -27,7 +28,8 @@ class Split:
 class Shadow:
     """Texts that were answered are given to a second model, too; nobody waits for it, and differences are told.
 
-    Its texts take their turn as those of one more client, and are dropped where the queue is full.
+    Its texts take their turn as those of one more client, and are dropped where a quarter of the queue is
+    taken: the rest is for those who wait.
     """
 
     def __init__(self, name, service, log):
@@ -49,6 +51,8 @@ class Shadow:
         ]  # fmt: skip
         most = 1 if other.singly else service.args.batch_size
         items = [Item(work, min(len(work.text), work.max_seq_length), other, most, "shadow") for work in again]
+        if len(service.batcher.queue) + len(items) > service.args.queue_size // SHARE:
+            return count.labels("dropped").inc(len(works))
         try:
             futures = service.batcher.submit(items)
             await asyncio.wait_for(asyncio.gather(*futures), service.args.timeout)

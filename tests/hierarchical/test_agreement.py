@@ -1,5 +1,7 @@
 """hierarchical/agreement.py: alpha against a table worked out by hand, and who says what for what."""
 
+import krippendorff
+import numpy as np
 import pytest
 
 from hierarchical.agreement import agreement, agreement_lines
@@ -34,3 +36,22 @@ def test_alpha_of_each_label_and_level():
 def test_no_alpha_where_all_have_the_same():
     found = agreement([("1", "ann", ["A"]), ("1", "bob", ["A"])], TREE)
     assert found.levels == [None] and "level 1: –" in agreement_lines(found)[0] and len(agreement_lines(found)) == 1
+
+
+def test_alpha_equals_that_of_the_package_where_answers_are_missing():
+    rng, people = np.random.default_rng(0), ["ann", "bob", "cyd", "dee"]
+    said = {(text, who): rng.integers(4) for text in range(40) for who in people if rng.random() < 0.6}
+    answers = [(str(text), who, [TREE.labels[label]]) for (text, who), label in said.items()]
+    table = np.array([[said.get((text, who), np.nan) for text in range(40)] for who in people])
+    flat = LabelTree(list(TREE.labels[:1]) + ["B", "C", "D"])
+    names = flat.labels
+    found = agreement([(text, who, [names[TREE.index[labels[0]]]]) for text, who, labels in answers], flat)
+    assert found.levels == pytest.approx([krippendorff.alpha(table, level_of_measurement="nominal")], abs=1e-9)
+
+
+def test_thousands_of_labels_take_no_table_of_them():
+    """What an export of 2,000 texts and as many labels asks for: the package would ask for 45 GB."""
+    names = [f"label {i}" for i in range(2000)]
+    answers = [(str(i), who, [names[i - (who == "bob" and i % 7 == 0)]]) for i in range(2000) for who in ("ann", "bob")]
+    (alpha,) = agreement(answers, LabelTree(names)).levels
+    assert alpha == pytest.approx(1 - len(range(0, 2000, 7)) / 2000, abs=1e-3)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from hierarchical.calibrating import FOLDS, LogitCounts, Reliability, reliability_lines
+from hierarchical.calibrating import LogitCounts, Reliability, reliability_lines
 from hierarchical.calibration import sigmoid
 from hierarchical.decisions import probabilities_of
 from hierarchical.errors import InputError
-from hierarchical.thresholds import folds_of
+from hierarchical.thresholds import FOLDS, folds_of
 from metric import Decision
 from tests.hierarchical.trees import TREE
 

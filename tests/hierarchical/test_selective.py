@@ -56,9 +56,9 @@ def test_lines():
     assert (
         reached
         == (
-            "For 80% right, answer rows with --certainty 0.6000: 100.0% of them, 50.0% right (43.1 to 56.9); the rest to people"
+            "For 80% right, answer rows with --certainty 0.6: 100.0% of them, 50.0% right (43.1 to 56.9); the rest to people"
         )
-        or "0.9000: 50.0% of them, 100.0% right" in reached
+        or "0.9: 50.0% of them, 100.0% right" in reached
     )
     never = selective_lines(selective_table(certain, np.zeros(200, bool), np.arange(200) % 5))
     assert never[1] == "For 80% right: too few rows are so sure" and len(lines) == len(never) == 6
