@@ -159,6 +159,6 @@ def _open(path: Path, n_rows: int) -> TokenRows | None:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             get_logger().warning(f"{path}: damaged ({error}); it is made again")
             return None
-    ids = np.asarray(np.memmap(path, dtype, "r", HEADER, (n_ids,)))  # mapped all the same, and sliced in half the time
+    ids = np.memmap(path, dtype, "r", HEADER, (n_ids,))
     start = HEADER + n_ids * dtype.itemsize
     return TokenRows(ids, np.memmap(path, np.int64, "r", start + -start % 8, (n_rows + 1,)))

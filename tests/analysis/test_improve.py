@@ -144,6 +144,23 @@ def test_what_can_be_wrong(tmp_path, capsys, flags, message):
     assert ended.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--answers", "a"], "--answers: round 1 does not wait for files."),
+        (["--model_name", "another"], "--model_name: not what round 1 began with."),
+        (["--", "--epochs", "3"], "the flags after --: not what round 1 began with."),
+    ],
+)
+def test_flags_that_a_round_which_goes_on_cannot_take(tmp_path, capsys, flags, message):
+    settings = dict.fromkeys(improve.KEPT) | {"dataset_dir": "d", "model_name": "m", "ask": "page", "train_flags": []}
+    state = {"settings": settings, "round": 1, "done": [], "began": 1.0}
+    (tmp_path / "state.json").write_text(json.dumps(state), "utf-8")
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: improve.main(["--work_dir", str(tmp_path), "--resume", *flags]))
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_a_damaged_state(tmp_path, capsys):
     (tmp_path / "state.json").write_text("{", "utf-8")
     with pytest.raises(SystemExit):

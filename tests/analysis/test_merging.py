@@ -129,6 +129,33 @@ def test_answers_that_are_not_merged_are_not_overwritten(call, folder, annotate,
     call("--dirty_num", 3)
 
 
+def test_a_row_that_nobody_touched_in_the_file_takes_no_answer_back(call, folder):
+    """One row is answered elsewhere, another by editing the file, in which the first still has its old labels."""
+    call("--dirty_num", 3)
+    lines = read(folder / "train_dirty.txt")
+    ledger = Ledger(folder)
+    first, second = (line.split("\t")[0] for line in lines[:2])
+    ledger.add([ledger.answer(first, "ann", ["财经"], via="page")])
+    (folder / "train_dirty.txt").write_text("\n".join([lines[0], f"{second}\t组织", lines[2]]) + "\n", "utf-8")
+    call("--merge")
+    clean = dict(line.split("\t") for line in read(folder / "train_clean.txt"))
+    assert (clean[first], clean[second]) == ("财经", "组织")
+    assert len(Ledger(folder).decisions[id_of(first)]) == 2  # asked, and answered once
+
+
+def test_a_text_that_was_edited_is_merged_once_train_has_it(call, folder, log):
+    call("--dirty_num", 3)
+    lines = read(folder / "train_dirty.txt")
+    text = lines[0].split("\t")[0]
+    (folder / "train_dirty.txt").write_text("\n".join([f"{text}。改\t组织", *lines[1:]]) + "\n", "utf-8")
+    call("--merge")
+    assert "1 texts in it are not in train.txt" in log.text
+    train = folder / "train.txt"
+    train.write_text(train.read_text("utf-8").replace(f"{text}\t", f"{text}。改\t"), "utf-8")
+    call("--merge")  # as the log advises
+    assert dict(line.split("\t") for line in read(folder / "train_clean.txt"))[f"{text}。改"] == "组织"
+
+
 def test_rows_that_stay_as_they_were_are_named(call, folder, annotate, log):
     call("--dirty_num", 4)
     first, second, third, fourth = (json.loads(line)["text"] for line in read(folder / "train_dirty.jsonl"))

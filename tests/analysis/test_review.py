@@ -1,6 +1,7 @@
 """analysis/review.py: who is asked what, what is kept, the figures, and the page, worked on by keyboard in a browser."""
 
 import json
+import logging
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from scipy.stats import beta
 
 from analysis import desk as desk_module
+from analysis import review
 from analysis.desk import PAGE, SAMPLE, Desk, errors_left, rate
 from analysis.evidence import Evidence
 from analysis.guidelines import read_guidelines
@@ -22,6 +24,7 @@ from analysis.review_queue import make_queue, read_queue, write_queue
 from hierarchical.ledger import Decision, Ledger, id_of
 from tests.analysis.conftest import PLANTED, TREE, planted_rows, rows_of
 from tests.conftest import ROOT
+from utils import LabelTree, load_rows
 
 LAYOFFS, SHARES = ["组织", "组织##裁员"], ["财经"]
 
@@ -64,6 +67,22 @@ def test_two_people_get_different_rows_and_abandoned_ones_come_back(tmp_path):
     assert numbers([desk.next("b1", "ann")]) == [2]
     time.sleep(0.25)
     assert numbers([desk.next("b3", "cy")]) == [1]
+
+
+def test_a_disagreement_that_one_has_settled_is_asked_nobody_else(tmp_path):
+    desk = Desk([item(1, "disagreement"), item(2, "disagreement")], Ledger(tmp_path))
+    first, second = desk.next("b", "bob"), desk.next("a", "ann")
+    desk.answer("b", "bob", first["id"], SHARES)
+    desk.answer("a", "ann", second["id"], None)  # skipped, so bob is asked
+    assert desk.next("a", "ann") is None and desk.next("b", "bob") is second
+
+
+def test_texts_of_dev_and_test_are_not_asked_about(data_dir):
+    folder = data_dir(test_txt="留给测试\t财经\n", data_txt="留给测试\n新的\n")
+    tree = LabelTree.read(folder / "label.txt")
+    train = load_rows(folder / "train.txt", tree)
+    logger = logging.getLogger("of nobody")
+    assert review.read_texts_to_label(folder / "data.txt", tree, train, Ledger(folder), logger) == ["新的"]
 
 
 def test_kinds_take_turns(tmp_path):

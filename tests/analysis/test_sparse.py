@@ -118,7 +118,7 @@ def test_annotate(data_dir, call, log):
     call(folder, "--annotate", "--sparse_num", 1, "--support_num", 5)
     assert read(folder / "support.txt") == ["股市", "央行下调利率"]  # 5 and 10 degrees away
     assert "data.txt: 1 rows have labels after a TAB" in log.text
-    assert "data.txt: 4 of 7 rows are blank, repeated, or in train or dev already" in log.text
+    assert "data.txt: 4 of 7 rows are blank, repeated, or in train, dev or test already" in log.text
 
 
 def test_unlabelled_rows_are_passed_over(data_dir, call, log):
@@ -160,7 +160,7 @@ def test_no_candidate_is_near_enough(data_dir, refused):
         (["--support_file", "sparse.txt"], "different names"),
         (["--support_file", "a.csv"], "not .csv"),
         (["--annotate", "--unlabeled_file", "none.txt"], "no such file"),
-        (["--annotate", "--unlabeled_file", "train.txt"], "not in train or dev"),
+        (["--annotate", "--unlabeled_file", "train.txt"], "not in train, dev or test"),
         (["--dictionary", "none.json"], "no such file"),
         (["--dev_file", "none.txt"], "no such file"),
         (["--params_path", "nowhere"], "no such directory"),
@@ -184,9 +184,9 @@ def test_empty_files_and_other_labels(data_dir, refused):
 def test_candidates_come_in_order(tmp_path, log):
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("乙\n丙", "甲", "乙\n丙", "丁")), "utf-8")
-    assert read_candidates(path, TREE, {"丁"}, logging.getLogger("hierarchical")) == ["乙\n丙", "甲"]
+    assert read_candidates(path, TREE, {"丁"}, set(), logging.getLogger("hierarchical")) == ["乙\n丙", "甲"]
     with pytest.raises(InputError, match="no text in it"):
-        read_candidates(path, TREE, {"乙\n丙", "甲", "丁"}, logging.getLogger("hierarchical"))
+        read_candidates(path, TREE, {"乙\n丙", "甲", "丁"}, set(), logging.getLogger("hierarchical"))
 
 
 def test_what_was_answered_is_not_asked_again_and_covers(data_dir, call, refused, log):

@@ -232,6 +232,13 @@ def test_tls_and_its_renewal(start, tiny_export, certificate):
     one.process.send_signal(signal.SIGHUP)
     one.wait_for("Reloaded ")
     assert ask().status_code == 200
+    right, fitting = cert.read_text(), key.read_text()
+    certificate()  # a certificate, before its key
+    key.write_text(fitting)
+    one.process.send_signal(signal.SIGHUP)
+    one.wait_for("Not reloaded.*They must be PEM files that fit")
+    cert.write_text(right)
+    assert ask().status_code == 200  # with what was there before
     cert.write_text("none")
     one.process.send_signal(signal.SIGHUP)
     one.wait_for("Not reloaded.*They must be PEM files")

@@ -130,6 +130,18 @@ def collector():
 
 
 @pytest.mark.slow
+def test_a_trace_that_is_not_sampled_ends_as_others_do():
+    from deploy.simple_serving.tracing import Spans
+
+    headers = [(b"traceparent", f"00-{TRACE}-{SPAN}-00".encode())]
+    with collector() as (address, spans):
+        tracing, record = Spans(address), record_of({"headers": headers})
+        tracing.end(tracing.begin(record, {"method": "POST", "headers": headers}), record, "/v1/classify", 200)
+        tracing.close()
+    assert record.trace == TRACE and not spans
+
+
+@pytest.mark.slow
 def test_what_is_told_of_requests(start, tiny_export, tmp_path, predictor):
     log, sample = tmp_path / "access.jsonl", tmp_path / "sample.jsonl"
     with collector() as (address, spans):
