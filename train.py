@@ -166,9 +166,13 @@ def rate(text):
     """A learning rate, or AUTO."""
     if text == AUTO:
         return AUTO
-    if not 1e-12 <= float(text) < float("inf"):  # also catches nan
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, or {AUTO}; got {text}") from None
+    if not 1e-12 <= number < float("inf"):  # also catches nan
         raise argparse.ArgumentTypeError(f"must be at least 1e-12, got {text}")
-    return float(text)
+    return number
 
 
 def read_data(args, logger):

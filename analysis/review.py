@@ -44,15 +44,18 @@ from utils import (
     load_reported,
     make_parser,
     require_directory,
+    require_file,
     run,
 )
+
+TEXTS = "support.txt"  # which sparse.py writes; there need not be one
 
 
 def parse_args(argv):
     parser = make_parser("Check rows and label texts in the browser.")
     data = parser.add_argument_group("data")
     add_dataset_arguments(data, "train")
-    data.add_argument("--texts_file", default="support.txt", help="texts to label; a bare name lies in dataset_dir")
+    data.add_argument("--texts_file", default=TEXTS, help="texts to label; a bare name lies in dataset_dir")
     add_checkpoint_arguments(parser, 16, "model; --params_path '': none, and no words and proposals for texts")
     queue = parser.add_argument_group("queue")
     queue.add_argument("--dirty_num", type=int, default=500, help="suspicious rows, the worst first")
@@ -90,6 +93,8 @@ def read_texts_to_label(path, tree, train, ledger, logger):
 def queue_of(args, directory, tree, train, ledger, predict, logger):
     """The items to ask about: those of the last time, unless there is a reason for new ones."""
     texts_path = in_directory(directory, args.texts_file)
+    if args.texts_file != TEXTS:
+        require_file(texts_path, "--texts_file names texts to label, one per line, or rows without labels.")
     sources = [train_path_of(directory, args.train_file), directory / args.label_file, texts_path]
     path = directory / QUEUE
     items = None if args.refresh else read_queue(path, sources)

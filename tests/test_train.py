@@ -635,7 +635,7 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--learning_rate", 1e30), "training diverged; lower --learning_rate"),
         (("--learning_rate", "nan"), "--learning_rate: must be at least"),
         (("--learning_rate", "0"), "--learning_rate: must be at least 1e-12, got 0"),
-        (("--learning_rate", "fast"), "--learning_rate: invalid rate value: 'fast'"),
+        (("--learning_rate", "fast"), "--learning_rate: must be a number, or auto; got fast"),
         (("--threshold", 1.5), "threshold must be a number from 0 to 1"),
         (("--top_k", 0), "top_k must be a whole number"),
         (("--per_level", 1, "--tune_threshold", "global"), "no threshold counts"),

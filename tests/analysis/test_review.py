@@ -463,6 +463,7 @@ def test_a_server_that_is_killed_loses_nothing(started):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--texts_file", "nix.txt"], "nix.txt: no such file."),
         (["--params_path", "nowhere"], "nowhere"),
         (["--params_path", "", "--port", "99999"], "0 to 65535"),
         (["--params_path", "", "--train_file", "none.txt"], "none.txt: no such file"),
