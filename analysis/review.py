@@ -86,15 +86,16 @@ def read_texts_to_label(path, tree, train, ledger, logger):
     problems.raise_if_any()
     if labelled := sum(row.labels is not None for row in rows):
         logger.info(f"{path.name}: {labelled} rows have labels already, and are not asked about")
-    texts, elsewhere = dict.fromkeys(row.text for row in rows if row.labels is None), ids_elsewhere(path.parent, tree)
+    texts, elsewhere = (
+        dict.fromkeys(row.text for row in rows if row.labels is None),
+        ids_elsewhere(ledger.path.parent, tree),
+    )
     return ledger.unanswered(text for text in texts if text not in known and id_of(text) not in elsewhere)
 
 
 def queue_of(args, directory, tree, train, ledger, predict, logger):
     """The items to ask about: those of the last time, unless there is a reason for new ones."""
     texts_path = in_directory(directory, args.texts_file)
-    if args.texts_file != TEXTS:
-        require_file(texts_path, "--texts_file names texts to label, one per line, or rows without labels.")
     sources = [train_path_of(directory, args.train_file), directory / args.label_file, texts_path]
     path = directory / QUEUE
     items = None if args.refresh else read_queue(path, sources)
@@ -122,6 +123,9 @@ def serve(app, sock):
 def main(argv=None):
     args = parse_args(argv)
     logger, directory = get_logger(), require_directory(args.dataset_dir)
+    if args.texts_file != TEXTS:
+        where = in_directory(directory, args.texts_file)
+        require_file(where, "--texts_file names texts to label, one per line, or rows without labels.")
     try:
         from analysis.evidence import Evidence
         from analysis.review_app import make_app
