@@ -14,7 +14,6 @@ One sigmoid per node of the tree, binary cross-entropy, AdamW. The random number
 step alone, so a resumed run repeats what an uninterrupted one would have done.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +76,7 @@ from utils import (
     load_rows,
     make_parser,
     progress_bar,
+    rate,
     report_rows,
     require_directory,
     require_file,
@@ -160,19 +160,6 @@ def parse_args(argv):
         eval_steps=0, save_steps=0,
     )  # fmt: skip
     return args
-
-
-def rate(text):
-    """A learning rate, or AUTO."""
-    if text == AUTO:
-        return AUTO
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, or {AUTO}; got {text}") from None
-    if not 1e-12 <= number < float("inf"):  # also catches nan
-        raise argparse.ArgumentTypeError(f"must be at least 1e-12, got {text}")
-    return number
 
 
 def read_data(args, logger):

@@ -31,6 +31,7 @@ from hierarchical.files import (
 )
 from hierarchical.formats import ROW_FILES
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
+from hierarchical.learning_rates import AUTO
 from hierarchical.predictions import FORMATS, Job
 from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
@@ -232,6 +233,19 @@ def yes_or_no(text):
 def share(text):
     """A decimal number as a fraction, since 0.7 + 0.2 is not 0.9 in floating point."""
     return Fraction(str(float(text)))
+
+
+def rate(text):
+    """A learning rate, or AUTO."""
+    if text == AUTO:
+        return AUTO
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, or {AUTO}; got {text}") from None
+    if not 1e-12 <= number < float("inf"):  # also catches nan
+        raise argparse.ArgumentTypeError(f"must be at least 1e-12, got {text}")
+    return number
 
 
 def add_texts_arguments(parser):

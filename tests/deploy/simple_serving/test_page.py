@@ -55,6 +55,7 @@ def test_many_texts(shared, client, open_page, tmp_path):
     csv.writer(written).writerows([["id", "text"], *([i, text] for i, text in enumerate(lines))])
     (tmp_path / "rows.csv").write_bytes(written.getvalue().encode("gb18030"))
     page.set_input_files("#file", tmp_path / "rows.csv")
+    page.locator("#columns").wait_for()  # it shows when the file has been read
     assert page.input_value("#column") == "1"  # the one that is called text
     page.click("#send")
     page.locator("#told", has_text="7 of 7 texts").wait_for()
