@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hierarchical.console import progress_bar
-from hierarchical.cpu_kernels import speed_up_bias_gradients
+from hierarchical.cpu_kernels import flush_denormals, speed_up_bias_gradients
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.losses import LOSSES
@@ -146,6 +146,7 @@ class Trainer:
         self.paddle, self.settings, self.model = paddle, settings, model
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         if paddle.get_device() == "cpu":
+            flush_denormals()
             speed_up_bias_gradients(paddle, model)
         self.net = paddle.DataParallel(model) if self.world > 1 else model
         self.factor = rate_schedule(settings.schedule, settings.warmup_steps, total_steps)

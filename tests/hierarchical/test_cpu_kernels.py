@@ -1,10 +1,16 @@
 """cpu_kernels.py: what is computed faster is the same, gradients included."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from hierarchical.cpu_kernels import affine, speed_up_bias_gradients
 from tests.hierarchical.test_modeling import tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3)])
@@ -38,3 +44,22 @@ def test_a_network_computes_the_same_with_them(paddle, family):
             np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), atol=1e-4, err_msg=name)
             changed += name.endswith("bias") and bool(np.abs(one.grad.numpy()).max() > 1e-3)
     assert changed >= 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's C library lets itself be told")
+def test_denormals_are_flushed():
+    # In a process of its own: numbers would stay flushed for all tests that follow.
+    code = """
+import threading
+import numpy as np
+from hierarchical.cpu_kernels import flush_denormals
+tiny, one = np.full(2, 1e-30, np.float32), np.float32(1e-9)
+assert (tiny * one).all()
+assert flush_denormals()
+seen = [(tiny * one).any(), (tiny * np.float32(1e-7)).any()]
+thread = threading.Thread(target=lambda: seen.append((tiny * one).any()))
+thread.start(), thread.join()
+print(*map(int, seen))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["0", "1", "0"]  # 1e-39, 1e-37, and 1e-39 in another thread
