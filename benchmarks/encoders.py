@@ -101,6 +101,7 @@ def training(paddle, model, pad_id, ids, labels):
 
 def main(argv=None):
     args = parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # paddle reads it when it is loaded
     tree = LabelTree.read(args.dataset_dir / "label.txt")
     rows = load_rows(args.dataset_dir / "dev.txt", tree)
     chosen = np.random.default_rng(0).permutation(len(rows.texts))[: args.rows]  # a file may be sorted by label
@@ -123,5 +124,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries load
     run(main)

@@ -97,6 +97,7 @@ def torch_step(process, ids, targets, bfloat16):
 
 def main(argv=None):
     args = parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # paddle reads it when it is loaded
     from hierarchical.runs import open_model
 
     tree = LabelTree.read(args.dataset_dir / "label.txt")
@@ -143,5 +144,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries load
     run(main)
