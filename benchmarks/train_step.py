@@ -26,7 +26,7 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical import training
 from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.devices import set_device
-from utils import LabelTree, check_minima, load_rows, make_parser, run
+from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run
 
 BATCH_SIZE = 32
 
@@ -89,6 +89,9 @@ def torch_process(python, config):
     """A process that takes a step for each line that is written to it."""
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_labels")
     task = {"config": {name: getattr(config, name) for name in names}}
+    probe = subprocess.run([python, "-c", "import torch, transformers"], stderr=subprocess.PIPE, text=True)
+    if probe.returncode:
+        raise InputError(f"--torch_python {python}: cannot import torch and transformers. {probe.stderr[-500:]}")
     process = subprocess.Popen([python, "-c", TORCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.stdin.write(json.dumps(task) + "\n")
     return process
@@ -117,13 +120,13 @@ def main(argv=None):
     ids = tokenizer.encode([rows.texts[i] for i in chosen])
     batches = training.train_batches([len(row) for row in ids], BATCH_SIZE, 1, 1)
 
+    process = torch_process(args.torch_python, config) if args.torch_python else None
     trainers = {
         "the library's layers, float32": without_ours(new_trainer(paddle, config)),
         "train.py": new_trainer(paddle, config),
     }
     if has_bfloat16():
         trainers["train.py --amp"] = new_trainer(paddle, config, amp=True)
-    process = torch_process(args.torch_python, config) if args.torch_python else None
     times = {name: [] for name in trainers}
     if process:
         times |= {"torch, float32": [], "torch, bfloat16 autocast": []}
