@@ -119,8 +119,11 @@ def read_certificate(context, cert, key):
         raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None
 
 
-def serve(args, loads):
-    """Answer requests until a signal ends it. args: see add_serving_arguments; loads: see models.Models."""
+def serve(args, loads, add_routes=None):
+    """Answer requests until a signal ends it.
+
+    args: see add_serving_arguments; loads: see models.Models; add_routes: see app.make_app
+    """
     logger = get_logger()
     try:
         import uvicorn
@@ -146,7 +149,7 @@ def serve(args, loads):
         if args.metrics_port is not None:
             show_metrics(args.host, args.metrics_port, service.figures.registry)
         Protocol.most_connections = most_connections()
-        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans)
+        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans, add_routes)
         config = uvicorn.Config(
             app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
             proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
