@@ -1,8 +1,8 @@
 """What annotators answer in Label Studio, into the ledger of a data folder.
 
     answers = Answers("my_data", tree)
-    answers.add(project, [("body", {"task": {...}, "annotation": {...}})])      # one was submitted, or changed
-    answers.take_back([17])                                                     # one was deleted
+    answers.add(project, [("body", {"task": {...}, "annotation": {...}})], "Label Studio")  # submitted, or changed
+    answers.take_back([17], "Label Studio")                                                 # deleted
 
 An answer names the annotation that it came from, so that nothing has to be remembered but the ledger.
 """
@@ -36,24 +36,23 @@ class Answers:
         train = existing(folder / "train.txt")
         self.keeps_lines = bool(train) and format_of(train) is JSON_LINES
 
-    def add(self, project: Project, records: list[tuple[str, Any]]) -> int:
-        """Put annotations into the ledger; how many were new. records: (where, {"task", "annotation"}).
+    def add(self, project: Project, records: list[tuple[str, Any]], source: str) -> int:
+        """Put annotations into the ledger; how many were new.
 
+        records: (where, {"task", "annotation"}); source: what the annotations are numbered in
         Raises InputError for one that is none, or has a label that the tree has not: then none of them is kept.
         """
         problems, fields = Problems(), Fields(project.text_field, project.control)
         found = annotations_in(records, "body", SEPARATOR, True, problems, fields)
-        numbers = {where: record["annotation"].get("id") for where, record in records}
-        decisions = [
-            self._decision(project, one, numbers[one.where], problems) for one in found if one.annotator != "None"
-        ]
+        via = {where: of_annotation(source, record["annotation"].get("id")) for where, record in records}
+        decisions = [self._decision(project, one, via[one.where], problems) for one in found if one.annotator != "None"]
         problems.raise_if_any()
         return self.ledger.add(decision for decision in decisions if decision)
 
-    def take_back(self, numbers: list[Any]) -> int:
+    def take_back(self, numbers: list[Any], source: str) -> int:
         """The answers that came from annotations with these numbers hold no more; how many they were."""
         self.ledger.refresh()
-        wanted, undone = {via(number) for number in numbers}, []
+        wanted, undone = {of_annotation(source, number) for number in numbers}, []
         for text_id, lines in self.ledger.decisions.items():
             lines = [one for one in lines if one.id == text_id]  # an edited text is found by a second id
             while mine := next((one for one in standing(lines) if one.via in wanted), None):
@@ -78,7 +77,7 @@ class Answers:
         labels = [index[label] for label in before if label in index]
         return [{"model_version": GIVEN, "result": project.result(labels)}]
 
-    def _decision(self, project: Project, one: Annotation, number: Any, problems: Problems) -> Decision | None:
+    def _decision(self, project: Project, one: Annotation, via: str, problems: Problems) -> Decision | None:
         names, tree = None if one.labels is None else [project.label_of(path) for path in one.labels], project.tree
         if unknown := [name for name in names or () if name not in tree.index]:
             guess = tree.guess(unknown[0])
@@ -90,10 +89,10 @@ class Answers:
             return None
         if names is not None:
             names = [tree.labels[i] for i in tree.closure(tree.index[name] for name in names)]
-        more = {"id": one.row_id, "via": via(number), "final": one.checked}
+        more = {"id": one.row_id, "via": via, "final": one.checked}
         return self.ledger.answer(text.strip(), one.annotator, names, **more)
 
 
-def via(number: Any) -> str:
+def of_annotation(source: str, number: Any) -> str:
     """How the ledger names an annotation, by which its deletion finds it."""
-    return f"Label Studio, annotation {number}"
+    return f"{source}, annotation {number}"

@@ -117,11 +117,11 @@ def add_routes(app, service, post, directory=None, control=None):
             raise Refusal(409, "server", "answers are kept nowhere", how)
         try:
             if body.action == DELETED:
-                work = partial(answers.take_back, [one.get("id") for one in body.annotations or ()])
+                work = partial(answers.take_back, [one.get("id") for one in body.annotations or ()], source_of(body))
             else:
                 label_config = (body.project or {}).get("label_config")
                 project = project_of(label_config, service.find(None), control, "body.project.label_config")
-                work = partial(answers.add, project, pairs_of(body))
+                work = partial(answers.add, project, pairs_of(body), source_of(body))
             async with writing:
                 return JSONResponse({"answers": await asyncio.to_thread(work)})
         except InputError as error:
@@ -175,10 +175,16 @@ def pairs_of(body):
     if len(annotations) != len(tasks) or not tasks:
         how = "Label Studio sends an annotation with its task; let the webhook send its payload."
         raise Refusal(422, "body", f"{len(annotations)} annotations with {len(tasks)} tasks", how)
-    return [
-        (f"body.annotation[{i}]", {"task": task, "annotation": annotation})
+    return [  # of the task its data alone: what else was said of it is none of this message's answers
+        (f"body.annotation[{i}]", {"task": {"data": task.get("data")}, "annotation": annotation})
         for i, (task, annotation) in enumerate(zip(tasks, annotations))
     ]
+
+
+def source_of(body):
+    """What annotations are numbered in: the project's number, and when it was made, which tells installations apart."""
+    project = body.project or {}
+    return f"Label Studio, project {project.get('id')} of {project.get('created_at')}"
 
 
 def refused_training():

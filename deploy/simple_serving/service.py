@@ -31,7 +31,7 @@ def gone():
 
 
 def key_of(headers):
-    """The key that a request brings, bytes: as X-API-Key, or as the password of HTTP's Basic for clients without that."""
+    """The key that a request brings, bytes: X-API-Key, or the password of HTTP's Basic where that is all there is."""
     scheme, _, packed = headers.get("authorization", "").partition(" ")
     if "x-api-key" not in headers and scheme.lower() == "basic":
         with suppress(ValueError):
