@@ -14,14 +14,20 @@ neither paddle nor a network.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.simple_serving.serving import add_serving_arguments, check_serving_arguments, serve
-from hierarchical.engines import PRECISIONS
+from deploy.simple_serving.serving import (
+    add_export_arguments,
+    add_serving_arguments,
+    check_serving_arguments,
+    exported,
+    serve,
+)
 from hierarchical.ledger import NAME as LEDGER
-from utils import add_max_seq_length_argument, check_minima, get_logger, make_parser, require_directory, run
+from utils import check_minima, get_logger, make_parser, require_directory, run
 
 DEFAULTS = {  # Label Studio asks for all tasks of a page at once, and waits for 100 seconds
     "port": 9090, "max_texts": 10_000, "queue_size": 20_000, "max_bytes": 100_000_000, "timeout": 95,
@@ -31,11 +37,7 @@ DEFAULTS = {  # Label Studio asks for all tasks of a page at once, and waits for
 def parse_args(argv):
     parser = make_parser("Label Studio's ML back end.")
     model = parser.add_argument_group("model")
-    model.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
-    model.add_argument(
-        "--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: int8 if it is there, and good"
-    )
-    add_max_seq_length_argument(model)
+    add_export_arguments(model)
     project = parser.add_argument_group("project")
     project.add_argument("--dataset_dir", help="data folder whose ledger.jsonl keeps the answers; left out: none are")
     project.add_argument("--label_control", help="control that labels are given in; left out: label, or the only one")
@@ -55,17 +57,12 @@ def main(argv=None):
     else:
         get_logger().warning("Answers of annotators are not kept; --dataset_dir names the data folder to keep them in")
 
-    def load():
-        from deploy.simple_serving.model import load_exported
-
-        return load_exported(args.model_path, args.precision, args.max_seq_length)
-
     def add_routes(app, service, post):
         from deploy.label_studio.routes import add_routes
 
         add_routes(app, service, post, args.dataset_dir, args.label_control)
 
-    serve(args, {"default": load}, add_routes)
+    serve(args, {"default": partial(exported(args), args.model_path)}, add_routes)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,43 @@ from pathlib import Path
 
 from deploy.simple_serving.journal import Journal
 from deploy.simple_serving.key import KEY_VARIABLE, MakeKey
-from utils import InputError, check_minima, get_logger, require_file
+from hierarchical.engines import PRECISIONS, find_gpu
+from utils import (
+    InputError,
+    add_max_seq_length_argument,
+    check_minima,
+    engine_device_word,
+    get_logger,
+    require_file,
+)
 
 ORIGIN = re.compile(r"https?://[^/\s]+")
+
+
+def add_export_arguments(model):
+    """The flags of a server whose model is an export, into their group."""
+    model.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
+    model.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="auto: int8 if it is there, and good; on a GPU float16",
+    )
+    text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
+    model.add_argument("--device", type=engine_device_word, default="cpu", help=text)
+    add_max_seq_length_argument(model)
+
+
+def exported(args):
+    """A function that loads the export in a folder as the flags say; where there is no GPU, that is told now."""
+    device = find_gpu(args.device)
+
+    def load(path):
+        from deploy.simple_serving.model import load_exported
+
+        return load_exported(path, args.precision, args.max_seq_length, device)
+
+    return load
 
 
 def add_serving_arguments(parser):
