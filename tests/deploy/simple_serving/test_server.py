@@ -32,7 +32,7 @@ service.BODY_SECONDS = protocol.HEAD_SECONDS = 1
 """
 
 
-def test_the_device_is_that_of_the_model(monkeypatch, caplog):
+def test_the_device_is_that_of_the_model(monkeypatch, printed):
     """Every model goes to the GPU asked for, or to the CPU where there is none, with a word about it."""
     asked = []
     monkeypatch.setattr(server, "serve", lambda args, loads: [load() for load in loads.values()])
@@ -45,7 +45,7 @@ def test_the_device_is_that_of_the_model(monkeypatch, caplog):
     monkeypatch.setattr("hierarchical.engines.has_nvidia_driver", lambda: False)
     server.main(flags)
     assert asked[2:] == [("a", "float32", None, "cpu"), ("c", "float32", None, "cpu")]
-    assert "device gpu:1: predicting on the CPU (this machine has no NVIDIA GPU)" in caplog.text
+    assert "device gpu:1: predicting on the CPU (this machine has no NVIDIA GPU)" in "\n".join(printed)
 
 
 # ---- strangers' texts ------------------------------------------------------------------------------------------------
