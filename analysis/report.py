@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.comparison import verdicts
+from analysis.data_map import MOST_POINTS
 from hierarchical.calibrating import Reliability
 from hierarchical.console import cut
 from hierarchical.decisions import decide
@@ -26,7 +27,7 @@ THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 50, 20
-MOST_BYTES = 8_000_000  # of wrong rows in the page
+MOST_BYTES = 7_500_000  # of wrong rows in the page
 WAYS = (  # to stay below: (of each label so many of the worst, characters of a text); None: all
     *((None, longest) for longest in (None, 1000, 300, 100)),
     *((of_label, 100) for of_label in (1000, 300, 100, 30, 10, 3, 1)),
@@ -346,8 +347,9 @@ def decision_facts(decision):
 
 
 def write_report(
-    path, tree, tokenizer, rows, scores, findings, facts, left_out=None, checked=frozenset(), comparison=None
-):
+    path, tree, tokenizer, rows, scores, findings, facts,
+    left_out=None, checked=frozenset(), comparison=None, points=None,
+):  # fmt: skip
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
@@ -356,6 +358,7 @@ def write_report(
     left_out the dict of left_out.LeftOut
     checked  numbers of dev rows whose labels somebody has confirmed: they are no suspects
     comparison  the comparison.Comparison with an older model, if there is one
+    points   what data_map.map_points gives, if there is to be a map
     """
     siblings, across = confusion_tables(tree, findings, rows)
     common, rare = by_rarity(suspects(findings, checked), scores)
@@ -388,6 +391,8 @@ def write_report(
         shown_turned=SHOWN_TURNED,
         tree_labels=tree.labels,
         sure=SURE,
+        points=points,
+        most_points=MOST_POINTS,
     )
     with atomic_write(path) as file:
         file.write(page)
