@@ -97,6 +97,8 @@ class TemplateTokenizer:
     read as an unknown token, so that only the template's own counts. `room` is the number of tokens left to the text.
     """
 
+    windows = None  # longer texts are cut
+
     def __init__(self, tokenizer, prompt, method, vocab_size):
         self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files
         self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab

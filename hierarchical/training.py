@@ -21,13 +21,15 @@ from hierarchical.console import progress_bar
 from hierarchical.cpu_kernels import flush_denormals, speed_up_bias_gradients
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
+from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import Rows, multi_hot
 from hierarchical.weights import write_tensors
+from hierarchical.window_training import joined_logits
 
 STATE = "state.safetensors"
-BEFORE = {"per_level": 0, "stop": "leaf"}  # what version 0.9.0 did, whose states do not say
+BEFORE = {"per_level": 0, "stop": "leaf", "long_text": "cut"}  # what version 0.9.0 did, whose states do not say
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -140,10 +142,13 @@ def train_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, seed: in
 
 
 class Trainer:
-    """The model, its optimizer and how far they have come; `state()` is all that --resume needs."""
+    """The model, its optimizer and how far they have come; `state()` is all that --resume needs.
 
-    def __init__(self, paddle: Any, settings: Settings, model: Any, total_steps: int):
-        self.paddle, self.settings, self.model = paddle, settings, model
+    windows: of the tokenizer that made the ids it is trained on
+    """
+
+    def __init__(self, paddle: Any, settings: Settings, model: Any, total_steps: int, windows: Windows | None = None):
+        self.paddle, self.settings, self.model, self.windows = paddle, settings, model, windows
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         if paddle.get_device() == "cpu":
             flush_denormals()
@@ -183,11 +188,10 @@ class Trainer:
         total = 0.0
         for i in range(settings.gradient_accumulation_steps):
             part = rows[i * self.world + self.rank :: parts]
-            inputs = model_inputs([ids[row] for row in part], pad_id)
-            labels = multi_hot([targets[row] for row in part], self.model.config.num_labels)
-            labels = paddle.to_tensor(labels, "float32")
+            own = [targets[row] for row in part]
+            labels = paddle.to_tensor(multi_hot(own, self.model.config.num_labels), "float32")
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
-                logits = self.net(**inputs)
+                logits = self.logits_of([ids[row] for row in part], own, pad_id, i)
             loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels) * (self.world / len(rows))
             if self.world > 1 and i + 1 < settings.gradient_accumulation_steps:
                 with self.net.no_sync():
@@ -200,6 +204,13 @@ class Trainer:
         self.optimizer.clear_grad()
         self.step += 1
         return total
+
+    def logits_of(self, ids: list[Sequence[int]], targets: list[tuple], pad_id: int, part: int) -> Any:
+        """The logits [n, L] of a part of a batch, with gradients; part: its number."""
+        if self.windows is None:
+            return self.net(**model_inputs(ids, pad_id))
+        rng = np.random.default_rng([self.settings.seed, self.step, self.rank, part])
+        return joined_logits(self.paddle, self.net, self.model, self.windows, ids, targets, pad_id, rng)
 
     def begin_step(self) -> None:
         """Set the random numbers (of dropout masks) and the rate of the step that comes."""

@@ -28,7 +28,14 @@ if not __package__:  # run as a file: the project's root must be found
 from deploy.simple_serving.key import is_name
 from deploy.simple_serving.serving import add_serving_arguments, check_serving_arguments, serve
 from hierarchical.engines import PRECISIONS
-from utils import add_max_seq_length_argument, check_minima, make_parser, run
+from utils import (
+    add_long_text_arguments,
+    add_max_seq_length_argument,
+    check_minima,
+    long_text_arguments,
+    make_parser,
+    run,
+)
 
 
 def parse_args(argv):
@@ -39,6 +46,7 @@ def parse_args(argv):
         "--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: int8 if it is there, and good"
     )
     add_max_seq_length_argument(model)
+    add_long_text_arguments(model)
     model.add_argument(
         "--model", nargs="+", type=named_path, metavar="NAME=PATH", help="more models: requests name them as 'model'"
     )
@@ -83,7 +91,7 @@ def main(argv=None):
     def load(path):
         from deploy.simple_serving.model import load_exported
 
-        return load_exported(path, args.precision, args.max_seq_length)
+        return load_exported(path, args.precision, args.max_seq_length, **long_text_arguments(args))
 
     serve(args, {name: partial(load, path) for name, path in args.model})
 
