@@ -231,9 +231,7 @@ def fingerprint(args, world):
 def prepare_model(args, tree, train, long_text, logger):
     """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
-    if args.normalize:
-        tokenizer = normalizing(tokenizer, args.normalize)
-    tokenizer = tokenizer.reading(long_text)
+    tokenizer = (normalizing(tokenizer, args.normalize) if args.normalize else tokenizer).reading(long_text)
     args.learning_rate = settled_rate(args, source, config, logger)
     config.num_labels = len(tree)
     config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index

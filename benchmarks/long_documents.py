@@ -88,7 +88,9 @@ def show(kind, name, predicted, gold, tree, honest=None, tokens=None):
     scores = evaluate(predicted, gold, tree)
     after = f"  tuned {100 * honest['micro_f1']:6.2f} {100 * honest['macro_f1']:6.2f}" if honest else " " * 21
     read = f"  {tokens:6.1f} tokens a document" if tokens else ""
-    print(f"{kind:8} {name:14} {100 * scores['micro_f1']:6.2f} {100 * scores['macro_f1']:6.2f}{after}{read}", flush=True)
+    print(
+        f"{kind:8} {name:14} {100 * scores['micro_f1']:6.2f} {100 * scores['macro_f1']:6.2f}{after}{read}", flush=True
+    )
 
 
 def score(kind, name, logits, gold, predictor, tokens=None):
@@ -110,7 +112,7 @@ def main(argv=None):
     chosen = np.linspace(0, len(rows.texts) - 1, args.rows).round().astype(int)
     texts, gold = [rows.texts[i] for i in chosen], rows.multi_hot(len(cut.tree), chosen)
     alone = decide(cut.probabilities(texts), cut.tree, cut.decision)
-    print(f"{len(texts)} documents of each kind; {cut.tokenizer.max_seq_length} tokens at once, {predictors['windows'].tokenizer.windows}")
+    print(f"{len(texts)} documents of each kind; {predictors['windows'].tokenizer.windows}")
     print(f"{'':8} {'':14}  micro  macro")
     for make in (late, several):
         documents, labels, parts = make(texts, gold, random.Random(args.seed))
