@@ -30,7 +30,7 @@ from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
-from hierarchical.modeling import build_model, predict_logits, score
+from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
 from hierarchical.runs import (
     begin_run,
@@ -233,8 +233,7 @@ def prepare_model(args, tree, train, long_text, logger):
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
     tokenizer = (normalizing(tokenizer, args.normalize) if args.normalize else tokenizer).reading(long_text)
     args.learning_rate = settled_rate(args, source, config, logger)
-    config.num_labels = len(tree)
-    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    set_labels(config, tree)
     model = build_model(config)
     model.train()
     bias = label_frequency_bias(train.label_counts(len(tree)), len(train.labels))
