@@ -5,8 +5,8 @@
 
 Reads   an export or a checkpoint; dataset_dir/dev.txt, of which evenly spread rows are taken; with --write train.txt
         and label.txt
-Writes  with --write, a folder to train on: rows of train.txt as they are, and in documents of both kinds, nine tenths of
-        them in train.txt and a tenth in dev.txt; label.txt
+Writes  with --write, a folder to train on: rows of train.txt as they are, and in documents of both kinds, nine tenths
+        of them in train.txt and a tenth in dev.txt; label.txt
 
 Two kinds of documents are made of the rows. late: 300 to 500 characters about something else, then the row, then a
 sentence or two; its labels are those of the row. several: eight rows, one after the other; its labels are those of them

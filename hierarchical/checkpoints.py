@@ -140,9 +140,10 @@ class Checkpoint:
             if long_text.stride and not windows:
                 get_logger().warning(f"This script reads the first {length} tokens of a text; the model reads windows")
                 long_text = CUT
-            if kind_of(config, tree) == MODEL_TYPE:
-                if long_text != CUT:
-                    raise InputError(f"{folder}: a linear model reads whole texts. Leave --long_text out.")
+            what = kind_of(config, tree)
+            if long_text != CUT and what != "classifier":
+                raise InputError(f"{folder}: {KINDS[what][0]} knows no --long_text {long_text.method}. Leave it out.")
+            if what == "linear":
                 return linear_checkpoint(Path(directory), folder, config, tree, length, decision)
             tokenizer = load_tokenizer(folder, length).reading(long_text)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
