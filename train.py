@@ -44,6 +44,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.shortlist import sampled_head
 from hierarchical.sources import local_directory, require_model
 from hierarchical.token_rows import FOLDER, encode_file
 from hierarchical.tokenizer import normalizing
@@ -109,6 +110,8 @@ def parse_args(argv):
     reads = "read what looks alike as one character, by Unicode NFKC and a few rules; stays with the model"
     model.add_argument("--normalize", choices=METHODS, help=reads)
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
+    part = "sampled: a step sees a part of very many labels"
+    model.add_argument("--head", choices=("dense", "sampled"), default="dense", help=part)
     add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AMX)")
     optim = parser.add_argument_group("optimization")
@@ -269,10 +272,10 @@ def settled_rate(args, source, config, logger):
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
-    with progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
+    with trainer.whole(), progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
         scores = score(
-            trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss, None,
-            trainer.windows,
+            trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss,
+            windows=trainer.windows,
         )  # fmt: skip
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
@@ -388,7 +391,11 @@ def train_and_save(args, rank, world, logger):
     lengths = train_ids.lengths
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     settings = Settings.from_arguments(args, schedule=schedule(args))
-    trainer = Trainer(paddle, settings, model, args.epochs * -(-len(lengths) // global_batch), tokenizer.windows)
+    head = None
+    if args.head == "sampled":
+        head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
+    total_steps = args.epochs * -(-len(lengths) // global_batch)
+    trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
 
     if args.resume:
         trainer.restore(arrays, progress.step)
@@ -427,7 +434,8 @@ def train_and_save(args, rank, world, logger):
                     explain_zero(logger, scores, train, tree, args)
                 if better:
                     older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
-                    save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
+                    with trainer.whole():
+                        save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
@@ -439,7 +447,8 @@ def train_and_save(args, rank, world, logger):
         logger.info("Early stop!")
     if rank == 0:
         if args.hybrid or args.tune_threshold:
-            finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
+            with trainer.whole():
+                finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
         logger.info(f"Final best {name} score: {progress.best:.5f}")
         logger.info(f"Save best {name} text classification model in {save_dir}")
 

@@ -45,7 +45,9 @@ def parse_args(argv):
         "--rows", nargs="+", default=["2000"], help="train rows: a number, 20x for 20 per label, or all"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of draws and trainings")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES], help="what to compare")
+    parser.add_argument(
+        "--recipes", nargs="+", choices=RECIPES, default=["linear", "plain", "hybrid"], help="to compare"
+    )
     parser.add_argument("--choose", type=int, default=200, help="train rows that choose")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the epochs; below 1 to try the script out")
@@ -109,8 +111,36 @@ def hybrid(args, folder, seed):
     return train(args, folder, seed, "--hybrid")
 
 
-RECIPES = {function.__name__: function for function in (linear, plain, hybrid)}
-BUILDS_ON = {"hybrid": "plain"}  # goes on from its training, and costs what that has cost as well
+def last(args, folder, seed):
+    """As plain, but the last weights, whatever the epochs scored."""
+    return tried(args, folder, seed, "plain") / "last"
+
+
+def average(args, folder, seed):
+    """The mean of the weights after each of the last epochs."""
+    return folder / "tried" / "plain" / "average"
+
+
+def moving(args, folder, seed):
+    """An exponential moving average of the weights."""
+    return folder / "tried" / "plain" / "moving"
+
+
+def technique(name):
+    """The recipe of one of craft.py's techniques; its last weights count."""
+
+    def recipe(args, folder, seed):
+        return tried(args, folder, seed, name) / "last"
+
+    return recipe
+
+
+RECIPES = {function.__name__: function for function in (linear, plain, hybrid, last, average, moving)}
+RECIPES |= {
+    name: technique(name) for name in ("layer_rates", "r_drop", "many_masks", "adversarial", "focal", "asymmetric")
+}
+# goes on from its training, and costs what that has cost as well
+BUILDS_ON = {"hybrid": "plain", "average": "last", "moving": "last"}
 
 
 def with_bases(recipes):
@@ -124,25 +154,30 @@ def plan(args, n_rows):
     return max(1, round(args.effort * epochs)), *((32, 3e-4) if n_rows > MANY else (8, 1e-4))
 
 
-def train(args, folder, seed, *flags):
-    """train.py, from the beginning or on from where it was; with other `flags` after its end."""
-    n_rows, save_dir = sum(1 for _ in open(folder / "train.txt", "rb")), folder / "encoder"
+def flags_of(args, folder, seed):
+    """What trainings on the rows of a folder have in common."""
+    n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
     epochs, batch_size, rate = plan(args, n_rows)
     warmup = epochs * n_rows // batch_size // 10
-    common = ["--dataset_dir", folder, "--model_name", args.model_name, "--save_dir", save_dir, "--device", "cpu"]
-    common += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--loss", "zlpr"]
-    common += [
-        "--warmup_steps",
-        warmup,
-        "--max_seq_length",
-        args.max_seq_length,
-        "--seed",
-        seed,
-        "--logging_steps",
-        100,
-    ]
+    flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
+    flags += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--warmup_steps", warmup]
+    return [*flags, "--seed", seed]
+
+
+def train(args, folder, seed, *flags):
+    """train.py, from the beginning or on from where it was; with other `flags` after its end."""
+    save_dir = folder / "encoder"
+    common = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--device", "cpu", "--loss", "zlpr"]
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
     call(folder / "encoder.log", "train.py", *common, "--logging_steps", 20, *flags, *resume)
+    return save_dir
+
+
+def tried(args, folder, seed, name):
+    """craft.py, from the beginning."""
+    save_dir = folder / "tried" / name
+    flags = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--technique", name]
+    call(folder / f"{name}.log", "benchmarks/craft.py", *flags)
     return save_dir
 
 

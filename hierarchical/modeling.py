@@ -117,20 +117,20 @@ def predict_logits(
 
     progress: called with the number of rows done after each batch; windows: of the tokenizer that made the ids
     """
-    return _outputs(model, model, model.config.num_labels, ids, pad_id, batch_size, progress, windows)
+    return run_network(model, model, model.config.num_labels, ids, pad_id, batch_size, progress, windows)
 
 
-def _outputs(
+def run_network(
     model: Any,
     forward: Callable,
     width: int,
     ids: list[list[int]],
     pad_id: int,
     batch_size: int,
-    progress: Callable | None,
+    progress: Callable | None = None,
     windows: Windows | None = None,
 ) -> np.ndarray:
-    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]."""
+    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]; as `predict_logits`."""
     import paddle
 
     was_training = model.training
@@ -187,7 +187,7 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
         return family.pooled(model, **inputs)
 
     with progress_bar(len(texts), name) as bar:
-        return _outputs(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)
+        return run_network(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)
 
 
 def classify_features(model: Any, features: np.ndarray) -> np.ndarray:

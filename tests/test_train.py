@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 import hierarchical
 import train
-from hierarchical import cpu_kernels
+from hierarchical import cpu_kernels, shortlist
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.linear_training import fit_linear
 from hierarchical.modeling import predict_logits, score
@@ -400,6 +400,36 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tm
     assert end.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--resume")
     assert len((tmp_path / "c" / "metrics.jsonl").read_text().splitlines()) == 1  # it was done, and is not done again
+
+
+@pytest.mark.slow
+def test_shortlists_of_labels(run_train, rows_dir, tmp_path, monkeypatch):
+    """--head sampled: the same files, of all labels; stopped within the second epoch and resumed, the same bits."""
+    monkeypatch.setattr(shortlist, "SIZE", 4)
+    with open(rows_dir / "label.txt", "a", encoding="utf-8") as file:
+        file.writelines(f"其他{i}\n" for i in range(9))
+    flags = ["--dataset_dir", rows_dir, "--head", "sampled", "--learning_rate", "1e-3", "--tune_threshold", "global"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_train(*flags, "--epochs", 2, "--save_dir", whole)
+    assert "a step sees 8 of 14 labels" in (whole / "train.log").read_text("utf-8")  # twice the labels of two rows
+    with monkeypatch.context() as patch:
+        step = train.Trainer.train_step
+        patch.setattr(train.Trainer, "train_step", lambda *given, **named: interrupted(step, *given, **named))
+        with pytest.raises(SystemExit) as end:
+            run_train(*flags, "--epochs", 2, "--save_dir", broken)
+    assert end.value.code == 128 + signal.SIGTERM
+    run_train(*flags, "--epochs", 2, "--save_dir", broken, "--resume")
+    assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
+    assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
+    assert arrays(whole / "model.safetensors")["classifier.weight"].shape == (128, 14)
+    assert Checkpoint.open(whole).decision.threshold != 0.5
+
+
+def interrupted(step, trainer, *given, **named):
+    """A step; after the twelfth the run is asked to stop."""
+    if trainer.step == 11:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(trainer, *given, **named)
 
 
 def test_the_encoder_is_not_overwritten(run_train, rows_dir, tiny_checkpoint, capsys):
