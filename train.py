@@ -25,7 +25,7 @@ from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
-from hierarchical.learning_rates import AUTO, LOW, fitting_rate
+from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.long_texts import long_text_for
@@ -235,7 +235,9 @@ def prepare_model(args, tree, train, long_text, logger):
     """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
     tokenizer = (normalizing(tokenizer, args.normalize) if args.normalize else tokenizer).reading(long_text)
-    args.learning_rate = settled_rate(args, source, config, logger)
+    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
+    size = config.num_hidden_layers, config.hidden_size
+    args.learning_rate = settled_rate(args.learning_rate, *size, has_weights, logger)
     set_labels(config, tree)
     model = build_model(config)
     model.train()
@@ -250,23 +252,6 @@ def prepare_model(args, tree, train, long_text, logger):
         tokenizer, what = add_tokens(args.add_tokens, model, tokenizer)
         logger.info(what)
     return model, tokenizer
-
-
-def settled_rate(args, source, config, logger):
-    """--learning_rate as a number, which fits the encoder in the directory `source` if it is auto."""
-    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
-    fitting = fitting_rate(config.num_hidden_layers, config.hidden_size, has_weights)
-    start = "a pre-trained encoder" if has_weights else "a start from scratch"
-    size = f"{start} of {config.num_hidden_layers} layers x {config.hidden_size}"
-    if args.learning_rate == AUTO:
-        logger.info(f"--learning_rate auto: {fitting:g}, for {size} (docs/encoders.md has the measurements)")
-        return fitting
-    if args.learning_rate * LOW <= fitting:
-        logger.warning(
-            f"--learning_rate {args.learning_rate:g} is low for {size}: it will learn slowly, and may not get far. "
-            f"--learning_rate auto takes {fitting:g}"
-        )
-    return args.learning_rate
 
 
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
@@ -289,9 +274,8 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
     load_weights(model, find_weights(args.save_dir))
 
     def logits_of(rows):
-        return predict_logits(
-            model, [ids[i] for i in rows], tokenizer.pad_id, args.batch_size, windows=tokenizer.windows
-        )
+        chosen, windows = [ids[i] for i in rows], tokenizer.windows
+        return predict_logits(model, chosen, tokenizer.pad_id, args.batch_size, windows=windows)
 
     linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
     if args.hybrid:

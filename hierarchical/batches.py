@@ -36,7 +36,7 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> np.ndarray:
 
 def run_batches(
     compute: Callable[[np.ndarray], np.ndarray],
-    ids: list[list[int]],
+    ids: Sequence[Sequence[int]],
     pad_id: int,
     width: int,
     batch_size: int,

@@ -124,7 +124,7 @@ def run_network(
     model: Any,
     forward: Callable,
     width: int,
-    ids: list[list[int]],
+    ids: Sequence[Sequence[int]],
     pad_id: int,
     batch_size: int,
     progress: Callable | None = None,

@@ -93,4 +93,7 @@ def test_the_windows_that_gradients_flow_through():
     logits[6, 0] = logits[2, 1] = 1
     picks = [choose(logits, np.array([True, True, False]), np.random.default_rng([3, step])) for step in range(20)]
     assert all(len(set(pick)) == SAMPLED and {2, 6} <= set(pick) and pick == sorted(pick) for pick in picks)
-    assert picks[0] == choose(logits, np.array([True, True, False]), np.random.default_rng([3, 0])) and len({*map(tuple, picks)}) > 3
+    assert (
+        picks[0] == choose(logits, np.array([True, True, False]), np.random.default_rng([3, 0]))
+        and len({*map(tuple, picks)}) > 3
+    )
