@@ -23,6 +23,7 @@ from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_kernels import has_bfloat16
+from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.learning_rates import settled_rate
@@ -73,7 +74,6 @@ from utils import (
     add_device_argument,
     add_long_text_arguments,
     add_max_seq_length_argument,
-    atomic_write,
     check_minima,
     decision_from_arguments,
     file_digest,
@@ -88,7 +88,7 @@ from utils import (
     run,
 )
 
-SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
+SELECTABLE, LAST = ("macro_f1", "micro_f1", "hierarchical_f1"), "last"
 
 
 def parse_args(argv):
@@ -139,7 +139,8 @@ def parse_args(argv):
     optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("result")
     result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
-    result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score to choose by")
+    choices = (*SELECTABLE, LAST)
+    result.add_argument("--select_by", choices=choices, default="macro_f1", help="dev score, or the last model")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
     result.add_argument(
         "--eval_steps", type=int, default=0, help="steps between dev scores; 0: one at the end of each epoch"
@@ -167,6 +168,8 @@ def parse_args(argv):
         warmup_steps=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
         eval_steps=0, save_steps=0,
     )  # fmt: skip
+    if args.early_stop and args.select_by == LAST:
+        parser.error(f"argument --early_stop: needs a dev score that stagnates, and --select_by {LAST} has none")
     return args
 
 
@@ -191,30 +194,6 @@ def explain_zero(logger, scores, train, tree, args):
         "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
         "whether the labels can be learned from these texts."
     )
-
-
-def draw_curves(path, history):
-    """Loss and F1 per evaluation, as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    epochs = [entry["epoch"] for entry in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for name in ("train_loss", "loss"):
-        left.plot(epochs, [entry[name] for entry in history], marker="o", label="train" if name != "loss" else "dev")
-    for name in ("micro_f1", "macro_f1", "hierarchical_f1"):
-        right.plot(epochs, [entry[name] for entry in history], marker="o", label=name)
-    left.set(xlabel="epoch", title="loss", yscale="log")
-    right.set(xlabel="epoch", title="dev F1", ylim=(0, 1))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.tight_layout()
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, dpi=110)
-    plt.close(figure)
 
 
 def fingerprint(args, world):
@@ -392,7 +371,7 @@ def train_and_save(args, rank, world, logger):
             from visualdl import LogWriter
 
             scalars = LogWriter(args.log_dir)
-    name = args.select_by.replace("_", " ")
+    name = LAST if args.select_by == LAST else f"best {args.select_by.replace('_', ' ')}"
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
@@ -411,7 +390,7 @@ def train_and_save(args, rank, world, logger):
             steps = trainer.step - (progress.history[-1]["step"] if progress.history else 0)
             entry |= {"train_loss": progress.loss_sum / steps, **scores}
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
-            better = progress.evaluated(scores[args.select_by], entry)
+            better = progress.evaluated(scores.get(args.select_by), entry)
             if rank == 0:
                 log_scores(logger, scores)
                 if scores["micro_f1"] == 0:
@@ -424,7 +403,8 @@ def train_and_save(args, rank, world, logger):
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
                     scalars.add_scalar(f"dev/{key}", scores[key], len(progress.history))
-                logger.info(f"Current best {name} score: {progress.best:.5f}")
+                if args.select_by != LAST:
+                    logger.info(f"Current {name} score: {progress.best:.5f}")
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)
     if progress.epoch < args.epochs:
@@ -433,8 +413,9 @@ def train_and_save(args, rank, world, logger):
         if args.hybrid or args.tune_threshold:
             with trainer.whole():
                 finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
-        logger.info(f"Final best {name} score: {progress.best:.5f}")
-        logger.info(f"Save best {name} text classification model in {save_dir}")
+        if args.select_by != LAST:
+            logger.info(f"Final {name} score: {progress.best:.5f}")
+        logger.info(f"Save {name} text classification model in {save_dir}")
 
 
 if __name__ == "__main__":

@@ -403,6 +403,20 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tm
 
 
 @pytest.mark.slow
+def test_the_last_model(run_train, rows_dir, tmp_path, capsys):
+    """--select_by last keeps what a run ends with, though another epoch may have scored better."""
+    save, flags = tmp_path / "c", ["--dataset_dir", rows_dir, "--learning_rate", "1e-3", "--select_by", "last"]
+    run_train(*flags, "--epochs", 3, "--save_dir", save)
+    log = (save / "train.log").read_text("utf-8")
+    assert "best" not in log and f"Save last text classification model in {save}" in log
+    state = arrays(save / "state.safetensors")
+    for name, value in arrays(save / "model.safetensors").items():
+        assert np.array_equal(value, state[f"parameter/{name}"]), name
+    error = fails(run_train, capsys, *flags, "--early_stop", "--save_dir", save)
+    assert "--early_stop: needs a dev score that stagnates, and --select_by last has none" in error
+
+
+@pytest.mark.slow
 def test_shortlists_of_labels(run_train, rows_dir, tmp_path, monkeypatch):
     """--head sampled: the same files, of all labels; stopped within the second epoch and resumed, the same bits."""
     monkeypatch.setattr(shortlist, "SIZE", 4)
