@@ -9,7 +9,6 @@ from hierarchical.batches import run_batches
 from hierarchical.checkpoints import read_decision, read_long_text, write_settings
 from hierarchical.long_texts import CUT, LongText, Windows
 from hierarchical.tokenizer import load_tokenizer
-from hierarchical.window_training import SAMPLED, choose
 from metric import Decision
 from tests.conftest import SAMPLE
 from tests.hierarchical.test_labels import TREE
@@ -86,14 +85,3 @@ def test_settings_are_stored_and_older_ones_are_cut(tmp_path):
     (tmp_path / "decision.json").write_text(json.dumps(settings | {"long_text": "windows", "window_stride": 127}))
     with pytest.raises(InputError, match="not the decision settings"):
         read_decision(tmp_path, TREE)
-
-
-def test_the_windows_that_gradients_flow_through():
-    logits = np.zeros((9, 3), np.float32)
-    logits[6, 0] = logits[2, 1] = 1
-    picks = [choose(logits, np.array([True, True, False]), np.random.default_rng([3, step])) for step in range(20)]
-    assert all(len(set(pick)) == SAMPLED and {2, 6} <= set(pick) and pick == sorted(pick) for pick in picks)
-    assert (
-        picks[0] == choose(logits, np.array([True, True, False]), np.random.default_rng([3, 0]))
-        and len({*map(tuple, picks)}) > 3
-    )
