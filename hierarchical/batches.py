@@ -67,7 +67,8 @@ def run_batches(
     with ThreadPoolExecutor(callers) if callers > 1 else nullcontext() as pool:
         for batch, found in pool.map(run, batches) if pool else map(run, batches):
             if windows:
-                np.maximum.at(outputs, owners[batch], found)
+                for owner, row in zip(owners[batch], found):
+                    np.maximum(outputs[owner], row, out=outputs[owner])
             else:
                 outputs[batch] = found
             if progress:

@@ -92,12 +92,12 @@ class Tokenizer(ABC):
     def windows(self) -> Windows | None:
         """How what `encode` gives is cut into windows; None: it goes through a network as it is."""
         stride = self.long_text.stride
-        return None if stride is None else Windows(self.max_seq_length, min(stride, self.max_seq_length - ENDS))
+        return None if stride is None else Windows(self.max_seq_length, stride)
 
-    def reading(self, long_text: LongText, max_seq_length: int | None = None) -> "Tokenizer":
-        """The same tokenizer, with its vocabulary, for another way with long texts, or another length."""
+    def reading(self, long_text: LongText) -> "Tokenizer":
+        """The same tokenizer, with its vocabulary, for another way with long texts."""
         other = copy.copy(self)
-        other.long_text, other.max_seq_length = long_text, max_seq_length or self.max_seq_length
+        other.long_text = long_text
         return other
 
     def lengths(self, texts: list[str]) -> list[int]:

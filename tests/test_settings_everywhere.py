@@ -16,7 +16,7 @@ from deploy.triton_serving import make_repository
 from hierarchical.calibration import Calibration, sigmoid
 from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint, write_decision
 from hierarchical.decisions import certainty, probabilities_of
-from hierarchical.long_texts import CUT, LongText
+from hierarchical.long_texts import LongText
 from hierarchical.predictor import Predictor
 from hierarchical.tokenizer import normalizing
 from metric import Decision, Scores, decide
@@ -200,9 +200,9 @@ def test_long_texts_get_one_answer_everywhere(hybrid_checkpoint, hybrid_export, 
 
 def by_hand(checkpoint, texts, long_text):
     """The probabilities with 14 tokens a text, or a window, worked out one text after the other."""
-    opened, predictor, found = Checkpoint.open(checkpoint), Predictor(checkpoint), []
+    opened, predictor, found = Checkpoint.open(checkpoint, 1000), Predictor(checkpoint), []
     for text in texts:
-        (first, *ids, last) = opened.tokenizer.reading(CUT, 1000).encode([text])[0]
+        (first, *ids, last) = opened.tokenizer.encode([text])[0]
         if long_text.method == "head_tail":
             parts = [ids if len(ids) <= 12 else ids[:6] + ids[-6:]]
         else:

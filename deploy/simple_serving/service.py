@@ -134,8 +134,8 @@ class Service:
 
     def check_text(self, text, field):
         if len(text) > (longest := self.args.max_chars):
-            first = f"; the model reads the first {self.model.max_seq_length} tokens"
-            how = f"Send at most {longest} characters{'' if self.model.tokenizer.long_text != CUT else first}."
+            reads = f"; the model reads the first {self.model.max_seq_length} tokens"
+            how = f"Send at most {longest} characters{reads if self.model.tokenizer.long_text == CUT else ''}."
             raise Refusal(413, f"body.{field}", f"{len(text)} characters", how)
 
     def decision(self, model, **settings):
