@@ -64,7 +64,7 @@ class LongText:
         if method != "windows":
             for name, value in (("window_stride", window_stride), ("max_windows", max_windows)):
                 if value is not None:
-                    raise ValueError(f"{name} counts with long_text windows alone; here it is {method}")
+                    raise ValueError(f"{name} is for long_text windows; here it is {method}")
             return LongText(method)
         room = max_seq_length - ENDS
         stride = (self.stride or max(1, room // 2)) if window_stride is None else window_stride

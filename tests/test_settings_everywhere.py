@@ -200,7 +200,7 @@ def test_long_texts_get_one_answer_everywhere(hybrid_checkpoint, hybrid_export, 
 
 def by_hand(checkpoint, texts, long_text):
     """The probabilities with 14 tokens a text, or a window, worked out one text after the other."""
-    opened, predictor, found = Checkpoint.open(checkpoint, 1000), Predictor(checkpoint), []
+    opened, predictor, found = Checkpoint.open(checkpoint, 256), Predictor(checkpoint), []
     for text in texts:
         (first, *ids, last) = opened.tokenizer.encode([text])[0]
         if long_text.method == "head_tail":

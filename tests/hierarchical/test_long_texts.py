@@ -64,8 +64,8 @@ def test_the_largest_of_the_windows_counts(callers):
         ({"long_text": "windows", "window_stride": 0}, "from 1 to 126"),
         ({"long_text": "windows", "max_windows": 0}, "max_windows must be a whole number, 1 or more; got 0"),
         ({"long_text": "middle"}, "cut, head_tail, windows"),
-        ({"max_windows": 4}, "counts with long_text windows alone"),
-        ({"long_text": "head_tail", "window_stride": 4}, "counts with long_text windows alone"),
+        ({"max_windows": 4}, "is for long_text windows; here it is"),
+        ({"long_text": "head_tail", "window_stride": 4}, "is for long_text windows; here it is"),
     ],
 )
 def test_settings_that_cannot_be(asked, message):
