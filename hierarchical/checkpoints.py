@@ -136,7 +136,7 @@ class Checkpoint:
                 raise InputError(f"max_seq_length {length}: this model reads at most {limit} tokens.")
             long_text = long_text_for(length, stored, **asked)
             if long_text != stored:
-                get_logger().warning(f"long_text {told_of(long_text)}: the model is stored with {told_of(stored)}")
+                get_logger().warning(f"long_text {long_text}: the model is stored with {stored}")
             if long_text.stride and not windows:
                 get_logger().warning(f"This script reads the first {length} tokens of a text; the model reads windows")
                 long_text = CUT
@@ -257,11 +257,6 @@ def require_model_kind(folder: Path, config: dict, tree: LabelTree, kind: str, e
     raise InputError(
         f"{folder}: holds {what}, not {wanted}. It is for {scripts[exported]}; pass here {made[exported]}."
     )
-
-
-def told_of(long_text: LongText) -> str:
-    """A LongText as a message has it."""
-    return ", ".join(str(value) for value in long_text.to_dict().values()) or CUT.method
 
 
 def write_settings(

@@ -40,6 +40,9 @@ class LongText:
     stride: int | None = None
     most: int | None = None
 
+    def __str__(self) -> str:
+        return self.method if self.stride is None else f"{self.method} (stride {self.stride}, {self.most} at most)"
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as decision.json and the flags have them; {} for what needs no mention."""
         if self.method == "cut":
