@@ -13,13 +13,14 @@ sentence or two; its labels are those of the row. several: eight rows, one after
 all, most of which stand late. "alone" is the model on the rows by themselves: the score to reach (of several, what is
 predicted for each of the eight, together).
 
-What is about something else are sentences of this project's Chinese pages: one half of them, by chance, in what is
-trained on, the other half in what is scored. A label that is found in them is wrong.
+What is about something else are sentences of this project's Chinese pages: one half of them in what is trained on, the
+other half in what is scored. A label that is found in them is wrong.
 
 Each way is scored by the stored decision settings, and with one threshold tuned on the documents, by those left out of
 the tuning. Windows are joined by the largest logit, as the scripts do, and for comparison by the mean.
 """
 
+import hashlib
 import random
 import re
 import sys
@@ -65,9 +66,10 @@ def other_sentences():
         text = LINK.sub(r"\1", NO_PROSE.sub("", page.read_text(encoding="utf-8")))
         sentences = (sentence.replace("\n", "").strip() for sentence in SENTENCE_END.split(text))
         found.update(sentence for sentence in sentences if sentence.endswith("。") and "`" not in sentence)
-    shuffled = sorted(found)
-    random.Random(0).shuffle(shuffled)
-    return shuffled[::2], shuffled[1::2]
+    halves = [], []
+    for sentence in sorted(found):  # by what it is made of: a page that changes moves no other sentence
+        halves[hashlib.sha256(sentence.encode()).digest()[0] % 2].append(sentence)
+    return halves
 
 
 def other_text(sentences, chance, least):
