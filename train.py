@@ -33,6 +33,7 @@ from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
+from hierarchical.recipes import BY_ROWS, RECIPES, by_rows, defaults_of
 from hierarchical.runs import (
     begin_run,
     earlier_state,
@@ -115,6 +116,8 @@ def parse_args(argv):
     add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AMX)")
     optim = parser.add_argument_group("optimization")
+    left_out = "what other flags are where they are left out; epochs and batches then depend on the train rows"
+    optim.add_argument("--recipe", choices=tuple(RECIPES), help=left_out)
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
     optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
@@ -161,6 +164,8 @@ def parse_args(argv):
         choices=("global", "per_label"),
         help="choose the threshold(s) on the dev rows at the end, and store them with the model",
     )
+    if recipe := parser.parse_known_args(argv)[0].recipe:
+        parser.set_defaults(**defaults_of(recipe))
     args = parser.parse_args(argv)
     check_minima(
         parser, args,
@@ -182,6 +187,16 @@ def read_data(args, logger):
     report_rows(args.train_file, train, tree, logger)
     report_rows(args.dev_file, dev, tree, logger)
     return tree, train, dev
+
+
+def settle_recipe(args, n_rows, world, logger):
+    """Fill in what --recipe leaves to the number of train rows."""
+    found = by_rows(n_rows, args.epochs, args.batch_size, args.gradient_accumulation_steps * world)
+    for name in BY_ROWS:
+        if getattr(args, name) is None:
+            setattr(args, name, found[name])
+    flags = (*BY_ROWS, *RECIPES[args.recipe])
+    logger.info(f"--recipe {args.recipe}: {', '.join(f'--{name} {getattr(args, name)}' for name in flags)}")
 
 
 def explain_zero(logger, scores, train, tree, args):
@@ -330,6 +345,8 @@ def train_and_save(args, rank, world, logger):
         tokenizer = open_tokenizer(directory, args.max_seq_length)
         read_added_tokens(args.add_tokens, normalizing(tokenizer, args.normalize) if args.normalize else tokenizer)
     tree, train, dev = read_data(args, logger)
+    if args.recipe:
+        settle_recipe(args, len(train.labels), world, logger)
     decision = decision_from_arguments(args, tree)
     if args.tune_threshold and not decision.needs_threshold:
         raise InputError(f"--tune_threshold: {NO_THRESHOLD}")

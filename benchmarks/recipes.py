@@ -28,11 +28,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
+from hierarchical.recipes import FEW, by_rows
 from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run, write_rows
 
-READ = 24_000  # train rows that a training reads in all, a row as often as that takes
-MOST_EPOCHS, LEAST_EPOCHS = 60, 8
-MANY = 1000  # rows from which on batches are larger and rates higher
 RARE = 30  # a label with fewer train rows is rare
 
 
@@ -111,6 +109,16 @@ def hybrid(args, folder, seed):
     return train(args, folder, seed, "--hybrid")
 
 
+def best(args, folder, seed):
+    """What a user gets who knows nothing of all this."""
+    n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
+    flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
+    flags += ["--epochs", plan(args, n_rows)[0], "--seed", seed, "--save_dir", folder / "best", "--device", "cpu"]
+    resume = ["--resume"] if (folder / "best" / "state.safetensors").exists() else []
+    call(folder / "best.log", "train.py", *flags, "--recipe", "best", *resume)
+    return folder / "best"
+
+
 def last(args, folder, seed):
     """As plain, but the last weights, whatever the epochs scored."""
     return tried(args, folder, seed, "plain") / "last"
@@ -135,7 +143,7 @@ def technique(name):
     return recipe
 
 
-RECIPES = {function.__name__: function for function in (linear, plain, hybrid, last, average, moving)}
+RECIPES = {function.__name__: function for function in (linear, plain, hybrid, best, last, average, moving)}
 RECIPES |= {
     name: technique(name) for name in ("layer_rates", "r_drop", "many_masks", "adversarial", "focal", "asymmetric")
 }
@@ -150,8 +158,8 @@ def with_bases(recipes):
 
 def plan(args, n_rows):
     """(epochs, batch size, rate) for so many train rows."""
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(READ / n_rows)))
-    return max(1, round(args.effort * epochs)), *((32, 3e-4) if n_rows > MANY else (8, 1e-4))
+    epochs, batch_size = (by_rows(n_rows)[name] for name in ("epochs", "batch_size"))
+    return max(1, round(args.effort * epochs)), batch_size, 3e-4 if n_rows > FEW else 1e-4
 
 
 def flags_of(args, folder, seed):

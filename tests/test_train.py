@@ -417,6 +417,21 @@ def test_the_last_model(run_train, rows_dir, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_recipe(run_train, rows_dir, tmp_path):
+    """Flags that are given count more; the others are those of the recipe, and of the number of rows."""
+    save = tmp_path / "c"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--recipe", "best", "--loss", "bce", "--epochs", 2)
+    told = "--epochs 2, --batch_size 2, --warmup_steps 2, --loss bce, --learning_rate auto, --lr_scheduler linear, --hybrid"
+    assert f"--recipe best: {told}" in (save / "train.log").read_text("utf-8")
+    arguments = json.loads((save / "run.json").read_text("utf-8"))["arguments"]
+    expected = {"recipe": "best", "loss": "bce", "learning_rate": 1e-3, "hybrid": True, "warmup": True, "epochs": 2}
+    assert expected.items() <= arguments.items()
+    run_train(
+        "--dataset_dir", rows_dir, "--save_dir", save, "--recipe", "best", "--loss", "bce", "--epochs", 2, "--resume"
+    )
+
+
+@pytest.mark.slow
 def test_shortlists_of_labels(run_train, rows_dir, tmp_path, monkeypatch):
     """--head sampled: the same files, of all labels; stopped within the second epoch and resumed, the same bits."""
     monkeypatch.setattr(shortlist, "SIZE", 4)

@@ -67,12 +67,12 @@ class Model:
         return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
 
 
-def load_exported(path, precision, max_seq_length=None, **long_text):
+def load_exported(path, precision, max_seq_length=None, device="cpu", **long_text):
     """The Model of an export; long_text: settings of LongText.updated that replace the stored ones.
 
     Raises InputError for whatever is missing, damaged or does not fit together.
     """
-    predictor = Predictor(path, precision, max_seq_length=max_seq_length, kind="export", **long_text)
+    predictor = Predictor(path, precision, device=device, max_seq_length=max_seq_length, kind="export", **long_text)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
 
     def logits_of(ids):
