@@ -8,6 +8,7 @@ The two directions are those in which the model's features vary most: principal 
 
 import numpy as np
 
+from hierarchical.long_texts import CUT
 from hierarchical.modeling import encode_features
 
 MOST_POINTS = 2000  # of dev, and of train
@@ -42,6 +43,8 @@ def map_points(predictor, rows, marks, seed=3):
     drawn = [(name, i) for name in SPLITS if name in rows for i in draw(len(rows[name].texts), rng)]
     texts = [rows[name].texts[i] for name, i in drawn]
     model, tokenizer = predictor.engine.model, predictor.tokenizer
+    if tokenizer.windows:
+        tokenizer = tokenizer.reading(CUT)  # one place for each text: that of its beginning
     places, share = flattened(encode_features(model, tokenizer, texts, predictor.batch_size, "data map"))
     points = []
     for (x, y), (name, i), text in zip(places.tolist(), drawn, texts):

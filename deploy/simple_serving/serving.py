@@ -10,10 +10,12 @@ from deploy.simple_serving.key import KEY_VARIABLE, MakeKey
 from hierarchical.engines import PRECISIONS, find_gpu
 from utils import (
     InputError,
+    add_long_text_arguments,
     add_max_seq_length_argument,
     check_minima,
     engine_device_word,
     get_logger,
+    long_text_arguments,
     require_file,
 )
 
@@ -32,6 +34,7 @@ def add_export_arguments(model):
     text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
     model.add_argument("--device", type=engine_device_word, default="cpu", help=text)
     add_max_seq_length_argument(model)
+    add_long_text_arguments(model)
 
 
 def exported(args):
@@ -41,7 +44,7 @@ def exported(args):
     def load(path):
         from deploy.simple_serving.model import load_exported
 
-        return load_exported(path, args.precision, args.max_seq_length, device)
+        return load_exported(path, args.precision, args.max_seq_length, device, **long_text_arguments(args))
 
     return load
 
@@ -194,7 +197,8 @@ def serve(args, loads, add_routes=None):
             logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --keys_file")
         host, port = sock.getsockname()[:2]
         for model in service.models.loaded.values():
-            logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
+            reads = f"{model.max_seq_length} tokens of a text, longer ones: {model.tokenizer.long_text}"
+            logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {reads})")
         logger.info(
             f"Serving on {'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it"
         )

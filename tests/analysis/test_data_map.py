@@ -9,7 +9,8 @@ import pytest
 from analysis import data_map
 from analysis.data_map import Marks, flattened, map_points
 from analysis.report import write_report
-from tests.analysis.conftest import rows_of
+from hierarchical.long_texts import CUT
+from tests.analysis.conftest import StandIn, rows_of
 from tests.analysis.test_report import ROWS, TOKENIZER, TREE, found
 from utils import run
 
@@ -43,10 +44,12 @@ def points(monkeypatch):
     def points(**rows):
         marks = {name: Marks(len(part.texts)) for name, part in rows.items()}
         marks["dev"].wrong[-1], marks["dev"].surest[-1] = True, 0.876
-        predictor = SimpleNamespace(engine=SimpleNamespace(model=None), tokenizer=None, batch_size=1)
+        tokenizer = StandIn(windows=True, long_text="windows")
+        predictor = SimpleNamespace(engine=SimpleNamespace(model=None), tokenizer=tokenizer, batch_size=1)
         return map_points(predictor, rows, marks)
 
     def encode(model, tokenizer, texts, batch_size, name):
+        assert tokenizer.long_text == CUT
         return np.array([[float(text.split()[0]), 0, 1] for text in texts], np.float32)
 
     monkeypatch.setattr(data_map, "encode_features", encode)

@@ -27,6 +27,7 @@ from hierarchical.annotation import import_files
 from hierarchical.decisions import Decision
 from hierarchical.ledger import Decision as Answer
 from hierarchical.ledger import Ledger, id_of
+from hierarchical.long_texts import CUT
 from utils import InputError, LabelTree, run
 
 from tests.deploy.label_studio.messages import MADE, annotation, choices, predict, setup, task, taxonomy, webhook  # isort: skip
@@ -83,7 +84,9 @@ def client(folder):
         return np.array([SAYS.get(text, [0] * len(TREE)) for text in texts], np.float32)
 
     def load():
-        tokenizer = SimpleNamespace(max_seq_length=8, encode=lambda texts: [[1] * len(text) for text in texts])
+        tokenizer = SimpleNamespace(
+            max_seq_length=8, long_text=CUT, windows=False, encode=lambda texts: [[1] * len(text) for text in texts]
+        )
         return Model(folder, {}, TREE, tokenizer, Decision(), score, version="v1")
 
     @lru_cache
