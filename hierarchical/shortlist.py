@@ -8,8 +8,8 @@
 The labels of a batch's rows are always on the list. Half of the others are drawn from their siblings, which are the
 hardest to tell from them, the rest from all labels. One that is drawn with probability p counts 1 / p times (Horvitz
 and Thompson, 1952), so that the sum over the labels is, on average over the draws, that over all of them: the loss bce,
-and what zlpr takes the logarithm of. Bengio and Senecal (2008), Adaptive importance sampling to accelerate training of a
-neural probabilistic language model, train in this way.
+and what zlpr takes the logarithm of. Bengio and Senecal (2008), Adaptive importance sampling to accelerate training of
+a neural probabilistic language model, train in this way.
 
 A step costs the same however many labels there are. A label that is not on the list is left alone, its moments too, as
 in "lazy" Adam.
