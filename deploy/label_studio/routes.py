@@ -99,9 +99,12 @@ def add_routes(app, service, post, directory=None, control=None):
         works = [Work(text.strip(), model.max_seq_length, partial(proposal, project), model.decision) for text in texts]
         results = await service.answers(request, model, works) if works else []
         if answers and not (body.params or {}).get("context"):  # with it somebody waits, and one is wanted
-            async with writing:
-                given = await asyncio.to_thread(answers.given, project, body.tasks)
-            results = [[one, *others] if others else one for one, others in zip(results, given)]
+            try:
+                async with writing:
+                    given = await asyncio.to_thread(answers.given, project, body.tasks)
+                results = [[one, *others] if others else one for one, others in zip(results, given)]
+            except InputError as error:  # a line that somebody has edited; proposals do without
+                get_logger().error(f"The labels that rows had are not shown: {error}")
         content = json.dumps({"results": results, "model_version": model.version}, ensure_ascii=False)
         return Response(content, media_type="application/json")
 

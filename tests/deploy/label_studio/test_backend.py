@@ -169,6 +169,13 @@ def test_the_labels_that_a_row_has_are_a_second_prediction(client, folder):
     assert results(task(41, "大涨可疑", predictions=[{"model_version": "data", "result": []}])) == [proposed]
 
 
+def test_a_damaged_ledger_stops_no_proposals(client, tmp_path, capfd):
+    asked = client(directory=tmp_path)
+    (tmp_path / "ledger.jsonl").write_text('{"id": "x"}\n', encoding="utf-8")
+    answer = asked.post("/predict", json=predict(CONFIG, task(41, "股市大涨"))).raise_for_status().json()
+    assert answer["results"][0]["score"] == 0.9 and "ledger.jsonl:1: no decision" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("body", "status", "where", "what"),
     [
