@@ -193,7 +193,7 @@ class Labeller:
 
 
 def read_rows(file, start: int, stop: int, size: int) -> Iterator:
-    """Yield the rows start to stop of a ParquetFile as RecordBatches of at most `size` rows; no other groups are read."""
+    """Yield the rows start to stop of a ParquetFile as RecordBatches of at most `size`, out of their groups alone."""
     first = 0
     for group in range(file.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows

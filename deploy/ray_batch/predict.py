@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import sys
 import time
 from collections import Counter
@@ -134,9 +135,10 @@ def open_output(args, places, pieces, settings, logger):
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be listed ({first_line(error)}).") from None
     there = {info.path[len(folder) :].lstrip("/") for info in infos if info.type == FileType.File}
+    there -= {name for name in there if name.startswith((MANIFEST, UNFINISHED))}
     if there and not args.resume:
         raise InputError(f"--output {args.output}: holds {len(there)} files. Name an empty folder, or give --resume.")
-    known = read_manifest(args, system, folder) if there else {}
+    known = read_manifest(args, system, folder) if there else {}  # of a run that wrote no piece nothing counts
     if known:
         require_same_run(known["settings"], settings)
     marks = {place.name: place.mark for place in places}
@@ -181,6 +183,7 @@ def start_ray(args, logger):
     """Connect to a cluster, or start one on this machine that nobody else may use."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what it says to the developers of Ray
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine its 30 are too few
     address = args.address or os.environ.get("RAY_ADDRESS")
     if not address:
         # Its ports are open to the network, and whoever may use them can run code.
@@ -192,6 +195,7 @@ def start_ray(args, logger):
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logger.info(f"Connecting to Ray at {address} ..." if address else "Starting Ray on this machine ...")
     settings = {"logging_level": "ERROR", "log_to_driver": False}
+    require_answer(address)
     try:
         with quiet():
             if address:
@@ -202,9 +206,23 @@ def start_ray(args, logger):
                 ray.init(
                     num_cpus=available_cores(), include_dashboard=False, object_store_memory=1 << 28, **gpus, **settings
                 )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise InputError(f"--address {address}: Ray cannot be reached or started ({first_line(error)}).") from None
+    except Exception as error:  # also of the plainest type
+        raise InputError(
+            f"Ray cannot be {'reached at ' + address if address else 'started'} ({first_line(error)})."
+        ) from None
     return ray
+
+
+def require_answer(address):
+    """Raise InputError if nothing listens at HOST:PORT, which Ray would find out after minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise InputError(
+                f"--address {address}: no Ray cluster answers there ({error.strerror or error})."
+            ) from None
 
 
 def actors_at_most(args, ray, pieces):
