@@ -22,6 +22,7 @@ from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
+from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.learning_rates import AUTO, LOW, fitting_rate
@@ -105,7 +106,7 @@ def parse_args(argv):
     model.add_argument("--normalize", choices=METHODS, help=reads)
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
     add_device_argument(model)
-    model.add_argument("--amp", action="store_true", help="mixed precision (GPUs; CPUs gain nothing and ignore it)")
+    model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AMX)")
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
@@ -367,8 +368,8 @@ def train_and_save(args, rank, world, logger):
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     join_processes(paddle, args.model_name)
-    if args.amp and paddle.get_device() == "cpu":
-        logger.warning("--amp: the CPU kernels gain nothing from it, training in float32")
+    if args.amp and paddle.get_device() == "cpu" and not has_bfloat16():
+        logger.warning("--amp: this CPU has no fast products in bfloat16 (AMX), training in float32")
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)

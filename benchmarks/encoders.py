@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,9 @@ def predicting(paddle, model, pad_id, ids, labels, folder):
     costs = []
     for path in (plain, quantized):
         engine = OnnxModel(path)
-        costs.append(
-            median_milliseconds(lambda: run_batches(engine, ids, pad_id, len(labels), 1 if engine.singly else BATCH_SIZE, 1), len(ids))
-        )
+        most = 1 if engine.singly else BATCH_SIZE
+        work = partial(run_batches, engine, ids, pad_id, len(labels), most, 1)
+        costs.append(median_milliseconds(work, len(ids)))
     return costs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hierarchical.cpu_kernels import affine, speed_up_bias_gradients
+from hierarchical.cpu_kernels import Masks, affine, has_bfloat16, speed_up
 from tests.hierarchical.test_modeling import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,13 +27,32 @@ def test_affine_by_hand(paddle, shape):
     np.testing.assert_allclose(x.grad.numpy(), seen @ values[1].T, rtol=1e-12)
 
 
+def half_masked(x, rate, **_):
+    """A mask that is no draw: every second number of an even row, the others of an odd one."""
+    import paddle
+
+    kept = np.indices(x.shape).sum(0) % 2
+    return x * paddle.to_tensor((kept / (1 - rate)).astype(np.float32))
+
+
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
-def test_a_network_computes_the_same_with_them(paddle, family):
+def test_a_network_computes_the_same_with_them(paddle, monkeypatch, family, training):
     plain, fast = (tiny_model(paddle, family=family) for _ in range(2))
-    speed_up_bias_gradients(paddle, fast)
+    speed_up(paddle, fast)
+    monkeypatch.setattr(Masks, "__call__", lambda self, x, rate: half_masked(x, rate))
+    monkeypatch.setattr(
+        paddle.nn.functional, "dropout", lambda x, p, training, **_: half_masked(x, p) if training and p else x
+    )
     ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
     outputs = []
     for model in (plain, fast):
+        model.train() if training else model.eval()
+        for layer in model.sublayers():
+            if isinstance(layer, paddle.nn.Dropout):
+                layer.p = 0.1
+            elif isinstance(layer, paddle.nn.MultiHeadAttention):
+                layer.dropout = 0.1
         logits = model(input_ids=ids)
         (logits**2).sum().backward()
         outputs.append(logits.numpy())
@@ -44,6 +63,73 @@ def test_a_network_computes_the_same_with_them(paddle, family):
             np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), atol=1e-4, err_msg=name)
             changed += name.endswith("bias") and bool(np.abs(one.grad.numpy()).max() > 1e-3)
     assert changed >= 6
+
+
+def test_masks(paddle):
+    masks, x = Masks(paddle), paddle.full([200, 500], 3.0)
+    x.stop_gradient = False
+    masks.seed(7)
+    y = masks(x, 0.25)
+    y.sum().backward()
+    values = np.unique(y.numpy())
+    np.testing.assert_allclose(values, [0, 4], rtol=1e-6)  # 3 / 0.75
+    assert (y.numpy() == 0).mean() == pytest.approx(0.25, abs=0.006)  # four standard deviations of 100,000 draws
+    np.testing.assert_allclose(x.grad.numpy() * 3, y.numpy(), rtol=1e-6)
+    masks.seed(7)
+    assert (masks(x, 0.25).numpy() == y.numpy()).all()
+    assert (masks(x, 0.25).numpy() != y.numpy()).any()
+    assert (masks(x, 0.0).numpy() == 3).all() and (masks(x, 1.0).numpy() == 0).all()
+
+
+def rounded(values):
+    """float32 numbers as bfloat16 has them: 16 bits less, to the nearest."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no AMX")
+def test_products_of_rounded_factors(tmp_path):
+    # In a process of its own: oneDNN reads at its first operation what it may do.
+    code = """
+import sys
+import numpy as np
+import paddle
+from hierarchical.cpu_kernels import rounded_affine
+x, weight, bias, above = (paddle.to_tensor(np.load(sys.argv[1])[name], stop_gradient=False) for name in "xwba")
+y = rounded_affine(paddle)(x, weight, bias)
+(y * above.detach()).sum().backward()
+np.savez(sys.argv[2], y=y.numpy(), x=x.grad.numpy(), w=weight.grad.numpy(), b=bias.grad.numpy())
+"""
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 6, 64), "w": (64, 300), "b": (300,), "a": (2, 6, 300)}
+    given = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    np.savez(tmp_path / "given.npz", **given)
+    command = [sys.executable, "-c", code, tmp_path / "given.npz", tmp_path / "found.npz"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    found = np.load(tmp_path / "found.npz")
+    x, w, b, above = (given[name] for name in "xwba")
+    flat, above_flat = x.reshape(-1, 64), above.reshape(-1, 300)
+    np.testing.assert_allclose(found["y"], rounded(x) @ rounded(w) + b, atol=1e-4)
+    np.testing.assert_allclose(found["x"], rounded(above) @ rounded(w).T, atol=1e-4)
+    np.testing.assert_allclose(found["w"], rounded(flat).T @ rounded(above_flat), atol=1e-4)
+    np.testing.assert_allclose(found["b"], above_flat.sum(0), atol=1e-4)
+    assert np.abs(found["y"] - (x @ w + b)).max() > 1e-3  # it was rounded
+
+
+def test_which_processors_have_bfloat16(tmp_path):
+    (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 amx_bf16 avx512_fp16\n")
+    (tmp_path / "without").write_text("flags\t\t: fpu avx512_bf16 avx512_fp16\n")
+    assert has_bfloat16(tmp_path / "with") and not has_bfloat16(tmp_path / "without")
+    assert not has_bfloat16(tmp_path / "none")
+
+
+def test_without_bfloat16_a_layer_stays_exact(paddle, monkeypatch):
+    monkeypatch.setattr("hierarchical.cpu_kernels.has_bfloat16", lambda: False)
+    layer = paddle.nn.Linear(64, 300)
+    x = paddle.randn([5, 64])
+    expected = x.numpy() @ layer.weight.numpy() + layer.bias.numpy()
+    speed_up(paddle, paddle.nn.Sequential(layer), bfloat16=True)
+    np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's C library lets itself be told")
