@@ -89,7 +89,7 @@ def parse_args(argv):
     result = parser.add_argument_group("result")
     result.add_argument("--floor", type=float, default=FLOOR, help="write the probabilities of labels above this")
     result.add_argument("--certainty", type=float, help="add columns: how certain, and whether as much as this")
-    result.add_argument("--prefix", default="", help="stands before the names of the new columns")
+    result.add_argument("--prefix", help="stands before the names of the new columns")
     result.add_argument("--resume", action="store_true", help="keep the pieces that are there, and label the others")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, num_gpus=0, num_actors=1, floor=0, certainty=0)
@@ -284,7 +284,7 @@ def main(argv=None):
         output=args.output if "://" in args.output else os.path.abspath(args.output),
         model="" if Path(args.model_path).is_dir() else Path(args.model_path).name,
         text_column=args.text_column,
-        prefix=args.prefix,
+        prefix=args.prefix or "",
         precision=precision_of(args),
         device="gpu" if args.num_gpus else "cpu",
         max_seq_length=args.max_seq_length,
