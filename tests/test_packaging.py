@@ -84,7 +84,8 @@ def required(metadata):
             of = re.search(r'extra == "(.*?)"', marker)
             if not of or of[1] == extra:
                 rest = re.sub(r'(^| and )extra == ".*?"', "", marker)
-                found.add(str(Requirement(f"{one.name}{one.specifier}" + (f" ; {rest}" if rest else ""))))
+                name = f"{one.name}[{','.join(sorted(one.extras))}]" if one.extras else one.name
+                found.add(str(Requirement(f"{name}{one.specifier}" + (f" ; {rest}" if rest else ""))))
         return found
 
     return required

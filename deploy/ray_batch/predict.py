@@ -52,7 +52,7 @@ from utils import (
     run,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[2]
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
 MOST_BLOCKS = 10_000  # of the data set of pieces
 TOLD_EVERY = 60  # seconds, where no terminal shows a bar
@@ -188,7 +188,7 @@ def start_ray(args, logger):
     if not address:
         # Its ports are open to the network, and whoever may use them can run code.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     import ray
     import ray.data
 
@@ -199,7 +199,7 @@ def start_ray(args, logger):
     try:
         with quiet():
             if address:
-                modules = [str(ROOT / "hierarchical"), str(ROOT / "deploy")]
+                modules = [str(PROJECT / "hierarchical"), str(PROJECT / "deploy")]
                 ray.init(address=address, runtime_env={"py_modules": modules}, **settings)
             else:
                 gpus = {} if args.num_gpus else {"num_gpus": 0}
