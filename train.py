@@ -29,7 +29,7 @@ from hierarchical.learning_rates import AUTO, LOW, fitting_rate
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
 from hierarchical.losses import LOSSES
-from hierarchical.modeling import build_model, predict_logits, score
+from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
 from hierarchical.runs import (
     begin_run,
@@ -230,8 +230,7 @@ def prepare_model(args, tree, train, logger):
     if args.normalize:
         tokenizer = normalizing(tokenizer, args.normalize)
     args.learning_rate = settled_rate(args, source, config, logger)
-    config.num_labels = len(tree)
-    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    set_labels(config, tree)
     model = build_model(config)
     model.train()
     bias = label_frequency_bias(train.label_counts(len(tree)), len(train.labels))

@@ -86,10 +86,8 @@ def read_texts_to_label(path, tree, train, ledger, logger):
     problems.raise_if_any()
     if labelled := sum(row.labels is not None for row in rows):
         logger.info(f"{path.name}: {labelled} rows have labels already, and are not asked about")
-    texts, elsewhere = (
-        dict.fromkeys(row.text for row in rows if row.labels is None),
-        ids_elsewhere(ledger.path.parent, tree),
-    )
+    texts = dict.fromkeys(row.text for row in rows if row.labels is None)
+    elsewhere = ids_elsewhere(ledger.path.parent, tree)
     return ledger.unanswered(text for text in texts if text not in known and id_of(text) not in elsewhere)
 
 

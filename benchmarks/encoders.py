@@ -12,6 +12,7 @@ length; training steps are those of train.py with batches of 32. One core, CPU m
 """
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -40,17 +41,19 @@ def parse_args(argv):
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens")
     args = parser.parse_args(argv)
     check_minima(parser, args, rows=BATCH_SIZE, max_seq_length=3)
+    for size in args.sizes:
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size) or int(size.split("x")[1]) % 64:
+            parser.error(f"argument --sizes: must be layers x width, a multiple of 64, such as 6x384; got {size}")
     return args
 
 
 def new_model(model_name, max_seq_length, tree, layers, width):
     """(a network of random weights, its tokenizer)"""
-    from hierarchical.modeling import build_model
+    from hierarchical.modeling import build_model, set_labels
     from hierarchical.runs import open_model
 
     _, tokenizer, config = open_model(model_name, max_seq_length)
-    config.num_labels = len(tree)
-    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    set_labels(config, tree)
     config.num_hidden_layers, config.hidden_size, config.intermediate_size = layers, width, 4 * width
     config.num_attention_heads = width // (64 if width >= 512 else 32)
     return build_model(config), tokenizer
@@ -101,27 +104,23 @@ def training(paddle, model, pad_id, ids, labels):
 
 def main(argv=None):
     args = parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # paddle reads it when it is loaded
     tree = LabelTree.read(args.dataset_dir / "label.txt")
     rows = load_rows(args.dataset_dir / "dev.txt", tree)
     chosen = np.random.default_rng(0).permutation(len(rows.texts))[: args.rows]  # a file may be sorted by label
     texts, labels = [rows.texts[i] for i in chosen], [rows.labels[i] for i in chosen]
     paddle = set_device("cpu")
-    lines = []
+    print("| layers x width | float32, ms a text | 8 bits, ms a text | training, ms a row |\n| --- | --- | --- | --- |")
     for size in args.sizes:
         layers, width = map(int, size.split("x"))
         model, tokenizer = new_model(args.model_name, args.max_seq_length, tree, layers, width)
         ids = tokenizer.encode(texts)
         with tempfile.TemporaryDirectory() as folder:
             predicted = predicting(paddle, model, tokenizer.pad_id, ids, tree.labels, Path(folder))
-        line = (size, *predicted, training(paddle, model, tokenizer.pad_id, ids, labels))
-        lines.append(line)
-        print("| {} | {:.1f} | {:.1f} | {:.0f} |".format(*line), flush=True)
+        trained = training(paddle, model, tokenizer.pad_id, ids, labels)
+        print(f"| {size} | {predicted[0]:.1f} | {predicted[1]:.1f} | {trained:.0f} |", flush=True)
     print(f"\n{len(texts)} texts of {np.mean([len(row) for row in ids]):.0f} tokens on average")
-    print("| layers x width | float32, ms a text | 8 bits, ms a text | training, ms a row |\n| --- | --- | --- | --- |")
-    for line in lines:
-        print("| {} | {:.1f} | {:.1f} | {:.0f} |".format(*line))
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries load
     run(main)

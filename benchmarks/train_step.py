@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from hierarchical import training
-from hierarchical.cpu_kernels import has_bfloat16, speed_up
+from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.devices import set_device
-from utils import LabelTree, check_minima, load_rows, make_parser, run
+from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run
 
 BATCH_SIZE = 32
 
@@ -34,7 +34,7 @@ TORCH = """
 import json, sys, time
 import torch
 from transformers import BertConfig, BertForSequenceClassification
-task = json.load(sys.stdin)
+task = json.loads(sys.stdin.readline())
 torch.set_num_threads(1)
 model = BertForSequenceClassification(BertConfig(problem_type="multi_label_classification", **task["config"]))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
@@ -69,20 +69,29 @@ def parse_args(argv):
     return args
 
 
-def new_trainer(paddle, config, layers=speed_up, amp=False):
-    """A Trainer of a network of random weights; layers: what is done to its layers."""
+def new_trainer(paddle, config, amp=False):
+    """A Trainer of a network of random weights."""
     from hierarchical.modeling import build_model
 
     model = build_model(config)
     model.train()
-    training.speed_up = layers
     return training.Trainer(paddle, training.Settings(1e-5, 1e-5, "bce", amp=amp), model, 1000)
+
+
+def without_ours(trainer):
+    """The Trainer, with the library's own layers in its network again."""
+    for layer in trainer.model.sublayers():
+        vars(layer).pop("forward", None)
+    return trainer
 
 
 def torch_process(python, config):
     """A process that takes a step for each line that is written to it."""
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_labels")
     task = {"config": {name: getattr(config, name) for name in names}}
+    probe = subprocess.run([python, "-c", "import torch, transformers"], stderr=subprocess.PIPE, text=True)
+    if probe.returncode:
+        raise InputError(f"--torch_python {python}: cannot import torch and transformers. {probe.stderr[-500:]}")
     process = subprocess.Popen([python, "-c", TORCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.stdin.write(json.dumps(task) + "\n")
     return process
@@ -97,6 +106,8 @@ def torch_step(process, ids, targets, bfloat16):
 
 def main(argv=None):
     args = parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # paddle reads it when it is loaded
+    from hierarchical.modeling import set_labels
     from hierarchical.runs import open_model
 
     tree = LabelTree.read(args.dataset_dir / "label.txt")
@@ -105,18 +116,17 @@ def main(argv=None):
     targets = [rows.labels[i] for i in chosen]
     paddle = set_device("cpu")
     _, tokenizer, config = open_model(args.model_name, args.max_seq_length)
-    config.num_labels = len(tree)
-    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    set_labels(config, tree)
     ids = tokenizer.encode([rows.texts[i] for i in chosen])
     batches = training.train_batches([len(row) for row in ids], BATCH_SIZE, 1, 1)
 
+    process = torch_process(args.torch_python, config) if args.torch_python else None
     trainers = {
-        "the library's layers, float32": new_trainer(paddle, config, lambda *_, **__: None),
+        "the library's layers, float32": without_ours(new_trainer(paddle, config)),
         "train.py": new_trainer(paddle, config),
     }
     if has_bfloat16():
         trainers["train.py --amp"] = new_trainer(paddle, config, amp=True)
-    process = torch_process(args.torch_python, config) if args.torch_python else None
     times = {name: [] for name in trainers}
     if process:
         times |= {"torch, float32": [], "torch, bfloat16 autocast": []}
@@ -132,6 +142,8 @@ def main(argv=None):
                 step = [ids[row] for row in batch], training.multi_hot([targets[row] for row in batch], len(tree))
                 for name, bfloat16 in (("torch, float32", False), ("torch, bfloat16 autocast", True)):
                     times[name][number].append(torch_step(process, step[0], step[1].tolist(), bfloat16))
+    if process:
+        process.stdin.close()
     print(f"{args.steps} batches of {BATCH_SIZE} rows, {np.mean([len(row) for row in ids]):.0f} tokens on average")
     print("| | CPU seconds a step, each round | median | of the first |\n| --- | --- | --- | --- |")
     first = None
@@ -143,5 +155,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries load
     run(main)

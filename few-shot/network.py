@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from hierarchical.batches import length_sorted_batches
 from hierarchical.encoders import FAMILIES, encoder_config, encoder_state, family_of
 from hierarchical.errors import InputError
-from hierarchical.modeling import build_model, library_config, model_inputs
+from hierarchical.modeling import build_model, library_config, model_inputs, set_labels
 from hierarchical.weights import load_state
 
 SCALE = 16.0
@@ -86,8 +86,7 @@ def network_config(source, tree, tokenizer, freeze_dropout):
     if config.max_position_embeddings < tokenizer.max_seq_length:
         limit = config.max_position_embeddings
         raise InputError(f"--max_seq_length {tokenizer.max_seq_length}: this model reads at most {limit} tokens.")
-    config.num_labels = len(tree)
-    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    set_labels(config, tree)
     if freeze_dropout:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     return config

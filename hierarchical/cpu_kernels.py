@@ -1,8 +1,7 @@
 """What replaces operations that are slow in the library when a network trains on a CPU.
 
     flush_denormals()
-    masks = speed_up(paddle, model, bfloat16=False)   # of all its layers
-    masks.seed(step)                                  # before each step
+    speed_up(paddle, model, bfloat16=False)   # its linear layers
 
 All of it computes what the library's own operations do; with bfloat16, products to some three decimals.
 """
@@ -15,8 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 FLUSH_BITS = {"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)}  # machine -> (word of C's fenv_t, its bits) on Linux
 NARROW = 256  # units of a layer's output below which casts to bfloat16 cost more than they save
@@ -48,22 +45,15 @@ def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
         return False
 
 
-def speed_up(paddle: Any, model: Any, bfloat16: bool = False) -> "Masks":
-    """Give a network's linear layers, attention and dropout faster forms; returns what draws its dropout masks.
+def speed_up(paddle: Any, model: Any, bfloat16: bool = False) -> None:
+    """Give a network's linear layers faster forms.
 
-    bfloat16: for the products of wide linear layers in training, where `has_bfloat16`; evaluation stays as it is.
+    bfloat16: for the products of wide layers in training, where `has_bfloat16`; evaluation stays as it is.
     """
-    masks = Masks(paddle)
     product = rounded_affine(paddle) if bfloat16 and has_bfloat16() else None
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.Linear):
-            rounded = product if layer.weight.shape[1] >= NARROW else None
-            layer.forward = partial(linear, layer, rounded)
-        elif isinstance(layer, paddle.nn.Dropout) and layer.axis is None and layer.mode == "upscale_in_train":
-            layer.forward = partial(dropout, layer, masks)
-        elif isinstance(layer, paddle.nn.MultiHeadAttention):
-            layer.forward = partial(attention, layer, layer.forward, masks)
-    return masks
+            layer.forward = partial(linear, layer, product if layer.weight.shape[1] >= NARROW else None)
 
 
 # ---- linear layers ---------------------------------------------------------------------------------------------------
@@ -111,50 +101,3 @@ def rounded_affine(paddle: Any) -> Callable:
             return product(gradient, weight, "trans_y", True), of_weight, of_bias
 
     return RoundedAffine.apply
-
-
-# ---- dropout ---------------------------------------------------------------------------------------------------------
-
-
-class Masks:
-    """Draws dropout masks. The library draws a number at a time, which takes an eighth of a training step."""
-
-    def __init__(self, paddle: Any):
-        self.paddle, self.rng = paddle, np.random.default_rng(0)
-
-    def seed(self, number: int) -> None:
-        self.rng = np.random.Generator(np.random.SFC64(number))
-
-    def __call__(self, x: Any, rate: float) -> Any:
-        """x with a share of its numbers zero and the others so much larger that the mean stays; rates in 65,536ths."""
-        least = round(rate * 65536)
-        scale = np.float32(65536 / (65536 - least) if least < 65536 else 0)
-        kept = self.rng.integers(0, 65536, x.shape, np.uint16) >= least
-        return x * self.paddle.to_tensor(np.multiply(kept, scale, dtype=np.float32))
-
-
-def dropout(layer: Any, masks: Masks, x: Any) -> Any:
-    return masks(x, layer.p) if layer.training and layer.p else x
-
-
-def attention(
-    layer: Any,
-    plain: Callable,
-    masks: Masks,
-    query: Any,
-    key: Any = None,
-    value: Any = None,
-    attn_mask: Any = None,
-    cache: Any = None,
-) -> Any:
-    """MultiHeadAttention.forward, with `masks` for its dropout; whatever else it can do is left to `plain`."""
-    if not (layer.training and layer.dropout) or layer.need_weights or cache is not None:
-        return plain(query, key, value, attn_mask, cache)
-    import paddle
-
-    q, k, v = layer._prepare_qkv(query, query if key is None else key, query if value is None else value)
-    scores = paddle.matmul(q * layer.head_dim**-0.5, k, transpose_y=True)
-    if attn_mask is not None:
-        scores = scores + paddle.nn.layer.transformer._convert_attention_mask(attn_mask, scores.dtype)
-    heads = paddle.matmul(masks(paddle.nn.functional.softmax(scores), layer.dropout), v)
-    return layer.out_proj(heads.transpose([0, 2, 1, 3]).reshape([0, 0, layer.embed_dim]))

@@ -35,6 +35,12 @@ def library_config(config: dict) -> Any:
     return made
 
 
+def set_labels(config: Any, tree: LabelTree) -> None:
+    """Give a network's configuration an output for every label."""
+    config.num_labels = len(tree)
+    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+
+
 def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     """The library's network for a part of a family, with what the library does not know, or does not ask for."""
     import paddle

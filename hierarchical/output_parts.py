@@ -46,12 +46,10 @@ class Parts:
 
     def settings(self) -> dict | None:
         """What the rows of this process's part, which an earlier start has finished, depend on; None: it has not."""
+        if not self.own.exists():
+            return None
         try:
-            return (
-                json.loads(done_mark(self.own).read_text(encoding="utf-8").split("\n", 1)[1])
-                if self.own.exists()
-                else None
-            )
+            return json.loads(done_mark(self.own).read_text(encoding="utf-8").split("\n", 1)[1])
         except (FileNotFoundError, ValueError, IndexError):
             return None
 

@@ -145,10 +145,9 @@ class Trainer:
     def __init__(self, paddle: Any, settings: Settings, model: Any, total_steps: int):
         self.paddle, self.settings, self.model = paddle, settings, model
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-        self.masks = None
         if paddle.get_device() == "cpu":
             flush_denormals()
-            self.masks = speed_up(paddle, model, bfloat16=settings.amp)
+            speed_up(paddle, model, bfloat16=settings.amp)
         self.net = paddle.DataParallel(model) if self.world > 1 else model
         self.factor = rate_schedule(settings.schedule, settings.warmup_steps, total_steps)
         inside = getattr(model, "pretrained", f"{model.base_model_prefix}.")  # how names of the encoder begin
@@ -204,10 +203,7 @@ class Trainer:
 
     def begin_step(self) -> None:
         """Set the random numbers (of dropout masks) and the rate of the step that comes."""
-        seed = (self.settings.seed * 1_000_003 + self.step) * self.world + self.rank
-        self.paddle.seed(seed)
-        if self.masks:
-            self.masks.seed(seed)
+        self.paddle.seed((self.settings.seed * 1_000_003 + self.step) * self.world + self.rank)
         self.optimizer.set_lr(self.settings.learning_rate * self.factor(self.step))
 
     def any_process(self, flag: object) -> bool:

@@ -20,7 +20,7 @@ from hierarchical.predictor import Predictor
 from hierarchical.tokenizer import normalizing
 from metric import Decision, Scores, decide
 from tests.conftest import SAMPLE
-from tests.deploy.test_triton import ask
+from tests.deploy.triton_serving.asking import ask
 from utils import InputError, LabelTree, load_rows
 
 pytestmark = pytest.mark.slow

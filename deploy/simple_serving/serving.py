@@ -112,9 +112,8 @@ def read_certificate(context, cert, key):
     for path in (cert, key):
         require_file(path, "A certificate and its key are two files in PEM form.")
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            cert, key
-        )  # a mismatch spoils the one in use
+        trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        trial.load_cert_chain(cert, key)  # in the context in use a mismatch would spoil what is there
         context.load_cert_chain(cert, key)
     except (ssl.SSLError, OSError) as error:
         raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None

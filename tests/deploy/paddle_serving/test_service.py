@@ -1,4 +1,4 @@
-"""deploy/paddle_serving: what is written for it and agreed with its clients, and the real service, asked over both ports.
+"""The real service, asked over both ports.
 
 The service and the gRPC client run in an environment of their own, .venv-paddle-serving: the first test that needs it
 has make_environment.sh make it (measured: 19 s, with a fast package index).
@@ -24,15 +24,15 @@ import numpy as np
 import pytest
 import yaml
 
-from deploy.paddle_serving import client, http_client, make_config
-from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, ROUTE, labels_of, texts_of
+from deploy.paddle_serving import http_client, make_config
+from deploy.paddle_serving.protocol import MAX_BYTES, ROUTE, labels_of
 from hierarchical.calibration import Calibration
 from hierarchical.checkpoints import write_decision
 from hierarchical.predictor import Predictor
 from metric import Decision, decide
-from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip
+
 
 pytestmark = pytest.mark.slow
 
@@ -69,18 +69,6 @@ print(answer.err_no, answer.err_msg)
 """
 
 
-@pytest.fixture
-def make(tiny_export, tmp_path):
-    """make(*flags): make_config.py's main() on the tiny export, in this process; returns the folder."""
-
-    def make(*flags):
-        words = ["--model_path", tiny_export, "--output", tmp_path / "serving", *flags]
-        make_config.main([str(word) for word in words])
-        return tmp_path / "serving"
-
-    return make
-
-
 def answers(predictor, texts, decision=None):
     """What the predictor says: for each text (names, probabilities)."""
     probabilities = predictor.probabilities(texts)
@@ -94,162 +82,6 @@ def same(found, expected):
     for (_, one), (_, other) in zip(found, expected):
         assert one == pytest.approx(other, abs=1e-4)
     return True
-
-
-# ---- what is written -------------------------------------------------------------------------------------------------
-
-
-def test_names_come_from_the_model(make, tiny_export):
-    folder = make("--num_threads", "3", "--rpc_port", "2000", "--http_port", "2001", "--threshold", "0.9")
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.yml", "serving_client", "serving_server"]
-    assert [path.name for path in folder.parent.iterdir()] == ["serving"], "nothing is left beside it"
-    server, model = folder / "serving_server", Predictor(tiny_export, backend="paddle").engine
-    for name in ("float32.pdmodel", "float32.pdiparams", "label.txt", "vocab.txt", "config.json"):
-        assert (server / name).read_bytes() == (tiny_export / name).read_bytes()
-    assert json.loads((server / "decision.json").read_text("utf-8"))["threshold"] == 0.9
-    config = yaml.safe_load((folder / "config.yml").read_text("utf-8"))
-    assert (config["rpc_port"], config["http_port"], config["dag"]["is_thread_op"]) == (2000, 2001, False)
-    settings = config["op"]["seq_cls"]["local_service_conf"]
-    assert settings["fetch_list"] == model.predictor.get_output_names() and settings["thread_num"] == 3
-    assert settings["client_type"] == "local_predictor" and settings["model_config"] == "serving_server"
-    description = (server / "serving_server_conf.prototxt").read_text("utf-8")
-    assert description == make_config.prototxt(["input_ids", "token_type_ids"], settings["fetch_list"][0], 31)
-    assert description == (folder / "serving_client/serving_client_conf.prototxt").read_text("utf-8")
-
-
-def test_prototxt():
-    assert make_config.prototxt(["input_ids"], "linear_75.tmp_1", 7) == (
-        'feed_var {\n  name: "input_ids"\n  alias_name: "input_ids"\n  is_lod_tensor: false\n  feed_type: 0\n'
-        '  shape: -1\n}\nfetch_var {\n  name: "linear_75.tmp_1"\n  alias_name: "linear_75.tmp_1"\n'
-        "  is_lod_tensor: false\n  fetch_type: 1\n  shape: 7\n}\n"
-    )
-
-
-def test_a_pruned_width(make, tiny_export, tmp_path):
-    """Of a version that did not list the models of an export."""
-    pruned = shutil.copytree(tiny_export, tmp_path / "pruned", ignore=shutil.ignore_patterns("*.onnx", "export.json"))
-    for suffix in (".pdmodel", ".pdiparams"):
-        (pruned / "float32").with_suffix(suffix).rename(pruned / f"pruned_model{suffix}")
-    folder = make("--model_path", pruned / "pruned_model")
-    names = {path.name for path in (folder / "serving_server").glob("*.pd*")}
-    assert names == {"pruned_model.pdmodel", "pruned_model.pdiparams"}
-
-
-def test_nothing_is_replaced_unasked(make):
-    folder = make()
-    (folder / "config.yml").write_text("tuned by hand", "utf-8")
-    with pytest.raises(InputError, match="serving: holds config.yml, serving_server, serving_client already"):
-        make()
-    assert (folder / "config.yml").read_text("utf-8") == "tuned by hand"
-    make("--overwrite")
-    assert "seq_cls" in (folder / "config.yml").read_text("utf-8")
-
-
-def test_bad_input_of_make_config(make, tiny_export, tmp_path, capsys):
-    (tmp_path / "file").write_text("x", "utf-8")
-    broken = shutil.copytree(tiny_export, tmp_path / "export")
-    (broken / "label.txt").write_text("别的\n", "utf-8")
-    newer = shutil.copytree(tiny_export, tmp_path / "newer")
-    (newer / "float32.pdmodel").rename(newer / "float32.json")
-    for flags, message in (
-        (["--output", tmp_path / "file"], "file: is a file"),
-        (["--model_path", tmp_path / "none"], "none.pdmodel: no such file"),
-        (["--model_path", broken], "label.txt: is not the file that goes with export.json"),
-        (["--model_path", newer], "paddlepaddle 3.1 or older"),
-        (["--top_k", "0"], "top_k must be a whole number"),
-    ):
-        with pytest.raises(InputError, match=message):
-            make(*flags)
-    assert not (tmp_path / "serving").exists()
-    for flags, message in (
-        (["--rpc_port", "80"], "--rpc_port: must be from 1024 to 65535, got 80"),
-        (["--rpc_port", "9878"], "--http_port: must differ from --rpc_port"),
-        (["--num_threads", "0"], "--num_threads: must be at least 1"),
-    ):
-        with pytest.raises(SystemExit):
-            make(*flags)
-        assert message in capsys.readouterr().err
-
-
-# ---- what is agreed with clients -------------------------------------------------------------------------------------
-
-
-def test_texts_of():
-    assert texts_of(["sentence"], ['["文", ""]']) == ["文", ""]
-    assert texts_of(["sentence"], [json.dumps(["1"] * MAX_TEXTS)]) == ["1"] * MAX_TEXTS
-
-
-@pytest.mark.parametrize(
-    ("keys", "values", "message"),
-    [
-        ([], [], "the one key 'sentence'"),
-        (["sentence"], [], "the one key 'sentence'"),
-        (["text"], ['["文"]'], "the one key 'sentence'"),
-        (["sentence", "sentence"], ['["文"]'] * 2, "the one key 'sentence'"),
-        (["sentence"], ["[b'\\xe6']"], "not JSON"),
-        (["sentence"], ["array(['文'], dtype=object)"], "not JSON"),
-        (["sentence"], ["[" * 100_000], "not JSON"),
-        (["sentence"], ["1" * 5000], "not JSON"),
-        (["sentence"], ['"文"'], "a JSON array with at least one text"),
-        (["sentence"], ["[]"], "a JSON array with at least one text"),
-        (["sentence"], ['{"文": 1}'], "a JSON array with at least one text"),
-        (["sentence"], ['["文", 1, null]'], "entry 1 of 'sentence' is not a text"),
-        (["sentence"], ['[["文"]]'], "entry 0 of 'sentence' is not a text"),
-        (["sentence"], ['["😀", "\\ud83d"]'], "entry 1 of 'sentence' has a lone surrogate"),
-        (["sentence"], [json.dumps(["文"] * (MAX_TEXTS + 1))], f"send at most {MAX_TEXTS}"),
-    ],
-)
-def test_requests_that_are_refused(keys, values, message):
-    with pytest.raises(InputError, match=message):
-        texts_of(keys, values)
-
-
-def test_labels_of():
-    values = ['[["体育", "体育##足球"], []]', "[[0.9, 0.75], []]"]
-    assert labels_of(["label", "confidence"], values, 2) == [(["体育", "体育##足球"], [0.9, 0.75]), ([], [])]
-    for keys, wrong, count in (
-        (["label"], values[:1], 2),
-        (["label", "confidence"], values, 1),
-        (["label", "confidence"], ["__import__('os')", "[]"], 2),
-        (["label", "confidence"], ['[["体育"]]', "[[]]"], 1),
-        (["label", "confidence"], ["[[7]]", "[[0.5]]"], 1),
-        (["label", "confidence"], ["1", "2"], 1),
-    ):
-        with pytest.raises(InputError, match="the server's answer is not one of"):
-            labels_of(keys, wrong, count)
-
-
-def test_requests_of():
-    assert [len(batch) for batch in client.requests_of(["文"] * 130)] == [64, 64, 2]
-    long = "文" * MAX_BYTES
-    assert list(client.requests_of(["一", long, "二", "三"])) == [["一"], [long], ["二", "三"]]
-    assert list(client.requests_of([])) == []
-
-
-def test_a_refused_request_ends_the_client():
-    with pytest.raises(InputError, match="error 5000.: too long"):
-        list(client.classify(["文"], lambda value: (5000, "too long", [], [])))
-
-
-def test_client_without_a_service():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    for url, message in ((f"http://127.0.0.1:{port}", "is it up"), ("nonsense", "unknown url type")):
-        with pytest.raises(InputError, match=message):
-            http_client.main(["--texts", "文", "--url", url])
-    for words in ([], ["--texts", "文", "--timeout", "0"]):
-        with pytest.raises(SystemExit):
-            http_client.main(words)
-
-
-def test_where_paddle_serving_is_missing():
-    for words in (["service.py"], ["rpc_client.py", "--texts", "文"]):
-        command = [sys.executable, f"{HERE}/{words[0]}", *words[1:]]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 2 and "make_environment.sh" in done.stderr and "Traceback" not in done.stderr
-
-
-# ---- the real service ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
