@@ -8,11 +8,12 @@ or a failure, replaces itself. Needs pyarrow beside what the Predictor needs.
 
 import csv
 import json
+import os
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -80,25 +81,23 @@ class Labeller:
             counts, fault = self.label_patiently(piece), ""
         except InputError as error:
             counts, fault = Counter[str](), str(error)
+        except Exception as error:  # whatever it is, one file stops no other
+            counts, fault = Counter[str](), f"{piece.path}: {type(error).__name__}: {error}"
         return {name: [counts[name]] for name in ("rows", "blank", "unlabelled")} | {"fault": [fault]}
 
     def label_patiently(self, piece: Piece) -> Counter:
         """label(), again after a pause where a file system fails: it may be there in a moment."""
-        import pyarrow as pa
-
-        for pause in (*PAUSES, None):
+        for pause in PAUSES:
             try:
                 return self.label(piece)
-            except pa.ArrowInvalid as error:
-                raise InputError(f"{piece.path}: {error}") from None
-            except OSError as error:
-                if pause is None:
-                    raise InputError(f"{piece.path}: {error}") from None
+            except OSError:
                 time.sleep(pause)
-        raise AssertionError("not reached")
+        return self.label(piece)
 
     def label(self, piece: Piece) -> Counter:
         """Label a piece and write it. Raises InputError with all that is wrong in it; then nothing is written."""
+        from pyarrow.fs import LocalFileSystem
+
         system, folder = file_system(self.settings.output)
         unfinished, output = f"{folder}/{UNFINISHED}/{uuid.uuid4().hex}", f"{folder}/{piece.output}"
         counts = Counter[str]()
@@ -110,6 +109,9 @@ class Labeller:
             with suppress(OSError):
                 system.delete_file(unfinished)
             raise
+        if isinstance(system, LocalFileSystem):
+            with open(unfinished, "rb") as file:  # on the disk before it takes its name
+                os.fsync(file.fileno())
         system.move(unfinished, output)
         return counts
 
@@ -168,7 +170,7 @@ class Labeller:
                 if problems.count:  # the rest is only looked at
                     continue
                 texts = [(row[self.settings.text_column] or "").strip() for row in window]
-                new = self.predict(texts, counts["rows"], counts)
+                new = self.predict(texts, piece.start + counts["rows"], counts)
                 lines = (json.dumps(row | more, ensure_ascii=False) + "\n" for row, more in zip(window, new))
                 stream.write("".join(lines).encode("utf-8"))
         problems.raise_if_any()
@@ -176,8 +178,9 @@ class Labeller:
     def rows_of_lines(self, piece: Piece, problems: Problems) -> Iterator[dict]:
         """Yield the good rows; a blank line is a row without a text."""
         column, added = self.settings.text_column, self.settings.added()
-        with open_lines(piece.address, piece.path) as file:
-            lines = text_lines(piece.path, file, problems)
+        with open_lines(piece.address, piece.path, piece.offset) as file:
+            rows = islice(file, None if piece.stop is None else piece.stop - piece.start)
+            lines = text_lines(piece.path, rows, piece.start, problems)
             read = {CSV: csv_rows, JSON_LINES: json_rows}.get(piece.kind, plain_rows)
             for number, row in read(piece.path, lines, column, problems):
                 if column not in row:
@@ -207,9 +210,9 @@ def read_rows(file, start: int, stop: int, size: int) -> Iterator:
         first = end
 
 
-def text_lines(path: str, file, problems: Problems) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a binary file; what is not UTF-8 is a problem."""
-    for number, raw in enumerate(file, start=1):
+def text_lines(path: str, lines: Iterable[bytes], before: int, problems: Problems) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line), of which there are so many before; what is not UTF-8 is a problem."""
+    for number, raw in enumerate(lines, start=before + 1):
         raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
         try:
             yield number, raw.rstrip(b"\r\n").decode("utf-8")

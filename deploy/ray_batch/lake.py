@@ -3,8 +3,8 @@
     places = find_files(["s3://bucket/in/*.parquet"])
     pieces = cut(places, "body", added)
 
-An address is a local path, or one that pyarrow knows: s3://, gs://, hdfs://. A name that begins with "_" or "." is no
-file of rows, as Spark and Hive have it.
+An address is a local path, or one that pyarrow knows: s3://, gs://, hdfs://. Where a folder or a pattern is searched, a
+name that begins with "_" or "." is no file of rows, as Spark and Hive have it.
 """
 
 import csv
@@ -16,6 +16,7 @@ import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 from hierarchical.console import progress_bar
 from hierarchical.errors import InputError, Problems, some
@@ -24,18 +25,25 @@ from hierarchical.files import KINDS
 PARQUET, JSON_LINES, CSV, TEXT = ".parquet", ".jsonl", ".csv", ".txt"
 SUFFIXES = {PARQUET: PARQUET, JSON_LINES: JSON_LINES, ".ndjson": JSON_LINES, CSV: CSV, TEXT: TEXT}
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")  # pyarrow unpacks them while it reads
-PIECE_ROWS = 50_000  # of a Parquet file: a minute or two on one core; what a killed process has to do again
+PIECE_ROWS = 20_000  # a minute or so on one core; what a killed process has to do again
+WHOLE_BYTES = 1 << 20  # a file of lines up to this size is one piece; of a larger one the lines are counted
 READERS = 16  # beginnings of files that are read at a time
 
 
 @dataclass(frozen=True)
 class Place:
-    """An input file. path: in its file system; name: below the folder that was asked for; mark: size and time."""
+    """An input file. path: in its file system; name: below the folder that was asked for; time: of its last change."""
 
     address: str
     path: str
     name: str
-    mark: str
+    size: int
+    time: int
+
+    @property
+    def mark(self) -> str:
+        """Differs once the file has changed."""
+        return f"{self.size} {self.time}"
 
     @property
     def kind(self) -> str | None:
@@ -45,18 +53,24 @@ class Place:
         return None if kind == PARQUET and suffix in COMPRESSED else kind
 
 
+# (first row, the row after the last, None: to the end, the byte at which they begin in a file of lines)
+Cut = tuple[int, int | None, int]
+
+
 @dataclass(frozen=True)
 class Piece:
-    """What is read and written in one go: rows start to stop (-1: the last) of a file; output: below the output."""
+    """What is read and written in one go. start, stop, offset: a Cut; output: its name below the output folder."""
 
     address: str
     path: str
     kind: str
     start: int
-    stop: int
+    stop: int | None
+    offset: int
     output: str
 
 
+@cache  # to connect to a store takes requests of its own
 def file_system(address):
     """(pyarrow FileSystem, path in it) of an address. Raises InputError for one that pyarrow does not know."""
     from pyarrow import fs
@@ -64,9 +78,10 @@ def file_system(address):
     if "://" not in address:
         return fs.LocalFileSystem(), os.path.abspath(address)
     try:
-        return fs.FileSystem.from_uri(address)
+        system, path = fs.FileSystem.from_uri(address)
     except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise InputError(f"{address}: pyarrow cannot open it ({first_line(error)}).") from None
+    return system, path.rstrip("/") or "/"
 
 
 def first_line(error):
@@ -96,22 +111,22 @@ def _listed(address: str) -> list[Place]:
     from pyarrow.fs import FileSelector, FileType
 
     system, path = file_system(address)
-    base = fixed_part(path)
     try:
-        info = system.get_file_info(base)
-        if info.type == FileType.File:
-            infos = [info]
-            base = posixpath.dirname(base)
+        named = system.get_file_info(path)
+        if named.type == FileType.File:
+            base, infos = posixpath.dirname(path), [named]
         else:
+            base = path if named.type == FileType.Directory else fixed_part(path)
             infos = system.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
     except OSError as error:
         raise InputError(f"--input {address}: cannot be listed ({first_line(error)}).") from None
     found = []
     for one in infos:
         name = one.path[len(base) :].lstrip("/")
-        wanted = base == path or one.path == path or matches(one.path, path)
-        if one.type == FileType.File and wanted and not any(part[0] in "_." for part in name.split("/")):
-            found.append(Place(address, one.path, name, f"{one.size} {one.mtime_ns}"))
+        hidden = one is not named and any(part.startswith(("_", ".")) for part in name.split("/"))
+        wanted = path in (base, one.path) or matches(one.path, path)
+        if one.type == FileType.File and wanted and not hidden:
+            found.append(Place(address, one.path, name, one.size, one.mtime_ns or 0))
     if unread := [place.path for place in found if place.kind is None]:
         if len(unread) == len(found) or path != base:
             raise InputError(
@@ -137,38 +152,39 @@ def matches(path: str, pattern: str) -> bool:
 
 
 def cut(places: Sequence[Place], text_column: str, added: Sequence[str]) -> list[Piece]:
-    """The pieces of all files: a Parquet file by PIECE_ROWS, another one whole.
+    """The pieces of all files: PIECE_ROWS each of Parquet, JSON lines and text; CSV, and what is packed, is not cut.
 
     added: the columns that come in; raises InputError with every file that lacks the text column, has one of them
     already, or cannot be read.
     """
     problems, pieces = Problems(), []
 
-    def look(place: Place) -> tuple[int, str]:
+    def look(place: Place) -> tuple[list[Cut], str]:
         try:
             return (look_at_parquet if place.kind == PARQUET else look_at_lines)(place, text_column, added)
         except (ValueError, OSError) as error:
-            return 0, first_line(error)
+            return [], first_line(error)
 
     with ThreadPoolExecutor(READERS) as pool, progress_bar(len(places), "looking at files") as bar:
-        for place, (rows, fault) in zip(places, pool.map(look, places)):
+        for place, (cuts, fault) in zip(places, pool.map(look, places)):
             bar.update()
             if fault:
                 problems.add(place.path, None, fault)
-            starts = range(0, max(rows, 1), PIECE_ROWS) if place.kind == PARQUET else [0]
-            suffix = PARQUET if place.kind == PARQUET else JSON_LINES
-            for number, start in enumerate(starts):
-                stop = min(start + PIECE_ROWS, rows) if place.kind == PARQUET else -1
-                output = f"{place.name}-{number:05}-of-{len(starts):05}{suffix}"
-                pieces.append(Piece(place.address, place.path, place.kind or "", start, stop, output))
+            kind = place.kind or ""
+            suffix = PARQUET if kind == PARQUET else JSON_LINES
+            for number, cut in enumerate(cuts):
+                output = f"{place.name}-{number:05}-of-{len(cuts):05}{suffix}"
+                pieces.append(Piece(place.address, place.path, kind, *cut, output))
     problems.raise_if_any()
     return pieces
 
 
-def column_fault(columns: Sequence[str], text_column: str, added: Sequence[str]) -> str:
+def column_fault(columns: list[str], text_column: str, added: Sequence[str]) -> str:
     """What is wrong with the columns of a file; "": nothing."""
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        return f"has several columns of one name: {', '.join(twice)}. Give each its own"
     if text_column not in columns:
-        return f"no column {text_column!r}; it has: {some(list(columns), 20)}. Name the text's with --text_column"
+        return f"no column {text_column!r}; it has: {some(columns, 20)}. Name the text's with --text_column"
     if taken := [name for name in added if name in columns]:
         return (
             f"has the columns {', '.join(taken)} already. Give --prefix, which stands before the names of the new ones"
@@ -176,8 +192,8 @@ def column_fault(columns: Sequence[str], text_column: str, added: Sequence[str])
     return ""
 
 
-def look_at_parquet(place: Place, text_column: str, added: Sequence[str]) -> tuple[int, str]:
-    """(rows, what is wrong) of a Parquet file, from its footer."""
+def look_at_parquet(place: Place, text_column: str, added: Sequence[str]) -> tuple[list[Cut], str]:
+    """(pieces, what is wrong) of a Parquet file, from its footer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -186,31 +202,52 @@ def look_at_parquet(place: Place, text_column: str, added: Sequence[str]) -> tup
         file = pq.ParquetFile(stream)
         schema, rows = file.schema_arrow, file.metadata.num_rows
     if fault := column_fault(schema.names, text_column, added):
-        return rows, fault
+        return [], fault
     kind = schema.field(text_column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return rows, "" if texts else f"the column {text_column!r} holds {kind}, not texts"
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        return [], f"the column {text_column!r} holds {kind}, not texts"
+    return [(start, min(start + PIECE_ROWS, rows), 0) for start in range(0, max(rows, 1), PIECE_ROWS)], ""
 
 
-def look_at_lines(place: Place, text_column: str, added: Sequence[str]) -> tuple[int, str]:
-    """(0, what is wrong) with the beginning of another file, whose rows nobody has counted."""
+def look_at_lines(place: Place, text_column: str, added: Sequence[str]) -> tuple[list[Cut], str]:
+    """(pieces, what is wrong with its beginning) of another file."""
     with open_lines(place.address, place.path) as file:
         first = file.readline().removeprefix(b"\xef\xbb\xbf")
     if fault := next((what for beginning, what in KINDS.items() if first.startswith(beginning)), ""):
-        return 0, f"the file is {fault}"
-    if place.kind == TEXT or not first.strip():
-        return 0, ""
-    line = first.decode("utf-8")
-    if place.kind == CSV:
-        return 0, column_fault(next(csv.reader([line])), text_column, added)
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        return 0, "its first line is no JSON object"
-    return 0, column_fault(list(row), text_column, added)
+        return [], f"the file is {fault}"
+    if place.kind != TEXT and first.strip():
+        line = first.decode("utf-8")
+        columns = next(csv.reader([line])) if place.kind == CSV else json.loads(line)
+        if not isinstance(columns, list | dict) or (place.kind == JSON_LINES and isinstance(columns, list)):
+            return [], "its first line is no JSON object"
+        if fault := column_fault(list(columns), text_column, added):
+            return [], fault
+    packed = place.name.lower().endswith(COMPRESSED)
+    if place.kind == CSV or packed or place.size <= WHOLE_BYTES:  # in CSV a row may go over several lines
+        return [(0, None, 0)], ""
+    return cut_lines(place), ""
 
 
-def open_lines(address: str, path: str):
-    """A binary file, unpacked, whose lines can be read one after the other."""
+def cut_lines(place: Place) -> list[Cut]:
+    """The pieces of a file with a row on each line, all of which is read."""
+    starts, at, rows = [0], 0, 0
+    with open_lines(place.address, place.path) as file:
+        for line in file:
+            if rows == len(starts) * PIECE_ROWS:
+                starts.append(at)
+            at += len(line)
+            rows += 1
+    stops: list[int | None] = [PIECE_ROWS * i for i in range(1, len(starts))]
+    return [(PIECE_ROWS * i, stop, start) for i, (start, stop) in enumerate(zip(starts, [*stops, None]))]
+
+
+def open_lines(address: str, path: str, offset: int = 0):
+    """A binary file, unpacked, whose lines can be read one after the other; offset: of one that is not packed."""
     system, _ = file_system(address)
-    return io.BufferedReader(system.open_input_stream(path, compression="detect"), 1 << 20)
+    if offset:
+        stream = system.open_input_file(path)
+        stream.seek(offset)
+    else:
+        stream = system.open_input_stream(path, compression="detect")
+    return io.BufferedReader(stream, 1 << 20)
