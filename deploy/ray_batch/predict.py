@@ -10,12 +10,12 @@ Reads   input       files, folders and patterns: .parquet, .jsonl, .csv with a h
         model_path  a folder of export_model.py, a model in it, or a linear model; it need not be on the other machines
 Writes  output/NAME-00000-of-00002.parquet    for a Parquet file NAME, its rows in their order: all columns, and row
                     (the number in the file), labels, probabilities and levels
-        output/NAME-00000-of-00001.jsonl      for any other file, as JSON lines
+        output/NAME-00000-of-00002.jsonl      for any other file, as JSON lines
         output/_manifest.json                 what --resume compares with
         output/_SUCCESS                       empty; once all is there
 
-Each piece of at most 50,000 rows of a Parquet file, and each other file, is labelled by one actor and takes its name
-when it is whole. Without --address, Ray is started on this machine and ends with the script.
+Each piece, 20,000 rows of Parquet, JSON lines or text, or a whole file of what is CSV or packed, is labelled by one
+actor and takes its name when it is whole. Without --address, Ray is started on this machine and ends with the script.
 """
 
 import json
@@ -32,7 +32,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.ray_batch.labelling import UNFINISHED, Labeller, Settings
-from deploy.ray_batch.lake import cut, file_system, find_files, first_line, fixed_part
+from deploy.ray_batch.lake import PIECE_ROWS, cut, file_system, find_files, first_line, fixed_part
 from hierarchical.devices import available_cores
 from hierarchical.engines import PRECISIONS, model_path
 from hierarchical.files import file_digest
@@ -98,6 +98,7 @@ def parse_args(argv):
             parser.error(f"argument --{name}: must be from 0 to 1, got {value}")
     if args.num_gpus and args.precision == "int8":
         parser.error("argument --precision: int8 is for CPUs; leave --num_gpus out")
+    args.address = args.address or os.environ.get("RAY_ADDRESS")  # which `ray job submit` sets
     return args
 
 
@@ -116,6 +117,11 @@ def model_files(predictor):
     paths = [path for path in predictor.file.parent.iterdir() if path.is_file() and path.name[0] != "."]
     chosen = [path for path in paths if path == predictor.file or path.suffix not in OTHER_MODELS]
     return {path.name: path.read_bytes() for path in chosen}
+
+
+def whole_address(address):
+    """An address that means the same in another folder."""
+    return address if "://" in address else os.path.abspath(address)
 
 
 # ---- the output ------------------------------------------------------------------------------------------------------
@@ -143,8 +149,11 @@ def open_output(args, places, pieces, settings, logger):
         require_same_run(known["settings"], settings)
     marks = {place.name: place.mark for place in places}
     for name, mark in known.get("files", {}).items():
-        if marks.get(name) != mark:  # changed, or gone
-            old = {output for output in there if output.rpartition("-of-")[0].rpartition("-")[0] == name}
+        old = {output for output in there if output.rpartition("-of-")[0].rpartition("-")[0] == name}
+        if name not in marks:
+            logger.warning(f"{name}: gone since the unfinished run; the {len(old)} pieces that were made of it stay")
+            marks[name] = mark
+        elif marks[name] != mark:
             logger.warning(f"{name}: changed since the unfinished run; its {len(old)} pieces are made again")
             for output in old:
                 system.delete_file(f"{folder}/{output}")
@@ -184,7 +193,8 @@ def start_ray(args, logger):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what it says to the developers of Ray
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine its 30 are too few
-    address = args.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as this script, not 15
+    address = args.address
     if not address:
         # Its ports are open to the network, and whoever may use them can run code.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -231,9 +241,14 @@ def actors_at_most(args, ray, pieces):
     room = int(total.get("CPU", 0))
     if args.num_gpus:
         room = min(room, int(total.get("GPU", 0) / args.num_gpus))
+    if args.num_actors and args.address:
+        room = args.num_actors  # a cluster may grow by itself
     if room < 1:
         has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
-        raise InputError(f"an actor needs a CPU and {args.num_gpus:g} GPUs; the cluster has {has}.")
+        wanted = f"a CPU and {args.num_gpus:g} GPUs" if args.num_gpus else "a CPU"
+        raise InputError(
+            f"an actor needs {wanted}; the cluster has {has}. One that grows by itself does so with --num_actors."
+        )
     return min(args.num_actors or room, len(pieces))
 
 
@@ -281,7 +296,7 @@ def main(argv=None):
     )
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     settings = Settings(
-        output=args.output if "://" in args.output else os.path.abspath(args.output),
+        output=whole_address(args.output),
         model="" if Path(args.model_path).is_dir() else Path(args.model_path).name,
         text_column=args.text_column,
         prefix=args.prefix or "",
@@ -296,6 +311,7 @@ def main(argv=None):
     places = find_files(args.input)
     pieces = cut(places, args.text_column, settings.added())
     known = asdict(settings) | {"output": "", "model": file_digest(predictor.file)}  # wherever both may lie
+    known |= {"input": list(map(whole_address, args.input)), "piece_rows": PIECE_ROWS}
     todo = open_output(args, places, pieces, known, logger)
     logger.info(f"{len(places)} files, {len(pieces)} pieces; {len(pieces) - len(todo)} are there already")
     began = time.monotonic()

@@ -119,6 +119,35 @@ def test_lines_go_out_as_json_lines(call, predictor, texts, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".jsonl", ".txt", ".csv", ".jsonl.gz"])
+def test_large_files_of_lines_are_cut_where_a_line_is_a_row(call, predictor, texts, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(lake, "PIECE_ROWS", 10)
+    monkeypatch.setattr(lake, "WHOLE_BYTES", 100)
+    given = [*(text for text in texts[:24] if text.strip()), "", "末"]
+    lines = {".txt": given, ".csv": ["text", *(f'"{text}"' for text in given)]}.get(
+        suffix, [json.dumps({"text": text, "n": i}) for i, text in enumerate(given)]
+    )
+    opened = gzip.open if suffix.endswith("gz") else open
+    with opened(tmp_path / f"in/a{suffix}", "wt", encoding="utf-8-sig") as file:
+        file.write("\n".join(lines))  # no end of the last one
+    call()
+    pieces = sorted((tmp_path / "out").glob("*.jsonl"))
+    rows = [json.loads(line) for path in pieces for line in path.read_text("utf-8").splitlines()]
+    assert len(pieces) == (-(-len(given) // 10) if suffix in (".jsonl", ".txt") else 1)
+    assert [row["row"] for row in rows] == [*range(len(given))] and [row["text"] for row in rows] == given
+    assert [row["labels"] for row in rows] == [labels for labels, _ in expected(predictor, given)]
+
+
+def test_a_fault_in_a_later_piece_is_told_with_its_line(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(lake, "PIECE_ROWS", 2)
+    monkeypatch.setattr(lake, "WHOLE_BYTES", 0)
+    (tmp_path / "in/a.txt").write_bytes("队\n队\n队\n".encode() + b"\xff\n")
+    with pytest.raises(InputError, match=r"a.txt:4: byte 1 is not UTF-8"):
+        call()
+    assert [path.name for path in (tmp_path / "out").glob("*.jsonl")] == ["a.txt-00000-of-00002.jsonl"]
+
+
+@pytest.mark.slow
 def test_a_bad_file_stops_no_other_and_resume_mends(call, tmp_path):
     (tmp_path / "in/good.txt").write_text("球队\n", encoding="utf-8")
     bad = tmp_path / "in/bad.jsonl"
@@ -142,6 +171,12 @@ def test_a_bad_file_stops_no_other_and_resume_mends(call, tmp_path):
     (tmp_path / "in/good.txt").write_text("球队\n\n", encoding="utf-8")
     call("--resume")
     assert len(made.read_text("utf-8").splitlines()) == 2
+    bad.unlink()
+    for _ in range(2):  # what was made of a file that is gone stays, however often
+        call("--resume")
+        assert len(list((tmp_path / "out").glob("bad.jsonl-*"))) == 1
+    with pytest.raises(InputError, match="changed: input"):
+        call("--resume", "--input", tmp_path / "in", tmp_path / "in/good.txt")
 
 
 def test_what_is_wrong_is_told_before_ray_starts(call, tmp_path):
@@ -155,6 +190,10 @@ def test_what_is_wrong_is_told_before_ray_starts(call, tmp_path):
         call("--input", tmp_path / "in/*.parquet", "--text_column", "id")
     with pytest.raises(InputError, match="b.csv: has the columns labels already. Give --prefix"):
         call("--text_column", "body")
+    (tmp_path / "in/b.csv").write_text("n,body,n\n", encoding="utf-8")
+    with pytest.raises(InputError, match="b.csv: has several columns of one name: n"):
+        call("--text_column", "body")
+    (tmp_path / "in/b.csv").unlink()
     with pytest.raises(InputError, match="lies in --input"):
         call("--text_column", "body", "--prefix", "my_", "--output", tmp_path / "in/out")
     with pytest.raises(InputError, match="pyarrow cannot open it"):
@@ -176,6 +215,20 @@ def test_what_is_wrong_is_told_before_ray_starts(call, tmp_path):
 )  # fmt: skip
 def test_patterns(path, pattern, fits):
     assert lake.matches(path, pattern) == fits
+
+
+def test_which_files_are_found(tmp_path):
+    for name in ("a[1].csv", "_b.csv", ".c.csv", "_sub/d.csv", "sub/e.JSONL.GZ", "notes.md", "f.parquet.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def names(*addresses):
+        return [place.name for place in lake.find_files([str(tmp_path / address) for address in addresses])]
+
+    assert names("") == ["a[1].csv", "sub/e.JSONL.GZ"]
+    assert names("a[1].csv", "_b.csv", "sub/*") == ["_b.csv", "a[1].csv", "e.JSONL.GZ"]
+    with pytest.raises(InputError, match="not a format that is read: .*notes.md"):
+        names("n*")
 
 
 def workers(raylet):
