@@ -119,11 +119,6 @@ def model_files(predictor):
     return {path.name: path.read_bytes() for path in chosen}
 
 
-def whole_address(address):
-    """An address that means the same in another folder."""
-    return address if "://" in address else os.path.abspath(address)
-
-
 # ---- the output ------------------------------------------------------------------------------------------------------
 
 
@@ -296,7 +291,7 @@ def main(argv=None):
     )
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     settings = Settings(
-        output=whole_address(args.output),
+        output=args.output if "://" in args.output else os.path.abspath(args.output),
         model="" if Path(args.model_path).is_dir() else Path(args.model_path).name,
         text_column=args.text_column,
         prefix=args.prefix or "",
@@ -311,7 +306,8 @@ def main(argv=None):
     places = find_files(args.input)
     pieces = cut(places, args.text_column, settings.added())
     known = asdict(settings) | {"output": "", "model": file_digest(predictor.file)}  # wherever both may lie
-    known |= {"input": list(map(whole_address, args.input)), "piece_rows": PIECE_ROWS}
+    # The paths alone: an address may hold a password.
+    known |= {"input": [file_system(address)[1] for address in args.input], "piece_rows": PIECE_ROWS}
     todo = open_output(args, places, pieces, known, logger)
     logger.info(f"{len(places)} files, {len(pieces)} pieces; {len(pieces) - len(todo)} are there already")
     began = time.monotonic()
