@@ -23,6 +23,7 @@ from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_kernels import has_bfloat16
+from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.learning_rates import AUTO, LOW, fitting_rate
@@ -31,6 +32,7 @@ from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_row
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
+from hierarchical.recipes import BY_ROWS, RECIPES, by_rows, defaults_of
 from hierarchical.runs import (
     begin_run,
     earlier_state,
@@ -43,6 +45,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.shortlist import sampled_head
 from hierarchical.sources import local_directory, require_model
 from hierarchical.token_rows import FOLDER, encode_file
 from hierarchical.tokenizer import normalizing
@@ -70,7 +73,6 @@ from utils import (
     add_decision_arguments,
     add_device_argument,
     add_max_seq_length_argument,
-    atomic_write,
     check_minima,
     decision_from_arguments,
     file_digest,
@@ -84,7 +86,7 @@ from utils import (
     run,
 )
 
-SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
+SELECTABLE, LAST = ("macro_f1", "micro_f1", "hierarchical_f1"), "last"
 
 
 def parse_args(argv):
@@ -105,9 +107,13 @@ def parse_args(argv):
     reads = "read what looks alike as one character, by Unicode NFKC and a few rules; stays with the model"
     model.add_argument("--normalize", choices=METHODS, help=reads)
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
+    part = "sampled: a step sees a part of very many labels"
+    model.add_argument("--head", choices=("dense", "sampled"), default="dense", help=part)
     add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AMX)")
     optim = parser.add_argument_group("optimization")
+    left_out = "what other flags are where they are left out; epochs and batches then depend on the train rows"
+    optim.add_argument("--recipe", choices=tuple(RECIPES), help=left_out)
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
     optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
@@ -132,7 +138,8 @@ def parse_args(argv):
     optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("result")
     result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
-    result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score to choose by")
+    choices = (*SELECTABLE, LAST)
+    result.add_argument("--select_by", choices=choices, default="macro_f1", help="dev score, or the last model")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
     result.add_argument(
         "--eval_steps", type=int, default=0, help="steps between dev scores; 0: one at the end of each epoch"
@@ -153,6 +160,8 @@ def parse_args(argv):
         choices=("global", "per_label"),
         help="choose the threshold(s) on the dev rows at the end, and store them with the model",
     )
+    if recipe := parser.parse_known_args(argv)[0].recipe:
+        parser.set_defaults(**defaults_of(recipe))
     args = parser.parse_args(argv)
     check_minima(
         parser, args,
@@ -160,6 +169,8 @@ def parse_args(argv):
         warmup_steps=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
         eval_steps=0, save_steps=0,
     )  # fmt: skip
+    if args.early_stop and args.select_by == LAST:
+        parser.error(f"argument --early_stop: needs a dev score that stagnates, and --select_by {LAST} has none")
     return args
 
 
@@ -174,6 +185,16 @@ def read_data(args, logger):
     return tree, train, dev
 
 
+def settle_recipe(args, n_rows, world, logger):
+    """Fill in what --recipe leaves to the number of train rows."""
+    found = by_rows(n_rows, args.epochs, args.batch_size, args.gradient_accumulation_steps * world)
+    for name in BY_ROWS:
+        if getattr(args, name) is None:
+            setattr(args, name, found[name])
+    flags = (*BY_ROWS, *RECIPES[args.recipe])
+    logger.info(f"--recipe {args.recipe}: {', '.join(f'--{name} {getattr(args, name)}' for name in flags)}")
+
+
 def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
     counts = train.label_counts(len(tree))
@@ -184,30 +205,6 @@ def explain_zero(logger, scores, train, tree, args):
         "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
         "whether the labels can be learned from these texts."
     )
-
-
-def draw_curves(path, history):
-    """Loss and F1 per evaluation, as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    epochs = [entry["epoch"] for entry in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for name in ("train_loss", "loss"):
-        left.plot(epochs, [entry[name] for entry in history], marker="o", label="train" if name != "loss" else "dev")
-    for name in ("micro_f1", "macro_f1", "hierarchical_f1"):
-        right.plot(epochs, [entry[name] for entry in history], marker="o", label=name)
-    left.set(xlabel="epoch", title="loss", yscale="log")
-    right.set(xlabel="epoch", title="dev F1", ylim=(0, 1))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.tight_layout()
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, dpi=110)
-    plt.close(figure)
 
 
 def fingerprint(args, world):
@@ -266,7 +263,7 @@ def settled_rate(args, source, config, logger):
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
-    with progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
+    with trainer.whole(), progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
         scores = score(trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss)
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
@@ -355,6 +352,8 @@ def train_and_save(args, rank, world, logger):
         tokenizer = open_tokenizer(directory, args.max_seq_length)
         read_added_tokens(args.add_tokens, normalizing(tokenizer, args.normalize) if args.normalize else tokenizer)
     tree, train, dev = read_data(args, logger)
+    if args.recipe:
+        settle_recipe(args, len(train.labels), world, logger)
     decision = decision_from_arguments(args, tree)
     if args.tune_threshold and not decision.needs_threshold:
         raise InputError(f"--tune_threshold: {NO_THRESHOLD}")
@@ -379,7 +378,10 @@ def train_and_save(args, rank, world, logger):
     lengths = train_ids.lengths
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     settings = Settings.from_arguments(args, schedule=schedule(args))
-    trainer = Trainer(paddle, settings, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
+    head = None
+    if args.head == "sampled":
+        head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
+    trainer = Trainer(paddle, settings, model, args.epochs * -(-len(lengths) // global_batch), head)
 
     if args.resume:
         trainer.restore(arrays, progress.step)
@@ -392,7 +394,7 @@ def train_and_save(args, rank, world, logger):
             from visualdl import LogWriter
 
             scalars = LogWriter(args.log_dir)
-    name = args.select_by.replace("_", " ")
+    name = LAST if args.select_by == LAST else f"best {args.select_by.replace('_', ' ')}"
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
@@ -411,28 +413,32 @@ def train_and_save(args, rank, world, logger):
             steps = trainer.step - (progress.history[-1]["step"] if progress.history else 0)
             entry |= {"train_loss": progress.loss_sum / steps, **scores}
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
-            better = progress.evaluated(scores[args.select_by], entry)
+            better = progress.evaluated(scores.get(args.select_by), entry)
             if rank == 0:
                 log_scores(logger, scores)
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
                     older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
-                    save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
+                    with trainer.whole():
+                        save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
                     scalars.add_scalar(f"dev/{key}", scores[key], len(progress.history))
-                logger.info(f"Current best {name} score: {progress.best:.5f}")
+                if args.select_by != LAST:
+                    logger.info(f"Current {name} score: {progress.best:.5f}")
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)
     if progress.epoch < args.epochs:
         logger.info("Early stop!")
     if rank == 0:
         if args.hybrid or args.tune_threshold:
-            finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
-        logger.info(f"Final best {name} score: {progress.best:.5f}")
-        logger.info(f"Save best {name} text classification model in {save_dir}")
+            with trainer.whole():
+                finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
+        if args.select_by != LAST:
+            logger.info(f"Final {name} score: {progress.best:.5f}")
+        logger.info(f"Save {name} text classification model in {save_dir}")
 
 
 if __name__ == "__main__":

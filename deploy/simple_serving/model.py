@@ -64,9 +64,9 @@ class Model:
         return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
 
 
-def load_exported(path, precision, max_seq_length=None):
+def load_exported(path, precision, max_seq_length=None, device="cpu"):
     """The Model of an export. Raises InputError for whatever is missing, damaged or does not fit together."""
-    predictor = Predictor(path, precision, max_seq_length=max_seq_length, kind="export")
+    predictor = Predictor(path, precision, device=device, max_seq_length=max_seq_length, kind="export")
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
 
     def score(ids, texts):
