@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -60,12 +60,12 @@ class Settings:
 
 
 class Labeller:
-    """An actor. model: the files of an exported model, name -> bytes, so that no node needs to have them."""
+    """An actor. model: returns the files of an exported model, name -> bytes, so that no node needs to have them."""
 
-    def __init__(self, settings: Settings, model: dict[str, bytes]):
+    def __init__(self, settings: Settings, model: Callable[[], dict[str, bytes]]):
         self.settings = settings
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in model.items():
+            for name, content in model().items():
                 (Path(folder) / name).write_bytes(content)
             self.predictor = Predictor(
                 Path(folder, settings.model), settings.precision, device=settings.device, num_threads=1, kind="export",

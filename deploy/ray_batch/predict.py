@@ -27,6 +27,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
@@ -55,6 +56,7 @@ from utils import (
 PROJECT = Path(__file__).resolve().parents[2]
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
 MOST_BLOCKS = 10_000  # of the data set of pieces
+STORE_BYTES = 1 << 28  # of Ray's memory for objects, beside the model
 TOLD_EVERY = 60  # seconds, where no terminal shows a bar
 OTHER_MODELS = (".onnx", ".pdmodel", ".pdiparams", ".info")
 
@@ -183,8 +185,8 @@ def write_file(system, folder, name, text):
 # ---- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def start_ray(args, logger):
-    """Connect to a cluster, or start one on this machine that nobody else may use."""
+def start_ray(args, size, logger):
+    """Connect to a cluster, or start one on this machine that nobody else may use. size: of the model, in bytes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what it says to the developers of Ray
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine its 30 are too few
@@ -208,8 +210,9 @@ def start_ray(args, logger):
                 ray.init(address=address, runtime_env={"py_modules": modules}, **settings)
             else:
                 gpus = {} if args.num_gpus else {"num_gpus": 0}
+                memory = STORE_BYTES + 2 * size
                 ray.init(
-                    num_cpus=available_cores(), include_dashboard=False, object_store_memory=1 << 28, **gpus, **settings
+                    num_cpus=available_cores(), include_dashboard=False, object_store_memory=memory, **gpus, **settings
                 )
     except Exception as error:  # also of the plainest type
         raise InputError(
@@ -257,7 +260,7 @@ def label(args, ray, pieces, settings, files, logger):
     items = [{"piece": json.dumps(asdict(piece), ensure_ascii=False)} for piece in pieces]
     results = from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
         Labeller,
-        fn_constructor_args=(settings, files),
+        fn_constructor_args=(settings, partial(ray.get, ray.put(files))),  # as it is it would be copied many times
         batch_size=1,
         batch_format="numpy",
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
@@ -314,7 +317,7 @@ def main(argv=None):
     if todo:
         files = model_files(predictor)
         del predictor
-        ray = start_ray(args, logger)
+        ray = start_ray(args, sum(map(len, files.values())), logger)
         try:
             counts, problems = label(args, ray, todo, settings, files, logger)
         except ray.exceptions.RayError as error:

@@ -28,7 +28,7 @@ def call(tiny_export, tmp_path, monkeypatch):
     """call(*flags): main() with what is in tmp_path/in, without Ray: one actor after the other, in this process."""
 
     def label(args, ray, pieces, settings, files, logger):
-        actor, counts, problems = Labeller(settings, files), predict.Counter(), predict.Problems()
+        actor, counts, problems = Labeller(settings, lambda: files), predict.Counter(), predict.Problems()
         for piece in pieces:
             result = actor({"piece": [json.dumps(predict.asdict(piece))]})
             counts.update({name: result[name][0] for name in ("rows", "blank", "unlabelled")})
@@ -44,7 +44,7 @@ def call(tiny_export, tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(predict, "label", label)
-    monkeypatch.setattr(predict, "start_ray", lambda args, logger: NoRay)
+    monkeypatch.setattr(predict, "start_ray", lambda args, size, logger: NoRay)
     (tmp_path / "in").mkdir()
 
     def call(*flags):
