@@ -26,9 +26,10 @@ from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
-from hierarchical.learning_rates import AUTO, LOW, fitting_rate
+from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
+from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
@@ -72,11 +73,13 @@ from utils import (
     add_dataset_arguments,
     add_decision_arguments,
     add_device_argument,
+    add_long_text_arguments,
     add_max_seq_length_argument,
     check_minima,
     decision_from_arguments,
     file_digest,
     load_rows,
+    long_text_arguments,
     make_parser,
     progress_bar,
     rate,
@@ -94,6 +97,7 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     add_dataset_arguments(data, "train", "dev")
     add_max_seq_length_argument(data, 128)
+    add_long_text_arguments(data, "cut")
     data.add_argument(
         "--token_cache", help=f"directory for the tokens of large files (default: {FOLDER} in dataset_dir)"
     )
@@ -221,12 +225,13 @@ def fingerprint(args, world):
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
-def prepare_model(args, tree, train, logger):
+def prepare_model(args, tree, train, long_text, logger):
     """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
-    if args.normalize:
-        tokenizer = normalizing(tokenizer, args.normalize)
-    args.learning_rate = settled_rate(args, source, config, logger)
+    tokenizer = (normalizing(tokenizer, args.normalize) if args.normalize else tokenizer).reading(long_text)
+    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
+    size = config.num_hidden_layers, config.hidden_size
+    args.learning_rate = settled_rate(args.learning_rate, *size, has_weights, logger)
     set_labels(config, tree)
     model = build_model(config)
     model.train()
@@ -243,28 +248,14 @@ def prepare_model(args, tree, train, logger):
     return model, tokenizer
 
 
-def settled_rate(args, source, config, logger):
-    """--learning_rate as a number, which fits the encoder in the directory `source` if it is auto."""
-    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
-    fitting = fitting_rate(config.num_hidden_layers, config.hidden_size, has_weights)
-    start = "a pre-trained encoder" if has_weights else "a start from scratch"
-    size = f"{start} of {config.num_hidden_layers} layers x {config.hidden_size}"
-    if args.learning_rate == AUTO:
-        logger.info(f"--learning_rate auto: {fitting:g}, for {size} (docs/encoders.md has the measurements)")
-        return fitting
-    if args.learning_rate * LOW <= fitting:
-        logger.warning(
-            f"--learning_rate {args.learning_rate:g} is low for {size}: it will learn slowly, and may not get far. "
-            f"--learning_rate auto takes {fitting:g}"
-        )
-    return args.learning_rate
-
-
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
     with trainer.whole(), progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
-        scores = score(trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss)
+        scores = score(
+            trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss,
+            windows=trainer.windows,
+        )  # fmt: skip
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
         trainer.paddle.distributed.all_reduce(shared)
@@ -277,7 +268,8 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
     load_weights(model, find_weights(args.save_dir))
 
     def logits_of(rows):
-        return predict_logits(model, [ids[i] for i in rows], tokenizer.pad_id, args.batch_size)
+        chosen, windows = [ids[i] for i in rows], tokenizer.windows
+        return predict_logits(model, chosen, tokenizer.pad_id, args.batch_size, windows=windows)
 
     linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
     if args.hybrid:
@@ -289,7 +281,7 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
             logits = with_linear(logits_of(rows), linear, [dev.texts[i] for i in rows])
             cells.add(sigmoid(logits), dev.multi_hot(len(tree), rows))
         tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, criterion)
-        write_decision(args.save_dir, args.max_seq_length, tuned)
+        write_decision(args.save_dir, args.max_seq_length, tuned, tokenizer.long_text)
         logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
         if honest:
             mixture = ", all of which chose the mixture" if linear else ""
@@ -345,6 +337,7 @@ def main(argv=None):
 def train_and_save(args, rank, world, logger):
     """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
+    long_text = long_text_for(args.max_seq_length, **long_text_arguments(args))
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
@@ -369,7 +362,7 @@ def train_and_save(args, rank, world, logger):
     if args.amp and paddle.get_device() == "cpu" and not has_bfloat16():
         logger.warning("--amp: this CPU has no fast products in bfloat16 (AMX), training in float32")
     paddle.seed(args.seed)
-    model, tokenizer = prepare_model(args, tree, train, logger)
+    model, tokenizer = prepare_model(args, tree, train, long_text, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
     train_ids, dev_ids = (
         encode_file(tokenizer, rows.texts, Path(args.dataset_dir) / name, args.token_cache)
@@ -381,7 +374,8 @@ def train_and_save(args, rank, world, logger):
     head = None
     if args.head == "sampled":
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
-    trainer = Trainer(paddle, settings, model, args.epochs * -(-len(lengths) // global_batch), head)
+    total_steps = args.epochs * -(-len(lengths) // global_batch)
+    trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
 
     if args.resume:
         trainer.restore(arrays, progress.step)

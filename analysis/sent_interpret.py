@@ -103,7 +103,7 @@ def page_case(tree, case, predicted, probabilities, supports):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     directory = require_directory(args.dataset_dir)
     inputs = [

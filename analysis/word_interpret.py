@@ -297,7 +297,7 @@ def print_row(row, colours):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
     tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
     directory = require_directory(args.dataset_dir)
     source = in_directory(directory, args.interpret_input_file)

@@ -76,7 +76,7 @@ def by_an_actor(args, folder):
     shutil.rmtree(output, ignore_errors=True)
     decision = Predictor(args.model_path, args.precision).decision.to_dict()
     model = {path.name: path.read_bytes() for path in args.model_path.iterdir() if path.is_file()}
-    settings = Settings(str(output), "", "text", "", args.precision, "cpu", None, BATCH_SIZE, decision, FLOOR, None)
+    settings = Settings(str(output), "", "text", "", args.precision, "cpu", None, {}, BATCH_SIZE, decision, FLOOR, None)
     began = time.process_time()
     actor = Labeller(settings, lambda: model)
     for piece in cut(find_files([str(folder)]), "text", settings.added()):

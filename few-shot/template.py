@@ -21,6 +21,7 @@ from typing import NamedTuple
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import TEMPLATE, WORDS
+from hierarchical.long_texts import CUT
 
 KINDS = ("text", "hard", "mask", "soft", "sep")
 METHODS = ("similarity", "prompt")
@@ -96,6 +97,8 @@ class TemplateTokenizer:
     vocab_size, vocab_size + 1, ...; `soft_words` holds the id each starts as, or -1. [MASK] spelt out in a text is
     read as an unknown token, so that only the template's own counts. `room` is the number of tokens left to the text.
     """
+
+    long_text, windows = CUT, None
 
     def __init__(self, tokenizer, prompt, method, vocab_size):
         self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files

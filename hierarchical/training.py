@@ -21,14 +21,16 @@ from hierarchical.console import progress_bar
 from hierarchical.cpu_kernels import flush_denormals, speed_up
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
+from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import Rows, multi_hot
 from hierarchical.shortlist import SampledHead
 from hierarchical.weights import write_tensors
+from hierarchical.window_training import joined_logits
 
 STATE = "state.safetensors"
-BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense"}  # what version 0.9.0 did, whose states do not say
+BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense", "long_text": "cut"}  # version 0.9.0's, whose states say none
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -143,11 +145,19 @@ def train_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, seed: in
 class Trainer:
     """The model, its optimizer and how far they have come; `state()` is all that --resume needs.
 
-    head: of the model, if its steps see a shortlist of the labels
+    head: of the model, if its steps see a shortlist of the labels; windows: of the tokenizer that made the ids
     """
 
-    def __init__(self, paddle: Any, settings: Settings, model: Any, total_steps: int, head: SampledHead | None = None):
-        self.paddle, self.settings, self.model, self.head = paddle, settings, model, head
+    def __init__(
+        self,
+        paddle: Any,
+        settings: Settings,
+        model: Any,
+        total_steps: int,
+        head: SampledHead | None = None,
+        windows: Windows | None = None,
+    ):
+        self.paddle, self.settings, self.model, self.head, self.windows = paddle, settings, model, head, windows
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         if paddle.get_device() == "cpu":
             flush_denormals()
@@ -189,11 +199,11 @@ class Trainer:
         total = 0.0
         for i in range(settings.gradient_accumulation_steps):
             part = rows[i * self.world + self.rank :: parts]
-            inputs, own = model_inputs([ids[row] for row in part], pad_id), [targets[row] for row in part]
+            own = [targets[row] for row in part]
             labels = shortlist.multi_hot(own) if shortlist else multi_hot(own, self.model.config.num_labels)
-            labels = paddle.to_tensor(labels, "float32")
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
-                logits = self.net(**inputs)
+                logits = self.logits_of([ids[row] for row in part], labels, pad_id, i)
+            labels = paddle.to_tensor(labels, "float32")
             loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels, *weights)
             loss = loss * (self.world / len(rows))
             if self.world > 1 and i + 1 < settings.gradient_accumulation_steps:
@@ -209,6 +219,13 @@ class Trainer:
             self.head.put_back(self.optimizer)
         self.step += 1
         return total
+
+    def logits_of(self, ids: list[Sequence[int]], labels: np.ndarray, pad_id: int, part: int) -> Any:
+        """The logits [n, L] of a part of a batch, with gradients. labels: bool [n, L]; part: its number."""
+        if self.windows is None:
+            return self.net(**model_inputs(ids, pad_id))
+        rng = np.random.default_rng([self.settings.seed, self.step, self.rank, part])
+        return joined_logits(self.paddle, self.net, self.model, self.windows, ids, labels, pad_id, rng)
 
     def whole(self) -> AbstractContextManager:
         """The time in which the model has all labels: for dev scores and checkpoints."""

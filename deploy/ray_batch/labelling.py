@@ -37,7 +37,8 @@ PAUSES = (1, 5, 15)  # seconds before a piece is tried again, where a file syste
 class Settings:
     """What the output depends on beside the texts.
 
-    model: the model's prefix in its folder, "" for the folder's own; decision: as Decision.to_dict() has it
+    model: the prefix in its folder, "" for the folder's own; long_text: arguments of the Predictor; decision: as
+    Decision.to_dict() has it
     """
 
     output: str
@@ -47,6 +48,7 @@ class Settings:
     precision: str
     device: str
     max_seq_length: int | None
+    long_text: dict
     batch_size: int
     decision: dict
     floor: float
@@ -69,7 +71,7 @@ class Labeller:
                 (Path(folder) / name).write_bytes(content)
             self.predictor = Predictor(
                 Path(folder, settings.model), settings.precision, device=settings.device, num_threads=1, kind="export",
-                max_seq_length=settings.max_seq_length, batch_size=settings.batch_size,
+                max_seq_length=settings.max_seq_length, batch_size=settings.batch_size, **settings.long_text,
             )  # fmt: skip
         self.decision = Decision.from_dict(settings.decision)
         self.window = max(1, min(settings.batch_size * WINDOW_BATCHES, CELLS // len(self.predictor.tree)))

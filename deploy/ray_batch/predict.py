@@ -43,10 +43,12 @@ from utils import (
     InputError,
     Problems,
     add_decision_arguments,
+    add_long_text_arguments,
     add_max_seq_length_argument,
     check_minima,
     decision_from_arguments,
     get_logger,
+    long_text_arguments,
     make_parser,
     progress_bar,
     quiet,
@@ -78,6 +80,7 @@ def parse_args(argv):
         help="auto: int8 on CPUs unless it was found slower or worse, float16 on GPUs; float32 where that is not there",
     )
     add_max_seq_length_argument(model)
+    add_long_text_arguments(model)
     model.add_argument("--batch_size", type=int, default=32, help="texts per step")
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(
@@ -291,6 +294,7 @@ def main(argv=None):
         kind="export",
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
+        **long_text_arguments(args),
     )
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     settings = Settings(
@@ -301,6 +305,7 @@ def main(argv=None):
         precision=precision_of(args),
         device="gpu" if args.num_gpus else "cpu",
         max_seq_length=args.max_seq_length,
+        long_text=long_text_arguments(args),
         batch_size=args.batch_size,
         decision=decision.to_dict(),
         floor=args.floor,

@@ -28,7 +28,15 @@ if not __package__:  # run as a file: the project's root must be found
 from deploy.simple_serving.key import is_name
 from deploy.simple_serving.serving import add_serving_arguments, check_serving_arguments, serve
 from hierarchical.engines import PRECISIONS, find_gpu
-from utils import add_max_seq_length_argument, check_minima, engine_device_word, make_parser, run
+from utils import (
+    add_long_text_arguments,
+    add_max_seq_length_argument,
+    check_minima,
+    engine_device_word,
+    long_text_arguments,
+    make_parser,
+    run,
+)
 
 
 def parse_args(argv):
@@ -44,6 +52,7 @@ def parse_args(argv):
     text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
     model.add_argument("--device", type=engine_device_word, default="cpu", help=text)
     add_max_seq_length_argument(model)
+    add_long_text_arguments(model)
     model.add_argument(
         "--model", nargs="+", type=named_path, metavar="NAME=PATH", help="more models: requests name them as 'model'"
     )
@@ -89,7 +98,7 @@ def main(argv=None):
     def load(path):
         from deploy.simple_serving.model import load_exported
 
-        return load_exported(path, args.precision, args.max_seq_length, device)
+        return load_exported(path, args.precision, args.max_seq_length, device, **long_text_arguments(args))
 
     serve(args, {name: partial(load, path) for name, path in args.model})
 

@@ -15,6 +15,7 @@ import pytest
 
 from deploy.ray_batch import lake, predict
 from deploy.ray_batch.labelling import Labeller
+from hierarchical.predictor import Predictor
 from utils import InputError
 
 pa = pytest.importorskip("pyarrow")
@@ -136,6 +137,18 @@ def test_large_files_of_lines_are_cut_where_a_line_is_a_row(call, predictor, tex
     assert len(pieces) == (-(-len(given) // 10) if suffix in (".jsonl", ".txt") else 1)
     assert [row["row"] for row in rows] == [*range(len(given))] and [row["text"] for row in rows] == given
     assert [row["labels"] for row in rows] == [labels for labels, _ in expected(predictor, given)]
+
+
+@pytest.mark.slow
+def test_long_texts_are_read_in_windows_where_that_is_asked_for(call, tiny_export, texts, tmp_path):
+    flags = {"max_seq_length": 8, "long_text": "windows", "window_stride": 4, "max_windows": 9}
+    given = [text.strip() for text in texts[:10] if text.strip()]
+    (tmp_path / "in/a.txt").write_text("\n".join(given), "utf-8")
+    call(*(word for name, value in flags.items() for word in (f"--{name}", value)))
+    rows = [json.loads(line) for line in (tmp_path / "out/a.txt-00000-of-00001.jsonl").read_text("utf-8").splitlines()]
+    found = [result.labels for result in Predictor(tiny_export, "float32", **flags).predict(given)]
+    assert [row["labels"] for row in rows] == found
+    assert found != [result.labels for result in Predictor(tiny_export, "float32", max_seq_length=8).predict(given)]
 
 
 def test_a_fault_in_a_later_piece_is_told_with_its_line(call, tmp_path, monkeypatch):
