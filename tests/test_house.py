@@ -30,6 +30,7 @@ HEAVY = {
     "pandas",
     "pyarrow",
     "openpyxl",
+    "ray",
 }  # seconds, or not installed everywhere
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
     "few-shot/network.py": {"paddle"},
