@@ -278,7 +278,8 @@ def write_decision(directory: str | Path, max_seq_length: int, decision: Decisio
 def read_settings(directory: str | Path, exported: bool = False) -> tuple[LabelTree, int, Decision, LongText]:
     """(LabelTree, max_seq_length, Decision, LongText) of a checkpoint; needs no paddle.
 
-    Raises InputError if it is not one. exported: the directory is one of export_model.py, which needs no weights of train.py.
+    Raises InputError if it is not one. exported: the directory is one of export_model.py, which needs no weights of
+    train.py.
     """
     directory = Path(directory)
     if not directory.is_dir():
