@@ -22,7 +22,7 @@ from hierarchical.linear import read_linear, with_linear
 class TritonPythonModel:
     def initialize(self, args):
         here = Path(__file__).resolve().parent
-        self.tree, _, self.decision = read_settings(here, exported=True)
+        self.tree, _, self.decision, _ = read_settings(here, exported=True)
         self.linear = read_linear(here, self.tree.labels)
         self.names = np.array([*(label.encode("utf-8") for label in self.tree.labels), b""], object)  # "" at -1
 
