@@ -253,7 +253,8 @@ def warnings(tree, splits, args):
         cut = split.lengths > args.max_seq_length
         if cut.mean() > CUT_SHARE:
             surely = "texts longer" if args.model_name else "by an estimate, texts longer"
-            yield f"{name}: {surely} than --max_seq_length {args.max_seq_length}, which are cut", cut.sum(), ()
+            how = "which are cut (see train.py --long_text)"
+            yield f"{name}: {surely} than --max_seq_length {args.max_seq_length}, {how}", cut.sum(), ()
         unknown, mended = (split.share(tokens) for tokens in (split.unknown, split.mended))
         if unknown > UNKNOWN_SHARE or mended > MENDED_SHARE:
             what = f"different tokens that the model does not know, {unknown:.1%} of all; Unicode NFKC would mend"

@@ -39,7 +39,7 @@ from hierarchical.exporting import (
 )
 from hierarchical.identity import RECORD
 from hierarchical.sets import only_writer
-from utils import get_logger, load_reported, make_parser, run
+from utils import add_long_text_arguments, get_logger, load_reported, long_text_arguments, make_parser, run
 
 CHECKED_ROWS = 2000  # of the dev file, evenly spread
 
@@ -48,6 +48,7 @@ def parse_args(argv):
     parser = make_parser("Export a checkpoint.")
     parser.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
     parser.add_argument("--output_path", default="./export", help="directory for the exported models")
+    add_long_text_arguments(parser)
     parser.add_argument("--multilingual", action="store_true", help="accepted and not needed: the checkpoint knows")
     parser.add_argument("--format", choices=("paddle", "onnx", "both"), default="both", help="what to write")
     of_models = "of the ONNX models (default: float32 int8)"
@@ -105,7 +106,7 @@ def warn_about(table, max_f1_drop, logger):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, **long_text_arguments(args))
     tree = checkpoint.tree
     require_place(checkpoint, Path(args.output_path))
     if checkpoint.family.inputs == ("input_ids",):
@@ -129,7 +130,9 @@ def export_and_check(args, paddle, checkpoint, model, texts, gold, logger):
     if paths[0].suffix == ".json":
         logger.info("This version of paddle writes float32.json, no float32.pdmodel; every script here reads either")
 
-    models = with_exports(model, checkpoint.weights, checkpoint.tokenizer.pad_id, paths, BATCH_SIZE)
+    models = with_exports(
+        model, checkpoint.weights, checkpoint.tokenizer.pad_id, paths, BATCH_SIZE, checkpoint.tokenizer.windows
+    )
     further = checkpoint.linear.logits(texts) if checkpoint.linear else 0.0
     table = compare(models, checkpoint.tree, checkpoint.tokenizer.encode(texts), gold, checkpoint.decision, further)
     show(table, logger)

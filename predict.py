@@ -36,10 +36,12 @@ from utils import (
     LabelTree,
     add_checkpoint_arguments,
     add_decision_arguments,
+    add_long_text_arguments,
     add_result_arguments,
     add_texts_arguments,
     check_prediction_arguments,
     decision_from_arguments,
+    long_text_arguments,
     make_parser,
     prediction_job,
     run,
@@ -49,7 +51,7 @@ from utils import (
 def parse_args(argv):
     parser = make_parser("Label texts with a checkpoint.")
     add_texts_arguments(parser)
-    add_checkpoint_arguments(parser, batch_size=32)
+    add_long_text_arguments(add_checkpoint_arguments(parser, batch_size=32))
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
     new = parser.add_argument_group("labels without rows")
@@ -87,6 +89,7 @@ def main(argv=None):
         device=args.device,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
+        **long_text_arguments(args),
     )
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     job = prediction_job(args)

@@ -330,7 +330,7 @@ def main(argv=None):
     if launched_processes()[1] > 1:
         raise InputError("prune.py is one process: start it as python prune.py, without paddle.distributed.launch.")
     logger, output_dir = get_logger(), Path(args.output_dir)
-    checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length)
+    checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length, windows=False)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     if checkpoint.decision.calibration:
         logger.warning("The calibration is that of the full model: calibrate the widths with analysis/evaluate.py")

@@ -23,14 +23,17 @@ from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_kernels import has_bfloat16
+from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
-from hierarchical.learning_rates import AUTO, LOW, fitting_rate
+from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
+from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
+from hierarchical.recipes import BY_ROWS, RECIPES, by_rows, defaults_of
 from hierarchical.runs import (
     begin_run,
     earlier_state,
@@ -43,6 +46,7 @@ from hierarchical.runs import (
     start_or_resume,
     write_run_files,
 )
+from hierarchical.shortlist import sampled_head
 from hierarchical.sources import local_directory, require_model
 from hierarchical.token_rows import FOLDER, encode_file
 from hierarchical.tokenizer import normalizing
@@ -69,12 +73,13 @@ from utils import (
     add_dataset_arguments,
     add_decision_arguments,
     add_device_argument,
+    add_long_text_arguments,
     add_max_seq_length_argument,
-    atomic_write,
     check_minima,
     decision_from_arguments,
     file_digest,
     load_rows,
+    long_text_arguments,
     make_parser,
     progress_bar,
     rate,
@@ -84,7 +89,7 @@ from utils import (
     run,
 )
 
-SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
+SELECTABLE, LAST = ("macro_f1", "micro_f1", "hierarchical_f1"), "last"
 
 
 def parse_args(argv):
@@ -92,6 +97,7 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     add_dataset_arguments(data, "train", "dev")
     add_max_seq_length_argument(data, 128)
+    add_long_text_arguments(data, "cut")
     data.add_argument(
         "--token_cache", help=f"directory for the tokens of large files (default: {FOLDER} in dataset_dir)"
     )
@@ -105,9 +111,13 @@ def parse_args(argv):
     reads = "read what looks alike as one character, by Unicode NFKC and a few rules; stays with the model"
     model.add_argument("--normalize", choices=METHODS, help=reads)
     model.add_argument("--add_tokens", help="file of tokens that the encoder lacks, one per line, as emoji and terms")
+    part = "sampled: a step sees a part of very many labels"
+    model.add_argument("--head", choices=("dense", "sampled"), default="dense", help=part)
     add_device_argument(model)
     model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AMX)")
     optim = parser.add_argument_group("optimization")
+    left_out = "what other flags are where they are left out; epochs and batches then depend on the train rows"
+    optim.add_argument("--recipe", choices=tuple(RECIPES), help=left_out)
     optim.add_argument("--loss", choices=tuple(LOSSES), default="bce", help="each label for itself, or in competition")
     optim.add_argument("--batch_size", type=int, default=32, help="rows per process and step")
     optim.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per parameter update")
@@ -132,7 +142,8 @@ def parse_args(argv):
     optim.add_argument("--seed", type=int, default=3, help="of row order, dropout and new parameters")
     result = parser.add_argument_group("result")
     result.add_argument("--save_dir", default="./checkpoint", help="where the best model goes")
-    result.add_argument("--select_by", choices=SELECTABLE, default="macro_f1", help="dev score to choose by")
+    choices = (*SELECTABLE, LAST)
+    result.add_argument("--select_by", choices=choices, default="macro_f1", help="dev score, or the last model")
     result.add_argument("--resume", action="store_true", help="continue the run in save_dir from its last state")
     result.add_argument(
         "--eval_steps", type=int, default=0, help="steps between dev scores; 0: one at the end of each epoch"
@@ -153,6 +164,8 @@ def parse_args(argv):
         choices=WAYS,
         help="choose the threshold(s) on the dev rows at the end, and store them with the model",
     )
+    if recipe := parser.parse_known_args(argv)[0].recipe:
+        parser.set_defaults(**defaults_of(recipe))
     args = parser.parse_args(argv)
     check_minima(
         parser, args,
@@ -160,6 +173,8 @@ def parse_args(argv):
         warmup_steps=0, head_learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0,
         eval_steps=0, save_steps=0,
     )  # fmt: skip
+    if args.early_stop and args.select_by == LAST:
+        parser.error(f"argument --early_stop: needs a dev score that stagnates, and --select_by {LAST} has none")
     return args
 
 
@@ -174,6 +189,16 @@ def read_data(args, logger):
     return tree, train, dev
 
 
+def settle_recipe(args, n_rows, world, logger):
+    """Fill in what --recipe leaves to the number of train rows."""
+    found = by_rows(n_rows, args.epochs, args.batch_size, args.gradient_accumulation_steps * world)
+    for name in BY_ROWS:
+        if getattr(args, name) is None:
+            setattr(args, name, found[name])
+    flags = (*BY_ROWS, *RECIPES[args.recipe])
+    logger.info(f"--recipe {args.recipe}: {', '.join(f'--{name} {getattr(args, name)}' for name in flags)}")
+
+
 def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
     counts = train.label_counts(len(tree))
@@ -184,30 +209,6 @@ def explain_zero(logger, scores, train, tree, args):
         "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
         "whether the labels can be learned from these texts."
     )
-
-
-def draw_curves(path, history):
-    """Loss and F1 per evaluation, as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    epochs = [entry["epoch"] for entry in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for name in ("train_loss", "loss"):
-        left.plot(epochs, [entry[name] for entry in history], marker="o", label="train" if name != "loss" else "dev")
-    for name in ("micro_f1", "macro_f1", "hierarchical_f1"):
-        right.plot(epochs, [entry[name] for entry in history], marker="o", label=name)
-    left.set(xlabel="epoch", title="loss", yscale="log")
-    right.set(xlabel="epoch", title="dev F1", ylim=(0, 1))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.tight_layout()
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, dpi=110)
-    plt.close(figure)
 
 
 def fingerprint(args, world):
@@ -224,12 +225,13 @@ def fingerprint(args, world):
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
-def prepare_model(args, tree, train, logger):
+def prepare_model(args, tree, train, long_text, logger):
     """(model in train mode, tokenizer), from --model_name, --init_from_ckpt and --add_tokens; settles the rate."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
-    if args.normalize:
-        tokenizer = normalizing(tokenizer, args.normalize)
-    args.learning_rate = settled_rate(args, source, config, logger)
+    tokenizer = (normalizing(tokenizer, args.normalize) if args.normalize else tokenizer).reading(long_text)
+    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
+    size = config.num_hidden_layers, config.hidden_size
+    args.learning_rate = settled_rate(args.learning_rate, *size, has_weights, logger)
     set_labels(config, tree)
     model = build_model(config)
     model.train()
@@ -246,28 +248,14 @@ def prepare_model(args, tree, train, logger):
     return model, tokenizer
 
 
-def settled_rate(args, source, config, logger):
-    """--learning_rate as a number, which fits the encoder in the directory `source` if it is auto."""
-    has_weights = bool(args.init_from_ckpt or find_encoder_weights(source))
-    fitting = fitting_rate(config.num_hidden_layers, config.hidden_size, has_weights)
-    start = "a pre-trained encoder" if has_weights else "a start from scratch"
-    size = f"{start} of {config.num_hidden_layers} layers x {config.hidden_size}"
-    if args.learning_rate == AUTO:
-        logger.info(f"--learning_rate auto: {fitting:g}, for {size} (docs/encoders.md has the measurements)")
-        return fitting
-    if args.learning_rate * LOW <= fitting:
-        logger.warning(
-            f"--learning_rate {args.learning_rate:g} is low for {size}: it will learn slowly, and may not get far. "
-            f"--learning_rate auto takes {fitting:g}"
-        )
-    return args.learning_rate
-
-
 def evaluate(trainer, tree, dev, ids, pad_id, decision, batch_size):
     """Scores.result() of the current parameters on dev; every process takes its share and gets the sum."""
     rank, world, loss = trainer.rank, trainer.world, trainer.settings.loss
-    with progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
-        scores = score(trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss)
+    with trainer.whole(), progress_bar(len(range(rank, len(ids), world)), "dev") as bar:
+        scores = score(
+            trainer.model, tree, dev, ids, pad_id, decision, batch_size, bar.update, rank, world, loss,
+            windows=trainer.windows,
+        )  # fmt: skip
     if trainer.world > 1:
         shared = trainer.paddle.to_tensor(scores.to_vector())
         trainer.paddle.distributed.all_reduce(shared)
@@ -280,7 +268,8 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
     load_weights(model, find_weights(args.save_dir))
 
     def logits_of(rows):
-        return predict_logits(model, [ids[i] for i in rows], tokenizer.pad_id, args.batch_size)
+        chosen, windows = [ids[i] for i in rows], tokenizer.windows
+        return predict_logits(model, chosen, tokenizer.pad_id, args.batch_size, windows=windows)
 
     linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
     if args.hybrid:
@@ -292,7 +281,7 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
             logits = with_linear(logits_of(rows), linear, [dev.texts[i] for i in rows])
             cells.add(sigmoid(logits), dev.multi_hot(len(tree), rows))
         tuned, honest = tuned_decision(cells.finish(), tree, decision, args.tune_threshold, criterion)
-        write_decision(args.save_dir, args.max_seq_length, tuned)
+        write_decision(args.save_dir, args.max_seq_length, tuned, tokenizer.long_text)
         logger.info(f"Thresholds tuned on dev ({args.tune_threshold}) and stored with the model")
         if honest:
             mixture = ", all of which chose the mixture" if linear else ""
@@ -348,6 +337,7 @@ def main(argv=None):
 def train_and_save(args, rank, world, logger):
     """The run, once save_dir is its own."""
     save_dir = Path(args.save_dir)
+    long_text = long_text_for(args.max_seq_length, **long_text_arguments(args))
     require_model(args.model_name)
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
@@ -355,6 +345,8 @@ def train_and_save(args, rank, world, logger):
         tokenizer = open_tokenizer(directory, args.max_seq_length)
         read_added_tokens(args.add_tokens, normalizing(tokenizer, args.normalize) if args.normalize else tokenizer)
     tree, train, dev = read_data(args, logger)
+    if args.recipe:
+        settle_recipe(args, len(train.labels), world, logger)
     decision = decision_from_arguments(args, tree)
     if args.tune_threshold and not decision.needs_threshold:
         raise InputError(f"--tune_threshold: {NO_THRESHOLD}")
@@ -370,7 +362,7 @@ def train_and_save(args, rank, world, logger):
     if args.amp and paddle.get_device() == "cpu" and not has_bfloat16():
         logger.warning("--amp: this CPU has no fast products in bfloat16 (AMX), training in float32")
     paddle.seed(args.seed)
-    model, tokenizer = prepare_model(args, tree, train, logger)
+    model, tokenizer = prepare_model(args, tree, train, long_text, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
     train_ids, dev_ids = (
         encode_file(tokenizer, rows.texts, Path(args.dataset_dir) / name, args.token_cache)
@@ -379,7 +371,11 @@ def train_and_save(args, rank, world, logger):
     lengths = train_ids.lengths
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     settings = Settings.from_arguments(args, schedule=schedule(args))
-    trainer = Trainer(paddle, settings, model, total_steps=args.epochs * -(-len(lengths) // global_batch))
+    head = None
+    if args.head == "sampled":
+        head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
+    total_steps = args.epochs * -(-len(lengths) // global_batch)
+    trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
 
     if args.resume:
         trainer.restore(arrays, progress.step)
@@ -392,7 +388,7 @@ def train_and_save(args, rank, world, logger):
             from visualdl import LogWriter
 
             scalars = LogWriter(args.log_dir)
-    name = args.select_by.replace("_", " ")
+    name = LAST if args.select_by == LAST else f"best {args.select_by.replace('_', ' ')}"
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
             batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
@@ -411,28 +407,32 @@ def train_and_save(args, rank, world, logger):
             steps = trainer.step - (progress.history[-1]["step"] if progress.history else 0)
             entry |= {"train_loss": progress.loss_sum / steps, **scores}
             del entry["labels"]  # thousands of numbers; analysis/evaluate.py gives them for the best model
-            better = progress.evaluated(scores[args.select_by], entry)
+            better = progress.evaluated(scores.get(args.select_by), entry)
             if rank == 0:
                 log_scores(logger, scores)
                 if scores["micro_f1"] == 0:
                     explain_zero(logger, scores, train, tree, args)
                 if better:
                     older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
-                    save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
+                    with trainer.whole():
+                        save_checkpoint(save_dir, model, tokenizer, tree, decision, older=older)
                 draw_curves(save_dir / "curves.png", progress.history)
                 save_progress(save_dir, trainer, progress)
                 for key in SELECTABLE if scalars else ():
                     scalars.add_scalar(f"dev/{key}", scores[key], len(progress.history))
-                logger.info(f"Current best {name} score: {progress.best:.5f}")
+                if args.select_by != LAST:
+                    logger.info(f"Current {name} score: {progress.best:.5f}")
         if trainer.any_process(stop):  # during the last evaluation
             leave(save_dir, trainer, progress, stop, logger)
     if progress.epoch < args.epochs:
         logger.info("Early stop!")
     if rank == 0:
         if args.hybrid or args.tune_threshold:
-            finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
-        logger.info(f"Final best {name} score: {progress.best:.5f}")
-        logger.info(f"Save best {name} text classification model in {save_dir}")
+            with trainer.whole():
+                finish(args, model, tokenizer, tree, train, dev, dev_ids, decision, logger)
+        if args.select_by != LAST:
+            logger.info(f"Final {name} score: {progress.best:.5f}")
+        logger.info(f"Save {name} text classification model in {save_dir}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from hierarchical.files import (
 from hierarchical.formats import ROW_FILES
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
 from hierarchical.learning_rates import AUTO
+from hierarchical.long_texts import LONG_TEXTS, MOST_WINDOWS
 from hierarchical.predictions import FORMATS, Job
 from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
@@ -261,12 +262,16 @@ def add_data_file_argument(group, directory="dataset_dir"):
 
 
 def add_checkpoint_arguments(parser, batch_size, title="model", batch="texts per step"):
-    """The model to use: --params_path, --max_seq_length, --batch_size, --device. batch: what --batch_size counts."""
+    """The model to use: --params_path, --max_seq_length, --batch_size, --device; returns their group.
+
+    batch: what --batch_size counts
+    """
     model = parser.add_argument_group(title)
     model.add_argument("--params_path", default="./checkpoint/", help="directory that train.py saved the model in")
     add_max_seq_length_argument(model)
     model.add_argument("--batch_size", type=int, default=batch_size, help=batch)
     add_device_argument(model)
+    return model
 
 
 def device_word(text, kinds=DEVICES):
@@ -299,6 +304,23 @@ def add_max_seq_length_argument(group, default=None):
     """default: a number where a model is made; None where it was trained with one."""
     text = "tokens of a text that are read, ends included" if default else "tokens of a text that are read"
     group.add_argument("--max_seq_length", type=int, default=default, help=text + ("" if default else AS_TRAINED))
+
+
+def add_long_text_arguments(group, default=None):
+    """What is read of texts with more tokens than --max_seq_length. default: "cut" where a model is made, else None."""
+    ways = "; ".join(f"{name}: {text}" for name, text in LONG_TEXTS.items())
+    half, most = ("half a window", MOST_WINDOWS) if default else ("as stored in the checkpoint",) * 2
+    where = "" if default else " (default: as stored in the checkpoint)"
+    group.add_argument(
+        "--long_text", choices=tuple(LONG_TEXTS), default=default, help=f"of longer texts, {ways}{where}"
+    )
+    group.add_argument("--window_stride", type=int, help=f"tokens from one window to the next (default: {half})")
+    group.add_argument("--max_windows", type=int, help=f"windows of a text, at most (default: {most})")
+
+
+def long_text_arguments(args):
+    """The flags of add_long_text_arguments() as a dict, for Predictor and long_texts.long_text_for."""
+    return {name: getattr(args, name) for name in ("long_text", "window_stride", "max_windows")}
 
 
 def add_result_arguments(parser):

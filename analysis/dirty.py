@@ -125,7 +125,7 @@ def find(args, logger, directory, paths):
     if args.strategy == "out_of_fold":
         tree = LabelTree.read(label_path)
     else:
-        checkpoint = Checkpoint.open(args.params_path, args.max_seq_length)
+        checkpoint = Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
         tree = checkpoint.tree
         require_same_labels(tree, label_path)
     train, ledger = load_reported(train_path, tree, logger), Ledger(directory, args.resolve)

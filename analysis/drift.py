@@ -123,7 +123,7 @@ def told(moved, found, tree, counts):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
     tree, directory = checkpoint.tree, require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     paths = directory / args.dev_file, Path(args.sample_file)

@@ -55,12 +55,14 @@ from utils import (
     add_checkpoint_arguments,
     add_dataset_arguments,
     add_decision_arguments,
+    add_long_text_arguments,
     atomic_write,
     check_minima,
     decision_from_arguments,
     file_digest,
     get_logger,
     load_reported,
+    long_text_arguments,
     make_parser,
     progress_bar,
     require_directory,
@@ -69,7 +71,10 @@ from utils import (
 )
 
 WEIGHTS = ("model.safetensors", "linear.safetensors")
-TOLD = "decoding threshold min_labels max_labels top_k tune_threshold select_by compare baseline max_seq_length".split()
+TOLD = (
+    "decoding threshold min_labels max_labels top_k tune_threshold select_by compare baseline max_seq_length "
+    "long_text window_stride max_windows"
+).split()
 LOGGED_LABELS = 200  # with more of them, the lines of each are in a file
 
 
@@ -78,7 +83,7 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     alone = "name inside dataset_dir; '' scores the dev rows alone"
     add_dataset_arguments(data, "train", "dev", compared=True, train=alone)
-    add_checkpoint_arguments(parser, batch_size=32)
+    add_long_text_arguments(add_checkpoint_arguments(parser, batch_size=32))
     decision = add_decision_arguments(parser, None)
     how = "choose the threshold(s) on the dev rows, and store them in the checkpoint"
     decision.add_argument("--tune_threshold", choices=WAYS, help=how)
@@ -219,6 +224,7 @@ def main(argv=None):
         device=args.device,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
+        **long_text_arguments(args),
     )
     tree, tokenizer = predictor.tree, predictor.tokenizer
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
@@ -269,7 +275,7 @@ def main(argv=None):
         if args.tune_threshold:
             decision = tune(predictor, rows["dev"], decision, args, logger)
         if changes:
-            write_decision(args.params_path, tokenizer.max_seq_length, decision)
+            write_decision(args.params_path, tokenizer.max_seq_length, decision, tokenizer.long_text)
     scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
     left_out = LeftOut(tree, decision, len(rows["dev"].texts), parts)
     for name, part in rows.items():
@@ -296,7 +302,7 @@ def main(argv=None):
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, *about)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:
-        settings = {"max_seq_length": tokenizer.max_seq_length, **decision.to_dict()}
+        settings = {"max_seq_length": tokenizer.max_seq_length, **tokenizer.long_text.to_dict(), **decision.to_dict()}
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
         with atomic_write(args.output_json) as file:
             everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}

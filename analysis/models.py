@@ -10,10 +10,10 @@ from hierarchical.template import TemplateTokenizer, load_template
 def open_checkpoint(directory, max_seq_length=None):
     """The Checkpoint of either kind; its tokenizer puts texts into their template where there is one.
 
-    Raises InputError like `Checkpoint.open`.
+    Of a model that reads texts in windows the first one is read. Raises InputError like `Checkpoint.open`.
     """
     if kind_in(directory) != "few-shot":
-        return Checkpoint.open(directory, max_seq_length)
+        return Checkpoint.open(directory, max_seq_length, windows=False)
     checkpoint = Checkpoint.open(directory, max_seq_length, kind="few-shot")
     return replace(checkpoint, tokenizer=load_template(checkpoint.directory, checkpoint.tokenizer, checkpoint.config))
 

@@ -142,7 +142,7 @@ def choose_support(rows, similarities, threshold, number):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length)
+    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     directory = require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)

@@ -28,11 +28,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
+from hierarchical.recipes import FEW, by_rows
 from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run, write_rows
 
-READ = 24_000  # train rows that a training reads in all, a row as often as that takes
-MOST_EPOCHS, LEAST_EPOCHS = 60, 8
-MANY = 1000  # rows from which on batches are larger and rates higher
 RARE = 30  # a label with fewer train rows is rare
 
 
@@ -45,7 +43,9 @@ def parse_args(argv):
         "--rows", nargs="+", default=["2000"], help="train rows: a number, 20x for 20 per label, or all"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of draws and trainings")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES], help="what to compare")
+    parser.add_argument(
+        "--recipes", nargs="+", choices=RECIPES, default=["linear", "plain", "hybrid"], help="to compare"
+    )
     parser.add_argument("--choose", type=int, default=200, help="train rows that choose")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the epochs; below 1 to try the script out")
@@ -109,8 +109,46 @@ def hybrid(args, folder, seed):
     return train(args, folder, seed, "--hybrid")
 
 
-RECIPES = {function.__name__: function for function in (linear, plain, hybrid)}
-BUILDS_ON = {"hybrid": "plain"}  # goes on from its training, and costs what that has cost as well
+def best(args, folder, seed):
+    """What a user gets who knows nothing of all this."""
+    n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
+    flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
+    flags += ["--epochs", plan(args, n_rows)[0], "--seed", seed, "--save_dir", folder / "best", "--device", "cpu"]
+    resume = ["--resume"] if (folder / "best" / "state.safetensors").exists() else []
+    call(folder / "best.log", "train.py", *flags, "--recipe", "best", *resume)
+    return folder / "best"
+
+
+def last(args, folder, seed):
+    """As plain, but the last weights, whatever the epochs scored."""
+    return tried(args, folder, seed, "plain") / "last"
+
+
+def average(args, folder, seed):
+    """The mean of the weights after each of the last epochs."""
+    return folder / "tried" / "plain" / "average"
+
+
+def moving(args, folder, seed):
+    """An exponential moving average of the weights."""
+    return folder / "tried" / "plain" / "moving"
+
+
+def technique(name):
+    """The recipe of one of craft.py's techniques; its last weights count."""
+
+    def recipe(args, folder, seed):
+        return tried(args, folder, seed, name) / "last"
+
+    return recipe
+
+
+RECIPES = {function.__name__: function for function in (linear, plain, hybrid, best, last, average, moving)}
+RECIPES |= {
+    name: technique(name) for name in ("layer_rates", "r_drop", "many_masks", "adversarial", "focal", "asymmetric")
+}
+# goes on from its training, and costs what that has cost as well
+BUILDS_ON = {"hybrid": "plain", "average": "last", "moving": "last"}
 
 
 def with_bases(recipes):
@@ -120,29 +158,34 @@ def with_bases(recipes):
 
 def plan(args, n_rows):
     """(epochs, batch size, rate) for so many train rows."""
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(READ / n_rows)))
-    return max(1, round(args.effort * epochs)), *((32, 3e-4) if n_rows > MANY else (8, 1e-4))
+    epochs, batch_size = (by_rows(n_rows)[name] for name in ("epochs", "batch_size"))
+    return max(1, round(args.effort * epochs)), batch_size, 3e-4 if n_rows > FEW else 1e-4
+
+
+def flags_of(args, folder, seed):
+    """What trainings on the rows of a folder have in common."""
+    n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
+    epochs, batch_size, rate = plan(args, n_rows)
+    warmup = epochs * n_rows // batch_size // 10
+    flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
+    flags += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--warmup_steps", warmup]
+    return [*flags, "--seed", seed]
 
 
 def train(args, folder, seed, *flags):
     """train.py, from the beginning or on from where it was; with other `flags` after its end."""
-    n_rows, save_dir = sum(1 for _ in open(folder / "train.txt", "rb")), folder / "encoder"
-    epochs, batch_size, rate = plan(args, n_rows)
-    warmup = epochs * n_rows // batch_size // 10
-    common = ["--dataset_dir", folder, "--model_name", args.model_name, "--save_dir", save_dir, "--device", "cpu"]
-    common += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--loss", "zlpr"]
-    common += [
-        "--warmup_steps",
-        warmup,
-        "--max_seq_length",
-        args.max_seq_length,
-        "--seed",
-        seed,
-        "--logging_steps",
-        100,
-    ]
+    save_dir = folder / "encoder"
+    common = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--device", "cpu", "--loss", "zlpr"]
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
     call(folder / "encoder.log", "train.py", *common, "--logging_steps", 20, *flags, *resume)
+    return save_dir
+
+
+def tried(args, folder, seed, name):
+    """craft.py, from the beginning."""
+    save_dir = folder / "tried" / name
+    flags = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--technique", name]
+    call(folder / f"{name}.log", "benchmarks/craft.py", *flags)
     return save_dir
 
 

@@ -79,7 +79,7 @@ def grow_tokenizer(tokenizer: Tokenizer, added: list[Added]) -> Tokenizer:
     files = dict(tokenizer.files)
     if "tokenizer.json" in files:
         files["tokenizer.json"] = _longer_list(files["tokenizer.json"], tokenizer, added)
-        return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length)
+        return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length).reading(tokenizer.long_text)
     vocab = files["vocab.txt"]
     end = b"" if vocab.endswith((b"\n", b"\r")) else b"\n"
     files["vocab.txt"] = vocab + end + "".join(f"{one.token}\n" for one in added).encode()
@@ -89,7 +89,7 @@ def grow_tokenizer(tokenizer: Tokenizer, added: list[Added]) -> Tokenizer:
             if name == "tokenizer_config.json" or SPECIALS in config:
                 config[SPECIALS] = [*(config.get(SPECIALS) or []), *first]
                 files[name] = (json.dumps(config, ensure_ascii=False, indent=1) + "\n").encode()
-    return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length)
+    return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length).reading(tokenizer.long_text)
 
 
 def _longer_list(content: bytes, tokenizer: Tokenizer, added: list[Added]) -> bytes:

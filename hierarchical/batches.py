@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from hierarchical.errors import InputError
+from hierarchical.long_texts import Windows
 
 WINDOW = 4096  # rows whose outputs are held at a time
 CELLS = 2_000_000  # rows x labels, at most: with hundreds of labels windows are smaller; larger ones miss the caches
@@ -35,33 +36,41 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> np.ndarray:
 
 def run_batches(
     compute: Callable[[np.ndarray], np.ndarray],
-    ids: list[list[int]],
+    ids: Sequence[Sequence[int]],
     pad_id: int,
     width: int,
     batch_size: int,
     callers: int = 1,
     progress: Callable | None = None,
+    windows: Windows | None = None,
 ) -> np.ndarray:
     """What `compute` gives for tokenised texts, float32 [N, width], in the order given.
 
     compute: int64 token ids [n, T], padded -> float32 [n, width]; `callers` threads call it, each with batches of its
-    own; with one caller this thread does. progress: called with the rows of each batch done. Raises InputError for
-    numbers that are not finite.
+    own; with one caller this thread does. progress: called with the texts whose first row a batch has, once it is done.
+    windows: cut each text into these rows, and take the largest of what they give, output by output. Raises InputError
+    for numbers that are not finite.
     """
-    outputs = np.zeros((len(ids), width), np.float32)
+    rows, owners = windows.expand(ids) if windows else (ids, np.arange(len(ids)))
+    outputs, first = np.full((len(ids), width), -np.inf, np.float32), np.diff(owners, prepend=-1) > 0
 
-    def run(batch: np.ndarray) -> int:
-        outputs[batch] = compute(pad([ids[i] for i in batch], pad_id))
-        if not np.isfinite(outputs[batch]).all():
+    def run(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = compute(pad([rows[i] for i in batch], pad_id))
+        if not np.isfinite(found).all():
             raise InputError(
                 "the model's outputs are not finite: its training diverged (use a lower learning rate), or float16 "
                 "is too narrow for it (export it as float32)"
             )
-        return len(batch)
+        return batch, found
 
-    batches = length_sorted_batches([len(row) for row in ids], batch_size)
+    batches = length_sorted_batches([len(row) for row in rows], batch_size)
     with ThreadPoolExecutor(callers) if callers > 1 else nullcontext() as pool:
-        for done in pool.map(run, batches) if pool else map(run, batches):
+        for batch, found in pool.map(run, batches) if pool else map(run, batches):
+            if windows:
+                for owner, row in zip(owners[batch], found):
+                    np.maximum(outputs[owner], row, out=outputs[owner])
+            else:
+                outputs[batch] = found
             if progress:
-                progress(done)
+                progress(int(first[batch].sum()))
     return outputs

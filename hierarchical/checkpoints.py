@@ -7,7 +7,8 @@ In it are:
     config.json, model.safetensors, model_state.pdparams     the library's files, see weights.py
     vocab.txt, tokenizer_config.json, ...                    the tokenizer
     label.txt                                                the labels in class-index order
-    decision.json                                            maximum length, threshold(s), decoding it was scored with
+    decision.json                                            maximum length, what is read of longer texts, threshold(s),
+                                                             decoding it was scored with
     linear.safetensors                                       a linear branch, if it has one, see linear.py
 An export of export_model.py has the same, with graphs in the place of the weights. What does not belong together is
 refused, see identity.py; a save replaces all of it, or nothing, see sets.py.
@@ -39,6 +40,7 @@ from hierarchical.identity import (
 )
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LINEAR, MODEL_TYPE, WHOLE, Characters, LinearBranch, read_linear, write_linear
+from hierarchical.long_texts import CUT, LongText, long_text_for
 from hierarchical.modeling import build_model, library_config
 from hierarchical.sets import in_force, new_set, read_set
 from hierarchical.tokenizer import load_tokenizer
@@ -85,7 +87,7 @@ class Checkpoint:
 
     config      config.json as a dict
     tree        the labels
-    tokenizer   cuts texts to the maximum length in force
+    tokenizer   reads of texts what the maximum length and the way with longer ones that are in force let it
     decision    the settings it was scored with
     exported    whether it is an export, which has graphs in the place of the weights
     digests     of the files that the numbers belong with, see identity.py
@@ -112,24 +114,38 @@ class Checkpoint:
         max_seq_length: int | None = None,
         exported: bool = False,
         kind: str = "classifier",
+        windows: bool = True,
+        **asked: Any,
     ) -> "Checkpoint":
         """Read a checkpoint, or with `exported` an export.
 
-        max_seq_length: replaces the one of the training, with a warning. kind: of KINDS, what is needed.
+        max_seq_length: replaces the one of the training, with a warning; so do long_text, window_stride and max_windows
+        among `asked`, see LongText.updated. kind: of KINDS, what is needed. windows: whether who opens it reads texts
+        in windows, if the model does; else the first one alone, with a warning.
         Raises InputError for what is missing, damaged, of another kind, or does not belong together.
         """
 
         def read(folder: Path) -> "Checkpoint":
             tree, trained, decision = read_settings(folder, exported)
+            stored = read_long_text(folder)
             config, length = read_config(folder, MODEL_TYPE), max_seq_length or trained
             require_model_kind(folder, config, tree, kind, exported)
             if length != trained:
                 get_logger().warning(f"max_seq_length {length}: the model was trained with {trained}")
             if length > (limit := config.get("max_position_embeddings", length)):
                 raise InputError(f"max_seq_length {length}: this model reads at most {limit} tokens.")
-            if kind_of(config, tree) == MODEL_TYPE:
+            long_text = long_text_for(length, stored, **asked)
+            if long_text != stored:
+                get_logger().warning(f"long_text {long_text}: the model is stored with {stored}")
+            if long_text.stride and not windows:
+                get_logger().warning(f"This script reads the first {length} tokens of a text; the model reads windows")
+                long_text = CUT
+            what = kind_of(config, tree)
+            if long_text != CUT and what != "classifier":
+                raise InputError(f"{folder}: {KINDS[what][0]} knows no --long_text {long_text.method}. Leave it out.")
+            if what == "linear":
                 return linear_checkpoint(Path(directory), folder, config, tree, length, decision)
-            tokenizer = load_tokenizer(folder, length)
+            tokenizer = load_tokenizer(folder, length).reading(long_text)
             found, identity = digests(tree.labels, config, tokenizer.files | read_others(folder, config)), None
             told: dict[str, str] = {}
             if exported and (record := read_export(folder)):
@@ -243,17 +259,20 @@ def require_model_kind(folder: Path, config: dict, tree: LabelTree, kind: str, e
     )
 
 
-def write_settings(directory: str | Path, tree: LabelTree, max_seq_length: int, decision: Decision) -> None:
+def write_settings(
+    directory: str | Path, tree: LabelTree, max_seq_length: int, decision: Decision, long_text: LongText = CUT
+) -> None:
     """The part of a checkpoint that makes it self-contained: label.txt and decision.json."""
     with atomic_write(Path(directory) / "label.txt") as file:
         file.writelines(f"{label}\n" for label in tree.labels)
-    write_decision(directory, max_seq_length, decision)
+    write_decision(directory, max_seq_length, decision, long_text)
 
 
-def write_decision(directory: str | Path, max_seq_length: int, decision: Decision) -> None:
+def write_decision(directory: str | Path, max_seq_length: int, decision: Decision, long_text: LongText = CUT) -> None:
     """decision.json alone: the model stays, and answers by other settings."""
     with atomic_write(Path(directory) / DECISION) as file:
-        json.dump({"max_seq_length": max_seq_length, **decision.to_dict()}, file, ensure_ascii=False, indent=1)
+        settings = {"max_seq_length": max_seq_length, **long_text.to_dict(), **decision.to_dict()}
+        json.dump(settings, file, ensure_ascii=False, indent=1)
 
 
 def read_settings(directory: str | Path, exported: bool = False) -> tuple[LabelTree, int, Decision]:
@@ -295,6 +314,7 @@ def read_decision(
         max_seq_length = settings.pop("max_seq_length")
         if not isinstance(max_seq_length, int) or max_seq_length < 3:
             raise ValueError(f"max_seq_length is {max_seq_length!r}")
+        pop_long_text(settings, max_seq_length)
         decision = Decision.from_dict(settings)
         thresholds_of(decision, tree)
         if decision.calibration:
@@ -302,6 +322,18 @@ def read_decision(
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
     return max_seq_length, decision
+
+
+def read_long_text(directory: str | Path) -> LongText:
+    """What a model reads of long texts, by a decision.json that `read_decision` has accepted."""
+    settings = json.loads((Path(directory) / DECISION).read_text(encoding="utf-8"))
+    return pop_long_text(settings, settings["max_seq_length"])
+
+
+def pop_long_text(settings: dict, max_seq_length: int) -> LongText:
+    """Take a LongText out of settings of a decision.json; those of older versions do not say. May raise ValueError."""
+    stored = {name: settings.pop(name) for name in ("long_text", "window_stride", "max_windows") if name in settings}
+    return CUT.updated(max_seq_length, **stored)
 
 
 def save_checkpoint(
@@ -326,7 +358,7 @@ def save_checkpoint(
             with atomic_write(folder / name) as file:
                 json.dump(config, file, ensure_ascii=False, indent=2, sort_keys=True)
         tokenizer.save(folder)
-        write_settings(folder, tree, tokenizer.max_seq_length, decision)
+        write_settings(folder, tree, tokenizer.max_seq_length, decision, tokenizer.long_text)
         if linear:
             write_linear(folder, linear, tree.labels)
         if write_more:

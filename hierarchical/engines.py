@@ -23,7 +23,7 @@ from hierarchical.identity import RECORD
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "paddle")
-AUTOMATIC = ("int8", "float32", "float16")  # the order in which "auto" looks for files
+AUTOMATIC = {"cpu": ("int8", "float32", "float16"), "gpu": ("float16", "float32", "int8")}  # where "auto" looks first
 MAX_F1_DROP = 0.3  # points that a precision may lose, where the record does not tell what it was held to
 
 
@@ -42,12 +42,15 @@ def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
     return prefix.with_name(prefix.name + suffix)
 
 
-def find_precision(prefix: str | Path, precision: str) -> str:
-    """The precision to load. "auto": int8 if it is there, unless export_model.py found it slower or worse."""
+def find_precision(prefix: str | Path, precision: str, device: str = "cpu") -> str:
+    """The precision to load. "auto": int8 if it is there, unless export_model.py found it slower or worse.
+
+    device: cpu or gpu; on a GPU it is float16 if that is there, since int8 is for CPUs
+    """
     if precision != "auto":
         return precision
-    there = [name for name in AUTOMATIC if model_path(prefix, name, ".onnx").exists()]
-    if {"int8", "float32"} <= {*there} and not int8_is_better(prefix):
+    there = [name for name in AUTOMATIC[device] if model_path(prefix, name, ".onnx").exists()]
+    if device == "cpu" and {"int8", "float32"} <= {*there} and not int8_is_better(prefix):
         there.remove("int8")
     return next(iter(there), "float32")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import hierarchical
 from hierarchical.batches import run_batches
-from hierarchical.checkpoints import SETTINGS, Checkpoint
+from hierarchical.checkpoints import SETTINGS, Checkpoint, read_long_text, write_decision
 from hierarchical.console import progress_bar, quiet
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import available_cores
@@ -25,6 +25,7 @@ from hierarchical.files import atomic_write, file_digest
 from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
 from hierarchical.labels import LabelTree
 from hierarchical.linear import write_linear
+from hierarchical.long_texts import Windows
 from hierarchical.metric import Scores
 from hierarchical.modeling import predict_logits
 from hierarchical.quantizing import quantize_model
@@ -216,6 +217,8 @@ def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
     checkpoint.tokenizer.save(target)
     for name in SETTINGS:
         shutil.copyfile(in_force(checkpoint.directory) / name, target / name)
+    if (tokenizer := checkpoint.tokenizer).long_text != read_long_text(target):  # what was asked for is to stay
+        write_decision(target, tokenizer.max_seq_length, checkpoint.decision, tokenizer.long_text)
     if checkpoint.linear:
         write_linear(target, checkpoint.linear, checkpoint.tree.labels)
 
@@ -240,18 +243,18 @@ def write_record(path: Path, n_rows: int, table: list[dict], max_f1_drop: float)
 
 
 def with_exports(
-    model: Any, weights: Path, pad_id: int, paths: list[Path], batch_size: int
+    model: Any, weights: Path, pad_id: int, paths: list[Path], batch_size: int, windows: Windows | None = None
 ) -> dict[str, tuple[Callable, list[Path]]]:
     """What `compare` compares: "checkpoint", the network, whose weights are in a file, and exported files by name."""
     width, cores = model.config.num_labels, available_cores()
 
     def network(ids: list[list[int]], progress: Callable | None = None) -> np.ndarray:
-        return predict_logits(model, ids, pad_id, batch_size, progress)
+        return predict_logits(model, ids, pad_id, batch_size, progress, windows)
 
     def session_of(path: Path) -> Callable:
         engine = OnnxModel(path) if path.suffix == ".onnx" else PaddleModel(path, threads=cores)
         callers, most = cores if path.suffix == ".onnx" else 1, 1 if engine.singly else batch_size
-        return lambda ids, progress=None: run_batches(engine, ids, pad_id, width, most, callers, progress)
+        return lambda ids, progress=None: run_batches(engine, ids, pad_id, width, most, callers, progress, windows)
 
     models = {"checkpoint": (network, [weights])}
     for path in paths:

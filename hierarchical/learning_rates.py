@@ -7,6 +7,8 @@ and 24 x 1024. Narrower ones get no more than the highest rate that Turc and oth
 Better) tried with theirs.
 """
 
+from logging import Logger
+
 AUTO = "auto"
 LOW = 3  # times less than what fits is worth a warning
 
@@ -25,6 +27,21 @@ def fitting_rate(layers: int, width: int, pretrained: bool) -> float:
         return one_digit(FROM_SCRATCH * min(1, SCRATCH_WIDTH / width))
     rate = MEASURED_RATE * (MEASURED_LAYERS / layers) ** PER_LAYERS * (MEASURED_WIDTH / width) ** PER_WIDTH
     return one_digit(min(HIGHEST, rate))
+
+
+def settled_rate(asked: float | str, layers: int, width: int, pretrained: bool, logger: Logger) -> float:
+    """The rate of --learning_rate as a number, which is the fitting one if it is auto; says so, or that it is low."""
+    fitting = fitting_rate(layers, width, pretrained)
+    size = f"{'a pre-trained encoder' if pretrained else 'a start from scratch'} of {layers} layers x {width}"
+    if isinstance(asked, str):
+        logger.info(f"--learning_rate auto: {fitting:g}, for {size} (docs/encoders.md has the measurements)")
+        return fitting
+    if asked * LOW <= fitting:
+        logger.warning(
+            f"--learning_rate {asked:g} is low for {size}: it will learn slowly, and may not get far. "
+            f"--learning_rate auto takes {fitting:g}"
+        )
+    return asked
 
 
 def one_digit(number: float) -> float:

@@ -22,6 +22,7 @@ import numpy as np
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
+from hierarchical.long_texts import CUT
 from hierarchical.n_grams import LONGEST, NGrams, codes_of, hashed, normalised
 
 LINEAR = "linear.safetensors"
@@ -137,6 +138,7 @@ class Characters:
 
     pad_id = 0
     files: dict[str, bytes] = {}
+    long_text, windows = CUT, None
 
     def __init__(self, max_seq_length: int):
         self.max_seq_length = max_seq_length

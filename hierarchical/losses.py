@@ -11,20 +11,22 @@ import numpy as np
 
 
 class Loss(NamedTuple):
-    """of_batch: tensors float32 [N, L] (logits, targets 0 or 1) -> scalar tensor, summed over the rows
+    """of_batch: tensors float32 [N, L] (logits, targets 0 or 1) -> scalar tensor, summed over the rows; a third one,
+    weights [L], says how many labels each stands for (see shortlist.py), those of the rows for themselves alone
 
     of_rows: arrays [N, L] (logits float, gold bool) -> float [N]
     """
 
-    of_batch: Callable[[Any, Any], Any]
+    of_batch: Callable[..., Any]
     of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def binary_cross_entropy(logits: Any, targets: Any) -> Any:
+def binary_cross_entropy(logits: Any, targets: Any, weights: Any = None) -> Any:
     """The mean over the labels, summed over the rows. Every label for itself."""
     from paddle.nn.functional import binary_cross_entropy_with_logits
 
-    return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / targets.shape[1]
+    n_labels = targets.shape[1] if weights is None else weights.sum()
+    return binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum") / n_labels
 
 
 def binary_cross_entropy_of_rows(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -32,7 +34,7 @@ def binary_cross_entropy_of_rows(logits: np.ndarray, gold: np.ndarray) -> np.nda
     return (np.logaddexp(0, logits) - logits * gold).mean(1)
 
 
-def zlpr(logits: Any, targets: Any) -> Any:
+def zlpr(logits: Any, targets: Any, weights: Any = None) -> Any:
     """log(1 + sum of e^s over a row's absent labels) + log(1 + sum of e^-s over its own), summed over the rows.
 
     The labels of a row compete, its own ones against 0 from above and the others from below, so that a logit above 0, a
@@ -41,6 +43,8 @@ def zlpr(logits: Any, targets: Any) -> Any:
     """
     import paddle
 
+    if weights is not None:
+        logits = logits + weights.log()  # w times e^s
     wrong = logits * (1 - 2 * targets)  # how far each label is on the wrong side of 0
     left_out = 1e9 * targets, 1e9 * (1 - targets)
     sides = [paddle.concat([wrong - out, paddle.zeros_like(wrong[:, :1])], 1).logsumexp(1) for out in left_out]

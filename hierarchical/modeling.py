@@ -16,6 +16,7 @@ from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LinearBranch, with_linear
+from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
 from hierarchical.rows import Rows
@@ -105,25 +106,31 @@ def tensors(input_ids: np.ndarray, pad_id: int) -> dict:
 
 
 def predict_logits(
-    model: Any, ids: list[list[int]], pad_id: int, batch_size: int, progress: Callable | None = None
-) -> np.ndarray:
-    """float32 logits [N, L] of tokenised texts, in the order given; the model is in eval mode meanwhile.
-
-    progress: called with the number of rows done after each batch.
-    """
-    return _outputs(model, model, model.config.num_labels, ids, pad_id, batch_size, progress)
-
-
-def _outputs(
     model: Any,
-    forward: Callable,
-    width: int,
     ids: list[list[int]],
     pad_id: int,
     batch_size: int,
-    progress: Callable | None,
+    progress: Callable | None = None,
+    windows: Windows | None = None,
 ) -> np.ndarray:
-    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]."""
+    """float32 logits [N, L] of tokenised texts, in the order given; the model is in eval mode meanwhile.
+
+    progress: called with the number of rows done after each batch; windows: of the tokenizer that made the ids
+    """
+    return run_network(model, model, model.config.num_labels, ids, pad_id, batch_size, progress, windows)
+
+
+def run_network(
+    model: Any,
+    forward: Callable,
+    width: int,
+    ids: Sequence[Sequence[int]],
+    pad_id: int,
+    batch_size: int,
+    progress: Callable | None = None,
+    windows: Windows | None = None,
+) -> np.ndarray:
+    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]; as `predict_logits`."""
     import paddle
 
     was_training = model.training
@@ -131,7 +138,7 @@ def _outputs(
     with paddle.no_grad():
         outputs = run_batches(
             lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),
-            ids, pad_id, width, batch_size, progress=progress,
+            ids, pad_id, width, batch_size, progress=progress, windows=windows,
         )  # fmt: skip
     if was_training:
         model.train()
@@ -151,16 +158,17 @@ def score(
     world: int = 1,
     loss: str = "bce",
     linear: LinearBranch | None = None,
+    windows: Windows | None = None,
 ) -> Scores:
     """`metric.Scores` of a model on labelled Rows and their token ids; with several processes, on every `world`-th.
 
     loss: the one of losses.LOSSES whose mean the result tells, that which the model was trained with. linear: the
-    model's linear branch
+    model's linear branch; windows: of the tokenizer that made the ids
     """
     scores, own = Scores(tree), np.arange(rank, len(ids), world)
     for window in row_windows(len(own), len(tree)):
         part = own[window.start : window.stop]
-        logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress)
+        logits = predict_logits(model, [ids[i] for i in part], pad_id, batch_size, progress, windows)
         logits = with_linear(logits, linear, [rows.texts[i] for i in part])
         gold = rows.multi_hot(len(tree), part)
         predicted = decide(probabilities_of(logits, tree, decision), tree, decision)
@@ -179,7 +187,7 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
         return family.pooled(model, **inputs)
 
     with progress_bar(len(texts), name) as bar:
-        return _outputs(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)
+        return run_network(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)
 
 
 def classify_features(model: Any, features: np.ndarray) -> np.ndarray:

@@ -316,6 +316,7 @@ def predict_file(
     texts = read_texts(data, tree, problems, seen if stream else Counter())
     settings: dict = {
         "max_seq_length": labeller.tokenizer.max_seq_length,
+        **labeller.tokenizer.long_text.to_dict(),
         "batch_size": job.batch_size,
         "floor": job.floor,
         "certainty": job.certainty,

@@ -23,6 +23,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import TEMPLATE, WORDS
 from hierarchical.labels import LabelTree
+from hierarchical.long_texts import CUT
 from hierarchical.tokens import Tokenizer
 
 KINDS = ("text", "hard", "mask", "soft", "sep")
@@ -101,6 +102,8 @@ class TemplateTokenizer:
     vocab_size, vocab_size + 1, ...; `soft_words` holds the id each starts as, or -1. [MASK] spelt out in a text is
     read as an unknown token, so that only the template's own counts. `room` is the number of tokens left to the text.
     """
+
+    long_text, windows = CUT, None
 
     def __init__(self, tokenizer: Tokenizer, prompt: str, method: str, vocab_size: Any):
         self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files

@@ -2,9 +2,9 @@
 
     ids = encode_file(tokenizer, rows.texts, path, folder)        # ids[i] as an array, len(ids), ids.lengths
 
-A file of the cache is known by what it depends on: the rows' file, the tokenizer's files and the maximum length. One
-process makes it while others wait; whoever opens it checks all of it, and makes it again if it is damaged. The folder
-may be removed at any time.
+A file of the cache is known by what it depends on: the rows' file, the tokenizer's files and what it reads of a text.
+One process makes it while others wait; whoever opens it checks all of it, and makes it again if it is damaged. The
+folder may be removed at any time.
 
 Layout: a line of JSON with what is where, blanks up to HEADER bytes, the ids of all rows, zeros up to a multiple of 8,
 and where each row ends.
@@ -118,7 +118,8 @@ def glob_escaped(name: str) -> str:
 def _key(tokenizer: Tokenizer, path: Path) -> str:
     """What a file of the cache depends on, as 32 hexadecimal digits."""
     files = {name: hashlib.sha256(content).hexdigest() for name, content in tokenizer.files.items()}
-    parts = [FORMAT, hierarchical.__version__, type(tokenizer).__name__, tokenizer.max_seq_length, files]
+    length, long_text = tokenizer.max_seq_length, tokenizer.long_text.to_dict()
+    parts = [FORMAT, hierarchical.__version__, type(tokenizer).__name__, length, long_text, files]
     return hashlib.sha256(json.dumps([*parts, file_digest(path)], sort_keys=True).encode()).hexdigest()[:32]
 
 

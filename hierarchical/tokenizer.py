@@ -47,7 +47,7 @@ def normalizing(tokenizer: Tokenizer, method: str) -> Tokenizer:
     config = json.loads(tokenizer.files["tokenizer_config.json"]) | {NORMALIZE: method}
     content = (json.dumps(config, ensure_ascii=False, indent=1) + "\n").encode()
     files = tokenizer.files | {"tokenizer_config.json": content}
-    return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length)
+    return tokenizer_of(files, tokenizer.directory, tokenizer.max_seq_length).reading(tokenizer.long_text)
 
 
 def tokenizer_of(files: dict[str, bytes], directory: Path, max_seq_length: int) -> Tokenizer:

@@ -3,6 +3,7 @@
 The kinds are in wordpiece.py, ernie_m.py and tokenizer_json.py; tokenizer.py opens that of a model directory.
 """
 
+import copy
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, refuse_pointer
+from hierarchical.long_texts import CUT, ENDS, LongText, Windows
 from hierarchical.normalizing import METHODS, Normalizer
 
 # Of a checkpoint. What encoders bring under other names is turned into these: tokenizer_files.py.
@@ -41,13 +43,15 @@ class Tokenizer(ABC):
     """What the kinds share. Each adds `_read_vocab`, `_first_ids`, `_count` and `_located`.
 
     Attributes: `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_token` (None: there is none), `mask_id` (without one:
-    `unk_id`), `max_seq_length`, `vocab` (dict, token to id), `source` (the file that it stands in), and `files` (dict,
-    name to bytes): what it was read from, see `read_files`.
+    `unk_id`), `max_seq_length`, `long_text` (a LongText: what is read of texts with more tokens than that), `vocab`
+    (dict, token to id), `source` (the file that it stands in), and `files` (dict, name to bytes): what it was read
+    from, see `read_files`.
     Texts are normalised before they are cut where tokenizer_config.json says so: see normalizing.py.
     A special token spelt out in a text, such as "[SEP]", becomes that token's id, as it does in PaddleNLP.
     """
 
     special = dict(zip(ROLES, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")))  # where the files do not say
+    long_text: LongText = CUT
 
     def __init__(self, directory: Path, config: dict, max_seq_length: int, files: dict[str, bytes]):
         self.directory, self.max_seq_length, self.files = directory, max_seq_length, files
@@ -76,9 +80,25 @@ class Tokenizer(ABC):
             )
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text: [CLS] … [SEP], `max_seq_length` at most, not padded; one list per text, in order."""
-        room = self.max_seq_length - 2
-        return [[self.cls_id, *self._first_ids(self.read(text), room)[:room], self.sep_id] for text in texts]
+        """The ids that are read of each text: [CLS] … [SEP], not padded; one list per text, in order.
+
+        `max_seq_length` at most; with windows as many as they cover, see `windows`.
+        """
+        room, kept = self.max_seq_length - ENDS, self.long_text.kept
+        reach = self.long_text.reach(room)
+        return [[self.cls_id, *kept(self._first_ids(self.read(text), reach), room), self.sep_id] for text in texts]
+
+    @property
+    def windows(self) -> Windows | None:
+        """How what `encode` gives is cut into windows; None: it goes through a network as it is."""
+        stride = self.long_text.stride
+        return None if stride is None else Windows(self.max_seq_length, stride)
+
+    def reading(self, long_text: LongText) -> "Tokenizer":
+        """The same tokenizer, with its vocabulary, for another way with long texts."""
+        other = copy.copy(self)
+        other.long_text = long_text
+        return other
 
     def lengths(self, texts: list[str]) -> list[int]:
         """How many ids each whole text has, [CLS] and [SEP] included, before anything is cut off."""
@@ -108,7 +128,7 @@ class Tokenizer(ABC):
             text, sources = self._normalizer.aligned(text)
             ends = [*sources, (sources[-1][1],) * 2 if sources else (0, 0)]  # of a span without a character, too
             found = [(ends[i][0], ends[j - 1][1] if i < j else ends[i][0]) for i, j in self._located(text)]
-        return [(0, 0), *found[: self.max_seq_length - 2], (0, 0)]
+        return [(0, 0), *self.long_text.kept(found, self.max_seq_length - ENDS), (0, 0)]
 
     def text_part(self, ids: Sequence[int]) -> slice:
         """Which of the ids of `encode` are the text's own: all but [CLS] and [SEP]."""

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from logging import Logger
 from pathlib import Path
@@ -21,13 +21,16 @@ from hierarchical.console import progress_bar
 from hierarchical.cpu_kernels import flush_denormals, speed_up
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
+from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import Rows, multi_hot
+from hierarchical.shortlist import SampledHead
 from hierarchical.weights import write_tensors
+from hierarchical.window_training import joined_logits
 
 STATE = "state.safetensors"
-BEFORE = {"per_level": 0, "stop": "leaf"}  # what version 0.9.0 did, whose states do not say
+BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense", "long_text": "cut"}  # version 0.9.0's, whose states say none
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -140,10 +143,21 @@ def train_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, seed: in
 
 
 class Trainer:
-    """The model, its optimizer and how far they have come; `state()` is all that --resume needs."""
+    """The model, its optimizer and how far they have come; `state()` is all that --resume needs.
 
-    def __init__(self, paddle: Any, settings: Settings, model: Any, total_steps: int):
-        self.paddle, self.settings, self.model = paddle, settings, model
+    head: of the model, if its steps see a shortlist of the labels; windows: of the tokenizer that made the ids
+    """
+
+    def __init__(
+        self,
+        paddle: Any,
+        settings: Settings,
+        model: Any,
+        total_steps: int,
+        head: SampledHead | None = None,
+        windows: Windows | None = None,
+    ):
+        self.paddle, self.settings, self.model, self.head, self.windows = paddle, settings, model, head, windows
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         if paddle.get_device() == "cpu":
             flush_denormals()
@@ -151,14 +165,14 @@ class Trainer:
         self.net = paddle.DataParallel(model) if self.world > 1 else model
         self.factor = rate_schedule(settings.schedule, settings.warmup_steps, total_steps)
         inside = getattr(model, "pretrained", f"{model.base_model_prefix}.")  # how names of the encoder begin
-        head = [p for name, p in model.named_parameters() if not name.startswith(inside)]
+        new = [p for name, p in model.named_parameters() if not name.startswith(inside)]
         encoder = [p for name, p in model.named_parameters() if name.startswith(inside)]
         decayed = {p.name for name, p in model.named_parameters() if "bias" not in name and "norm" not in name}
         self.optimizer = paddle.optimizer.AdamW(
             learning_rate=settings.learning_rate,
             parameters=[
                 {"params": encoder},
-                {"params": head, "learning_rate": settings.head_learning_rate / settings.learning_rate},
+                {"params": new, "learning_rate": settings.head_learning_rate / settings.learning_rate},
             ],
             weight_decay=settings.weight_decay,
             apply_decay_param_fun=lambda name: name in decayed,
@@ -180,15 +194,18 @@ class Trainer:
         self.begin_step()
         parts = settings.gradient_accumulation_steps * self.world
         rows = np.resize(rows, parts) if len(rows) < parts else rows  # every process needs a row
+        shortlist = self.head and self.head.fetch([targets[row] for row in rows], self.step, self.optimizer)
+        weights = [paddle.to_tensor(shortlist.weights)] if shortlist else []
         total = 0.0
         for i in range(settings.gradient_accumulation_steps):
             part = rows[i * self.world + self.rank :: parts]
-            inputs = model_inputs([ids[row] for row in part], pad_id)
-            labels = multi_hot([targets[row] for row in part], self.model.config.num_labels)
-            labels = paddle.to_tensor(labels, "float32")
+            own = [targets[row] for row in part]
+            labels = shortlist.multi_hot(own) if shortlist else multi_hot(own, self.model.config.num_labels)
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
-                logits = self.net(**inputs)
-            loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels) * (self.world / len(rows))
+                logits = self.logits_of([ids[row] for row in part], labels, pad_id, i)
+            labels = paddle.to_tensor(labels, "float32")
+            loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels, *weights)
+            loss = loss * (self.world / len(rows))
             if self.world > 1 and i + 1 < settings.gradient_accumulation_steps:
                 with self.net.no_sync():
                     self.scaler.scale(loss).backward()
@@ -198,8 +215,21 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.clear_grad()
+        if self.head:
+            self.head.put_back(self.optimizer)
         self.step += 1
         return total
+
+    def logits_of(self, ids: list[Sequence[int]], labels: np.ndarray, pad_id: int, part: int) -> Any:
+        """The logits [n, L] of a part of a batch, with gradients. labels: bool [n, L]; part: its number."""
+        if self.windows is None:
+            return self.net(**model_inputs(ids, pad_id))
+        rng = np.random.default_rng([self.settings.seed, self.step, self.rank, part])
+        return joined_logits(self.paddle, self.net, self.model, self.windows, ids, labels, pad_id, rng)
+
+    def whole(self) -> AbstractContextManager:
+        """The time in which the model has all labels: for dev scores and checkpoints."""
+        return self.head.whole() if self.head else nullcontext()
 
     def begin_step(self) -> None:
         """Set the random numbers (of dropout masks) and the rate of the step that comes."""
@@ -223,11 +253,12 @@ class Trainer:
             for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
                 if key.startswith(f"{parameter.name}_"):
                     tensors[f"{key[len(parameter.name) + 1 :]}/{name}"] = value
-        return tensors
+        return tensors | self.head.state() if self.head else tensors
 
     def restore(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Take over the arrays of `state()`, after `step` updates."""
         self.step, moments = step, {}
+        arrays = self.head.restore(arrays) if self.head else arrays
         for name, parameter in self.model.named_parameters():
             parameter.set_value(arrays[f"parameter/{name}"])
             for key, value in arrays.items():

@@ -159,10 +159,16 @@ def test_long_texts(data_dir, check):
     assert table["share of rows above 10 tokens"] == ["50.0%", "0.0%"]
     assert table["tokens, median"] == ["11", "8"]  # a length that occurs, the upper one of the two in the middle
     assert table["tokens, longest"] == ["32", "8"]
-    assert "train.txt: by an estimate, texts longer than --max_seq_length 10, which are cut: 2" in warnings_in(out)
+    assert (
+        "train.txt: by an estimate, texts longer than --max_seq_length 10, which are cut (see train.py --long_text): 2"
+        in warnings_in(out)
+    )
     assert "which are cut" not in check(folder, "--max_seq_length", 32)[1]
     out = check(folder, "--max_seq_length", 10, "--model_name", SAMPLE / "tiny-ernie")[1]
-    assert "train.txt: texts longer than --max_seq_length 10, which are cut: 2" in warnings_in(out)
+    assert (
+        "train.txt: texts longer than --max_seq_length 10, which are cut (see train.py --long_text): 2"
+        in warnings_in(out)
+    )
 
 
 @pytest.mark.parametrize(

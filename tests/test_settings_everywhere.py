@@ -16,6 +16,7 @@ from deploy.triton_serving import make_repository
 from hierarchical.calibration import Calibration, sigmoid
 from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint, write_decision
 from hierarchical.decisions import certainty, probabilities_of
+from hierarchical.long_texts import LongText
 from hierarchical.predictor import Predictor
 from hierarchical.tokenizer import normalizing
 from metric import Decision, Scores, decide
@@ -155,6 +156,61 @@ def test_normalised_texts_get_one_answer_everywhere(paddle, hybrid_checkpoint, r
     found = ask(tmp_path / "models", [odd])[0]
     sets = decide(expected, TREE, opened.decision)
     assert [[i for i, _, _ in row] for row in found] == [np.flatnonzero(row).tolist() for row in sets]
+
+
+@pytest.mark.parametrize("long_text", [LongText("head_tail"), LongText("windows", 7, 5)], ids=["head_tail", "windows"])
+def test_long_texts_get_one_answer_everywhere(hybrid_checkpoint, hybrid_export, rows, long_text, tmp_path, capsys):
+    """With windows of 14 tokens, which most rows are longer than; the branch reads whole texts in any case."""
+    checkpoint, export = tmp_path / "checkpoint", tmp_path / "export"
+    for source, folder in ((hybrid_checkpoint, checkpoint), (hybrid_export, export)):
+        shutil.copytree(source, folder)
+        write_decision(folder, 14, Decision(), long_text)
+    expected, texts = by_hand(hybrid_checkpoint, rows.texts, long_text), rows.texts
+    cut = Predictor(export, long_text="cut").probabilities(texts)
+    assert f"long_text cut: the model is stored with {long_text.method}" in capsys.readouterr().err
+    assert np.abs(expected - cut).max() > 0.05
+    np.testing.assert_allclose(Predictor(checkpoint, long_text="cut").probabilities(texts), cut, atol=1e-4)
+    for folder, how in ((checkpoint, {}), (export, {}), (export, {"backend": "paddle"}), (export, {"batch_size": 3})):
+        np.testing.assert_allclose(Predictor(folder, **how).probabilities(texts), expected, atol=1e-4)
+    int8 = Predictor(export, "int8")
+    np.testing.assert_allclose(int8.probabilities(texts[:2]), [int8.probabilities([text])[0] for text in texts[:2]])
+    served = load_exported(export, "float32")
+    np.testing.assert_allclose(served.probabilities(texts, [14] * len(texts)), expected, atol=1e-4)
+    assert all(pieces_of(served, text)[0] == len(text) for text in texts)
+
+    (tmp_path / "data.txt").write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    flags = ["--dataset_dir", str(tmp_path), "--device", "cpu", "--output_file", str(tmp_path / "out.jsonl")]
+    predict.main([*flags, "--params_path", str(checkpoint), "--floor", "0"])
+    found = [[row["probabilities"][label] for label in TREE.labels] for row in rows_in(tmp_path / "out.jsonl")]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    data = ["--dataset_dir", str(SAMPLE), "--dev_file", "dev.txt", "--train_file", "", "--device", "cpu"]
+    evaluate.main([*data, "--params_path", str(checkpoint), "--output_json", str(tmp_path / "scores.json")])
+    told = json.loads((tmp_path / "scores.json").read_text("utf-8"))["decision"]
+    assert told == {"max_seq_length": 14} | long_text.to_dict() | Decision().to_dict()
+
+    triton = ["--output", str(tmp_path / "models"), "--precision", "float32", "--backend", "python"]
+    if long_text.method == "windows":
+        with pytest.raises(InputError, match="reads long texts in windows, which Triton's steps cannot"):
+            make_repository.main(["--model_path", str(export), *triton])
+    else:
+        make_repository.main(["--model_path", str(export), *triton])
+        found = ask(tmp_path / "models", [texts])[0]
+        assert [[i for i, _, _ in row] for row in found] == [np.flatnonzero(row > 0.5).tolist() for row in expected]
+
+
+def by_hand(checkpoint, texts, long_text):
+    """The probabilities with 14 tokens a text, or a window, worked out one text after the other."""
+    opened, predictor, found = Checkpoint.open(checkpoint, 256), Predictor(checkpoint), []
+    for text in texts:
+        (first, *ids, last) = opened.tokenizer.encode([text])[0]
+        if long_text.method == "head_tail":
+            parts = [ids if len(ids) <= 12 else ids[:6] + ids[-6:]]
+        else:
+            ids = ids[: 12 + 4 * long_text.stride]
+            starts = range(0, max(1, len(ids) - 12), long_text.stride)
+            parts = [ids[:12], *(ids[start : start + 12] for start in starts), ids[-12:]]
+        found.append(predictor.logits([[first, *part, last] for part in parts]).max(0))
+    return sigmoid(np.array(found) + opened.linear.logits(texts))
 
 
 def test_an_export_carries_the_settings(paddle, hybrid_checkpoint, tmp_path):

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 import hierarchical
 import train
-from hierarchical import cpu_kernels
+from hierarchical import cpu_kernels, shortlist
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.linear_training import fit_linear
 from hierarchical.modeling import predict_logits, score
@@ -400,6 +400,65 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(run_train, rows_dir, tm
     assert end.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", "--epochs", 1, "--resume")
     assert len((tmp_path / "c" / "metrics.jsonl").read_text().splitlines()) == 1  # it was done, and is not done again
+
+
+@pytest.mark.slow
+def test_the_last_model(run_train, rows_dir, tmp_path, capsys):
+    """--select_by last keeps what a run ends with, though another epoch may have scored better."""
+    save, flags = tmp_path / "c", ["--dataset_dir", rows_dir, "--learning_rate", "1e-3", "--select_by", "last"]
+    run_train(*flags, "--epochs", 3, "--save_dir", save)
+    log = (save / "train.log").read_text("utf-8")
+    assert "best" not in log and f"Save last text classification model in {save}" in log
+    state = arrays(save / "state.safetensors")
+    for name, value in arrays(save / "model.safetensors").items():
+        assert np.array_equal(value, state[f"parameter/{name}"]), name
+    error = fails(run_train, capsys, *flags, "--early_stop", "--save_dir", save)
+    assert "--early_stop: needs a dev score that stagnates, and --select_by last has none" in error
+
+
+@pytest.mark.slow
+def test_a_recipe(run_train, rows_dir, tmp_path):
+    """Flags that are given count more; the others are those of the recipe, and of the number of rows."""
+    save = tmp_path / "c"
+    run_train("--dataset_dir", rows_dir, "--save_dir", save, "--recipe", "best", "--loss", "bce", "--epochs", 2)
+    told = "--epochs 2, --batch_size 2, --warmup_steps 2, --loss bce, --learning_rate auto, --lr_scheduler linear, --hybrid"
+    assert f"--recipe best: {told}" in (save / "train.log").read_text("utf-8")
+    arguments = json.loads((save / "run.json").read_text("utf-8"))["arguments"]
+    expected = {"recipe": "best", "loss": "bce", "learning_rate": 1e-3, "hybrid": True, "warmup": True, "epochs": 2}
+    assert expected.items() <= arguments.items()
+    run_train(
+        "--dataset_dir", rows_dir, "--save_dir", save, "--recipe", "best", "--loss", "bce", "--epochs", 2, "--resume"
+    )
+
+
+@pytest.mark.slow
+def test_shortlists_of_labels(run_train, rows_dir, tmp_path, monkeypatch):
+    """--head sampled: the same files, of all labels; stopped within the second epoch and resumed, the same bits."""
+    monkeypatch.setattr(shortlist, "SIZE", 4)
+    with open(rows_dir / "label.txt", "a", encoding="utf-8") as file:
+        file.writelines(f"其他{i}\n" for i in range(9))
+    flags = ["--dataset_dir", rows_dir, "--head", "sampled", "--learning_rate", "1e-3", "--tune_threshold", "global"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_train(*flags, "--epochs", 2, "--save_dir", whole)
+    assert "a step sees 8 of 14 labels" in (whole / "train.log").read_text("utf-8")  # twice the labels of two rows
+    with monkeypatch.context() as patch:
+        step = train.Trainer.train_step
+        patch.setattr(train.Trainer, "train_step", lambda *given, **named: interrupted(step, *given, **named))
+        with pytest.raises(SystemExit) as end:
+            run_train(*flags, "--epochs", 2, "--save_dir", broken)
+    assert end.value.code == 128 + signal.SIGTERM
+    run_train(*flags, "--epochs", 2, "--save_dir", broken, "--resume")
+    assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
+    assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
+    assert arrays(whole / "model.safetensors")["classifier.weight"].shape == (128, 14)
+    assert Checkpoint.open(whole).decision.threshold != 0.5
+
+
+def interrupted(step, trainer, *given, **named):
+    """A step; after the twelfth the run is asked to stop."""
+    if trainer.step == 11:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(trainer, *given, **named)
 
 
 def test_the_encoder_is_not_overwritten(run_train, rows_dir, tiny_checkpoint, capsys):

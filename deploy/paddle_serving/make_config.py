@@ -139,8 +139,9 @@ def write_folder(folder, args, predictor, output, decision):
     record = read_export(predictor.file.parent)
     for path in (*models, predictor.file.with_name("config.json")):
         shutil.copyfile(path, server / path.name)
-    predictor.tokenizer.save(server)
-    write_settings(server, predictor.tree, predictor.tokenizer.max_seq_length, decision)
+    tokenizer = predictor.tokenizer
+    tokenizer.save(server)
+    write_settings(server, predictor.tree, tokenizer.max_seq_length, decision, tokenizer.long_text)
     if predictor.linear:
         write_linear(server, predictor.linear, predictor.tree.labels)
     models = [server / path.name for path in models]

@@ -32,7 +32,7 @@ from paddle_serving_server.pipeline.pipeline_server import PipelineServicer  # n
 from paddle_serving_server.pipeline.proto import pipeline_service_pb2, pipeline_service_pb2_grpc  # noqa: E402
 
 from deploy.paddle_serving.protocol import EXAMPLE, MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
-from hierarchical.batches import length_sorted_batches, pad  # noqa: E402
+from hierarchical.batches import run_batches  # noqa: E402
 from hierarchical.decisions import certainty, decide, probabilities_of  # noqa: E402
 from hierarchical.encoders import graph_feed  # noqa: E402
 from hierarchical.errors import InputError  # noqa: E402
@@ -60,6 +60,10 @@ class TextRequest(RequestOp):
             return None, request.logid, BAD_REQUEST, str(error)
 
 
+class Failed(Exception):
+    """The library's (code, reason) for a batch that it could not compute."""
+
+
 class Classify(Op):
     """Texts -> token ids -> logits -> names and probabilities of labels, in a process of its own.
 
@@ -79,15 +83,23 @@ class Classify(Op):
 
     def process(self, feed_batch, typical_logid=0):
         ids, (output,) = feed_batch[0]["ids"], self._fetch_names
-        logits = np.zeros((len(ids), len(self.tree)), np.float32)
-        for rows in length_sorted_batches([len(row) for row in ids], BATCH_SIZE):
-            input_ids = pad([ids[i] for i in rows], self.tokenizer.pad_id)
+        compute_batch = super().process
+
+        def compute(input_ids):
             feed = graph_feed(input_ids)
             feed = {name: feed[name] for name in self.right_feed_names}
-            result, code, reason = super().process([feed], typical_logid)
+            result, code, reason = compute_batch([feed], typical_logid)
             if code != CustomExceptionCode.OK.value:
-                return None, code, reason
-            logits[rows] = result[output]
+                raise Failed(code, reason)
+            return result[output]
+
+        pad_id, width, windows = self.tokenizer.pad_id, len(self.tree), self.tokenizer.windows
+        try:
+            logits = run_batches(compute, ids, pad_id, width, BATCH_SIZE, windows=windows)
+        except Failed as failed:
+            return None, *failed.args
+        except InputError as error:  # numbers that are not finite
+            return None, CustomExceptionCode.UNKNOW.value, str(error)
         return {output: logits}, CustomExceptionCode.OK.value, ""
 
     def postprocess(self, input_data, fetch_data, data_id=0, log_id=0):

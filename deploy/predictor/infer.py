@@ -30,6 +30,7 @@ from utils import (
     InputError,
     add_decision_arguments,
     add_engine_device_arguments,
+    add_long_text_arguments,
     add_max_seq_length_argument,
     add_result_arguments,
     add_texts_arguments,
@@ -38,6 +39,7 @@ from utils import (
     decision_from_arguments,
     get_logger,
     load_reported,
+    long_text_arguments,
     make_parser,
     prediction_job,
     run,
@@ -56,6 +58,7 @@ def parse_args(argv):
     model.add_argument("--model_name_or_path", help="accepted and not needed: the tokenizer lies beside the model")
     model.add_argument("--multilingual", action="store_true", help="accepted and not needed: the model knows")
     add_max_seq_length_argument(model)
+    add_long_text_arguments(model)
     model.add_argument("--batch_size", type=int, default=32, help="texts per step")
     engine = parser.add_argument_group("engine")
     engine.add_argument("--backend", choices=BACKENDS, default="onnx", help="ONNX Runtime or Paddle Inference")
@@ -143,6 +146,7 @@ def main(argv=None):
         num_threads=args.num_threads,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
+        **long_text_arguments(args),
     )
     logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.file}")
     logger.info(">>> [InferBackend] Engine Created ...")

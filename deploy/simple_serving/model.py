@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hierarchical.batches import pad
+from hierarchical.batches import pad, run_batches
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.errors import InputError
 from hierarchical.files import file_digest
 from hierarchical.linear import with_linear
+from hierarchical.long_texts import CUT, ENDS
 from hierarchical.predictor import Predictor, describe
 
 MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
@@ -52,6 +53,8 @@ class Model:
 
     def encode(self, text, max_seq_length):
         tokenizer = copy.copy(self.tokenizer)  # shares the vocabulary and what is remembered
+        if tokenizer.windows and max_seq_length != tokenizer.max_seq_length:
+            tokenizer.long_text = CUT  # a request that says how many tokens are read gets no more
         tokenizer.max_seq_length = max_seq_length
         return tokenizer.encode([text])[0]
 
@@ -64,13 +67,22 @@ class Model:
         return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
 
 
-def load_exported(path, precision, max_seq_length=None):
-    """The Model of an export. Raises InputError for whatever is missing, damaged or does not fit together."""
-    predictor = Predictor(path, precision, max_seq_length=max_seq_length, kind="export")
+def load_exported(path, precision, max_seq_length=None, device="cpu", **long_text):
+    """The Model of an export; long_text: settings of LongText.updated that replace the stored ones.
+
+    Raises InputError for whatever is missing, damaged or does not fit together.
+    """
+    predictor = Predictor(path, precision, device=device, max_seq_length=max_seq_length, kind="export", **long_text)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
 
+    def logits_of(ids):
+        if tokenizer.windows is None:
+            return predictor.compute(pad(ids, tokenizer.pad_id))
+        most = predictor.batch_size
+        return run_batches(predictor.compute, ids, tokenizer.pad_id, len(tree), most, windows=tokenizer.windows)
+
     def score(ids, texts):
-        logits = with_linear(predictor.compute(pad(ids, tokenizer.pad_id)), predictor.linear, texts)
+        logits = with_linear(logits_of(ids), predictor.linear, texts)
         if not np.isfinite(logits).all():
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
         return probabilities_of(logits, tree, predictor.decision)
@@ -171,7 +183,8 @@ def words_of(text):
 
 def pieces_of(model, text, most=MOST_PIECES):
     """(characters that the model reads, the (start, end) of at most `most` pieces to leave out in turn)."""
-    head = text[: 8 * model.max_seq_length]  # few tokens are longer; spans() takes its time
+    reach = model.tokenizer.long_text.reach(model.max_seq_length - ENDS)
+    head = text[: reach and 8 * (reach + ENDS)]  # few tokens are longer; spans() takes its time
     read = max((end for _, end in model.tokenizer.spans(head)), default=0)
     read = len(text) if model.reads_all else read
     words = words_of(text[:read])

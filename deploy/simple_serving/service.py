@@ -18,6 +18,7 @@ from hierarchical.console import get_logger
 from hierarchical.decisions import thresholds_of
 from hierarchical.devices import available_cores
 from hierarchical.errors import InputError
+from hierarchical.long_texts import CUT
 
 BODY_SECONDS = 10  # for a body to arrive
 LOOK_SECONDS = 1  # between two looks at files that may change
@@ -133,7 +134,8 @@ class Service:
 
     def check_text(self, text, field):
         if len(text) > (longest := self.args.max_chars):
-            how = f"Send at most {longest} characters; the model reads the first {self.model.max_seq_length} tokens."
+            reads = f"; the model reads the first {self.model.max_seq_length} tokens"
+            how = f"Send at most {longest} characters{reads if self.model.tokenizer.long_text == CUT else ''}."
             raise Refusal(413, f"body.{field}", f"{len(text)} characters", how)
 
     def decision(self, model, **settings):

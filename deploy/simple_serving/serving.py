@@ -157,7 +157,8 @@ def serve(args, loads):
             logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --keys_file")
         host, port = sock.getsockname()[:2]
         for model in service.models.loaded.values():
-            logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {model.max_seq_length} tokens of a text)")
+            reads = f"{model.max_seq_length} tokens of a text, longer ones: {model.tokenizer.long_text}"
+            logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {reads})")
         logger.info(
             f"Serving on {'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it"
         )

@@ -86,6 +86,11 @@ def find_model(args):
             f"{predictor.file}: an older export, whose answers depend on the other texts of a batch. Export it again, "
             "or pass --precision float32."
         )
+    if predictor.tokenizer.windows:
+        raise InputError(
+            f"{predictor.file}: reads long texts in windows, which Triton's steps cannot: there each text is one row. "
+            "Serve it with deploy/simple_serving/server.py, or export it with --long_text head_tail or cut."
+        )
     predictor.logits(predictor.tokenizer.encode(["第一句，a first text"]))  # has as many outputs as there are labels
     return predictor
 
@@ -197,6 +202,7 @@ def config_texts(args, predictor):
 
 def write_repository(folder, args, predictor, decision):
     """Write the four models into an empty folder. In each config.pbtxt stands which set of four it is of."""
+    tokenizer = predictor.tokenizer
     for name in MODELS:
         (folder / name / "1").mkdir(parents=True)
     for name in ("tokenizer", "seqcls_postprocess"):
@@ -204,10 +210,10 @@ def write_repository(folder, args, predictor, decision):
         shutil.copyfile(STEPS / f"{name}.py", version / "model.py")
         shutil.copytree(PACKAGE, version / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(predictor.file.with_name("config.json"), version / "config.json")
-        write_settings(version, predictor.tree, predictor.tokenizer.max_seq_length, decision)
+        write_settings(version, predictor.tree, tokenizer.max_seq_length, decision, tokenizer.long_text)
         if predictor.linear:
             write_linear(version, predictor.linear, predictor.tree.labels)
-    predictor.tokenizer.save(folder / "tokenizer" / "1")
+    tokenizer.save(folder / "tokenizer" / "1")
     shutil.copyfile(predictor.file, folder / "seqcls_model" / "1" / "model.onnx")
     if args.backend == "python":
         shutil.copyfile(STEPS / "seqcls_model.py", folder / "seqcls_model" / "1" / "model.py")

@@ -53,6 +53,15 @@ def test_precision(tiny_export, export):
     assert find_precision(export, "auto") == "float32"  # which is then missed
 
 
+def test_what_is_best_on_a_gpu(export):
+    """int8 is for CPUs."""
+    there = [path.stem for path in sorted(export.glob("*.onnx"))]
+    assert there == ["float16", "float32", "int8"]
+    for best in ("float16", "float32", "int8"):
+        assert find_precision(export, "auto", "gpu") == best
+        (export / f"{best}.onnx").unlink()
+
+
 def record(*, slower=0.0, drop=0.0, scores=True, models=("checkpoint", "float32.onnx", "int8.onnx"), **more):
     """export.json where int8 is so many milliseconds slower than float32 and so many points of macro-F1 worse."""
     rows = [

@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,7 @@ import hierarchical
 import predict
 from hierarchical import InputError, Prediction, Predictor
 from hierarchical.decisions import Decision
+from hierarchical.engines import OnnxModel
 from hierarchical.labels import LabelTree
 from hierarchical.predictor import describe, label_texts
 
@@ -329,6 +331,31 @@ def test_precision(export, predictor, texts):
     with pytest.raises(InputError, match=r"int8.onnx: no such file.*export_model.py \(--precision"):
         Predictor(export, precision="int8")
     assert Predictor(export, backend="paddle", precision="auto").file == export / "float32.pdmodel"
+
+
+def test_batches_side_by_side_on_a_gpu(tiny_export, texts, monkeypatch):
+    """With a stand-in that computes on the CPU: the float16 model of this GPU, four batches at once, answers in order."""
+    asked, at_once, most = [], [], []
+
+    class StandIn(OnnxModel):
+        def __init__(self, path, device, device_id):
+            asked.append((path.name, device, device_id))
+            super().__init__(path)
+
+        def __call__(self, input_ids):
+            at_once.append(1)
+            most.append(len(at_once))
+            time.sleep(0.05)
+            try:
+                return super().__call__(input_ids)
+            finally:
+                at_once.pop()
+
+    expected = Predictor(tiny_export, "float16").probabilities(texts[:24])
+    monkeypatch.setattr("hierarchical.predictor.OnnxModel", StandIn)
+    found = Predictor(tiny_export, "auto", device="gpu:1", batch_size=3).probabilities(texts[:24])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert asked == [("float16.onnx", "gpu", 1)] and max(most) == 4
 
 
 def test_other_length_than_trained_with(tiny_export, printed):

@@ -24,6 +24,7 @@ class Counting:
     def __init__(self, max_seq_length=16):
         self.inner, self.texts = load_tokenizer(SAMPLE / "tiny-ernie", max_seq_length), 0
         self.files, self.vocab, self.max_seq_length = self.inner.files, self.inner.vocab, max_seq_length
+        self.long_text = self.inner.long_text
 
     def encode(self, texts):
         self.texts += len(texts)

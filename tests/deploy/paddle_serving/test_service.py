@@ -28,6 +28,7 @@ from deploy.paddle_serving import http_client, make_config
 from deploy.paddle_serving.protocol import MAX_BYTES, ROUTE, labels_of
 from hierarchical.calibration import Calibration
 from hierarchical.checkpoints import write_decision
+from hierarchical.long_texts import LongText
 from hierarchical.predictor import Predictor
 from metric import Decision, decide
 
@@ -377,11 +378,11 @@ def test_settings_are_obeyed(python, tiny_export, tmp_path, texts, predictor):
 
 
 def test_stored_settings_are_obeyed(python, tiny_export, tmp_path, texts, predictor):
-    """A path, and calibrated probabilities, as the predictor gives them."""
+    """A path, calibrated probabilities, and windows of long texts, as the predictor gives them."""
     lines = Calibration("per_level", [[0.5, 0.3], [0.8, -0.2], [1.2, 0.0]], [])
     stored = Decision([0.6, 0.5, 0.4], "path", stop="confident", calibration=lines)
     export = shutil.copytree(tiny_export, tmp_path / "export")
-    write_decision(export, 64, stored)
+    write_decision(export, 14, stored, LongText("windows", 7, 5))
     calibrated = Predictor(export)
     found = calibrated.probabilities(texts[:40])
     assert np.abs(found - predictor.probabilities(texts[:40])).max() > 0.05

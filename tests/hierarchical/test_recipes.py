@@ -1,0 +1,27 @@
+"""recipes.py: how long a training is, by hand."""
+
+import pytest
+
+from hierarchical.recipes import BY_ROWS, RECIPES, by_rows, defaults_of
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "given", "expected"),
+    [
+        (74, {}, (60, 8, 60)),  # at most 60 epochs, of 10 steps: a tenth of 600
+        (1000, {}, (24, 8, 300)),
+        (1001, {}, (24, 32, 76)),  # 32 steps an epoch
+        (10_708, {}, (8, 32, 268)),
+        (2000, {"epochs": 3}, (3, 32, 18)),
+        (2000, {"batch_size": 100}, (12, 100, 24)),
+        (2000, {"parts": 4}, (12, 32, 19)),  # 16 steps of 128 rows
+    ],
+)
+def test_by_rows(n_rows, given, expected):
+    assert by_rows(n_rows, **given) == dict(zip(("epochs", "batch_size", "warmup_steps"), expected))
+
+
+def test_what_is_left_to_the_rows():
+    for recipe, flags in RECIPES.items():
+        assert defaults_of(recipe) == {**flags, "epochs": None, "batch_size": None, "warmup_steps": None}
+        assert BY_ROWS == tuple(name for name, value in defaults_of(recipe).items() if value is None)
