@@ -46,8 +46,9 @@ def parse_args(argv):
     parser = make_parser("Learn what the nearness of a text and a label means.")
     add_dataset_arguments(parser.add_argument_group("data"), "dev", compared=True)
     add_model_arguments(parser)
-    parser.add_argument("--classifier", default="./checkpoint/", help="directory that train.py saved the model in")
-    parser.add_argument("--threshold", type=float, default=0.5, help="a new label needs a probability above this")
+    new = parser.add_argument_group("labels without rows")
+    new.add_argument("--classifier", default="./checkpoint/", help="directory that train.py saved the model in")
+    new.add_argument("--threshold", type=float, default=0.5, help="a new label needs a probability above this")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if not 0 <= args.threshold <= 1:
