@@ -182,7 +182,8 @@ def merge(args, logger, directory, paths):
     if still_open.suffix != ".jsonl":
         raise InputError(f"{still_open}: --open_file is written as .jsonl; name it so.")
     ledger.add(edits)
-    merged = merge_answers(rows, ledger, tree, clean, ids_elsewhere(directory, tree))
+    elsewhere = None if train_path.stem.lower() in ("dev", "test") else ids_elsewhere(directory, tree)
+    merged = merge_answers(rows, ledger, tree, clean, elsewhere)
     labelled = [(row.text, row.labels) for row in rows if row.labels is not None]
     require_row_format(clean, "--clean_file", labelled)
     with atomic_write(clean) as file:

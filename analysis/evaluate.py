@@ -35,6 +35,7 @@ if not __package__:  # run as a file: the project's root must be found
 import hierarchical
 from analysis.cases import in_directory
 from analysis.comparison import compare, label_sets, verdicts
+from analysis.data_map import Marks, map_points
 from analysis.left_out import LeftOut, calibrated
 from analysis.report import Findings, write_report
 from analysis.scoring import comparison, fit_baseline, headline
@@ -94,6 +95,8 @@ def parse_args(argv):
     result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
     result.add_argument("--output_json", help="write all scores to this file")
     result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
+    how = "a map of dev and train rows in the report, by the model's features"
+    result.add_argument("--data_map", action="store_true", help=how)
     how = "another checkpoint: what has changed since, and whether that could be luck"
     result.add_argument("--compare", help=how)
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
@@ -101,6 +104,8 @@ def parse_args(argv):
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
+    if args.data_map and not args.report:
+        parser.error("argument --data_map: is part of a report, which --report writes")
     return args
 
 
@@ -117,10 +122,10 @@ def probability_windows(predictor, rows, name, decision):
         yield window, probabilities_of(logits, predictor.tree, decision)
 
 
-def score_rows(predictor, rows, decision, name, findings=None, left_out=None):
+def score_rows(predictor, rows, decision, name, left_out=None, findings=()):
     """(result dict of metric.Scores, bad cases) of labelled rows; a bad case is (row number, predicted class indices).
 
-    findings, left_out: a report.Findings and a LeftOut that are to see each window, too
+    left_out, findings: a LeftOut, and report.Findings and data_map.Marks, that are to see each window, too
     Probabilities are held for one window of rows at a time, so memory does not grow with rows x labels.
     """
     tree = predictor.tree
@@ -131,8 +136,8 @@ def score_rows(predictor, rows, decision, name, findings=None, left_out=None):
         scores.update(predicted, gold)
         if left_out:
             left_out.update(window, logits, gold)
-        if findings:
-            findings.update(window, probabilities, predicted, gold)
+        for one in findings:
+            one.update(window, probabilities, predicted, gold)
         wrong = np.flatnonzero((predicted != gold).any(1))
         bad_cases += [(window[i], np.flatnonzero(predicted[i]).tolist()) for i in wrong]
     result = scores.result()
@@ -244,6 +249,8 @@ def main(argv=None):
     if args.compare:
         older = Predictor(args.compare, kind="checkpoint", device=args.device, batch_size=args.batch_size)
         require_same_labels(older.tree, Path(args.params_path) / "label.txt")
+    if args.data_map:
+        predictor.require_network()
     if args.baseline and "train" not in rows:
         raise InputError("--baseline: needs the rows of a train file.")
     if args.calibrate not in (None, "none") and len(rows["dev"].texts) < LEAST_ROWS:
@@ -278,9 +285,11 @@ def main(argv=None):
             write_decision(args.params_path, tokenizer.max_seq_length, decision, tokenizer.long_text)
     scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
     left_out = LeftOut(tree, decision, len(rows["dev"].texts), parts)
+    marks = {name: Marks(len(part.texts)) for name, part in rows.items()} if args.data_map else {}
     for name, part in rows.items():
-        seen_by = (findings, left_out) if name == "dev" else ()
-        scores[name], bad_cases = score_rows(predictor, part, decision, name, *seen_by)
+        of_dev = name == "dev"
+        seen_by = [one for one in (findings if of_dev else None, marks.get(name)) if one]
+        scores[name], bad_cases = score_rows(predictor, part, decision, name, left_out if of_dev else None, seen_by)
     label_scores = chain.from_iterable(label_lines(label, scores) for label in tree.labels)
     for line in chain(headline(scores["dev"]), left_out.lines(), () if labels_path else label_scores):
         logger.info(line)
@@ -298,7 +307,7 @@ def main(argv=None):
     if args.report:
         facts = origin(args, dev_path, tree)
         checked = confirmed_rows(ledger, rows["dev"], tree)
-        about = facts, left_out.to_dict(), checked, against
+        about = facts, left_out.to_dict(), checked, against, map_points(predictor, rows, marks) if marks else None
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, *about)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:

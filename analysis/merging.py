@@ -91,7 +91,8 @@ def _is_of(line, form):
 def merge_answers(rows, ledger, tree, path, elsewhere=()):
     """The Merged of a training file's WholeRows and the answers in a Ledger.
 
-    path: the file it is written to; elsewhere: ids of texts of dev and test, which never become rows of train
+    path: the file it is written to; elsewhere: ids of texts of dev and test, which never become rows of train; None:
+    these rows are no training file, and none are added
     """
     lines, counts, still_open, known = [], Counter(), [], {id_of(row.text) for row in rows}
     for row in rows:
@@ -108,7 +109,7 @@ def merge_answers(rows, ledger, tree, path, elsewhere=()):
         if why:
             still_open.append({"text": row.text, "labels": list(row.labels or ()), "why": why})
         lines.append(line_of(row, labels, path))
-    for text, labels in new_rows(ledger, known, elsewhere):
+    for text, labels in new_rows(ledger, known, elsewhere) if elsewhere is not None else ():
         counts["added"] += 1
         lines += format_rows(path, [(text, in_order(labels, tree, ledger))])
     return Merged(lines, counts["changed"], counts["confirmed"], counts["added"], still_open)

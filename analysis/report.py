@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from analysis.comparison import verdicts
+from analysis.data_map import MOST_POINTS
+from hierarchical.calibrating import Reliability
 from hierarchical.console import cut
 from hierarchical.decisions import decide
 from hierarchical.files import atomic_write
@@ -24,8 +26,13 @@ from hierarchical.metric import Scores
 THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
-SHOWN_CASES, SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 300, 50, 20
-SHOWN_OF_LABEL = 50  # wrong rows of each label, beyond SHOWN_CASES
+SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 50, 20
+MOST_BYTES = 7_500_000  # of wrong rows in the page
+WAYS = (  # to stay below: (of each label so many of the worst, characters of a text); None: all
+    *((None, longest) for longest in (None, 1000, 300, 100)),
+    *((of_label, 100) for of_label in (1000, 300, 100, 30, 10, 3, 1)),
+)
+CORRECT, MISSED, EXTRA = range(3)  # labels of a wrong row
 RARE = 15  # train rows
 SHOWN_TURNED = 100  # rows that are newly right, and newly wrong
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
@@ -42,6 +49,8 @@ def render(template, **values):
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # text as it is, not as six characters for each; what HTML would take for a tag is spelt otherwise all the same
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     environment.filters |= {"percent": lambda share, digits=2: f"{100 * share:.{digits}f}", "leaf": leaf, "cut": cut}
     return environment.get_template(template).render(**values)
 
@@ -60,6 +69,7 @@ class Findings:
 
     curve        {threshold: metric.Scores}, one threshold for all labels, decoded as the decision says
     reliability  float64 [3, BINS]: cells, sum of their probabilities, cells that are gold
+    calibration  calibrating.Reliability: how far probabilities are from that, by level
     confused     Counter {(missed, predicted): rows}, class indices of one level
     cases        the wrong rows: {row, labels: [{label, probability, gold, predicted}], surest: highest contradiction}
     row_counts   int64 [N, 3]: right, wrongly predicted and missed labels of each row
@@ -71,7 +81,7 @@ class Findings:
         chosen = [] if isinstance(decision.threshold, list) else [decision.threshold]
         thresholds = sorted({*THRESHOLDS, *chosen}) if decision.needs_threshold else []
         self.curve = {threshold: Scores(tree) for threshold in thresholds}
-        self.reliability = np.zeros((3, BINS))
+        self.reliability, self.calibration = np.zeros((3, BINS)), Reliability(tree)
         self.confused, self.example, self.cases = Counter(), {}, []
         self.row_counts = np.zeros((n_rows, 3), np.int64)
         self.missed, self.extra = np.zeros((2, len(tree)), np.int64)
@@ -83,6 +93,7 @@ class Findings:
         cells = np.minimum((probabilities * BINS).astype(int), BINS - 1).ravel()
         for sums, weights in zip(self.reliability, (None, probabilities.ravel(), gold.ravel())):
             sums += np.bincount(cells, weights, BINS)
+        self.calibration.add(probabilities, gold)
         kinds = predicted & gold, predicted & ~gold, gold & ~predicted
         self.row_counts[window.start : window.stop] = np.stack([kind.sum(1) for kind in kinds], 1)
         self.extra += kinds[1].sum(0)
@@ -245,15 +256,45 @@ def confusion_tables(tree, findings, rows):
     return siblings[:SHOWN_CONFUSIONS], across[:SHOWN_CONFUSIONS]
 
 
-def shown_cases(findings):
-    """The wrong rows on the page, the worst first: SHOWN_CASES, and of each label its SHOWN_OF_LABEL worst."""
-    shown, of_label = [], Counter()
-    for case in sorted(findings.cases, key=lambda case: -case["surest"]):
-        wrong = [label["label"] for label in case["labels"] if label["gold"] != label["predicted"]]
-        if len(shown) < SHOWN_CASES or any(of_label[label] < SHOWN_OF_LABEL for label in wrong):
-            shown.append(case)
-            of_label.update(wrong)
-    return shown
+def wrong_rows(findings, rows):
+    """What the page holds of the wrong rows: {rows, of_label, longest}; the worst first.
+
+    A row is [its number, its text, [class index, CORRECT, MISSED or EXTRA, probability in %, the next class, ...]]; one
+    whose text is cut has the number of its characters besides. of_label, longest: see WAYS
+    """
+    index = findings.tree.index
+    cases = [
+        (case["row"], rows.texts[case["row"]], [value for label in case["labels"] for value in _coded(label, index)])
+        for case in sorted(findings.cases, key=lambda case: -case["surest"])
+    ]
+    for of_label, longest in WAYS:
+        chosen = [_cut_case(case, longest) for case in _worst_of_each(cases, of_label)]
+        if sum(len(text.encode()) + 20 + 9 * len(labels) // 3 for _, text, labels, *_ in chosen) <= MOST_BYTES:
+            break
+    return {"rows": chosen, "of_label": of_label, "longest": longest}
+
+
+def _coded(label, index):
+    kind = (CORRECT if label["predicted"] else MISSED) if label["gold"] else EXTRA
+    return index[label["label"]], kind, round(100 * label["probability"])
+
+
+def _worst_of_each(cases, of_label):
+    """The cases in which some wrong label is among its `of_label` worst; None: all."""
+    seen = Counter()
+    for case in cases:
+        codes = case[2]
+        wrong = [codes[i] for i in range(0, len(codes), 3) if codes[i + 1] != CORRECT]
+        if of_label is None or any(seen[i] < of_label for i in wrong):
+            seen.update(wrong)
+            yield case
+
+
+def _cut_case(case, longest):
+    number, text, codes = case
+    if longest is None or len(text) <= longest:
+        return [number, text, codes]
+    return [number, text[:longest], codes, len(text)]
 
 
 def suspects(findings, checked=frozenset()):
@@ -306,8 +347,9 @@ def decision_facts(decision):
 
 
 def write_report(
-    path, tree, tokenizer, rows, scores, findings, facts, left_out=None, checked=frozenset(), comparison=None
-):
+    path, tree, tokenizer, rows, scores, findings, facts,
+    left_out=None, checked=frozenset(), comparison=None, points=None,
+):  # fmt: skip
     """Write the page about the dev rows.
 
     rows     rows.Rows of dev
@@ -316,6 +358,7 @@ def write_report(
     left_out the dict of left_out.LeftOut
     checked  numbers of dev rows whose labels somebody has confirmed: they are no suspects
     comparison  the comparison.Comparison with an older model, if there is one
+    points   what data_map.map_points gives, if there is to be a map
     """
     siblings, across = confusion_tables(tree, findings, rows)
     common, rare = by_rarity(suspects(findings, checked), scores)
@@ -332,12 +375,12 @@ def write_report(
         across=across,
         threshold=threshold_chart(findings),
         reliability=reliability_chart(findings),
+        calibration=findings.calibration.result(),
         surest={"cells": int(cells), "mean": sums / cells, "right": gold / cells} if cells else None,
         support=support_chart(tree, scores),
         lengths=length_groups(findings, tokenizer.lengths(rows.texts), tokenizer.max_seq_length),
         rows=rows,
-        cases=shown_cases(findings),
-        shown_of_label=SHOWN_OF_LABEL,
+        wrong=wrong_rows(findings, rows),
         n_cases=len(findings.cases),
         suspects=common,
         rare_suspects=rare,
@@ -348,6 +391,8 @@ def write_report(
         shown_turned=SHOWN_TURNED,
         tree_labels=tree.labels,
         sure=SURE,
+        points=points,
+        most_points=MOST_POINTS,
     )
     with atomic_write(path) as file:
         file.write(page)

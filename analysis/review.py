@@ -1,10 +1,12 @@
 """Check doubtful rows and label new texts on a page in the browser, by keyboard.
 
     python analysis/review.py --dataset_dir my_data --params_path checkpoint
+    python analysis/review.py --dataset_dir my_data --params_path checkpoint --rows_file ~/Downloads/picked.jsonl
 
 Reads   dataset_dir/train.txt            (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/label.txt            the label tree
         dataset_dir/support.txt          texts to label, that sparse.py --annotate chose, if there are any
+        rows_file                        these rows and no others, such as those ticked in evaluate.py's report
         params_path/                     a checkpoint, an export or a linear model: proposals, and words that mattered
 Writes  dataset_dir/ledger.jsonl         every answer, at once; `python analysis/dirty.py --merge` puts them into train
         dataset_dir/review_queue.jsonl   what is asked; made anew when the files above have changed, or all is done
@@ -27,7 +29,7 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.cases import in_directory
 from analysis.desk import KINDS, Desk
 from analysis.merging import ids_elsewhere, train_path_of, user, warn_of_torn
-from analysis.review_queue import QUEUE, make_queue, read_queue, write_queue
+from analysis.review_queue import QUEUE, ROWS_QUEUE, make_queue, queue_of_rows, read_queue, write_queue
 from deploy.simple_serving.serving import listen
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.ledger import MARGIN, Ledger, id_of
@@ -56,6 +58,8 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     add_dataset_arguments(data, "train")
     data.add_argument("--texts_file", default=TEXTS, help="texts to label; a bare name lies in dataset_dir")
+    how = "ask about the labels of these rows alone, such as picked.jsonl of a report"
+    data.add_argument("--rows_file", type=Path, help=how)
     add_checkpoint_arguments(parser, 16, "model; --params_path '': none, and no words and proposals for texts")
     queue = parser.add_argument_group("queue")
     queue.add_argument("--dirty_num", type=int, default=500, help="suspicious rows, the worst first")
@@ -93,15 +97,18 @@ def read_texts_to_label(path, tree, train, ledger, logger):
 
 def queue_of(args, directory, tree, train, ledger, predict, logger):
     """The items to ask about: those of the last time, unless there is a reason for new ones."""
-    texts_path = in_directory(directory, args.texts_file)
-    sources = [train_path_of(directory, args.train_file), directory / args.label_file, texts_path]
-    path = directory / QUEUE
+    picked, texts_path = args.rows_file, in_directory(directory, args.texts_file)
+    chosen_from = [picked] if picked else [train_path_of(directory, args.train_file), texts_path]
+    path, sources = directory / (ROWS_QUEUE if picked else QUEUE), [*chosen_from, directory / args.label_file]
     items = None if args.refresh else read_queue(path, sources)
-    if items and Desk(items, ledger).progress(args.annotator)["open"]:
+    if items and (picked or Desk(items, ledger).progress(args.annotator)["open"]):
         logger.info(f"{path}: going on with it; --refresh chooses anew")
         return items
-    texts = read_texts_to_label(texts_path, tree, train, ledger, logger)
-    items = make_queue(train, texts, ledger, tree, predict, args)
+    if picked:
+        items = queue_of_rows(load_reported(picked, tree, logger), tree, predict)
+    else:
+        texts = read_texts_to_label(texts_path, tree, train, ledger, logger)
+        items = make_queue(train, texts, ledger, tree, predict, args)
     write_queue(path, items, sources)
     return items
 
@@ -124,6 +131,8 @@ def main(argv=None):
     if args.texts_file != TEXTS:
         where = in_directory(directory, args.texts_file)
         require_file(where, "--texts_file names texts to label, one per line, or rows without labels.")
+    if args.rows_file:
+        require_file(args.rows_file, "--rows_file names rows with labels, as the report of evaluate.py downloads them.")
     try:
         from analysis.evidence import Evidence
         from analysis.review_app import make_app
@@ -155,7 +164,10 @@ def main(argv=None):
     finally:
         evidence.close()
     logger.info(f"{desk.progress(args.annotator)['done']} of {len(items)} rows are answered, in {ledger.path}")
-    logger.info(f"To put them into train: python analysis/dirty.py --dataset_dir {directory} --merge")
+    merge = f"python analysis/dirty.py --dataset_dir {directory} --merge"
+    logger.info(f"To put them into train: {merge}")
+    if args.rows_file and {item["id"] for item in items} & ids_elsewhere(directory, tree):
+        logger.info(f"To put them into dev: {merge} --train_file dev.txt --clean_file dev_clean.txt")
 
 
 if __name__ == "__main__":

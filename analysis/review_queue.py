@@ -1,5 +1,7 @@
 """The rows that analysis/review.py asks about: chosen once, and kept in review_queue.jsonl, so that a restart is quick.
 
+Rows that somebody has picked (--rows_file) are a queue of their own, in review_rows.jsonl.
+
 An item: id and text; made, the time; kinds, of disagreement, suspect, text and control; labels, those it has, by name,
 None for a text without; proposal, those a model would give; says, the doubt in words; model, label -> probability;
 rank, how many rows are more suspicious; opinions, of a disagreement: [annotator, labels].
@@ -16,7 +18,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.ledger import LEAST, VOTES, id_of, now
 
-QUEUE = "review_queue.jsonl"
+QUEUE, ROWS_QUEUE = "review_queue.jsonl", "review_rows.jsonl"
 
 
 def read_queue(path, sources):
@@ -60,6 +62,15 @@ def make_queue(train, texts, ledger, tree, predict, args):
     for item in _text_items(texts, predict, tree):
         items.setdefault(item["id"], item)
     return [{**item, "made": made} for item in items.values()]
+
+
+def queue_of_rows(rows, tree, predict):
+    """The items of Rows that somebody has picked, in their order; predict: as above."""
+    items, made = {}, now()
+    for rank, (item, labels) in enumerate(zip(_text_items(rows.texts, predict, tree), rows.labels)):
+        more = {"kinds": ["suspect"], "labels": [tree.labels[k] for k in labels], "rank": rank, "made": made}
+        items.setdefault(item["id"], item | more)
+    return list(items.values())
 
 
 def _train_item(found, train, row, rank, kinds):

@@ -28,6 +28,7 @@ from hierarchical.rows import Row
 ROW_ID = "row_id"  # the field in which a row's id goes out and comes back
 CONTROL = "label"  # the name of the control in the Label Studio projects that import_files() is for
 KINDS = ("choices", "taxonomy")
+GIVEN = "data"  # the model_version there of labels that a row has already
 LONGEST_IN_DOCCANO = 100  # characters of a label's name
 HOW_TO_EXPORT = "Export JSONL from doccano, or JSON from Label Studio."
 WRONG_PROJECT = "In doccano, make a project of the type Text Classification."
@@ -76,8 +77,19 @@ def read_export(
     keep_empty: doccano does not tell "not annotated" from "no label applies"; take it for the latter.
     Raises InputError for a file that is no export which can be read without guessing.
     """
-    parsed = []  # (Annotation, control -> its labels)
-    name, records = Path(path).stem, _records(path, problems)
+    return annotations_in(_records(path, problems), path, separator, keep_empty, problems, fields)
+
+
+def annotations_in(
+    records: list[tuple[str, Any]],
+    path: str | Path,
+    separator: str,
+    keep_empty: bool,
+    problems: Problems,
+    fields: Fields = USUAL,
+) -> list[Annotation]:
+    """The same of (where, record) that are read already; path: where they come from, for messages."""
+    parsed, name = [], Path(path).stem  # (Annotation, control -> its labels)
     for where, record in tqdm(records, desc=name, unit=" records", disable=None, leave=False, delay=1):
         try:
             if isinstance(record, ValueError):
@@ -290,7 +302,7 @@ def import_files(rows: Sequence[Row], notes: Sequence[str], tree: LabelTree) -> 
         if row.labels is not None:
             value = {"taxonomy": [tree.segments(label) for label in deepest]}
             answer = {"from_name": CONTROL, "to_name": "text", "type": "taxonomy", "value": value}
-            task["predictions"] = [{"model_version": "data", "result": [answer]}]
+            task["predictions"] = [{"model_version": GIVEN, "result": [answer]}]
         tasks.append(task)
     types = [{"text": label} for label in tree.labels]
     examples, labels = f"{len(rows)} examples", f"{len(tree)} labels"

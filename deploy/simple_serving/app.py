@@ -27,8 +27,11 @@ PAGE_POLICY = (
 )
 
 
-def make_app(service, hosts, log=None, spans=None):
-    """The app of a service.Service; hosts: the guard.Hosts by which it goes; log, spans: see Watch."""
+def make_app(service, hosts, log=None, spans=None, add_routes=None):
+    """The app of a service.Service; hosts: the guard.Hosts by which it goes; log, spans: see Watch.
+
+    add_routes: a function of the app, the service and `post`, that gives it routes besides those of every server
+    """
 
     @asynccontextmanager
     async def lifespan(app):
@@ -43,8 +46,11 @@ def make_app(service, hosts, log=None, spans=None):
         redirect_slashes=False, description="Errors tell where, what and how to mend it. Texts are JSON in UTF-8.",
     )  # fmt: skip
 
+    requests = []  # the classes of bodies
+
     def post(path, body, answer, *statuses, **more):
         """A decorator for the POST routes: their bodies are read by Service.read, which the description cannot see."""
+        requests.extend([body] if body else [])
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}} if body else None
         extra = {"requestBody": {"required": True, "content": content}} if body else {}
         if service.keys:
@@ -179,13 +185,15 @@ def make_app(service, hosts, log=None, spans=None):
 
     def describe():
         if not app.openapi_schema:
-            document, wanted = get_openapi(), [(body, "validation") for body in bodies.REQUESTS]
+            document, wanted = get_openapi(), [(body, "validation") for body in requests]
             definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")[1]["$defs"]
             document["components"]["schemas"] |= definitions
             document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         add_limits(app.openapi_schema["components"]["schemas"], service.args, service.models)
         return app.openapi_schema
 
+    if add_routes:
+        add_routes(app, service, post)
     html = PAGE.read_text(encoding="utf-8")
     get_openapi, app.openapi = app.openapi, describe
     app.add_exception_handler(bodies.Refusal, refused)

@@ -91,9 +91,6 @@ class ReferenceBody(Body):
     parameters: ReferenceParameters = ReferenceParameters()
 
 
-REQUESTS = (ClassifyBody, ExplainBody, ReferenceBody)
-
-
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 

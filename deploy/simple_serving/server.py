@@ -26,33 +26,20 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.simple_serving.key import is_name
-from deploy.simple_serving.serving import add_serving_arguments, check_serving_arguments, serve
-from hierarchical.engines import PRECISIONS, find_gpu
-from utils import (
-    add_long_text_arguments,
-    add_max_seq_length_argument,
-    check_minima,
-    engine_device_word,
-    long_text_arguments,
-    make_parser,
-    run,
+from deploy.simple_serving.serving import (
+    add_export_arguments,
+    add_serving_arguments,
+    check_serving_arguments,
+    exported,
+    serve,
 )
+from utils import check_minima, make_parser, run
 
 
 def parse_args(argv):
     parser = make_parser("Serve an exported model over HTTP.")
     model = parser.add_argument_group("model")
-    model.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
-    model.add_argument(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="auto: int8 if it is there, and good; on a GPU float16",
-    )
-    text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
-    model.add_argument("--device", type=engine_device_word, default="cpu", help=text)
-    add_max_seq_length_argument(model)
-    add_long_text_arguments(model)
+    add_export_arguments(model)
     model.add_argument(
         "--model", nargs="+", type=named_path, metavar="NAME=PATH", help="more models: requests name them as 'model'"
     )
@@ -93,13 +80,7 @@ def named_share(text):
 
 def main(argv=None):
     args = parse_args(argv)
-    device = find_gpu(args.device)
-
-    def load(path):
-        from deploy.simple_serving.model import load_exported
-
-        return load_exported(path, args.precision, args.max_seq_length, device, **long_text_arguments(args))
-
+    load = exported(args)
     serve(args, {name: partial(load, path) for name, path in args.model})
 
 

@@ -1,6 +1,7 @@
 """What stands between a request and the model: keys, limits, the queue, time, and loading a model anew."""
 
 import asyncio
+import base64
 import random
 import time
 from contextlib import contextmanager, suppress
@@ -28,6 +29,15 @@ RETRY_SECONDS = 10  # the same after changed files turned out to be broken
 def gone():
     """For the figures alone: who should read it has left."""
     return Refusal(499, "connection", "closed by the client", "Wait for the answer.")
+
+
+def key_of(headers):
+    """The key that a request brings, bytes: X-API-Key, or the password of HTTP's Basic where that is all there is."""
+    scheme, _, packed = headers.get("authorization", "").partition(" ")
+    if "x-api-key" not in headers and scheme.lower() == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(packed).partition(b":")[2]
+    return headers.get("x-api-key", "").encode()
 
 
 class Service:
@@ -84,7 +94,7 @@ class Service:
         """Raise Refusal unless the request may do this: 401, 403, or 429 where its key has enough to do."""
         if not self.keys:
             return
-        key = self.keys.find(request.headers.get("x-api-key", "").encode())
+        key = self.keys.find(key_of(request.headers))
         if not key:
             how = "Send your key in the header X-API-Key."
             raise Refusal(401, "header X-API-Key", "the key is missing or wrong", how)
@@ -97,7 +107,7 @@ class Service:
 
     def knows(self, request, right):
         """Whether a request that anybody may make brings a key with this right."""
-        key = self.keys.find(request.headers.get("x-api-key", "").encode()) if self.keys else None
+        key = self.keys.find(key_of(request.headers)) if self.keys else None
         return bool(key) and right in key.rights
 
     async def read(self, request, body_class, right="classify"):

@@ -7,9 +7,46 @@ from pathlib import Path
 
 from deploy.simple_serving.journal import Journal
 from deploy.simple_serving.key import KEY_VARIABLE, MakeKey
-from utils import InputError, check_minima, get_logger, require_file
+from hierarchical.engines import PRECISIONS, find_gpu
+from utils import (
+    InputError,
+    add_long_text_arguments,
+    add_max_seq_length_argument,
+    check_minima,
+    engine_device_word,
+    get_logger,
+    long_text_arguments,
+    require_file,
+)
 
 ORIGIN = re.compile(r"https?://[^/\s]+")
+
+
+def add_export_arguments(model):
+    """The flags of a server whose model is an export, into their group."""
+    model.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
+    model.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="auto: int8 if it is there, and good; on a GPU float16",
+    )
+    text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
+    model.add_argument("--device", type=engine_device_word, default="cpu", help=text)
+    add_max_seq_length_argument(model)
+    add_long_text_arguments(model)
+
+
+def exported(args):
+    """A function that loads the export in a folder as the flags say; where there is no GPU, that is told now."""
+    device = find_gpu(args.device)
+
+    def load(path):
+        from deploy.simple_serving.model import load_exported
+
+        return load_exported(path, args.precision, args.max_seq_length, device, **long_text_arguments(args))
+
+    return load
 
 
 def add_serving_arguments(parser):
@@ -119,8 +156,11 @@ def read_certificate(context, cert, key):
         raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None
 
 
-def serve(args, loads):
-    """Answer requests until a signal ends it. args: see add_serving_arguments; loads: see models.Models."""
+def serve(args, loads, add_routes=None):
+    """Answer requests until a signal ends it.
+
+    args: see add_serving_arguments; loads: see models.Models; add_routes: see app.make_app
+    """
     logger = get_logger()
     try:
         import uvicorn
@@ -146,7 +186,7 @@ def serve(args, loads):
         if args.metrics_port is not None:
             show_metrics(args.host, args.metrics_port, service.figures.registry)
         Protocol.most_connections = most_connections()
-        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans)
+        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans, add_routes)
         config = uvicorn.Config(
             app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
             proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,

@@ -19,10 +19,14 @@ PLANTED = (3, 47, 82)
 class StandIn(SimpleNamespace):
     """What a checkpoint asks of its tokenizer, for tests in which nobody else does; what it has besides is given."""
 
-    files = {}
+    files, windows = {}, None
 
     def require_known(self, config):
         pass
+
+    def reading(self, long_text):
+        self.long_text = long_text
+        return self
 
 
 def rows_of(texts, labels):

@@ -220,6 +220,19 @@ def test_texts_that_were_labelled_become_rows(call, folder, annotate):
     assert read(folder / "train_clean.txt") == [*read(folder / "train.txt"), "门将扑出点球\t财经"]
 
 
+def test_dev_rows_that_were_picked_come_back_into_dev(call, folder, annotate):
+    """Nothing of dev goes into train, and no new text of train into dev."""
+    (folder / "dev.txt").write_text("前锋梅开二度\t财经\n某厂裁员\t财经\n", "utf-8")
+    (folder / "support.txt").write_text("门将扑出点球\n", "utf-8")
+    (folder / "picked.jsonl").write_text('{"text": "某厂裁员", "labels": ["财经"], "dev_row": 2}\n', "utf-8")
+    annotate(lambda record: record | {"label": ["财经"]}, source="support.txt", via="--valid")
+    annotate(other, source="picked.jsonl")
+    call("--merge", "--train_file", "dev.txt", "--clean_file", "dev_clean.txt")
+    assert read(folder / "dev_clean.txt") == ["前锋梅开二度\t财经", "某厂裁员\t组织,组织##裁员"]
+    call("--merge")
+    assert read(folder / "train_clean.txt") == [*read(folder / "train.txt"), "门将扑出点球\t财经"]
+
+
 def test_an_answer_without_a_row_is_no_new_row(call, folder, annotate):
     """Rows that went out without ids, and were edited in the tool."""
     call("--dirty_num", 3)

@@ -29,7 +29,7 @@ from hierarchical.checkpoints import write_settings
 from hierarchical.predictor import Predictor
 from metric import Decision, Scores, decide
 from tests.analysis.conftest import StandIn
-from utils import LabelTree, Rows
+from utils import LabelTree, Rows, load_rows
 
 TREE = LabelTree(["甲", "甲##子", "甲##丑", "乙", "乙##子"])
 GOLD = [(0, 1), (0, 1), (0, 1), (3, 4), (3,)]
@@ -62,11 +62,11 @@ def found(
 
 
 class Page(HTMLParser):
-    """The tags of a page with their attributes, and the text outside of <style> and <script>."""
+    """The tags of a page with their attributes, the text outside of <style> and <script>, and what a script reads."""
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.text, self.inside = [], "", []
+        self.tags, self.text, self.inside, self.data = [], "", [], {}
         self.feed(html)
 
     def handle_starttag(self, tag, attributes):
@@ -80,6 +80,8 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if not {"style", "script"} & {*self.inside}:
             self.text += data
+        elif self.tags[-1] == ("script", {"type": "application/json", "id": "data"}):
+            self.data = json.loads(data)
 
 
 def write(path, scores, findings, rows=ROWS, tree=TREE, **facts):
@@ -195,10 +197,15 @@ def test_page_shows_scores_labels_and_wrong_rows(tmp_path):
     assert "checkpoint/here" in page.text and "20.00" in page.text  # accuracy: 1 of 5
     rows = [a for tag, a in page.tags if tag == "tr" and "data-name" in a]
     assert [row["data-name"] for row in rows] == TREE.labels
-    wrong = page.text[page.text.index("Wrong rows", page.text.index("Suspected label errors", 200)) :]
-    assert [text for text in TEXTS if text in wrong] == TEXTS[1:]
-    assert "4 dev rows have a wrong label set" in page.text
-    assert wrong.count("missed") == 4 and wrong.count("extra") == 3
+    assert "4 dev rows have a wrong label set." in page.text and page.data["labels"] == TREE.labels
+    assert page.data["rows"] == [  # number, text, (class, right, missed or extra, %); the worst first
+        [1, "二行二行", [0, 0, 93, 1, 1, 12, 2, 2, 97]],
+        [4, "五行", [3, 1, 3]],
+        [3, "四行四行四行", [1, 2, 55, 3, 0, 82, 4, 1, 32]],
+        [2, "三行", [0, 0, 72, 1, 1, 42, 2, 2, 62]],
+    ]
+    ticks = [int(a["data-row"]) for tag, a in page.tags if tag == "input" and "data-row" in a]
+    assert sorted(ticks) == [1, 4], "suspects can be ticked"
 
 
 def test_suspects_of_rare_labels_are_apart(tmp_path):
@@ -213,15 +220,56 @@ def test_suspects_of_rare_labels_are_apart(tmp_path):
     assert "fewer than 15 train rows" in page.text and page.text.index("五行") < page.text.index("Of rare labels")
 
 
-def test_of_each_label_the_worst_rows(monkeypatch):
+def test_of_too_many_wrong_rows_the_worst_of_each_label(monkeypatch):
     def case(row, surest, *wrong):
-        labels = [{"label": label, "gold": True, "predicted": False} for label in wrong]
-        return {"row": row, "surest": surest, "labels": [*labels, {"label": "乙", "gold": True, "predicted": True}]}
+        labels = [{"label": label, "gold": True, "predicted": False, "probability": 0.5} for label in wrong]
+        right = {"label": "乙", "gold": True, "predicted": True, "probability": 0.9}
+        return {"row": row, "surest": surest, "labels": [*labels, right]}
 
-    monkeypatch.setattr(report, "SHOWN_CASES", 2)
-    monkeypatch.setattr(report, "SHOWN_OF_LABEL", 2)
-    cases = [case(0, 0.1, "甲"), case(1, 0.9, "甲"), case(2, 0.8, "甲"), case(3, 0.7, "甲"), case(4, 0.2, "甲", "丙")]
-    assert [one["row"] for one in report.shown_cases(SimpleNamespace(cases=cases))] == [1, 2, 4]
+    findings = SimpleNamespace(tree=LabelTree(["甲", "乙", "丙"]), cases=[])
+    texts = ["长" * 2000, "长" * 2000, "短", "短", "短", "短"]
+
+    def rows_of(most):
+        monkeypatch.setattr(report, "MOST_BYTES", most)
+        found = report.wrong_rows(findings, Rows(texts, [], 0, 0))
+        return found.pop("rows"), found
+
+    assert rows_of(0) == ([], {"of_label": None, "longest": None})
+    surest = [(0, 0.1, "甲"), (1, 0.9, "甲"), (2, 0.8, "甲"), (3, 0.7, "甲"), (4, 0.2, "甲", "丙"), (5, 0.1, "丙")]
+    findings.cases = [case(*one) for one in surest]
+    whole, how = rows_of(20_000)
+    assert [row[0] for row in whole] == [1, 2, 3, 4, 0, 5] and how == {"of_label": None, "longest": None}
+    assert whole[3] == [4, "短", [0, 1, 50, 2, 1, 50, 1, 0, 90]] and whole[0][1] == texts[1]
+    cut, how = rows_of(10_000)
+    assert how == {"of_label": None, "longest": 1000}
+    assert cut[0] == [1, "长" * 1000, [0, 1, 50, 1, 0, 90], 2000] and cut[1:4] == whole[1:4]
+    few, how = rows_of(600)
+    assert [row[0] for row in few] == [1, 2, 3, 4, 5] and how == {"of_label": 3, "longest": 100}, (
+        "of 甲 and of 丙 three"
+    )
+
+
+@pytest.mark.slow
+def test_the_report_of_1000_labels_and_100_000_rows_is_below_10_mb(tmp_path):
+    """With 30,000 wrong rows: Findings of a few rows, to which the others' are added as `update` would."""
+    names = [
+        name for group in "甲乙丙丁戊己庚辛壬癸" for name in (group, *(f"{group}##第{i}个标签" for i in range(99)))
+    ]
+    tree, rng = LabelTree(names), np.random.default_rng(0)
+    texts = [f"{i}".ljust(60, "字") for i in range(100_000)]
+    rows = Rows(texts, [(0, 1 + i % 99) for i in range(100_000)], 0, 0)
+    few = rows._replace(texts=texts[:1000], labels=[(i // 100 * 100, i) for i in range(1000)])
+    wrong = np.roll(few.multi_hot(1000), 1, 0).astype(np.float32) * 0.9
+    scores, findings = found(Decision(top_k=2), wrong, few, tree, [slice(0, 1000)])
+    findings.row_counts = np.repeat(findings.row_counts, 100, 0)
+    for row, (label, missed, p) in enumerate(zip(*rng.integers(1, 100, (2, 29_000)), rng.random(29_000)), 1000):
+        labels = [(0, True, True, 0.9), (int(missed), True, False, 1 - p), (int(label), False, True, p)]
+        keys = "label", "gold", "predicted", "probability"
+        labels = [dict(zip(keys, (names[i], *rest))) for i, *rest in labels]
+        findings.cases.append({"row": row, "labels": labels, "surest": float(p)})
+    page = write(tmp_path / "report.html", scores, findings, rows, tree)
+    assert len(page.data["rows"]) == len(findings.cases) == 30_000 and "Texts are cut" not in page.text
+    assert (tmp_path / "report.html").stat().st_size < 10_000_000
 
 
 def test_labels_without_dev_rows_have_no_score_and_a_better_baseline_is_told_at_once(tmp_path):
@@ -239,7 +287,8 @@ def test_labels_without_dev_rows_have_no_score_and_a_better_baseline_is_told_at_
 def test_long_texts_are_cut(tmp_path):
     rows = Rows([text + "长" * 1_000_000 for text in TEXTS], GOLD, 0, 0)
     page = write(tmp_path / "report.html", *found(), rows=rows)
-    assert "三行" + "长" * 998 + "... (1,000,002 characters)" in page.text and len(page.text) < 20_000
+    assert "五行" + "长" * 998 + "... (1,000,002 characters)" in page.text and len(page.text) < 20_000
+    assert [len(row[1]) for row in page.data["rows"]] == [1000] * 4 and "cut after 1000 characters" in page.text
 
 
 def test_page_loads_nothing_from_elsewhere(tmp_path):
@@ -275,10 +324,14 @@ def test_html_in_texts_and_labels_is_shown_not_executed(tmp_path, hostile):
     clean = write(tmp_path / "clean.html", *found(probabilities=PROBABILITIES))
     scores, findings = found(probabilities=probabilities, rows=rows, tree=tree)
     page = write(tmp_path / "report.html", scores, findings, rows, tree, checkpoint="<script>")
-    assert [a for tag, a in page.tags if tag == "script"] == [a for tag, a in clean.tags if tag == "script"] == [{}]
+    scripts = [{"type": "application/json", "id": "data"}, {}]
+    assert [a for tag, a in page.tags if tag == "script"] == [a for tag, a in clean.tags if tag == "script"] == scripts
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in clean.tags}
-    for text in rows.texts:
-        assert text in page.text
+    assert sorted(row[1] for row in page.data["rows"]) == sorted(rows.texts) and page.data["labels"] == tree.labels
+    assert (
+        "</script"
+        not in (tmp_path / "report.html").read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0]
+    )
     assert [a["data-name"] for tag, a in page.tags if tag == "tr" and "data-name" in a] == tree.labels
 
 
@@ -301,6 +354,9 @@ def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width and page.locator("img").count() == 0
     assert page.inner_text("#cases .text >> nth=0") == rows.texts[0]
     assert max(page.evaluate("[...document.querySelectorAll('.text')].map(text => text.clientHeight)")) < 400
+    label = page.locator("#label-table td").first
+    page.evaluate("document.querySelector('#labels .scroll').scrollLeft = 200")
+    assert label.bounding_box()["x"] == page.locator("#labels .scroll").bounding_box()["x"] + 1, "it stays in sight"
     page.locator("[data-show]").first.click()  # right in the first row, and wrongly predicted in the others
     assert page.inner_text("#case-count") == "2 of 3 rows" and page.locator("#cases .case:visible").count() == 2
     page.fill("#f1-filter", "50")
@@ -308,6 +364,42 @@ def test_the_report_in_a_browser(tmp_path, hostile, opened, width):
     page.locator("#label-table th", has_text="Missed").click()
     assert page.locator("#label-table tbody tr").first.get_attribute("data-name") == "好"
     assert page.faults == []
+
+
+@pytest.mark.slow
+def test_rows_are_ticked_and_downloaded_in_a_browser(tmp_path, opened):
+    rows = Rows(
+        [f'{text}"\n</script>' for text in [*TEXTS, *(f"第{i}行" for i in range(60))]], [*GOLD, *[(3, 4)] * 60], 0, 0
+    )
+    more = np.tile(np.array([[0.02, 0.02, 0.02, 0.4, 0.9]], np.float32), (60, 1))
+    more[:, 3] -= np.arange(60) / 200
+    scores, findings = found(probabilities=np.concatenate([PROBABILITIES, more]), rows=rows)
+    write(tmp_path / "report.html", scores, findings, rows)
+    page = opened(tmp_path / "report.html", 390)
+    assert page.inner_text("#case-count") == "64 of 64 rows" and page.locator("#case-list .case").count() == 50
+    page.click("#more-cases")
+    assert page.locator("#case-list .case").count() == 64 and not page.locator("#more-cases").is_visible()
+    page.locator("[data-show]", has_text="乙").first.click()
+    assert page.inner_text("#case-count") == "61 of 64 rows"
+    first = page.locator("#case-list .case").first.inner_text()
+    assert "dev row 5" in first and "missed 乙 3" in first, "the label is contradicted most in this row"
+    page.fill("#case-filter", "乙##子")
+    assert page.inner_text("#case-count") == "1 of 64 rows" and page.locator("#download").is_disabled()
+    page.click("#tick-found")
+    page.locator("#suspects [data-row='1']").check()
+    page.fill("#case-filter", "")
+    assert (
+        page.locator("#case-list [data-row='1']").is_checked()
+        and page.inner_text("#download") == "Download 2 ticked rows"
+    )
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "picked.jsonl"
+    download.value.save_as(tmp_path / "picked.jsonl")
+    picked = load_rows(tmp_path / "picked.jsonl", TREE)
+    assert picked.texts == [rows.texts[1], rows.texts[3]] and picked.labels == [(0, 1), (3, 4)]
+    page.click("#tick-none")
+    assert not page.locator("#suspects [data-row='1']").is_checked() and page.faults == []
 
 
 @pytest.mark.slow

@@ -462,9 +462,31 @@ def test_a_server_that_is_killed_loses_nothing(started):
     assert there.process.wait() == 0 and "6 of" in rest and "dirty.py --dataset_dir" in rest
 
 
+def test_rows_that_were_picked_are_asked_about_alone(tmp_path, caplog):
+    picked = tmp_path / "picked.jsonl"
+    rows = [("第3条", ["财经"]), ("第1条", ["组织", "组织##裁员"]), ("第3条", ["财经"])]
+    lines = [json.dumps({"text": text, "labels": labels, "dev_row": 7}) for text, labels in rows]
+    picked.write_text("\n".join(lines), "utf-8")
+    args = review.parse_args(["--dataset_dir", str(tmp_path), "--rows_file", str(picked), "--annotator", "ann"])
+    logger, ledger = logging.getLogger("test"), Ledger(tmp_path)
+
+    def items(predict=lambda texts: [SimpleNamespace(probabilities={"组织": 0.9}, labels=["组织"]) for _ in texts]):
+        return review.queue_of(args, tmp_path, TREE, rows_of([], []), ledger, predict, logger)
+
+    desk, found = Desk(items(), ledger), items(None)  # the second time nothing is predicted again
+    assert numbers(found) == [3, 1] and [one["labels"] for one in found] == [SHARES, LAYOFFS]
+    assert found[0]["proposal"] == ["组织"] and found[0]["model"] == {"组织": 0.9} and found[0]["kinds"] == ["suspect"]
+    while one := desk.next("b", "ann"):
+        desk.answer("b", "ann", one["id"], LAYOFFS)
+    assert [ledger.decisions[one["id"]][0].answer for one in found] == ["changed", "confirmed"]
+    assert Desk(items(None), ledger).next("b", "ann") is None, "what was answered is not asked again"
+    assert not (tmp_path / "review_queue.jsonl").exists(), "the usual queue is left as it is"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--rows_file", "nix.jsonl"], "nix.jsonl: no such file."),
         (["--texts_file", "nix.txt"], "nix.txt: no such file."),
         (["--params_path", "nowhere"], "nowhere"),
         (["--params_path", "", "--port", "99999"], "0 to 65535"),

@@ -8,7 +8,7 @@ import pytest
 jsonschema = pytest.importorskip("jsonschema")
 
 # ruff: noqa: E402
-from deploy.simple_serving.bodies import REQUESTS, ClassifyBody
+from deploy.simple_serving.bodies import ClassifyBody, ExplainBody, ReferenceBody
 from deploy.simple_serving.description import add_limits
 from hierarchical.decisions import Decision
 from hierarchical.labels import LabelTree
@@ -17,7 +17,7 @@ from hierarchical.labels import LabelTree
 def schemas_of(decision=Decision(), labels=("体育", "体育##足球")):
     from pydantic.json_schema import models_json_schema
 
-    wanted = [(body, "validation") for body in REQUESTS]
+    wanted = [(body, "validation") for body in (ClassifyBody, ExplainBody, ReferenceBody)]
     schemas = models_json_schema(wanted, ref_template="#/$defs/{model}")[1]["$defs"]
     model = SimpleNamespace(tree=LabelTree(list(labels)), decision=decision, most_tokens=64)
     models = SimpleNamespace(find=lambda: model, loaded={"default": model}, loads={"default": None})

@@ -18,7 +18,7 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 # ruff: noqa: E402
 import httpx
 
-from deploy.simple_serving import server
+from deploy.simple_serving import server, serving
 from hierarchical.engines import find_gpu
 from utils import InputError
 
@@ -32,20 +32,20 @@ service.BODY_SECONDS = protocol.HEAD_SECONDS = 1
 """
 
 
-def test_the_device_is_that_of_the_model(monkeypatch, caplog):
+def test_the_device_is_that_of_the_model(monkeypatch, printed):
     """Every model goes to the GPU asked for, or to the CPU where there is none, with a word about it."""
     asked = []
     monkeypatch.setattr(server, "serve", lambda args, loads: [load() for load in loads.values()])
     monkeypatch.setattr("deploy.simple_serving.model.load_exported", lambda *given: asked.append(given))
     flags = ["--model_path", "a", "--model", "b=c", "--precision", "float32", "--device", "gpu:1"]
-    monkeypatch.setattr(server, "find_gpu", lambda device: device)
+    monkeypatch.setattr(serving, "find_gpu", lambda device: device)
     server.main(flags)
     assert asked == [("a", "float32", None, "gpu:1"), ("c", "float32", None, "gpu:1")]
-    monkeypatch.setattr(server, "find_gpu", find_gpu)
+    monkeypatch.setattr(serving, "find_gpu", find_gpu)
     monkeypatch.setattr("hierarchical.engines.has_nvidia_driver", lambda: False)
     server.main(flags)
     assert asked[2:] == [("a", "float32", None, "cpu"), ("c", "float32", None, "cpu")]
-    assert "device gpu:1: predicting on the CPU (this machine has no NVIDIA GPU)" in caplog.text
+    assert "device gpu:1: predicting on the CPU (this machine has no NVIDIA GPU)" in "\n".join(printed)
 
 
 # ---- strangers' texts ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from deploy.simple_serving.model import words_of
 from hierarchical.predictor import Predictor
 from metric import decide
 
+from tests.conftest import ROOT  # isort: skip
 from tests.deploy.simple_serving.conftest import figures, probabilities, problem  # isort: skip
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -59,6 +60,25 @@ def test_decision_of_a_request(client, predictor, texts):
     least = min(value if value > 0.5 else 1 - value for value in p)
     assert sure["certainty"] == unsure["certainty"] == pytest.approx(least, abs=1e-4)
     assert (sure["sure"], unsure["sure"]) == (True, False) and not {"certainty", "sure"} & set(unasked)
+
+
+@pytest.mark.parametrize("page", ["annotate.md", "annotate.zh-CN.md"])
+def test_doccano_asks_as_the_page_says(client, predictor, texts, page):
+    """Its auto labelling puts the text in the place of a value that is {{ text }}, and the answer into a template."""
+    jinja2 = pytest.importorskip("jinja2")
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert "`http://127.0.0.1:8189/v1/classify`" in written and "`texts`" in written and "`{{ text }}`" in written
+    template = re.search(r"```\n(\{% set found.*?)```", written, re.S)[1]
+    headers = {"Content-Type": "application/json"}
+    for text, labels in ((texts[0], None), ("", []), (texts[1], None)):
+        answer = client.request("POST", "/v1/classify", params={}, headers=headers, json={"texts": text}).json()
+        predicted = answer["results"][0]["labels"]
+        deepest = [label for label in predicted if not any(other.startswith(f"{label}##") for other in predicted)]
+        assert json.loads(jinja2.Template(template).render(input=answer)) == [{"label": label} for label in deepest]
+        assert deepest == [] if labels == [] else 0 < len(deepest) < len(predicted)
+    answer = {"results": [{"labels": ["体育", '体育##"胜负"', "体育新闻", "a<b>"]}]}
+    rendered = json.loads(jinja2.Template(template).render(input=answer))
+    assert [one["label"] for one in rendered] == ['体育##"胜负"', "体育新闻", "a<b>"]
 
 
 def test_blank_texts_keep_the_rows_in_step(client, texts):
