@@ -233,7 +233,7 @@ def test_baseline_is_shown_beside_the_model(data, checkpoint, call, printed, tmp
 # ---- tuning ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["global", "per_label"])
+@pytest.mark.parametrize("how", ["global", "per_level", "per_label"])
 def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, monkeypatch, how):
     rows = {f"{text}{i}": labels for text, labels in DEV.items() for i in range(3)}
     (data / "dev.txt").write_text(file_of(rows), encoding="utf-8")
@@ -249,7 +249,7 @@ def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, m
     tree, max_seq_length, decision, _ = read_settings(checkpoint)
     assert (tree.labels, max_seq_length, decision.decoding) == (TREE.labels, 128, "topdown")
     thresholds = np.array(decision.threshold)
-    assert thresholds.shape == (() if how == "global" else (5,))
+    assert thresholds.shape == {"global": (), "per_level": (2,), "per_label": (5,)}[how]
     assert ((0.05 < thresholds) & (thresholds < 0.27)).all()
 
 
