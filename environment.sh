@@ -16,7 +16,8 @@ stated() { cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt 
 if ! stated | cmp -s - "$stamp"; then
     echo "Installing $requirements into .venv (a few minutes the first time) ..."
     # --use-pep517: the pip that comes with Python 3.10 would build old packages in a way that fails
-    python -m pip install --quiet --disable-pip-version-check --use-pep517 -r "$requirements"
+    # --no-compile: most of what lies there is never imported, and an import compiles by itself
+    python -m pip install --quiet --disable-pip-version-check --no-compile --use-pep517 -r "$requirements"
     # Where the code is, not a copy of it: `import hierarchical` then works from any folder.
     python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
     stated > "$stamp"

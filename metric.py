@@ -4,10 +4,12 @@ from hierarchical.decisions import DECODINGS, Decision, decide
 from hierarchical.metric import Scores, evaluate
 from hierarchical.thresholds import (
     CRITERIA,
+    WAYS,
     cross_fitted_score,
     dev_cells,
     tune_threshold,
     tune_thresholds_per_label,
+    tune_thresholds_per_level,
     tuned_decision,
 )
 
@@ -15,6 +17,7 @@ __all__ = [
     "CRITERIA",
     "DECODINGS",
     "Decision",
+    "WAYS",
     "Scores",
     "cross_fitted_score",
     "dev_cells",
@@ -22,5 +25,6 @@ __all__ = [
     "evaluate",
     "tune_threshold",
     "tune_thresholds_per_label",
+    "tune_thresholds_per_level",
     "tuned_decision",
 ]

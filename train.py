@@ -64,7 +64,7 @@ from hierarchical.training import (
     train_epoch,
 )
 from hierarchical.weights import find_encoder_weights, find_weights, load_weights
-from metric import CRITERIA, Decision, Scores, decide, dev_cells, tuned_decision
+from metric import CRITERIA, WAYS, Decision, Scores, decide, dev_cells, tuned_decision
 from metric import evaluate as scores_of
 from utils import (
     NO_THRESHOLD,
@@ -161,7 +161,7 @@ def parse_args(argv):
     )
     decision.add_argument(
         "--tune_threshold",
-        choices=("global", "per_label"),
+        choices=WAYS,
         help="choose the threshold(s) on the dev rows at the end, and store them with the model",
     )
     if recipe := parser.parse_known_args(argv)[0].recipe:

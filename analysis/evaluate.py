@@ -48,7 +48,7 @@ from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.predictor import Predictor
 from hierarchical.selective import LEAST_ROWS
 from hierarchical.sets import only_writer
-from metric import CRITERIA, Scores, decide, dev_cells, tuned_decision
+from metric import CRITERIA, WAYS, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
     NO_THRESHOLD,
@@ -87,7 +87,7 @@ def parse_args(argv):
     add_long_text_arguments(add_checkpoint_arguments(parser, batch_size=32))
     decision = add_decision_arguments(parser, None)
     how = "choose the threshold(s) on the dev rows, and store them in the checkpoint"
-    decision.add_argument("--tune_threshold", choices=("global", "per_label"), help=how)
+    decision.add_argument("--tune_threshold", choices=WAYS, help=how)
     decision.add_argument("--select_by", choices=CRITERIA, default="macro_f1", help="what --tune_threshold maximizes")
     how = "make probabilities mean what they say, by the dev rows, and store that in the checkpoint; none: undo it"
     decision.add_argument("--calibrate", choices=(*METHODS, "none"), help=how)

@@ -5,7 +5,7 @@
 
 Reads   dataset_dir/train.txt             (or JSON or CSV, see hierarchical/formats.py)
         dataset_dir/bad_case.txt          of evaluate.py; or rows with or without labels, see cases.py
-        params_path/                      the checkpoint
+        params_path/                      the checkpoint, of train.py, prune.py or few-shot/train.py
 Writes  dataset_dir/sent_interpret.txt    for every text its predicted and given labels and its nearest train rows
         dataset_dir/sent_interpret.html   the same as a page
 
@@ -21,13 +21,13 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
+from analysis.models import feature_logits, load_model, open_checkpoint, text_features
 from analysis.neighbours import nearest
 from analysis.report import render
-from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.checkpoints import require_same_labels
 from hierarchical.decisions import probabilities_of
 from hierarchical.devices import set_device
 from hierarchical.linear import with_linear
-from hierarchical.modeling import classify_features, encode_features
 from metric import decide
 from utils import (
     ON_PAGE,
@@ -63,7 +63,7 @@ def parse_args(argv):
 
 def predict(model, features, texts, checkpoint):
     """(probabilities float32 [N, L], label sets bool [N, L]) from the features, without another run of the encoder."""
-    logits = with_linear(classify_features(model, features), checkpoint.linear, texts)
+    logits = with_linear(feature_logits(model, checkpoint.tokenizer, features), checkpoint.linear, texts)
     probabilities = probabilities_of(logits, checkpoint.tree, checkpoint.decision)
     return probabilities, decide(probabilities, checkpoint.tree, checkpoint.decision)
 
@@ -103,7 +103,7 @@ def page_case(tree, case, predicted, probabilities, supports):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
+    logger, checkpoint = get_logger(), open_checkpoint(args.params_path, args.max_seq_length)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
     directory = require_directory(args.dataset_dir)
     inputs = [
@@ -118,10 +118,10 @@ def main(argv=None):
     train, cases = load_reported(inputs[1], tree, logger), read_cases(inputs[2], tree, logger)
 
     set_device(args.device)
-    model = checkpoint.load_model()
-    train_features = encode_features(model, tokenizer, train.texts, args.batch_size, "train rows")
+    model = load_model(checkpoint)
+    train_features = text_features(model, tokenizer, train.texts, args.batch_size, "train rows")
     texts = [case.text for case in cases]
-    features = encode_features(model, tokenizer, texts, args.batch_size, "texts")
+    features = text_features(model, tokenizer, texts, args.batch_size, "texts")
     probabilities, selected = predict(model, features, texts, checkpoint)
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in selected]
     report_other_predictions(inputs[2], cases, predicted, logger)

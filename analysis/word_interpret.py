@@ -5,7 +5,7 @@
         --interpreter lime --num_rows 3
 
 Reads   dataset_dir/bad_case.txt           of evaluate.py; or rows with or without labels, see cases.py
-        params_path/                       the checkpoint
+        params_path/                       the checkpoint, of train.py, prune.py or few-shot/train.py
 Writes  dataset_dir/word_interpret.jsonl   {text, labels, prediction, explanations: [{label, probability, words, ...}]}
         dataset_dir/word_interpret.html    the same as a page, words coloured by their score
 and to a terminal the coloured words. Each predicted label is explained on its own, and each given one that was missed.
@@ -16,7 +16,8 @@ A word's score is in logits (log odds) of the label: above 0 it speaks for the l
     grad   gradient SHAP, or expected gradients (Erion et al. 2021, Improving performance of deep learning models with
            axiomatic attribution priors): the same at random points, with noise on the text's embeddings
     lime   local linear model of texts with words deleted (Ribeiro, Singh and Guestrin 2016, "Why should I trust you?")
-What a linear branch adds is known exactly, and is added to each of them.
+What a linear branch adds is known exactly, and is added to each of them. The template around a text (few-shot/train.py
+--method prompt) stays as it is: only the text's own words are masked or deleted.
 TrustAI has these methods, too, but it explains the one label with the highest soft-max, its LIME needs an option that
 scikit-learn removed and its gradient SHAP a package that is no longer kept; patching it takes more lines than these.
 """
@@ -33,9 +34,10 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
+from analysis.models import load_model, open_checkpoint
 from analysis.report import render
 from analysis.words import word_spans
-from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.checkpoints import require_same_labels
 from hierarchical.console import cut
 from hierarchical.decisions import probabilities_of
 from hierarchical.devices import set_device
@@ -115,10 +117,30 @@ def align(words, tokens):
 # ---- methods: scores float64 [labels, tokens or words] ---------------------------------------------------------------
 
 
-def path_gradients(model, start, ends, shares, labels, batch_size):
+def halves_of(model, ids):
+    """Of a model, for one text's token ids: (ids int64 [S, T] -> embeddings [S, T, H], embeddings -> logits [S, L])."""
+    import paddle
+
+    def mask(embedded):
+        return paddle.ones(embedded.shape[:2], "int64")
+
+    if not hasattr(model, "label_vectors"):  # one of train.py
+        table = family_of(model).word_embeddings(model)
+        return table, lambda embedded: model(inputs_embeds=embedded, attention_mask=mask(embedded))
+    own = paddle.to_tensor([ids])
+    counted = model.counted(own, paddle.ones_like(own))  # of a template, its masks, and none of those of a baseline
+
+    def logits(embedded):
+        return model.score(model.pool(embedded, mask(embedded), counted.expand(embedded.shape[:2])))
+
+    return model.embed, logits
+
+
+def path_gradients(model, logits_of, start, ends, shares, labels, batch_size):
     """Mean over S points of gradient x (end - start), at start + share x (end - start), for the logits of `labels`.
 
-    start float32 [T, H], ends [S, T, H] or [T, H], shares [S] -> float64 [len(labels), T]
+    logits_of: embeddings -> logits, see `halves_of`. start float32 [T, H], ends [S, T, H] or [T, H], shares [S] ->
+    float64 [len(labels), T]
     """
     import paddle
 
@@ -131,46 +153,50 @@ def path_gradients(model, start, ends, shares, labels, batch_size):
         way = ends[i : i + batch_size] - start
         points = paddle.to_tensor(start + shares[i : i + batch_size, None, None].astype(np.float32) * way)
         points.stop_gradient = False
-        logits = model(inputs_embeds=points, attention_mask=paddle.ones(points.shape[:2], "int64"))
+        logits = logits_of(points)
         for k, label in enumerate(labels):
             gradient, *_ = paddle.grad(logits[:, label].sum(), [points, *norms], retain_graph=k + 1 < len(labels))
             scores[k] += (gradient.numpy() * way).sum((0, 2), dtype=np.float64)
     return scores / len(shares)
 
 
-def explain_by_gradients(model, ids, mask_id, labels, samples, batch_size, rng=None):
+def explain_by_gradients(model, ids, own, mask_id, labels, samples, batch_size, rng=None):
     """(scores float64 [len(labels), T], baseline logits float32 [len(labels)]) of one text's token ids.
 
-    The baseline has [MASK], which the model knows, for every token but [CLS] and [SEP], which are no words and score 0.
+    own: a slice, which of them are the text's. The baseline has [MASK], which the model knows, for these; the others,
+    [CLS], [SEP] and a template, are no words of the text and score 0.
     rng: None for integrated gradients, by the midpoint rule; a random generator for gradient SHAP.
     """
     import paddle
 
     with paddle.no_grad():
-        both = paddle.to_tensor([[ids[0], *[mask_id] * (len(ids) - 2), ids[-1]], ids])
-        baseline, embeddings = family_of(model).word_embeddings(model)(both).numpy()
-        baseline_logits = model(both[:1], attention_mask=paddle.ones([1, len(ids)], "int64"))[0].numpy()[labels]
+        embed, logits_of = halves_of(model, ids)
+        masked = [*ids[: own.start], *[mask_id] * (own.stop - own.start), *ids[own.stop :]]
+        both = embed(paddle.to_tensor([masked, ids]))
+        baseline_logits = logits_of(both[:1])[0].numpy()[labels]
+        baseline, embeddings = both.numpy()
     shares = (np.arange(samples) + 0.5) / samples
     if rng:
         shares = rng.random(samples)
         noise = rng.standard_normal((samples, *baseline.shape)).astype(np.float32) * NOISE * embeddings.std()
-        noise[:, [0, -1]] = 0
+        noise[:, : own.start] = noise[:, own.stop :] = 0
         embeddings = embeddings + noise
-    return path_gradients(model, baseline, embeddings, shares, labels, batch_size), baseline_logits
+    return path_gradients(model, logits_of, baseline, embeddings, shares, labels, batch_size), baseline_logits
 
 
-def explain_by_lime(model, ids, word_of, n_words, labels, samples, batch_size, pad_id, rng):
+def explain_by_lime(model, ids, own, word_of, n_words, labels, samples, batch_size, pad_id, rng):
     """Scores float64 [len(labels), n_words]: a ridge regression of the logits on which words were left in.
 
-    word_of: the word of each token between [CLS] and [SEP]. A sample lacks any number of words, from none to all; the
-    more it lacks, the less it counts.
+    word_of: the word of each of the text's tokens, which are ids[own]. A sample lacks any number of words,
+    from none to all; the more it lacks, the less it counts.
     """
     from sklearn.linear_model import Ridge
 
     kept = np.ones((samples, n_words), bool)
     for row in kept[1:]:
         row[rng.choice(n_words, rng.integers(n_words + 1), replace=False)] = False
-    texts = [[ids[0], *(token for token, word in zip(ids[1:-1], word_of) if row[word]), ids[-1]] for row in kept]
+    before, after = ids[: own.start], ids[own.stop :]
+    texts = [[*before, *(token for token, word in zip(ids[own], word_of) if row[word]), *after] for row in kept]
     logits = predict_logits(model, texts, pad_id, batch_size)[:, labels]
     distance = 1 - np.sqrt(kept.mean(1))  # cosine distance from a row of ones
     weights = np.sqrt(np.exp(-((distance / KERNEL) ** 2)))
@@ -189,20 +215,21 @@ def explain_linear(branch, text, words, labels):
 def explain(model, checkpoint, case, predicted, labels, args, rng):
     """What one text's row of the result file holds, as a dict."""
     tokenizer, tree, linear = checkpoint.tokenizer, checkpoint.tree, checkpoint.linear
-    (ids,), spans = tokenizer.encode([case.text]), tokenizer.spans(case.text)[1:-1]
-    words, word_of = align(word_spans(case.text) or [(0, len(case.text))], spans)
+    (ids,) = tokenizer.encode([case.text])
+    own = tokenizer.text_part(ids)
+    words, word_of = align(word_spans(case.text) or [(0, len(case.text))], tokenizer.spans(case.text)[own])
     read = int(word_of[-1]) + 1 if len(word_of) else 0  # the rest was cut off: the model has not seen it
     logits = predict_logits(model, [ids], tokenizer.pad_id, 1)[0]
     scores, baseline = np.zeros((len(labels), len(words))), None
     if args.interpreter == "lime" and read:
         settings = args.samples, args.batch_size, tokenizer.pad_id, rng
-        scores[:, :read] = explain_by_lime(model, ids, word_of, read, labels, *settings)
+        scores[:, :read] = explain_by_lime(model, ids, own, word_of, read, labels, *settings)
     elif read:
         rng = rng if args.interpreter == "grad" else None
         by_token, baseline = explain_by_gradients(
-            model, ids, tokenizer.mask_id, labels, args.samples, args.batch_size, rng
+            model, ids, own, tokenizer.mask_id, labels, args.samples, args.batch_size, rng
         )
-        np.add.at(scores, (slice(None), word_of), by_token[:, 1:-1])
+        np.add.at(scores, (slice(None), word_of), by_token[:, own])
     if linear:
         of_branch, without = explain_linear(linear, case.text, words, labels)
         if args.interpreter != "lime":
@@ -297,7 +324,7 @@ def print_row(row, colours):
 
 def main(argv=None):
     args = parse_args(argv)
-    logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
+    logger, checkpoint = get_logger(), open_checkpoint(args.params_path, args.max_seq_length)
     tree, tokenizer, decision = checkpoint.tree, checkpoint.tokenizer, checkpoint.decision
     directory = require_directory(args.dataset_dir)
     source = in_directory(directory, args.interpret_input_file)
@@ -313,7 +340,7 @@ def main(argv=None):
     cases = cases[: args.num_rows or None]
 
     set_device(args.device)
-    model, rng = checkpoint.load_model(), np.random.default_rng(args.seed)
+    model, rng = load_model(checkpoint), np.random.default_rng(args.seed)
     ids = tokenizer.encode([case.text for case in cases])
     logits = predict_logits(model, ids, tokenizer.pad_id, args.batch_size)
     logits_of_all = with_linear(logits, checkpoint.linear, [case.text for case in cases])

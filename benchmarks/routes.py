@@ -21,21 +21,20 @@ is that of labels that nothing was trained on; that of the others is compared wi
 
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.withholding import call, withheld_labels, write_some
 from hierarchical.tokenizer import load_tokenizer
 from metric import evaluate
 from retrieval_based.encoder import most_specific
 from retrieval_based.index import recalls
 from retrieval_based.results import read_retrieved
-from utils import InputError, LabelTree, load_rows, make_parser, multi_hot, run, write_rows
+from utils import LabelTree, load_rows, make_parser, multi_hot, run
 
 MOST_EPOCHS = {"fine-tuning": 30, "few-shot": 16, "prompt": 16, "retrieval": 20}
 TABLE = ["fine-tuning", "few-shot", "retrieval"]
@@ -72,25 +71,7 @@ def epochs(args, route, rows):
     return max(1, round(args.effort * MOST_EPOCHS[route] * min(1, (150 / rows) ** 0.65)))
 
 
-def call(log, script, *arguments):
-    """Run one of the toolkit's scripts; its output goes to a log file."""
-    with open(log, "a", encoding="utf-8") as file:
-        command = [sys.executable, ROOT / script, *map(str, arguments)]
-        if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
-            raise InputError(f"{script} failed; {log} tells why.")
-
-
 # ---- rows ------------------------------------------------------------------------------------------------------------
-
-
-def withheld_labels(tree, count):
-    """Class indices of so many leaves, always the same ones."""
-    leaves = [i for i in range(len(tree)) if not tree.children[i]]
-    return set(np.random.default_rng(0).permutation(leaves)[:count].tolist())
-
-
-def write_some(path, tree, rows, chosen):
-    write_rows(path, [(rows.texts[i], [tree.labels[label] for label in rows.labels[i]]) for i in chosen])
 
 
 def make_data(args, tree, folder, shots, draw, withheld):

@@ -12,6 +12,8 @@ def add_arguments(parser, url, what):
     parser.add_argument("--dataset_dir", help="directory of data_file; needed, unless that is - or --texts is given")
     add_data_file_argument(parser)
     parser.add_argument("--url", default=url, help=f"address of {what}")
+    text = "tell how certain the labels of each text are, and whether it is this much; evaluate.py tells what to give"
+    parser.add_argument("--certainty", type=float, help=text)
     parser.add_argument("--timeout", type=float, default=120, help="seconds for an answer")
 
 
@@ -21,7 +23,15 @@ def parse_args(parser, argv):
         parser.error("what to label: give --texts, --dataset_dir, or --data_file - for standard input")
     if not args.timeout > 0:
         parser.error(f"argument --timeout: must be above 0, got {args.timeout}")
+    if args.certainty is not None and not 0 <= args.certainty <= 1:
+        parser.error(f"argument --certainty: must be from 0 to 1, got {args.certainty}")
     return args
+
+
+def print_certainty(certainty, least):
+    """The line of a text for --certainty, if that was given."""
+    if least is not None:
+        print(f"certainty: {certainty:.4f} ({'sure' if certainty >= least else 'unsure'})")
 
 
 def texts_to_send(args):

@@ -15,13 +15,12 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from template import load_template
-
 from hierarchical.devices import forbid_tf32, tell_tf32
 from hierarchical.engines import find_gpu, model_path
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
 from hierarchical.sets import in_force
+from hierarchical.template import load_template
 from utils import (
     InputError,
     add_data_file_argument,

@@ -16,7 +16,7 @@ Writes  output_dir/           the best model: weights, tokenizer, labels, decisi
         output_dir/{test,data}_predictions.jsonl      --do_predict, one line per row
         output_dir/export/                            --do_export, for infer.py
 
-Two methods, see network.py: similarity (of a text to the labels' words), and prompt (a template with a mask).
+Two methods, see hierarchical/few_shot.py: similarity (of a text to the labels' words), prompt (a template with a mask).
 """
 
 import sys
@@ -27,8 +27,6 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from template import METHODS, TEXT_ONLY, TemplateTokenizer, load_template, parse_template, save_words
-
 from hierarchical.batches import row_windows
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
 from hierarchical.decisions import probabilities_of
@@ -47,6 +45,14 @@ from hierarchical.runs import (
     write_run_files,
 )
 from hierarchical.sources import model_directory, require_model
+from hierarchical.template import (
+    METHODS,
+    TEXT_ONLY,
+    TemplateTokenizer,
+    load_template,
+    parse_template,
+    save_words,
+)
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import (
     Settings,
@@ -208,7 +214,7 @@ def fingerprint(args):
 
 def prepare(args, tree, train):
     """(new network in train mode, its TemplateTokenizer)"""
-    from network import new_network
+    from hierarchical.few_shot import new_network
 
     source = model_directory(args.model_name_or_path)
     prompt = args.prompt or "" if args.method == "prompt" else TEXT_ONLY
@@ -374,7 +380,7 @@ def work(args, source, directory, logger):
         require_onnx_size(checkpoint.weights, "--export_type paddle")
     output_dir.mkdir(parents=True, exist_ok=True)
     paddle = set_device(args.device)
-    from network import load_network
+    from hierarchical.few_shot import load_network
 
     network = load_network(checkpoint, tokenizer)
     if args.do_eval:

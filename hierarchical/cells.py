@@ -95,12 +95,16 @@ class Cells:
         return self._falling[np.argsort(self.labels[self._falling], kind="stable")]
 
     @cached_property
+    def _falling_raw(self) -> np.ndarray:
+        """The cells by falling `raw`, int32 [M]."""
+        if self.decoding == "raw" and not self.per_level:
+            return self._falling
+        return np.argsort(-self.raw).astype(np.int32)
+
+    @cached_property
     def _falling_raw_by_label(self) -> np.ndarray:
         """The cells by label, and of a label by falling `raw`."""
-        if self.decoding == "raw" and not self.per_level:
-            return self._falling_by_label
-        falling = np.argsort(-self.raw)
-        return falling[np.argsort(self.labels[falling], kind="stable")].astype(np.int32)
+        return self._falling_raw[np.argsort(self.labels[self._falling_raw], kind="stable")]
 
     def support(self, among: np.ndarray | None = None) -> np.ndarray:
         """How many rows have each label, int64 [L]. among: bool [N], the rows that count; None: all."""
@@ -110,37 +114,64 @@ class Cells:
     def best_threshold(self, criterion: str, among: np.ndarray | None = None) -> float:
         """The one threshold with the highest "micro_f1" or "macro_f1"; see thresholds.tune_threshold."""
         order = self._of(self._falling, among)
-        if criterion == "micro_f1":
-            predicted = np.arange(1, len(order) + 1)
-            scores = 2 * np.cumsum(self.gold[order]) / (predicted + self.support(among).sum())
-        else:
-            gains = np.zeros(len(self.cut))  # what macro-F1 gains when this one cell is predicted as well
-            by_label = self._of(self._falling_by_label, among)
-            curve, first = self._f1_curves(by_label, among)
-            gains[by_label] = np.where(first, curve, np.diff(curve, prepend=0)) / self.n_labels
-            scores = np.cumsum(gains[order])
+        scores = self._scores(order, self._of(self._falling_by_label, among), criterion, self.support(among))
         return best_cut(self.cut[order].astype(np.float64), scores, 0.5, self.floor)
+
+    def _scores(self, order: np.ndarray, by_label: np.ndarray, criterion: str, support: np.ndarray) -> np.ndarray:
+        """The score when each cell and those before it are predicted. order, by_label: the same cells, falling.
+
+        support: int64 [L], 0 for labels that play no part
+        """
+        if criterion == "micro_f1":
+            return 2 * np.cumsum(self.gold[order]) / (np.arange(1, len(order) + 1) + support.sum())
+        gains = np.zeros(len(self.cut))  # what macro-F1 gains when this one cell is predicted as well
+        curve, first = self._f1_curves(by_label, support)
+        gains[by_label] = np.where(first, curve, np.diff(curve, prepend=0)) / self.n_labels
+        return np.cumsum(gains[order])
 
     def best_thresholds(self, default: float, min_support: int, among: np.ndarray | None = None) -> np.ndarray:
         """A threshold for each label, float64 [L]; see thresholds.tune_thresholds_per_label."""
         support, thresholds = self.support(among), np.full(self.n_labels, default, np.float64)
         order = self._of(self._falling_raw_by_label, among)
-        curve, _ = self._f1_curves(order, among)
+        curve, _ = self._f1_curves(order, support)
         ends = np.searchsorted(self.labels[order], np.arange(self.n_labels), "right")
         for label in np.flatnonzero(support >= min_support):
             part = slice(ends[label - 1] if label else 0, ends[label])
-            values, scores = self.raw[order[part]].astype(np.float64), np.append(0.0, curve[part])
-            optimum = best_cut(values, curve[part], default, self.floor)
-            moved = default + support[label] / (support[label] + min_support) * (optimum - default)
-            before, after = (scores[np.count_nonzero(values > cut)] for cut in (default, moved))
-            if after > before:
-                thresholds[label] = moved
+            share = support[label] / (support[label] + min_support)
+            thresholds[label] = self._moved(order[part], curve[part], default, share)
         return thresholds
+
+    def best_level_thresholds(
+        self, default: float, criterion: str, min_support: int, among: np.ndarray | None = None
+    ) -> np.ndarray:
+        """A threshold for each level of the tree, float64 [depth]; see thresholds.tune_thresholds_per_level."""
+        assert self.tree is not None
+        support, thresholds = self.support(among), np.full(self.tree.depth, default, np.float64)
+        falling, by_label = (self._of(one, among) for one in (self._falling_raw, self._falling_raw_by_label))
+        for level in range(1, self.tree.depth + 1):
+            here = self.tree.levels == level
+            count = support[here].sum()
+            if count >= min_support:
+                order, grouped = (one[here[self.labels[one]]] for one in (falling, by_label))
+                scores = self._scores(order, grouped, criterion, np.where(here, support, 0))
+                thresholds[level - 1] = self._moved(order, scores, default, count / (count + min_support))
+        return thresholds
+
+    def _moved(self, order: np.ndarray, scores: np.ndarray, default: float, share: float) -> float:
+        """So much of the way from `default` to the best threshold of some cells, or `default` if that is no better.
+
+        order: the cells by falling `raw`; scores: when each and those before it are predicted
+        """
+        values = self.raw[order].astype(np.float64)
+        moved = default + share * (best_cut(values, scores, default, self.floor) - default)
+        scores = np.append(0.0, scores)
+        before, after = (scores[np.count_nonzero(values > cut)] for cut in (default, moved))
+        return moved if after > before else default
 
     def _of(self, order: np.ndarray, among: np.ndarray | None) -> np.ndarray:
         return order if among is None else order[among[self.rows[order]]]
 
-    def _f1_curves(self, by_label: np.ndarray, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _f1_curves(self, by_label: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(F1 of each cell's label when it and those before it are predicted, whether it is its label's first)."""
         labels, found = self.labels[by_label], np.cumsum(self.gold[by_label])
         first = np.diff(labels, prepend=-1) > 0
@@ -148,7 +179,7 @@ class Cells:
         lengths = np.diff(start, append=len(labels))
         predicted = np.arange(1, len(labels) + 1) - np.repeat(start, lengths)
         found = found - np.repeat(np.append(0, found)[start], lengths)
-        return 2 * found / (predicted + self.support(among)[labels]), first
+        return 2 * found / (predicted + support[labels]), first
 
     def windows(self, among: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (probabilities float [n, L], gold bool [n, L]) of these rows, bool [N]; what is not here is 0."""

@@ -55,6 +55,7 @@ from hierarchical.weights import (
     write_weights,
 )
 
+LONG_TEXT = ("long_text", "window_stride", "max_windows")  # of a LongText, in decision.json
 SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
 # What a model directory can hold: (what it is, which scripts take it and its export, where both come from).
 KINDS = {
@@ -126,8 +127,7 @@ class Checkpoint:
         """
 
         def read(folder: Path) -> "Checkpoint":
-            tree, trained, decision = read_settings(folder, exported)
-            stored = read_long_text(folder)
+            tree, trained, decision, stored = read_settings(folder, exported)
             config, length = read_config(folder, MODEL_TYPE), max_seq_length or trained
             require_model_kind(folder, config, tree, kind, exported)
             if length != trained:
@@ -275,10 +275,11 @@ def write_decision(directory: str | Path, max_seq_length: int, decision: Decisio
         json.dump(settings, file, ensure_ascii=False, indent=1)
 
 
-def read_settings(directory: str | Path, exported: bool = False) -> tuple[LabelTree, int, Decision]:
-    """(LabelTree, max_seq_length, Decision) of a checkpoint; needs no paddle. Raises InputError if it is not one.
+def read_settings(directory: str | Path, exported: bool = False) -> tuple[LabelTree, int, Decision, LongText]:
+    """(LabelTree, max_seq_length, Decision, LongText) of a checkpoint; needs no paddle.
 
-    exported: the directory is one of export_model.py, which needs no weights of train.py.
+    Raises InputError if it is not one. exported: the directory is one of export_model.py, which needs no weights of
+    train.py.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -305,8 +306,8 @@ def what_else(directory: Path) -> str:
 
 def read_decision(
     directory: str | Path, tree: LabelTree, hint: str = "It lies beside label.txt."
-) -> tuple[int, Decision]:
-    """(max_seq_length, Decision) of a directory that `write_settings` wrote for the labels of `tree`."""
+) -> tuple[int, Decision, LongText]:
+    """(max_seq_length, Decision, LongText) of a directory that `write_settings` wrote for the labels of `tree`."""
     path = Path(directory) / DECISION
     require_file(path, hint)
     try:
@@ -314,26 +315,15 @@ def read_decision(
         max_seq_length = settings.pop("max_seq_length")
         if not isinstance(max_seq_length, int) or max_seq_length < 3:
             raise ValueError(f"max_seq_length is {max_seq_length!r}")
-        pop_long_text(settings, max_seq_length)
+        stored = {name: settings.pop(name) for name in LONG_TEXT if name in settings}  # older versions have none
+        long_text = CUT.updated(max_seq_length, **stored)
         decision = Decision.from_dict(settings)
         thresholds_of(decision, tree)
         if decision.calibration:
             decision.calibration.require_levels(tree)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the decision settings of a checkpoint ({error}).") from None
-    return max_seq_length, decision
-
-
-def read_long_text(directory: str | Path) -> LongText:
-    """What a model reads of long texts, by a decision.json that `read_decision` has accepted."""
-    settings = json.loads((Path(directory) / DECISION).read_text(encoding="utf-8"))
-    return pop_long_text(settings, settings["max_seq_length"])
-
-
-def pop_long_text(settings: dict, max_seq_length: int) -> LongText:
-    """Take a LongText out of settings of a decision.json; those of older versions do not say. May raise ValueError."""
-    stored = {name: settings.pop(name) for name in ("long_text", "window_stride", "max_windows") if name in settings}
-    return CUT.updated(max_seq_length, **stored)
+    return max_seq_length, decision, long_text
 
 
 def save_checkpoint(

@@ -14,7 +14,7 @@ import numpy as np
 
 import hierarchical
 from hierarchical.batches import run_batches
-from hierarchical.checkpoints import SETTINGS, Checkpoint, read_long_text, write_decision
+from hierarchical.checkpoints import SETTINGS, Checkpoint, read_decision, write_decision
 from hierarchical.console import progress_bar, quiet
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import available_cores
@@ -217,8 +217,8 @@ def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
     checkpoint.tokenizer.save(target)
     for name in SETTINGS:
         shutil.copyfile(in_force(checkpoint.directory) / name, target / name)
-    if (tokenizer := checkpoint.tokenizer).long_text != read_long_text(target):  # what was asked for is to stay
-        write_decision(target, tokenizer.max_seq_length, checkpoint.decision, tokenizer.long_text)
+    if (long_text := checkpoint.tokenizer.long_text) != read_decision(target, checkpoint.tree)[2]:
+        write_decision(target, checkpoint.tokenizer.max_seq_length, checkpoint.decision, long_text)  # as was asked for
     if checkpoint.linear:
         write_linear(target, checkpoint.linear, checkpoint.tree.labels)
 

@@ -77,19 +77,7 @@ class LabelTree:
     @classmethod
     def read(cls, path: str | Path) -> "LabelTree":
         """Read label.txt; blank lines are skipped, every fault is named with its line."""
-        require_file(path, "It holds one label per line, each level of a path joined by '##'.")
-        problems, lines, labels, words = Problems(), list[int](), list[str](), list[str]()
-        for number, text in read_lines(path, problems):
-            if "\t" in text.strip():
-                problems.add(path, number, "a TAB in a label; one label per line, nothing else")
-            if text.strip():
-                label, equals, word = map(str.strip, text.partition(WORD_SEPARATOR))
-                if not label or equals and not word:
-                    problems.add(path, number, f"a label and its word are written path{WORD_SEPARATOR}word")
-                lines.append(number)
-                labels.append(label)
-                words.append(word)
-        problems.raise_if_any()
+        lines, labels, words = read_labels(path)
         return cls(labels, path, lines, words)
 
     def __len__(self) -> int:
@@ -144,6 +132,24 @@ class LabelTree:
             more = f" or {len(near) - GUESSED} more" if len(near) > GUESSED else ""
             return f"several labels end so, write the full path: {', '.join(near[:GUESSED])}{more}"
         return f"did you mean {near[0]}?" if near else ""
+
+
+def read_labels(path: str | Path) -> tuple[list[int], list[str], list[str]]:
+    """(lines, labels, words or "") of label.txt, not yet a tree."""
+    require_file(path, "It holds one label per line, each level of a path joined by '##'.")
+    problems, lines, labels, words = Problems(), list[int](), list[str](), list[str]()
+    for number, text in read_lines(path, problems):
+        if "\t" in text.strip():
+            problems.add(path, number, "a TAB in a label; one label per line, nothing else")
+        if text.strip():
+            label, equals, word = map(str.strip, text.partition(WORD_SEPARATOR))
+            if not label or equals and not word:
+                problems.add(path, number, f"a label and its word are written path{WORD_SEPARATOR}word")
+            lines.append(number)
+            labels.append(label)
+            words.append(word)
+    problems.raise_if_any()
+    return lines, labels, words
 
 
 def _pairs(name: str) -> set[tuple[str, str]]:

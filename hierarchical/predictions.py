@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ import numpy as np
 from hierarchical.batches import CELLS
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.console import FLAT, get_logger, shown
-from hierarchical.decisions import Decision
+from hierarchical.decisions import Decision, decide
 from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, file_digest
@@ -87,9 +87,10 @@ def jsonl_row(
     probabilities: np.ndarray,
     floor: float,
     certainty: float | None = None,
+    known: int | None = None,
 ) -> str:
     """A line of a .jsonl file: a predictor.Prediction."""
-    return describe(tree, text, predicted, probabilities, floor, certainty).to_json() + "\n"
+    return describe(tree, text, predicted, probabilities, floor, certainty, known).to_json() + "\n"
 
 
 def tsv_row(
@@ -99,19 +100,29 @@ def tsv_row(
     probabilities: np.ndarray,
     floor: float,
     certainty: float | None = None,
+    known: int | None = None,
 ) -> str:
-    """A line of a .tsv file: text<TAB>label,label,... and, where a certainty is asked for, <TAB>sure or unsure."""
+    """A line of a .tsv file: text<TAB>label,label,... and, where asked for, <TAB>sure or unsure, <TAB>new labels."""
     row = f"{text.translate(FLAT)}\t{','.join(tree.labels[i] for i in predicted)}"
     if certainty is not None:
         row += "\tsure" if certainty_of(predicted, probabilities) >= certainty else "\tunsure"
+    if known is not None:
+        row += f"\t{','.join(tree.labels[i] for i in predicted if i >= known)}"
     return row + "\n"
 
 
 FORMATS = {".jsonl": jsonl_row, ".tsv": tsv_row}
 
 
-def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], probabilities: np.ndarray) -> None:
-    """Log a row in the familiar form."""
+def log_row(
+    logger: Logger,
+    tree: LabelTree,
+    text: str,
+    predicted: list[int],
+    probabilities: np.ndarray,
+    known: int | None = None,
+) -> None:
+    """Log a row in the familiar form; known: see predictor.describe."""
     logger.info(f"text: {shown(text)}")
     logger.info(f"prediction result: {','.join(tree.labels[i] for i in predicted)}")
     if not text:
@@ -119,6 +130,8 @@ def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], pr
     elif not predicted:
         best = probabilities.argmax()
         logger.info(f"(no label above the threshold; most likely: {tree.labels[best]} {probabilities[best]:.2f})")
+    if new := [f"{tree.labels[i]} {probabilities[i]:.2f}" for i in predicted if known is not None and i >= known]:
+        logger.info(f"(new, by their words alone: {', '.join(new)})")
     for line in levels_text(tree, predicted):
         logger.info(line)
     logger.info("-" * 20)
@@ -127,9 +140,9 @@ def log_row(logger: Logger, tree: LabelTree, text: str, predicted: list[int], pr
 class Outcome:
     """What came out, over all rows that it is shown, for the last lines of the log."""
 
-    def __init__(self, tree: LabelTree, certainty: float | None = None):
-        self.tree, self.certainty = tree, certainty
-        self.texts = self.unlabelled = self.without_leaf = self.sure = 0
+    def __init__(self, tree: LabelTree, certainty: float | None = None, known: int | None = None):
+        self.tree, self.certainty, self.known = tree, certainty, known
+        self.texts = self.unlabelled = self.without_leaf = self.sure = self.new = 0
         self.counts = Counter[int]()
 
     def update(self, rows: Iterable[tuple[str, list[int], np.ndarray]]) -> None:
@@ -139,6 +152,7 @@ class Outcome:
                 if self.certainty is not None:
                     self.sure += certainty_of(predicted, probabilities) >= self.certainty
                 self.texts += 1
+                self.new += self.known is not None and any(i >= self.known for i in predicted)
                 self.unlabelled += not predicted
                 self.without_leaf += bool(predicted) and all(self.tree.children[i] for i in predicted)
                 self.counts.update(predicted)
@@ -159,6 +173,8 @@ class Outcome:
         if self.certainty is not None:
             enough = f"{self.sure} of {self.texts} texts ({self.sure / self.texts:.1%})"
             lines.append(f"Certain enough ({self.certainty:g}): {enough}; the others are for people")
+        if self.known is not None:
+            lines.append(f"New labels, by their words alone: in {self.new} of {self.texts} texts")
         return lines
 
 
@@ -263,8 +279,19 @@ class Labeller(Protocol):
     def probabilities(self, texts: list[str]) -> np.ndarray: ...
 
 
-def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict | None = None) -> None:
-    """Label what `job` names and write it where it says. further: more settings that the rows depend on."""
+def predict_file(
+    job: Job,
+    labeller: Labeller,
+    decision: Decision,
+    further: dict | None = None,
+    choose: Callable[[np.ndarray, LabelTree, Decision], np.ndarray] = decide,
+    known: int | None = None,
+) -> None:
+    """Label what `job` names and write it where it says.
+
+    further: more settings that the rows depend on; choose: what makes label sets of probabilities, as decide() does;
+    known: how many of the labels were learned from rows, where others were not, see predictor.describe
+    """
     rank, world = launched_processes()
     logger, tree = get_logger(), labeller.tree
     if job.label_path:
@@ -298,11 +325,11 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
     if isinstance(path, Path):
         settings |= {"data": None if stream else file_digest(data), "weights": file_digest(labeller.file)}
     if parts:
-        known = parts.settings() if job.resume and not Path(f"{path}.part").exists() else None
-        if known is not None:
-            require_same_run(known, settings)
+        begun = parts.settings() if job.resume and not Path(f"{path}.part").exists() else None
+        if begun is not None:
+            require_same_run(begun, settings)
         parts.begin()
-        if known is not None:
+        if begun is not None:
             logger.info(f"{path} is complete")
             parts.end(settings, logger)
             return
@@ -316,15 +343,15 @@ def predict_file(job: Job, labeller: Labeller, decision: Decision, further: dict
         to_log = rows_to_log(path, rank, job.quiet)
         total = None if stop is None else stop - start
         bar = tqdm(total=total, initial=done, desc="predict", unit=" texts", disable=None if path else True)
-        began, count, outcome = time.monotonic(), 0, Outcome(tree, job.certainty)
+        began, count, outcome = time.monotonic(), 0, Outcome(tree, job.certainty, known)
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
-                rows = label_texts(window, labeller.probabilities, tree, decision)
+                rows = label_texts(window, labeller.probabilities, tree, decision, choose)
                 for row in rows[: max(0, to_log - count)]:
-                    log_row(logger, tree, *row)
+                    log_row(logger, tree, *row, known)
                 if file:
-                    lines = "".join(write_row(tree, *row, job.floor, job.certainty) for row in rows)
+                    lines = "".join(write_row(tree, *row, job.floor, job.certainty, known) for row in rows)
                     file.write(lines.encode("utf-8"))
                     file.flush()
                 outcome.update(rows)

@@ -61,6 +61,7 @@ class Prediction:
     levels          level (1 for a root) -> paths of the predicted labels there, their ancestors included
     certainty       how sure the labels are, see decisions.certainty; None: it was not asked for
     sure            whether that is as much as was asked for
+    unseen          those of the labels that are new, known by their words alone; None: new ones were not asked for
     """
 
     text: str
@@ -69,6 +70,7 @@ class Prediction:
     levels: dict[int, list[str]]
     certainty: float | None = None
     sure: bool | None = None
+    unseen: list[str] | None = None
 
     def to_json(self) -> str:
         """One line of a .jsonl file, without its end; the levels are strings there, and what is None is left out."""
@@ -84,10 +86,12 @@ def describe(
     probabilities: np.ndarray,
     floor: float = FLOOR,
     least_certainty: float | None = None,
+    known: int | None = None,
 ) -> Prediction:
     """The Prediction of a text. selected: class indices in ascending order; probabilities: float32 [L].
 
-    least_certainty: say how certain the labels are, and whether that is as much as this
+    least_certainty: say how certain the labels are, and whether that is as much as this; known: so many of the labels,
+    the first, were learned from rows, and the answer says which of its labels were not
     """
     sure = None if least_certainty is None else certainty_of(selected, probabilities)
     shown = probabilities > floor
@@ -104,6 +108,7 @@ def describe(
         },
         None if sure is None else round(sure, 6),
         None if sure is None or least_certainty is None else sure >= least_certainty,
+        None if known is None else [tree.labels[i] for i in selected if i >= known],
     )
 
 
@@ -115,17 +120,22 @@ def certainty_of(selected: Sequence[int], probabilities: np.ndarray) -> float:
 
 
 def label_texts(
-    texts: Sequence[str], compute: Callable[[list[str]], np.ndarray], tree: LabelTree, decision: Decision
+    texts: Sequence[str],
+    compute: Callable[[list[str]], np.ndarray],
+    tree: LabelTree,
+    decision: Decision,
+    choose: Callable[[np.ndarray, LabelTree, Decision], np.ndarray] = decide,
 ) -> list[tuple[str, list[int], np.ndarray]]:
     """A list of (text, class indices in ascending order, probabilities float32 [L]), in the order of the texts.
 
-    compute: texts -> probabilities float32 [n, L]. A blank text has no labels and zeros, and is kept from it.
+    compute: texts -> probabilities float32 [n, L]; choose: what makes label sets of them, as decide() does. A blank
+    text has no labels and zeros, and is kept from the first.
     """
     filled = [i for i, text in enumerate(texts) if text.strip()]
     probabilities = np.zeros((len(texts), len(tree)), np.float32)
     if filled:
         probabilities[filled] = compute([texts[i] for i in filled])
-    selected = decide(probabilities, tree, decision)
+    selected = choose(probabilities, tree, decision)
     selected[[not text.strip() for text in texts]] = False
     return list(zip(texts, (np.flatnonzero(row).tolist() for row in selected), probabilities))
 

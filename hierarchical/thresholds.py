@@ -19,6 +19,7 @@ from hierarchical.labels import LabelTree
 from hierarchical.metric import Scores
 
 CRITERIA = ("micro_f1", "macro_f1")
+WAYS = ("global", "per_level", "per_label")  # to choose thresholds
 FOLDS, MIN_SUPPORT = 5, 20
 
 
@@ -62,6 +63,26 @@ def tune_thresholds_per_label(
     if not 0 <= default <= 1 or min_support < 1:
         raise ValueError(f"default must be from 0 to 1 and min_support 1 or more; got {default} and {min_support}")
     return _all_cells(probabilities, gold).best_thresholds(default, min_support)
+
+
+def tune_thresholds_per_level(
+    probabilities: Any,
+    gold: Any,
+    tree: LabelTree,
+    default: float,
+    criterion: str = "micro_f1",
+    min_support: int = MIN_SUPPORT,
+) -> np.ndarray:
+    """One threshold per level (float64 [depth]), each raising "micro_f1" or "macro_f1" of the level's own labels.
+
+    With the guard and the shrinkage of `tune_thresholds_per_label`, n being the gold cells of the level: levels have so
+    many that little is left of either. Labels are tuned as if decided on their own ("raw"). Raises ValueError alike.
+    """
+    one_of("criterion", criterion, CRITERIA)
+    probabilities, gold = _dev_arrays(probabilities, gold, len(tree))
+    if not 0 <= default <= 1 or min_support < 1:
+        raise ValueError(f"default must be from 0 to 1 and min_support 1 or more; got {default} and {min_support}")
+    return _all_cells(probabilities, gold, tree).best_level_thresholds(default, criterion, min_support)
 
 
 def cross_fitted_score(
@@ -140,16 +161,22 @@ def tuned_decision(
 ) -> tuple[Decision, dict[str, Any] | None]:
     """Choose threshold(s) on dev rows: (Decision, what that is worth on rows that had no part in it).
 
-    cells: `dev_cells`, finished; how: "global" for one threshold, "per_label" for
-    one per label with enough rows. The worth is a result dict as of `cross_fitted`, or None with a single row; the
-    score on the tuned rows themselves flatters. In it, probabilities that `cells` has no room for count as 0.
+    cells: `dev_cells`, finished; how: "global" for one threshold, "per_level" for one per level, "per_label" for one
+    per label with enough rows. The worth is a result dict as of `cross_fitted`, or None with a single row; the score on
+    the tuned rows themselves flatters. In it, probabilities that `cells` has no room for count as 0.
     """
-    one_of("how", how, ("global", "per_label"))
+    one_of("how", how, WAYS)
 
     def tuned(among: np.ndarray | None = None) -> Decision:
         threshold = cells.best_threshold(criterion, among)
         if how == "global":
             return replace(decision, threshold=threshold)
+        if how == "per_level":
+            levels = cells.best_level_thresholds(threshold, criterion, MIN_SUPPORT, among)
+            # As many thresholds as labels are one per label: in a tree that is one chain, whose order may be another.
+            return replace(
+                decision, threshold=(levels[tree.levels - 1] if tree.depth == len(tree) else levels).tolist()
+            )
         return replace(decision, threshold=cells.best_thresholds(threshold, MIN_SUPPORT, among).tolist())
 
     scores, fold_of_row = Scores(tree), folds_of(cells.n_rows, FOLDS)

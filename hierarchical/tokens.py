@@ -8,7 +8,7 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,10 @@ class Tokenizer(ABC):
             ends = [*sources, (sources[-1][1],) * 2 if sources else (0, 0)]  # of a span without a character, too
             found = [(ends[i][0], ends[j - 1][1] if i < j else ends[i][0]) for i, j in self._located(text)]
         return [(0, 0), *self.long_text.kept(found, self.max_seq_length - ENDS), (0, 0)]
+
+    def text_part(self, ids: Sequence[int]) -> slice:
+        """Which of the ids of `encode` are the text's own: all but [CLS] and [SEP]."""
+        return slice(1, len(ids) - 1)
 
     def is_special(self, text: str) -> bool:
         """Whether this is the name of a special token, such as "[SEP]"."""

@@ -30,9 +30,10 @@ HEAVY = {
     "pandas",
     "pyarrow",
     "openpyxl",
+    "ray",
 }  # seconds, or not installed everywhere
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
-    "few-shot/network.py": {"paddle"},
+    "hierarchical/few_shot.py": {"paddle"},
     f"{STEPS}/seqcls_model.py": {"onnxruntime"},
     "benchmarks/plain_loop.py": {"paddle", "paddlenlp"},
 }

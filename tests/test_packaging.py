@@ -84,7 +84,8 @@ def required(metadata):
             of = re.search(r'extra == "(.*?)"', marker)
             if not of or of[1] == extra:
                 rest = re.sub(r'(^| and )extra == ".*?"', "", marker)
-                found.add(str(Requirement(f"{one.name}{one.specifier}" + (f" ; {rest}" if rest else ""))))
+                name = f"{one.name}[{','.join(sorted(one.extras))}]" if one.extras else one.name
+                found.add(str(Requirement(f"{name}{one.specifier}" + (f" ; {rest}" if rest else ""))))
         return found
 
     return required
@@ -94,13 +95,14 @@ def test_the_extras_are_the_lists(metadata, required):
     def of(*names):
         return {str(requirement) for name in names for requirement in stated(ROOT / name)}
 
-    assert sorted(metadata.get_all("Provides-Extra")) == ["client", "gpu", "predict", "serve", "trace", "train"]
+    assert sorted(metadata.get_all("Provides-Extra")) == ["client", "gpu", "predict", "ray", "serve", "trace", "train"]
     assert required() == of("requirements-base.txt")
     assert required("predict") == of("requirements-base.txt", "requirements-predict.txt")
     assert required("gpu") == of("requirements-base.txt", "requirements-predict-gpu.txt")
     assert required("train") == of("requirements.txt")
     assert required("serve") == of("deploy/simple_serving/requirements.txt")
     assert required("client") == of("requirements-base.txt", "requirements-client.txt")
+    assert required("ray") == of("deploy/ray_batch/requirements.txt")
     assert required("trace") == of("requirements-base.txt", "requirements-trace.txt")
     assert required("predict") < of("deploy/predictor/requirements.txt") < required("serve")
     of_base = {Requirement(line).name for line in required("predict")}

@@ -124,7 +124,7 @@ def test_prune_export_and_use(run_prune, monkeypatch, tiny_checkpoint, sample_ro
             np.testing.assert_array_equal(value, block, err_msg=name)
         assert sum(value.size for value in narrow.values()) == row["parameters"] < sum(v.size for v in wide.values())
         assert row["megabytes"] == (folder / "model.safetensors").stat().st_size / 1e6
-        tree, length, decision = read_settings(folder)
+        tree, length, decision, _ = read_settings(folder)
         assert (tree.labels, length, decision) == (LabelTree.read(SAMPLE / "label.txt").labels, 64, Decision())
         # the graph computes what the checkpoint does
         logits = logits_of(folder, sample_rows)

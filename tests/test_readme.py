@@ -45,6 +45,7 @@ IN_ENGLISH = {
     "dataset_dir 中的 .tokens": ".tokens in dataset_dir",
     "100，且不少于验证集的批数": "100, and at least as many as dev has batches",
     "全部核": "all cores",
+    "放得下多少就多少": "as many as there is room for",
     "窗口的一半": "half a window",
     "检查点中保存的值": "as stored in the checkpoint",
     "检查点中保存的值；训练时与 train.py 相同": "as stored in the checkpoint; in training as in train.py",

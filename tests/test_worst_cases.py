@@ -53,6 +53,12 @@ def predicted(*words, texts=TEXTS):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.fixture(scope="module")
+def before(tiny_checkpoint):
+    """What predict.py says by tiny_checkpoint, of which every test has a copy."""
+    return predicted("predict.py", "--params_path", tiny_checkpoint)
+
+
 @pytest.fixture
 def export(plain_export, tmp_path):
     return shutil.copytree(plain_export, tmp_path / "export")
@@ -126,8 +132,7 @@ def test_a_model_left_from_an_older_export(export, checkpoint):
     refused("deploy/predictor/infer.py", *words, says=("int8.onnx", "not of this export"))
 
 
-def test_a_disk_that_is_full_at_the_save(checkpoint, reversed_data):
-    before = predicted("predict.py", "--params_path", checkpoint)
+def test_a_disk_that_is_full_at_the_save(checkpoint, before, reversed_data):
 
     def small_disk():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing further is an error then, as on a full disk
@@ -138,8 +143,7 @@ def test_a_disk_that_is_full_at_the_save(checkpoint, reversed_data):
     assert predicted("predict.py", "--params_path", checkpoint) == before
 
 
-def test_a_kill_at_the_save(checkpoint, reversed_data):
-    before = predicted("predict.py", "--params_path", checkpoint)
+def test_a_kill_at_the_save(checkpoint, before, reversed_data):
     words = [sys.executable, *map(str, training(reversed_data, checkpoint))]
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=nowhere, stderr=nowhere)
@@ -163,15 +167,14 @@ def test_two_trainings_into_one_folder(reversed_data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.ndjson", "rows.jsonl"])
-def test_gold_labels_are_not_predicted_from(checkpoint, tmp_path, name):
+def test_gold_labels_are_not_predicted_from(tiny_checkpoint, before, tmp_path, name):
     rows = [{"text": text, "labels": ["体育赛事"]} for text in TEXTS]
     content = json.dumps(rows) if name == "rows.json" else "\n".join(map(json.dumps, rows))
     (tmp_path / name).write_text(content, "utf-8")
-    flags = ["--params_path", checkpoint, "--dataset_dir", tmp_path, "--data_file", name, "--device", "cpu"]
+    flags = ["--params_path", tiny_checkpoint, "--dataset_dir", tmp_path, "--data_file", name, "--device", "cpu"]
     shutil.copy(SAMPLE / "label.txt", tmp_path)
     done = typed("predict.py", *flags, "--output_file", "-")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found == predicted("predict.py", "--params_path", checkpoint)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == before
 
 
 def test_int8_alone_and_beside_others(export):

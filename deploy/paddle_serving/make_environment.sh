@@ -22,10 +22,11 @@ stated() { cat "$here"/../../requirements-{base,paddle,deploy}.txt "$here/requir
 if ! stated | cmp -s - "$stamp"; then
     echo "Installing Paddle Serving into $environment (a minute or two) ..."
     pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+    # --no-compile: most of what lies there is never imported, and an import compiles by itself
     # --use-pep517: the pip that comes with Python 3.10 would build old packages in a way that fails
-    pip install --quiet --use-pep517 -r "$here/requirements.txt"
+    pip install --quiet --no-compile --use-pep517 -r "$here/requirements.txt"
     # Their own requirements cannot be met by a Python of today, and most of them are for parts that are not used here.
-    pip install --quiet --no-deps "paddle-serving-server==$version" "paddle-serving-app==$version"
+    pip install --quiet --no-compile --no-deps "paddle-serving-server==$version" "paddle-serving-app==$version"
     # The client is declared to be for Python 3.9; what is needed of it is pure Python, so it is unpacked by hand.
     wheels=$(mktemp -d)
     trap 'rm -rf "$wheels"' EXIT

@@ -33,7 +33,7 @@ from paddle_serving_server.pipeline.proto import pipeline_service_pb2, pipeline_
 
 from deploy.paddle_serving.protocol import EXAMPLE, MAX_BYTES, ROUTE, SERVICE, texts_of  # noqa: E402
 from hierarchical.batches import run_batches  # noqa: E402
-from hierarchical.decisions import decide, probabilities_of  # noqa: E402
+from hierarchical.decisions import certainty, decide, probabilities_of  # noqa: E402
 from hierarchical.encoders import graph_feed  # noqa: E402
 from hierarchical.errors import InputError  # noqa: E402
 from hierarchical.linear import with_linear  # noqa: E402
@@ -112,6 +112,7 @@ class Classify(Op):
         answer = {
             "label": [[self.tree.labels[i] for i in row] for row in rows],
             "confidence": [[round(float(p[i]), 6) for i in row] for row, p in zip(rows, probabilities)],
+            "certainty": [round(sure, 6) for sure in certainty(probabilities, selected).tolist()],
         }
         return {key: json.dumps(value, ensure_ascii=False) for key, value in answer.items()}, None, ""
 

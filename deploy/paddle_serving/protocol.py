@@ -1,7 +1,8 @@
 """What Paddle Serving's clients and the service here agree on: the route, and JSON instead of printed arrays.
 
-A request has one key, `sentence`, with a JSON array of texts. An answer has two keys, each with a JSON array of one
-entry per text: `label`, the names of its labels, and `confidence`, their probabilities.
+A request has one key, `sentence`, with a JSON array of texts. An answer has three keys, each with a JSON array of one
+entry per text: `label`, the names of its labels, `confidence`, their probabilities, and `certainty`, how sure they are
+together (see hierarchical/decisions.py).
 """
 
 import json
@@ -13,6 +14,7 @@ ROUTE = f"/{SERVICE}/prediction"
 HTTP_PORT, RPC_PORT = 9878, 18090
 MAX_TEXTS = 4096  # of a request: a larger one would keep all others waiting
 MAX_BYTES = 4 << 20  # of a request; gRPC has the same limit by itself
+STRANGE = "the server's answer is not one of deploy/paddle_serving; is another one at this address?"
 EXAMPLE = '{"key": ["sentence"], "value": ["[\\"国足今晚出战\\"]"]}'
 
 
@@ -56,7 +58,18 @@ def labels_of(keys, values, count):
         if len(rows) != count:
             raise ValueError("number of rows")
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError(
-            "the server's answer is not one of deploy/paddle_serving; is another one at this address?"
-        ) from None
+        raise InputError(STRANGE) from None
     return rows
+
+
+def certainties_of(keys, values, count):
+    """How certain each text's labels are, list[float], of the same answer. Raises InputError if it does not say."""
+    if "certainty" not in keys:
+        raise InputError("the service tells no certainty: it is an older one. Leave --certainty out, or renew it.")
+    try:
+        (found,) = (json.loads(value) for key, value in zip(keys, values) if key == "certainty")
+        if len(found) != count or not all(isinstance(value, (int, float)) for value in found):
+            raise ValueError("not a number for each text")
+    except (TypeError, ValueError, RecursionError):
+        raise InputError(STRANGE) from None
+    return found

@@ -6,7 +6,7 @@
 Reads   what export_model.py or prune.py left in model_path (see hierarchical/predictor.py)
 Writes  output/tokenizer/            texts -> token ids
         output/seqcls_model/         token ids -> logits
-        output/seqcls_postprocess/   logits -> class indices, probabilities, names
+        output/seqcls_postprocess/   logits -> class indices, probabilities, names, certainty
         output/seqcls/               the three together: this one is asked
 
 Each model has its config.pbtxt and one version, 1/. Names and sizes come from the exported model. The repository stands
@@ -142,7 +142,8 @@ def config_texts(args, predictor):
     # token_type_ids, where there are any, are all zero; the tokenizer gives them second.
     inputs = sorted(inputs, key=lambda name: name != "input_ids")
     tokens = {f"OUTPUT_{i}": name for i, name in enumerate(inputs)}
-    results = {"label": "TYPE_INT64", "confidence": "TYPE_FP32", "label_name": "TYPE_STRING"}
+    results = {"label": ("TYPE_INT64", -1), "confidence": ("TYPE_FP32", -1), "label_name": ("TYPE_STRING", -1)}
+    results["certainty"] = ("TYPE_FP32", 1)
     ragged = ["allow_ragged_batch: true"] if python else []
     threads = [parameter("intra_op_thread_count", 1)] if args.device == "cpu" else []
     singly = predictor.engine.singly
@@ -172,13 +173,13 @@ def config_texts(args, predictor):
             'backend: "python"',
             tensor("input", "POST_INPUT", "TYPE_FP32", size),
             tensor("input", "POST_TEXT", "TYPE_STRING", 1, *([] if predictor.linear else ["optional: true"])),
-            *(tensor("output", f"POST_{name}", data_type, -1) for name, data_type in results.items()),
+            *(tensor("output", f"POST_{name}", *kind) for name, kind in results.items()),
             instances(1),
         ],
         "seqcls": [
             'platform: "ensemble"',
             tensor("input", "INPUT", "TYPE_STRING", 1),
-            *(tensor("output", name, data_type, -1) for name, data_type in results.items()),
+            *(tensor("output", name, *kind) for name, kind in results.items()),
             "ensemble_scheduling {",
             step("tokenizer", {"INPUT_0": "INPUT"}, tokens),
             step("seqcls_model", {name: name for name in inputs}, {logits: logits}),

@@ -83,16 +83,27 @@ class Client:
 
     def classify(self, texts):
         """Yield for each text the list of its (class index, label name, confidence), in ascending order of indices."""
+        for labels, _ in self.answers(texts, ("label", "label_name", "confidence")):
+            yield labels
+
+    def classify_with_certainty(self, texts):
+        """Yield for each text (the same, how certain the labels are: a float)."""
+        for labels, certainty in self.answers(texts, ("label", "label_name", "confidence", "certainty")):
+            yield labels, certainty[0]
+
+    def answers(self, texts, names):
+        """Yield for each text (its labels, the row of the output `certainty` if that is among the names)."""
         for encoded in requests_of([text.encode("utf-8") for text in texts], self.batch_size):
             batch = np.array([[text] for text in encoded], object)
             tensor = self.grpc.InferInput("INPUT", batch.shape, "BYTES")
             tensor.set_data_from_numpy(batch)
             result = self.ask(
                 self.client.infer, self.model, [tensor], self.version,
-                outputs=[self.grpc.InferRequestedOutput(name) for name in ("label", "confidence", "label_name")],
+                outputs=[self.grpc.InferRequestedOutput(name) for name in names],
             )  # fmt: skip
-            for row in zip(*(result.as_numpy(name).tolist() for name in ("label", "label_name", "confidence"))):
-                yield [(i, name.decode("utf-8"), p) for i, name, p in zip(*row) if i >= 0]
+            for label, label_name, confidence, *certainty in zip(*(result.as_numpy(name).tolist() for name in names)):
+                labels = [(i, n.decode("utf-8"), p) for i, n, p in zip(label, label_name, confidence) if i >= 0]
+                yield labels, certainty[0] if certainty else None
 
 
 def main(argv=None):
@@ -100,11 +111,14 @@ def main(argv=None):
     key = read_api_key(args.api_key_file)
     texts = client_texts.texts_to_send(args)
     client = Client(args.url, args.model_name, args.model_version, args.timeout, key and key.decode())
-    for text, labels in zip(texts, client.classify(texts)):
+    asked = args.certainty is not None
+    for text, found in zip(texts, (client.classify_with_certainty if asked else client.classify)(texts)):
+        labels, certainty = found if asked else (found, None)
         print("text:", shown(text))
         print("label:", ",".join(str(i) for i, _, _ in labels))
         print("label name:", ",".join(name for _, name, _ in labels).translate(FLAT))
         print("confidence:", ",".join(f"{p:.4f}" for _, _, p in labels))
+        client_texts.print_certainty(certainty, args.certainty)
         print("-" * 20)
 
 

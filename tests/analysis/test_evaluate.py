@@ -233,7 +233,7 @@ def test_baseline_is_shown_beside_the_model(data, checkpoint, call, printed, tmp
 # ---- tuning ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["global", "per_label"])
+@pytest.mark.parametrize("how", ["global", "per_level", "per_label"])
 def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, monkeypatch, how):
     rows = {f"{text}{i}": labels for text, labels in DEV.items() for i in range(3)}
     (data / "dev.txt").write_text(file_of(rows), encoding="utf-8")
@@ -246,10 +246,10 @@ def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, m
     call(data, checkpoint, "--tune_threshold", how)
     assert "Accuracy in dev dataset: 100.00%" in printed
     assert f"Thresholds tuned on dev ({how}); on dev rows left out of the tuning: micro f1 score: 1.00000" in printed[3]
-    tree, max_seq_length, decision = read_settings(checkpoint)
+    tree, max_seq_length, decision, _ = read_settings(checkpoint)
     assert (tree.labels, max_seq_length, decision.decoding) == (TREE.labels, 128, "topdown")
     thresholds = np.array(decision.threshold)
-    assert thresholds.shape == (() if how == "global" else (5,))
+    assert thresholds.shape == {"global": (), "per_level": (2,), "per_label": (5,)}[how]
     assert ((0.05 < thresholds) & (thresholds < 0.27)).all()
 
 
@@ -494,7 +494,7 @@ def test_scores_are_those_of_training(tiny_checkpoint, sample, tmp_path, printed
     from utils import load_rows
 
     found = evaluated(tiny_checkpoint, sample, tmp_path / "scores.json")
-    tree, max_seq_length, decision = read_settings(tiny_checkpoint)
+    tree, max_seq_length, decision, _ = read_settings(tiny_checkpoint)
     tokenizer, model = load_tokenizer(tiny_checkpoint, max_seq_length), Checkpoint.open(tiny_checkpoint).load_model()
     for name in ("train", "dev"):
         rows = load_rows(sample / f"{name}.txt", tree)

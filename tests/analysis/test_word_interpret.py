@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from analysis.word_interpret import (
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.modeling import predict_logits
+from hierarchical.template import TemplateTokenizer
 from metric import Decision
 from utils import LabelTree, load_rows, run
 
@@ -103,12 +105,13 @@ def additive(paddle):
     return Additive()
 
 
+OWN = slice(1, 4)
 IDS = [7, 1, 3, 2, 9]  # [CLS] 1 3 2 [SEP]; the words are worth 1, 9, 4, and the special tokens 49 + 81 everywhere
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_integrated_gradients_by_hand(additive, batch_size):
-    scores, baseline = explain_by_gradients(additive, IDS, 0, [0, 1, 2], 10, batch_size)
+    scores, baseline = explain_by_gradients(additive, IDS, OWN, 0, [0, 1, 2], 10, batch_size)
     # The gradient is 2 e W: linear along the way, so that the midpoint rule has no error.
     np.testing.assert_allclose(scores, [[0, 1, 9, 4, 0], [0, -2, -18, -8, 0], [0, 0, 0, 0, 0]], atol=1e-4)
     assert baseline.tolist() == [130, -260, 0]
@@ -116,81 +119,126 @@ def test_integrated_gradients_by_hand(additive, batch_size):
 
 def test_gradient_shap_by_hand(additive):
     """On average over the noise, which adds its variance to every e² (0.1 standard deviations of IDS, squared)."""
-    scores, _ = explain_by_gradients(additive, IDS, 0, [0, 1], 20000, 5000, np.random.default_rng(0))
+    scores, _ = explain_by_gradients(additive, IDS, OWN, 0, [0, 1], 20000, 5000, np.random.default_rng(0))
     np.testing.assert_allclose(scores[0], [0, 1, 9, 4, 0], atol=0.25)
     np.testing.assert_allclose(scores[1], -2 * scores[0], atol=1e-4)
-    again, _ = explain_by_gradients(additive, IDS, 0, [0], 50, 7, np.random.default_rng(5))
-    other, _ = explain_by_gradients(additive, IDS, 0, [0], 50, 50, np.random.default_rng(5))
+    again, _ = explain_by_gradients(additive, IDS, OWN, 0, [0], 50, 7, np.random.default_rng(5))
+    other, _ = explain_by_gradients(additive, IDS, OWN, 0, [0], 50, 50, np.random.default_rng(5))
     np.testing.assert_allclose(again, other, atol=1e-5)
 
 
 def test_lime_by_hand(additive):
     """Two tokens make the first word: 1 + 9 and 4 is what deleting takes away."""
-    scores = explain_by_lime(additive, IDS, [0, 0, 1], 2, [0, 1, 2], 200, 16, 0, np.random.default_rng(0))
+    scores = explain_by_lime(additive, IDS, OWN, [0, 0, 1], 2, [0, 1, 2], 200, 16, 0, np.random.default_rng(0))
     np.testing.assert_allclose(scores, [[10, 4], [-20, -8], [0, 0]], rtol=0.1, atol=1e-4)
 
 
 # ---- real encoders ---------------------------------------------------------------------------------------------------
 
 
-def explained(checkpoint, n_texts):
-    """(model, tokenizer, tree, [(ids, word of each token, number of words, logits, predicted)]) of dev texts.
+class Explained(NamedTuple):
+    """A text. own: the part of its ids that are the text's; word_of: the word of each of these; labels: predicted."""
+
+    ids: list
+    own: slice
+    word_of: np.ndarray
+    n_words: int
+    logits: np.ndarray
+    labels: list
+
+    def without(self, words):
+        """The ids of the text when these words are deleted."""
+        left = [i for i, word in zip(self.ids[self.own], self.word_of) if word not in words]
+        return [*self.ids[: self.own.start], *left, *self.ids[self.own.stop :]]
+
+
+def few_shot(checkpoint, texts, prompt):
+    """(network, tokenizer) on the encoder of a checkpoint; of each text's vector one of the first leaves is made."""
+    from hierarchical.few_shot import new_network, text_vectors
+
+    opened = Checkpoint.open(checkpoint)
+    tree, method = opened.tree, "prompt" if prompt else "similarity"
+    tokenizer = TemplateTokenizer(opened.tokenizer, prompt, method, opened.config["vocab_size"])
+    network = new_network(checkpoint, tree, tokenizer, texts)
+    vectors, words = network.label_vectors.numpy(), text_vectors(network, tokenizer.encode(texts), tokenizer.pad_id, 8)
+    leaves = [label for label in range(len(tree)) if not tree.children[label]]
+    vectors[leaves[: len(texts)]] = words - network.center.numpy()
+    network.label_vectors.set_value(vectors)
+    network.eval()
+    return network, tokenizer
+
+
+def explained(checkpoint, n_texts, prompt=None):
+    """(model, tokenizer, [Explained]) of dev texts; prompt: of a few-shot model, "" for none.
 
     The weights of the layer norms are no longer 1, as after training: Paddle treats those differently.
     """
     opened = Checkpoint.open(checkpoint)
-    tree, tokenizer = opened.tree, opened.tokenizer
-    model, found, rng = opened.load_model(), [], np.random.default_rng(0)
-    for name, parameter in model.named_parameters():
-        if "norm" in name and name.endswith("weight"):
-            parameter.set_value(rng.uniform(0.7, 1.3, parameter.shape).astype(np.float32))
-    for text in load_rows(ROOT / "data" / "dev.txt", tree).texts[:n_texts]:
-        (ids,), (words, word_of) = tokenizer.encode([text]), align(word_spans(text), tokenizer.spans(text)[1:-1])
+    texts = load_rows(ROOT / "data" / "dev.txt", opened.tree).texts[:n_texts]
+    model, tokenizer, found, rng = None, opened.tokenizer, [], np.random.default_rng(0)
+    if prompt is None:
+        model = opened.load_model()
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.set_value(rng.uniform(0.7, 1.3, parameter.shape).astype(np.float32))
+    else:
+        model, tokenizer = few_shot(checkpoint, texts, prompt)
+    for text in texts:
+        (ids,) = tokenizer.encode([text])
+        own = tokenizer.text_part(ids)
+        words, word_of = align(word_spans(text), tokenizer.spans(text)[own])
         logits = predict_logits(model, [ids], tokenizer.pad_id, 1)[0]
-        found.append((ids, word_of, len(words), logits, np.flatnonzero(logits > 0).tolist()))
-    return model, tokenizer, tree, found
+        found.append(Explained(ids, own, word_of, len(words), logits, np.flatnonzero(logits > 0).tolist()))
+    return model, tokenizer, found
 
 
 @pytest.mark.slow
 def test_integrated_gradients_are_complete(tiny_checkpoint):
     """Scores add up to logit - baseline_logit within 0.1 % of it, and the error falls with the square of the steps."""
-    model, tokenizer, _, found = explained(tiny_checkpoint, 3)
+    model, tokenizer, found = explained(tiny_checkpoint, 3)
     errors = {}
     for steps in (16, 64):
         errors[steps] = 0
-        for ids, _, _, logits, labels in found:
-            scores, baseline = explain_by_gradients(model, ids, tokenizer.mask_id, labels, steps, 32)
-            wanted = logits[labels] - baseline
+        for one in found:
+            settings = tokenizer.mask_id, one.labels, steps, 32
+            scores, baseline = explain_by_gradients(model, one.ids, one.own, *settings)
+            wanted = one.logits[one.labels] - baseline
             assert np.abs(wanted).max() > 1
             errors[steps] = max(errors[steps], (np.abs(scores.sum(1) - wanted) / np.abs(wanted).max()).max())
             assert (scores[:, [0, -1]] == 0).all()
     assert errors[64] < 0.001 and errors[64] < errors[16] / 8
 
 
+FEW_SHOT = [("", "ig"), ("", "lime"), ("{'soft'}{'text': 'text_a'}这是{'mask'}{'mask'}", "ig")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("interpreter", ["ig", "grad", "lime"])
-def test_deleting_the_top_words_costs_more_than_deleting_others(tiny_checkpoint, interpreter):
-    model, tokenizer, _, found = explained(tiny_checkpoint, 3)
+@pytest.mark.parametrize("prompt, interpreter", [(None, "ig"), (None, "grad"), (None, "lime"), *FEW_SHOT])
+def test_deleting_the_top_words_costs_more_than_deleting_others(tiny_checkpoint, prompt, interpreter):
+    model, tokenizer, found = explained(tiny_checkpoint, 3 if prompt is None else 8, prompt)
     rng, drops = np.random.default_rng(0), {"top": [], "random": []}
-    for ids, word_of, n_words, logits, labels in found:
+    for one in found:
         if interpreter == "lime":
-            scores = explain_by_lime(model, ids, word_of, n_words, labels, 150, 32, tokenizer.pad_id, rng)
+            of_words = one.word_of, one.n_words, one.labels, 150, 32, tokenizer.pad_id, rng
+            scores = explain_by_lime(model, one.ids, one.own, *of_words)
         else:
-            tokens, _ = explain_by_gradients(
-                model, ids, tokenizer.mask_id, labels, 32, 32, rng if interpreter == "grad" else None
-            )
-            scores = np.zeros((len(labels), n_words))
-            np.add.at(scores, (slice(None), word_of), tokens[:, 1:-1])
-        count = max(1, round(0.2 * n_words))
-        for k, label in enumerate(labels):
+            settings = tokenizer.mask_id, one.labels, 32, 32, rng if interpreter == "grad" else None
+            tokens, baseline = explain_by_gradients(model, one.ids, one.own, *settings)
+            scores = np.zeros((len(one.labels), one.n_words))
+            np.add.at(scores, (slice(None), one.word_of), tokens[:, one.own])
+            if interpreter == "ig":
+                assert np.allclose(scores.sum(1), one.logits[one.labels] - baseline, rtol=0.05, atol=0.05)
+        count = max(1, round(0.2 * one.n_words)) if prompt is None else 1  # of a soft-max, little takes all
+        for k, label in enumerate(one.labels):
             chosen = {"top": [np.argsort(-scores[k])[:count]]}
-            chosen["random"] = [rng.choice(n_words, count, replace=False) for _ in range(3)]
+            chosen["random"] = [rng.choice(one.n_words, count, replace=False) for _ in range(3)]
             for name, deletions in chosen.items():
-                texts = [[i for i, w in zip(ids, [-1, *word_of, -1]) if w not in deleted] for deleted in deletions]
-                left = sigmoid(predict_logits(model, texts, tokenizer.pad_id, 8)[:, label])
-                drops[name] += (sigmoid(logits[label]) - left).tolist()
-    assert len(drops["top"]) > 20
-    assert np.mean(drops["top"]) > 2 * np.mean(drops["random"]) > 0
+                texts = [one.without(deleted) for deleted in deletions]
+                left = predict_logits(model, texts, tokenizer.pad_id, 8)[:, label]
+                drops[name] += (sigmoid(one.logits[label]) - sigmoid(left)).tolist()
+    assert len(drops["top"]) > (20 if prompt is None else 12)
+    # Through the mask of an untrained network the loss of nearly any word matters.
+    assert np.mean(drops["top"]) > (1.3 if prompt else 2) * np.mean(drops["random"]) > 0
 
 
 @pytest.mark.slow

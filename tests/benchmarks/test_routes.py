@@ -5,6 +5,7 @@ from argparse import Namespace
 import pytest
 
 from benchmarks import routes
+from benchmarks.withholding import withheld_labels
 from utils import LabelTree
 
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经"])
@@ -33,8 +34,8 @@ def test_flags(capsys, flags, says):
 
 
 def test_withheld_labels_are_leaves_and_always_the_same():
-    assert routes.withheld_labels(TREE, 3) == {1, 2, 3} and routes.withheld_labels(TREE, 0) == set()
-    assert routes.withheld_labels(TREE, 2) == routes.withheld_labels(TREE, 2)
+    assert withheld_labels(TREE, 3) == {1, 2, 3} and withheld_labels(TREE, 0) == set()
+    assert withheld_labels(TREE, 2) == withheld_labels(TREE, 2)
 
 
 def test_recall_of_some_labels(tmp_path):

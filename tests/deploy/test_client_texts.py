@@ -53,7 +53,9 @@ def test_texts_that_begin_with_a_dash():
 
 
 def test_shown_texts_are_cut(monkeypatch, capsys):
-    monkeypatch.setattr(client, "classify", lambda texts, ask: [(["体育"], [0.75])] * len(texts))
-    args = argparse.Namespace(texts=["长" * 1_000_000])
+    monkeypatch.setattr(client, "classify", lambda texts, ask, certainty: [(["体育"], [0.75], 0.7)] * len(texts))
+    args = argparse.Namespace(texts=["长" * 1_000_000], certainty=0.7)
     client.print_labels(args, None)
-    assert capsys.readouterr().out.splitlines()[0] == f"text: {'长' * 200}... (1,000,000 characters)"
+    first, *_, certainty, _ = capsys.readouterr().out.splitlines()
+    assert first == f"text: {'长' * 200}... (1,000,000 characters)"
+    assert certainty == "certainty: 0.7000 (sure)"

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "few-shot"
-sys.path.append(str(FOLDER))  # last, so that `import train` stays the root's; here are template and network
+sys.path.append(str(FOLDER))  # last, so that `import train` stays the root's
 
 
 def load_script(name):

@@ -4,7 +4,6 @@ import logging
 from functools import partial
 
 import pytest
-from template import TemplateTokenizer, load_template, save_words
 
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
@@ -12,6 +11,7 @@ from hierarchical.encoders import read_config
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
+from hierarchical.template import TemplateTokenizer, load_template, save_words
 from hierarchical.tokenizer import load_tokenizer
 from tests.few_shot.conftest import load_script
 from tests.hierarchical.swaps import names_in, require_no_mixture
@@ -23,7 +23,7 @@ LABELS = ["体育", "体育##足球", "财经"]
 @pytest.fixture(scope="module")
 def models(paddle, tiny_checkpoint, tmp_path_factory):
     """(checkpoint, its export) of two models with other labels, templates, words and lengths."""
-    from network import load_network, new_network
+    from hierarchical.few_shot import load_network, new_network
 
     found, plain = [], load_tokenizer(tiny_checkpoint, 32)
     for i, (labels, prompt, words) in enumerate(
@@ -48,7 +48,7 @@ def models(paddle, tiny_checkpoint, tmp_path_factory):
 
 @pytest.mark.slow
 def test_checkpoints_are_not_mixed(models, tmp_path):
-    from network import load_network
+    from hierarchical.few_shot import load_network
 
     def answer(folder):
         opened = Checkpoint.open(folder, kind="few-shot")

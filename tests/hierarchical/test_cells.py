@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hierarchical.cells import Cells, best_cut, places_of
 from hierarchical.decisions import DECODINGS, RULES, Decision, decide
 from hierarchical.labels import LabelTree
-from hierarchical.thresholds import cross_fitted, dev_cells, tuned_decision
+from hierarchical.thresholds import WAYS, cross_fitted, dev_cells, tuned_decision
 from tests.hierarchical.trees import random_tree
 from tests.memory import peak_bytes
 
@@ -43,6 +43,26 @@ def table_thresholds(probabilities, gold, default, min_support=20):
     return thresholds
 
 
+def table_level_thresholds(probabilities, gold, default, tree, criterion, min_support=20):
+    """Level by level, each of its probabilities tried as what is just predicted."""
+    axis, thresholds = None if criterion == "micro_f1" else 0, np.full(tree.depth, default)
+    for level in range(1, tree.depth + 1):
+        here = np.flatnonzero(tree.levels == level)
+        values, right = probabilities[:, here].astype(np.float64), gold[:, here]
+        falling = -np.sort(-values, axis=None)
+        scores = np.array([mean_f1(values >= value, right, axis) for value in falling])
+        support = right.sum()
+        moved = default + support / (support + min_support) * (best_cut(falling, scores, default) - default)
+        better = mean_f1(values > moved, right, axis) > mean_f1(values > default, right, axis)
+        thresholds[level - 1] = moved if better and support >= min_support else default
+    return thresholds
+
+
+def mean_f1(chosen, right, axis):
+    both = chosen.sum(axis) + right.sum(axis)
+    return np.mean(2 * (chosen & right).sum(axis) / np.maximum(both, 1))
+
+
 def curve(gold):
     predicted = np.arange(1, len(gold) + 1).reshape(-1, *[1] * (gold.ndim - 1))
     return 2 * np.cumsum(gold, axis=0) / (predicted + gold.sum(0))
@@ -66,7 +86,7 @@ def filled(tree, decision, probabilities, gold, most=None, size=7):
 
 @pytest.mark.parametrize("criterion", ["micro_f1", "macro_f1"])
 @pytest.mark.parametrize("decoding", ["raw", "closure", "topdown"])
-@pytest.mark.parametrize("how", ["global", "per_label"])
+@pytest.mark.parametrize("how", WAYS)
 def test_equal_to_the_whole_table(decoding, criterion, how):
     tree, probabilities, gold = made_rows(1)
     decision = Decision(decoding=decoding, min_labels=1)
@@ -75,6 +95,9 @@ def test_equal_to_the_whole_table(decoding, criterion, how):
         threshold = table_threshold(probabilities[rows], gold[rows], tree, decoding, criterion)
         if how == "global":
             return replace(decision, threshold=threshold)
+        if how == "per_level":
+            levels = table_level_thresholds(probabilities[rows], gold[rows], threshold, tree, criterion)
+            return replace(decision, threshold=levels.tolist())
         return replace(decision, threshold=table_thresholds(probabilities[rows], gold[rows], threshold).tolist())
 
     def label(rows, held_out):

@@ -42,7 +42,7 @@ def checkpoint(tmp_path):
 )
 def test_settings_round_trip(checkpoint, decision):
     write_settings(checkpoint, TREE, 256, decision)
-    tree, max_seq_length, read = read_settings(checkpoint)
+    tree, max_seq_length, read, _ = read_settings(checkpoint)
     assert (tree.labels, max_seq_length, read) == (TREE.labels, 256, decision)
 
 

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import subprocess
+import sys
+import types
 
 import pytest
 
@@ -18,6 +21,7 @@ from hierarchical.devices import (
     set_device,
     tell_tf32,
 )
+from tests.conftest import ROOT
 from utils import InputError
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -247,4 +251,27 @@ def test_a_home_of_the_library_that_is_a_file(tmp_path, monkeypatch):
     monkeypatch.setenv("PPNLP_HOME", str(tmp_path / "file"))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="PPNLP_HOME: .*file is not a directory"):
+        devices.load_paddle()
+
+
+@pytest.mark.slow
+def test_what_no_script_uses_of_the_library_is_loaded_when_somebody_asks():
+    code = (
+        "import sys; from hierarchical.devices import set_device; set_device('cpu'); import paddlenlp.transformers\n"
+        "other = {'fastapi', 'datasets', 'sklearn', 'paddlenlp.taskflow'}\n"
+        "assert not other & set(sys.modules) and not hasattr(paddlenlp, '__wrapped__') and not other & set(sys.modules)\n"
+        "network = paddlenlp.transformers.ErnieModel\n"
+        "from paddlenlp import Taskflow\n"
+        "assert other <= set(sys.modules) and paddlenlp.transformers.ErnieModel is network\n"
+        "assert issubclass(network, paddlenlp.transformers.PretrainedModel) and not hasattr(paddlenlp, 'nothing')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_library_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "paddle", types.ModuleType("paddle"))
+    monkeypatch.delitem(sys.modules, "paddlenlp", raising=False)
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs the package paddlenlp, which is not installed"):
         devices.load_paddle()

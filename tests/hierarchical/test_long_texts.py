@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hierarchical.batches import run_batches
-from hierarchical.checkpoints import read_decision, read_long_text, write_settings
+from hierarchical.checkpoints import read_decision, write_settings
 from hierarchical.long_texts import CUT, LongText, Windows
 from hierarchical.tokenizer import load_tokenizer
 from metric import Decision
@@ -76,10 +76,10 @@ def test_settings_that_cannot_be(asked, message):
 def test_settings_are_stored_and_older_ones_are_cut(tmp_path):
     write_settings(tmp_path, TREE, 128, Decision())
     settings = json.loads((tmp_path / "decision.json").read_text("utf-8"))
-    assert "long_text" not in settings and read_long_text(tmp_path) == CUT
+    assert "long_text" not in settings and read_decision(tmp_path, TREE)[2] == CUT
     for stored in (LongText("head_tail"), CUT.updated(128, "windows"), LongText("windows", 32, 4)):
         write_settings(tmp_path, TREE, 128, Decision(), stored)
-        assert read_long_text(tmp_path) == stored and read_decision(tmp_path, TREE) == (128, Decision())
+        assert read_decision(tmp_path, TREE) == (128, Decision(), stored)
     assert CUT.updated(128, "windows") == LongText("windows", 63, 16)
     assert stored.updated(128, max_windows=8) == LongText("windows", 32, 8) and stored.updated(128, "cut") == CUT
     (tmp_path / "decision.json").write_text(json.dumps(settings | {"long_text": "windows", "window_stride": 127}))

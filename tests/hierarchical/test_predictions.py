@@ -11,6 +11,7 @@ import pytest
 from hierarchical import predictions
 from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
+from hierarchical.long_texts import CUT
 from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
 from hierarchical.rows import read_rows
 from metric import Decision
@@ -132,7 +133,7 @@ def test_whole_windows_are_kept(tmp_path, content, size, kept):
 class Labeller:
     """What predict_file asks of a Predictor: a text has the label whose name is in it."""
 
-    tree, tokenizer = SMALL, SimpleNamespace(max_seq_length=64)
+    tree, tokenizer = SMALL, SimpleNamespace(max_seq_length=64, long_text=CUT)
 
     def __init__(self, file):
         self.file, self.loads, self.windows = file, 0, []

@@ -5,15 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hierarchical.labels import LabelTree
 from metric import (
     CRITERIA,
     DECODINGS,
     Decision,
     cross_fitted_score,
     decide,
+    dev_cells,
     evaluate,
     tune_threshold,
     tune_thresholds_per_label,
+    tune_thresholds_per_level,
+    tuned_decision,
 )
 from tests.hierarchical.trees import TREE, cases, multi_hot, random_tree
 
@@ -79,6 +83,35 @@ def test_per_label_thresholds_guard_and_shrink():
     # Support of exactly min_support is enough: 5 / (5 + 5) of the way from 0.35 to 0.2 is 0.275.
     assert tune_thresholds_per_label(probabilities, gold, 0.35, min_support=5)[1] == pytest.approx(0.275)
     assert tune_thresholds_per_label(probabilities, gold, 0.35, min_support=6)[1] == 0.35
+
+
+def test_per_level_thresholds_by_hand():
+    # Of the roots, gold cells lie at 0.8 and all others at 0.6, so that 0.7 is the optimum; below them gold lies at 0.3,
+    # the rest at 0.1: 0.2. The third level has no gold cell and keeps the default.
+    gold = np.zeros((40, 6), bool)
+    gold[:, 0] = gold[:20, 1] = True
+    roots = TREE.levels == 1
+    probabilities = np.where(roots, np.where(gold, 0.8, 0.6), np.where(gold, 0.3, 0.1))
+    # 40 / (40 + 10) of the way from 0.5 to 0.7 is 0.66; 20 / (20 + 10) of that to 0.2 is 0.3, below which is nothing.
+    assert tune_thresholds_per_level(probabilities, gold, TREE, 0.5, min_support=10) == pytest.approx([0.66, 0.5, 0.5])
+    # 20 / (20 + 5) of the way is 0.26. With a guard above 20 the lower level stays.
+    assert tune_thresholds_per_level(probabilities, gold, TREE, 0.5, min_support=5)[1] == pytest.approx(0.26)
+    assert tune_thresholds_per_level(probabilities, gold, TREE, 0.4, min_support=21)[1] == 0.4
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        tune_thresholds_per_level(probabilities, gold, TREE, 0.5, "f1")
+
+
+def test_a_chain_has_a_threshold_for_each_label():
+    """As many levels as labels: the thresholds are stored by label, whose order need not be that of the levels."""
+    tree = LabelTree(["a##b", "a"])
+    gold = np.ones((600, 2), bool)
+    gold[300:] = False
+    probabilities = np.where(gold, [0.3, 0.9], [0.1, 0.7])
+    cells = dev_cells(tree, Decision())
+    cells.add(probabilities, gold)
+    tuned, worth = tuned_decision(cells.finish(), tree, Decision(), "per_level")
+    child, root = tuned.threshold
+    assert 0.1 <= child < 0.3 and 0.7 <= root < 0.9 and worth["micro_f1"] == 1
 
 
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([0.0, 0.3, 0.5, 1.0]))

@@ -36,15 +36,28 @@ def test_joined_are_the_logits_of_all_windows(paddle):
     assert counts.min() > 2 - 1e-5 and 2 * len(counts) < counts.sum() < 4 * len(counts)
 
 
+def trained(paddle, size, first, last, state=None, **flags):
+    """A trainer after the steps [first, last), from a state if there is one."""
+    trainer = make_trainer(paddle, size, **flags)
+    trainer.windows = WINDOWS
+    if state:
+        trainer.restore(state, first)
+    for step in range(first, last):
+        trainer.train_step(IDS, TARGETS, np.roll(np.arange(4), step), pad_id=0)
+    return trainer
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [{}, {"gradient_accumulation_steps": 2}])
 def test_with_a_shortlist_of_all_labels_as_without(paddle, flags):
-    found = []
-    for size in (None, 15):
-        trainer = make_trainer(paddle, size, **flags)
-        trainer.windows = WINDOWS
-        for step in range(3):
-            trainer.train_step(IDS, TARGETS, np.roll(np.arange(4), step), pad_id=0)
-        found.append(weights_of(trainer))
-    for name, dense in found[0].items():
-        np.testing.assert_allclose(found[1][name], dense, atol=2e-4, err_msg=name)
+    dense, sampled = (weights_of(trained(paddle, size, 0, 3, **flags)) for size in (None, 15))
+    for name in dense:
+        np.testing.assert_allclose(sampled[name], dense[name], atol=2e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_restored_trainer_goes_on_to_the_same_bits(paddle):
+    state = {name: tensor.numpy().copy() for name, tensor in trained(paddle, None, 0, 2).state().items()}
+    whole, resumed = weights_of(trained(paddle, None, 0, 4)), weights_of(trained(paddle, None, 2, 4, state))
+    for name in whole:
+        assert np.array_equal(whole[name], resumed[name]), name

@@ -4,7 +4,8 @@ POST_INPUT float32 [n, labels], POST_TEXT bytes [n, 1] (a blank text has no labe
 not need it)
 -> POST_label int64, POST_confidence float32, POST_label_name bytes, all [n, k]: class indices in ascending order, their
 probabilities and their paths. k is the largest number of labels of a text in this request, at least 1; what a text has
-less is filled with -1, 0 and "". Beside this file lie the package that it imports and the settings of the export.
+less is filled with -1, 0 and "". POST_certainty float32 [n, 1]: how sure each text's labels are, see
+decisions.certainty. Beside this file lie the package that it imports and the settings of the export.
 """
 
 import sys
@@ -15,14 +16,14 @@ import triton_python_backend_utils as triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hierarchical.checkpoints import read_settings
-from hierarchical.decisions import decide, probabilities_of
+from hierarchical.decisions import certainty, decide, probabilities_of
 from hierarchical.linear import read_linear, with_linear
 
 
 class TritonPythonModel:
     def initialize(self, args):
         here = Path(__file__).resolve().parent
-        self.tree, _, self.decision = read_settings(here, exported=True)
+        self.tree, _, self.decision, _ = read_settings(here, exported=True)
         self.linear = read_linear(here, self.tree.labels)
         self.names = np.array([*(label.encode("utf-8") for label in self.tree.labels), b""], object)  # "" at -1
 
@@ -46,4 +47,5 @@ class TritonPythonModel:
         for i, row in enumerate(rows):
             labels[i, : len(row)], confidences[i, : len(row)] = row, probabilities[i, row]
         outputs = {"POST_label": labels, "POST_confidence": confidences, "POST_label_name": self.names[labels]}
+        outputs["POST_certainty"] = certainty(probabilities, selected).astype(np.float32)[:, None]
         return triton.InferenceResponse([triton.Tensor(name, value) for name, value in outputs.items()])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from deploy.paddle_serving import client, http_client
-from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, labels_of, texts_of
+from deploy.paddle_serving.protocol import MAX_BYTES, MAX_TEXTS, certainties_of, labels_of, texts_of
 from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip
@@ -64,6 +64,22 @@ def test_labels_of():
             labels_of(keys, wrong, count)
 
 
+def test_certainties_of():
+    assert certainties_of(["label", "certainty"], ["[]", "[0.25, 0]"], 2) == [0.25, 0]
+    for keys, values, message in (
+        (["label"], ["[]"], "the service tells no certainty: it is an older one"),
+        (["certainty"], ["[0.5]"], "is not one of"),
+        (["certainty"], ["7"], "is not one of"),
+        (["certainty"], ['["sure", 1]'], "is not one of"),
+        (["certainty"], ["[0.5"], "is not one of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            certainties_of(keys, values, 2)
+    answer = 0, "", ["label", "confidence", "certainty"], ['[["体育"]]', "[[0.9]]", "[0.7]"]
+    assert list(client.classify(["文"], lambda value: answer, certainty=True)) == [(["体育"], [0.9], 0.7)]
+    assert list(client.classify(["文"], lambda value: answer)) == [(["体育"], [0.9], None)]
+
+
 def test_requests_of():
     assert [len(batch) for batch in client.requests_of(["文"] * 130)] == [64, 64, 2]
     long = "文" * MAX_BYTES
@@ -82,7 +98,7 @@ def test_client_without_a_service():
     for url, message in ((f"http://127.0.0.1:{port}", "is it up"), ("nonsense", "unknown url type")):
         with pytest.raises(InputError, match=message):
             http_client.main(["--texts", "文", "--url", url])
-    for words in ([], ["--texts", "文", "--timeout", "0"]):
+    for words in ([], ["--texts", "文", "--timeout", "0"], ["--texts", "文", "--certainty", "1.5"]):
         with pytest.raises(SystemExit):
             http_client.main(words)
 

@@ -344,6 +344,10 @@ def test_clients_as_typed(service, data_dir, predictor, capsys):
         lines += [f"confidence: {','.join(f'{p:.4f}' for p in probabilities)}", "-" * 20]
     http_client.main(["--url", f"http://{service.http}", "--dataset_dir", str(data)])
     assert capsys.readouterr().out.splitlines() == lines
+    http_client.main(["--url", f"http://{service.http}", "--dataset_dir", str(data), "--certainty", "0.5"])
+    certain = predictor.predict(texts, certainty=0.5)
+    told = [f"certainty: {one.certainty:.4f} ({'sure' if one.sure else 'unsure'})" for one in certain]
+    assert [line for line in capsys.readouterr().out.splitlines() if "certainty" in line] == told
     command = [service.python, f"{HERE}/rpc_client.py", "--url", service.rpc, "--data_file", "-"]
     done = subprocess.run(command, cwd=ROOT, input="\n".join(texts), capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()) == (0, lines), done.stderr

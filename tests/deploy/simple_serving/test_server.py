@@ -36,7 +36,7 @@ def test_the_device_is_that_of_the_model(monkeypatch, printed):
     """Every model goes to the GPU asked for, or to the CPU where there is none, with a word about it."""
     asked = []
     monkeypatch.setattr(server, "serve", lambda args, loads: [load() for load in loads.values()])
-    monkeypatch.setattr("deploy.simple_serving.model.load_exported", lambda *given: asked.append(given))
+    monkeypatch.setattr("deploy.simple_serving.model.load_exported", lambda *given, **long_text: asked.append(given))
     flags = ["--model_path", "a", "--model", "b=c", "--precision", "float32", "--device", "gpu:1"]
     monkeypatch.setattr(serving, "find_gpu", lambda device: device)
     server.main(flags)

@@ -27,6 +27,11 @@ def answers(predictor, texts, decision):
     ]
 
 
+def certain_rows(predictor, texts):
+    """What the predictor says of how certain their labels are."""
+    return predictor.predict(texts, certainty=0.5)
+
+
 def same(found, expected):
     assert [[label[:2] for label in row] for row in found] == [[label[:2] for label in row] for row in expected]
     for one, other in zip(found, expected):
@@ -86,9 +91,14 @@ def column(texts):
 
 def ask(models, requests):
     """The labels of each request's texts, all requests handed from step to step together."""
+    found = outputs_of(models, requests)
+    return [labels_of(*(row[f"POST_{name}"] for name in ("label", "label_name", "confidence"))) for row in found]
+
+
+def outputs_of(models, requests):
+    """The outputs of the last step for each of these requests."""
     tokens = step(models, "tokenizer", [{"INPUT_0": column(texts)} for texts in requests])
     names = ("input_ids", "token_type_ids")
     logits = step(models, "seqcls_model", [dict(zip(names, values.values())) for values in tokens])
     posts = [{"POST_INPUT": rows["logits"], "POST_TEXT": column(texts)} for rows, texts in zip(logits, requests)]
-    found = step(models, "seqcls_postprocess", posts)
-    return [labels_of(*(row[f"POST_{name}"] for name in ("label", "label_name", "confidence"))) for row in found]
+    return step(models, "seqcls_postprocess", posts)

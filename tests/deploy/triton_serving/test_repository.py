@@ -98,6 +98,7 @@ def test_configs_are_what_triton_reads(make, tiny_export, backend):
     }
     tokens = [("input_ids", "int", -1), ("token_type_ids", "int", -1)]
     results = [("label", "int", -1), ("confidence", "fp", -1), ("label_name", "text", -1)]
+    results += [("certainty", "fp", 1)]
     assert found == {
         "tokenizer": [[("INPUT_0", "text", 1)], [("OUTPUT_0", "int", -1), ("OUTPUT_1", "int", -1)]],
         "seqcls_model": [tokens, [("logits", "fp", 31)]],

@@ -26,7 +26,7 @@ from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip
 
-from tests.deploy.triton_serving.asking import answers, column, labels_of, MODELS, same  # isort: skip
+from tests.deploy.triton_serving.asking import answers, certain_rows, column, labels_of, MODELS, same  # isort: skip
 
 
 pytestmark = pytest.mark.slow
@@ -275,6 +275,11 @@ def test_client_as_typed(server, data_dir, predictor, capsys):
         lines += [f"label name: {','.join(name for _, name, _ in row)}"]
         lines += [f"confidence: {','.join(f'{p:.4f}' for _, _, p in row)}", "-" * 20]
     assert capsys.readouterr().out.splitlines() == lines
+    seqcls_grpc_client.main([*words, "--certainty", "0.5"])
+    told = [
+        f"certainty: {one.certainty:.4f} ({'sure' if one.sure else 'unsure'})" for one in certain_rows(predictor, texts)
+    ]
+    assert [line for line in capsys.readouterr().out.splitlines() if "certainty" in line] == told
     with pytest.raises(InputError, match="unknown model: 'none'"):
         seqcls_grpc_client.main([*words, "--model_name", "none"])
 

@@ -6,7 +6,7 @@ import pytest
 from hierarchical.predictor import Predictor
 from utils import InputError
 
-from tests.deploy.triton_serving.asking import answers, ask, column, same, step  # isort: skip
+from tests.deploy.triton_serving.asking import answers, ask, certain_rows, column, outputs_of, same, step  # isort: skip
 
 
 pytestmark = pytest.mark.slow
@@ -49,6 +49,16 @@ def test_decision_settings_are_obeyed(make, predictor, texts):
     models = make("--backend", "python", "--precision", "float32", "--threshold", "0.9", "--decoding", "topdown")
     [found] = ask(models, [texts[:20]])
     same(found, answers(predictor, texts[:20], Decision(0.9, "topdown")))
+
+
+def test_certainty_is_the_predictor_s(make, predictor, texts):
+    models = make("--backend", "python", "--precision", "float32")
+    (found,) = outputs_of(models, [texts[:8]])
+    wanted = [[one.certainty] for one in certain_rows(predictor, texts[:8])]
+    assert found["POST_certainty"].dtype == np.float32 and found["POST_certainty"] == pytest.approx(
+        np.array(wanted), abs=1e-4
+    )
+    assert 0 in found["POST_certainty"] and found["POST_certainty"].max() > 0.5  # a blank text is among them
 
 
 def test_int8_texts_do_not_share_a_call(make, tiny_export, texts):

@@ -1,14 +1,14 @@
-"""few-shot/network.py: its numbers worked out another way."""
+"""few_shot.py: its numbers worked out another way."""
 
 import shutil
 
 import numpy as np
 import pytest
-from template import TEXT_ONLY, TemplateTokenizer
 
 from hierarchical.calibration import sigmoid
 from hierarchical.encoders import read_config
 from hierarchical.modeling import library_config, model_inputs, predict_logits
+from hierarchical.template import TEXT_ONLY, TemplateTokenizer
 from hierarchical.tokenizer import load_tokenizer
 from tests.few_shot.conftest import FOLDER
 from utils import InputError, LabelTree
@@ -19,7 +19,7 @@ TEXTS = ["国足今晚出战", "两市小幅收涨，大盘午后跳水", "门�
 
 def make(encoder, prompt=TEXT_ONLY, method="similarity", length=32):
     """(network in eval mode, tokenizer)"""
-    from network import new_network
+    from hierarchical.few_shot import new_network
 
     plain, size = load_tokenizer(encoder, length), read_config(encoder)["vocab_size"]
     tokenizer = TemplateTokenizer(plain, prompt, method, size)

@@ -7,14 +7,21 @@ up for the negatives that independent sigmoids would need. A label's probability
 network returns its log-odds, so that whatever takes the logits of the main route takes these.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
 from hierarchical.batches import length_sorted_batches
+from hierarchical.checkpoints import Checkpoint
 from hierarchical.encoders import FAMILIES, encoder_config, encoder_state, family_of
 from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
 from hierarchical.modeling import build_model, library_config, model_inputs, set_labels
+from hierarchical.template import TemplateTokenizer
 from hierarchical.weights import load_state
 
 SCALE = 16.0
@@ -28,7 +35,7 @@ class Network(paddle.nn.Layer):
     transform of the pre-trained masked language model, as it would on the way to its vocabulary.
     """
 
-    def __init__(self, config, tree, tokenizer):
+    def __init__(self, config: Any, tree: LabelTree, tokenizer: TemplateTokenizer):
         super().__init__()
         model = build_model(config)
         self.config, self.base_model_prefix, self.method = config, model.base_model_prefix, tokenizer.method
@@ -52,26 +59,40 @@ class Network(paddle.nn.Layer):
             subtree[label, [label, *tree.ancestors(label)]] = 1
         self.register_buffer("subtree", paddle.to_tensor(subtree), persistable=False)
 
-    def vectors(self, input_ids, attention_mask, **token_types):
-        """float32 [n, hidden size], before centring."""
+    def embed(self, input_ids: Any) -> Any:
+        """float32 [n, T, hidden size]."""
         table = self.family.word_embeddings(self)
         if self.soft is None:
-            embedded = table(input_ids)
-        else:
-            is_soft = (input_ids >= self.vocab_size).astype("int64")
-            soft = F.embedding((input_ids - self.vocab_size) * is_soft, self.soft)
-            embedded = paddle.where(is_soft.unsqueeze(-1) > 0, soft, table(input_ids * (1 - is_soft)))
+            return table(input_ids)
+        is_soft = (input_ids >= self.vocab_size).astype("int64")
+        soft = F.embedding((input_ids - self.vocab_size) * is_soft, self.soft)
+        return paddle.where(is_soft.unsqueeze(-1) > 0, soft, table(input_ids * (1 - is_soft)))
+
+    def counted(self, input_ids: Any, attention_mask: Any) -> Any:
+        """[n, T]: whose outputs are averaged."""
+        return attention_mask if self.method == "similarity" else (input_ids == self.mask_id)
+
+    def pool(self, embedded: Any, attention_mask: Any, counted: Any, **token_types: Any) -> Any:
+        """Embeddings [n, T, hidden size] -> vectors float32 [n, hidden size], before centring."""
         outputs = self.family.tokens(self, inputs_embeds=embedded, attention_mask=attention_mask, **token_types)
-        counted = attention_mask if self.method == "similarity" else (input_ids == self.mask_id)
         counted = counted.astype(outputs.dtype).unsqueeze(-1)
         pooled = (outputs * counted).sum(1) / counted.sum(1)
         if self.config.mlm_transform:
             pooled = self.transform_norm(F.gelu(self.transform(pooled)))
         return pooled
 
-    def forward(self, input_ids, attention_mask, **token_types):
+    def vectors(self, input_ids: Any, attention_mask: Any, **token_types: Any) -> Any:
+        """The same of token ids int64 [n, T]."""
+        counted = self.counted(input_ids, attention_mask)
+        return self.pool(self.embed(input_ids), attention_mask, counted, **token_types)
+
+    def forward(self, input_ids: Any, attention_mask: Any, **token_types: Any) -> Any:
         """token_types: `token_type_ids`, zeros, for encoders with that input; left out, they are zeros all the same."""
-        centred = self.vectors(input_ids, attention_mask, **token_types) - self.center
+        return self.score(self.vectors(input_ids, attention_mask, **token_types))
+
+    def score(self, vectors: Any) -> Any:
+        """Vectors of `pool` -> log-odds float32 [n, L]."""
+        centred = vectors - self.center
         cosines = F.normalize(centred) @ F.normalize(self.label_vectors).T
         scores = SCALE * cosines + self.label_bias
         none = self.none_bias + paddle.zeros_like(scores[:, :1])
@@ -80,7 +101,7 @@ class Network(paddle.nn.Layer):
         return paddle.log(applies + SMALLEST) - paddle.log(not_applies + SMALLEST)
 
 
-def network_config(source, tree, tokenizer, freeze_dropout):
+def network_config(source: str | Path, tree: LabelTree, tokenizer: TemplateTokenizer, freeze_dropout: bool) -> Any:
     """The configuration of a new network, from a model directory."""
     config = library_config(encoder_config(source) | {"pad_token_id": tokenizer.pad_id})
     if config.max_position_embeddings < tokenizer.max_seq_length:
@@ -92,7 +113,14 @@ def network_config(source, tree, tokenizer, freeze_dropout):
     return config
 
 
-def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size=32):
+def new_network(
+    source: str | Path,
+    tree: LabelTree,
+    tokenizer: TemplateTokenizer,
+    texts: Sequence[str],
+    freeze_dropout: bool = False,
+    batch_size: int = 32,
+) -> Network:
     """A network that starts as a pre-trained encoder, the labels' words, and the mean of the training texts' vectors.
 
     source: model directory. Raises InputError when it holds no weights: nothing could be learned from a few rows.
@@ -108,7 +136,7 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
     if config.mlm_transform:
         network.set_state_dict({ours: state[theirs].astype("float32") for ours, theirs in transform.items()})
     table = network.family.word_embeddings(network).weight.numpy()
-    if tokenizer.soft_words:
+    if network.soft is not None:
         started = np.array(tokenizer.soft_words) >= 0
         soft = np.where(started[:, None], table[tokenizer.soft_words], network.soft.numpy())
         network.soft.set_value(soft)
@@ -122,18 +150,20 @@ def new_network(source, tree, tokenizer, texts, freeze_dropout=False, batch_size
     return network
 
 
-def text_vectors(network, ids, pad_id, batch_size):
-    """float32 [N, hidden size] of tokenised texts; the network is in eval mode meanwhile and in train mode after."""
+def text_vectors(network: Network, ids: list[list[int]], pad_id: int, batch_size: int) -> np.ndarray:
+    """float32 [N, hidden size] of tokenised texts; the network is in eval mode meanwhile."""
+    was_training = network.training
     network.eval()
     found = np.zeros((len(ids), network.config.hidden_size), np.float32)
     with paddle.no_grad():
         for batch in length_sorted_batches([len(row) for row in ids], batch_size):
             found[batch] = network.vectors(**model_inputs([ids[i] for i in batch], pad_id)).numpy()
-    network.train()
+    if was_training:
+        network.train()
     return found
 
 
-def load_network(checkpoint, tokenizer):
+def load_network(checkpoint: Checkpoint, tokenizer: TemplateTokenizer) -> Network:
     """The network of a Checkpoint, in eval mode. Raises InputError when its files do not fit each other."""
     config, directory = library_config(checkpoint.config), checkpoint.directory
     if config.num_labels != len(checkpoint.tree) or not hasattr(config, "mlm_transform"):

@@ -15,13 +15,16 @@ import ast
 import copy
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import TEMPLATE, WORDS
+from hierarchical.labels import LabelTree
 from hierarchical.long_texts import CUT
+from hierarchical.tokens import Tokenizer
 
 KINDS = ("text", "hard", "mask", "soft", "sep")
 METHODS = ("similarity", "prompt")
@@ -30,12 +33,14 @@ DEFAULT_PROMPT = "{'soft'}{'text': 'text_a'}{'mask'}"
 
 
 class Part(NamedTuple):
+    """A part of a template."""
+
     kind: str  # one of KINDS
     words: str | None = None  # of hard and soft
     length: int = 1  # of soft
 
 
-def parse_template(prompt):
+def parse_template(prompt: str | None) -> list[Part]:
     """A --prompt -> list[Part], with one text and at least one mask. Raises InputError, which quotes the faulty part.
 
     Parts are read as Python literals, never evaluated. Blanks between parts are left out.
@@ -62,7 +67,7 @@ def parse_template(prompt):
     return text + parts + mask
 
 
-def _parse_part(prompt, braces):
+def _parse_part(prompt: str, braces: str) -> Part:
     try:
         part = ast.literal_eval(braces)
         part = dict.fromkeys(part) if isinstance(part, set) else part
@@ -100,18 +105,20 @@ class TemplateTokenizer:
 
     long_text, windows = CUT, None
 
-    def __init__(self, tokenizer, prompt, method, vocab_size):
+    def __init__(self, tokenizer: Tokenizer, prompt: str, method: str, vocab_size: Any):
         self.method, self.prompt, self.pad_id, self.files = method, prompt, tokenizer.pad_id, tokenizer.files
         self.max_seq_length, self.vocab = tokenizer.max_seq_length, tokenizer.vocab
-        self.mask_id, self._unknown = tokenizer.vocab.get(tokenizer.mask_token), tokenizer.unk_id
+        self.mask_id = tokenizer.vocab.get(tokenizer.mask_token) if tokenizer.mask_token else None
+        self._unknown = tokenizer.unk_id
         if not isinstance(vocab_size, int):
             raise InputError(f"{tokenizer.directory}: no vocab_size in config.json; copy the encoder again.")
         self._plain = copy.copy(tokenizer)
-        self.soft_words = []
+        self.soft_words: list[int] = []
         parts = parse_template(prompt) if method == "prompt" else [Part("text")]
         if method == "prompt" and self.mask_id is None:
             raise InputError(f"{tokenizer.source}: no [MASK] in it: use --method similarity.")
-        before, after = [tokenizer.cls_id], []
+        before: list[int] = [tokenizer.cls_id]
+        after: list[int] = []
         ids = before
         for part in parts:
             if part.kind == "text":
@@ -121,7 +128,8 @@ class TemplateTokenizer:
                 ids += range(vocab_size + len(self.soft_words), vocab_size + len(self.soft_words) + len(starts))
                 self.soft_words += starts
             else:
-                ids += {"mask": [self.mask_id], "sep": [tokenizer.sep_id]}.get(part.kind) or self.word_ids(part.words)
+                fixed = {"mask": self.mask_id, "sep": tokenizer.sep_id}.get(part.kind)
+                ids += self.word_ids(part.words or "") if fixed is None else [fixed]
         self._before, self._after = before, [*after, tokenizer.sep_id]
         self.room = self.max_seq_length - len(self._before) - len(self._after)
         if self.room < 1:
@@ -130,28 +138,42 @@ class TemplateTokenizer:
                 "tokens, which leaves no room for the text. Raise it, or shorten --prompt."
             )
 
-    def word_ids(self, words):
+    def word_ids(self, words: str) -> list[int]:
         """The ids of some words, without [CLS] and [SEP]."""
         self._plain.max_seq_length = len(words) + 102  # nothing is cut
         return self._plain.encode([words])[0][1:-1] or [self._unknown]
 
-    def encode(self, texts):
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text within the template: [CLS] … [SEP], max_seq_length at most, not padded."""
         self._plain.max_seq_length = self.room + 2
-        texts = (
+        found = (
             [self._unknown if token == self.mask_id else token for token in ids[1:-1]]
-            for ids in self._plain.encode(texts)
+            for ids in self._plain.encode(list(texts))
         )
-        return [[*self._before, *ids, *self._after] for ids in texts]
+        return [[*self._before, *ids, *self._after] for ids in found]
 
-    def save(self, directory):
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """As `Tokenizer.spans`, of the ids that are the text's own; those around them come from nowhere."""
+        self._plain.max_seq_length = self.room + 2
+        own = self._plain.spans(text)[1:-1]
+        return [*[(0, 0)] * len(self._before), *own, *[(0, 0)] * len(self._after)]
+
+    def text_part(self, ids: Sequence[int]) -> slice:
+        """Which of the ids of `encode` are the text's own."""
+        return slice(len(self._before), len(ids) - len(self._after))
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many ids each whole text has, the template's included, before anything is cut off."""
+        return [length - 2 + self.max_seq_length - self.room for length in self._plain.lengths(list(texts))]
+
+    def save(self, directory: str | Path) -> None:
         """The tokenizer's files, and the template as one JSON document."""
         self._plain.save(directory)
         with atomic_write(Path(directory) / TEMPLATE) as file:
             json.dump({"method": self.method, "template": self.prompt}, file, ensure_ascii=False, indent=1)
 
 
-def load_template(directory, tokenizer, config):
+def load_template(directory: str | Path, tokenizer: Tokenizer, config: dict) -> TemplateTokenizer:
     """The TemplateTokenizer of a checkpoint or export; tokenizer, config: what the directory has of them."""
     path = Path(directory) / TEMPLATE
     require_file(path, f"{directory} is not a complete checkpoint or export of few-shot/train.py.")
@@ -165,7 +187,7 @@ def load_template(directory, tokenizer, config):
     return TemplateTokenizer(tokenizer, prompt, method, config.get("vocab_size"))
 
 
-def save_words(directory, tree):
+def save_words(directory: str | Path, tree: LabelTree) -> None:
     """The verbalizer as one JSON document: {label: word}."""
     with atomic_write(Path(directory) / WORDS) as file:
         json.dump(dict(zip(tree.labels, tree.words)), file, ensure_ascii=False, indent=1)

@@ -1,12 +1,12 @@
-"""few-shot/template.py: the template language, and the ids that come of it."""
+"""template.py: the template language, and the ids that come of it."""
 
 import json
 import shutil
 
 import pytest
-from template import TEXT_ONLY, Part, TemplateTokenizer, load_template, parse_template
 
 from hierarchical.encoders import read_config
+from hierarchical.template import TEXT_ONLY, Part, TemplateTokenizer, load_template, parse_template
 from hierarchical.tokenizer import load_tokenizer
 from utils import InputError
 
