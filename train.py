@@ -216,7 +216,7 @@ def fingerprint(args, world):
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = (
         "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
-        "eval_steps save_steps token_cache"
+        "eval_steps save_steps token_cache recipe"
     ).split()
     if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
         free.append("epochs")  # a constant rate does not depend on where the run ends

@@ -45,33 +45,37 @@ def model_path(prefix: str | Path, precision: str, suffix: str) -> Path:
 def find_precision(prefix: str | Path, precision: str, device: str = "cpu") -> str:
     """The precision to load. "auto": int8 if it is there, unless export_model.py found it slower or worse.
 
-    device: cpu or gpu; on a GPU it is float16 if that is there, since int8 is for CPUs
+    device: cpu or gpu; on a GPU it is float16 if that is there, unless it was found worse, since int8 is for CPUs
     """
     if precision != "auto":
         return precision
     there = [name for name in AUTOMATIC[device] if model_path(prefix, name, ".onnx").exists()]
-    if device == "cpu" and {"int8", "float32"} <= {*there} and not int8_is_better(prefix):
-        there.remove("int8")
+    first = AUTOMATIC[device][0]
+    if {first, "float32"} <= {*there} and not is_better(prefix, first):
+        there.remove(first)
     return next(iter(there), "float32")
 
 
-def int8_is_better(prefix: str | Path) -> bool:
-    """Whether export_model.py found int8 to be faster than float32, and to lose no more F1 than it may.
+def is_better(prefix: str | Path, precision: str) -> bool:
+    """Whether export_model.py found int8 or float16 to lose no more F1 than it may, and int8 to be faster than float32.
 
-    Without its measurements, as with a width of prune.py: yes. If models were compared on no labelled rows: no, since
-    nobody knows. Raises InputError for a damaged record.
+    It measures no time on GPUs. Without its measurements, as with a width of prune.py: yes. If models were compared on
+    no labelled rows, nobody knows what int8 loses: no; float16 loses next to nothing: yes. Raises InputError for a
+    damaged record.
     """
-    int8, float32 = (model_path(prefix, precision, ".onnx") for precision in ("int8", "float32"))
-    path = int8.with_name(RECORD)
+    small, float32 = (model_path(prefix, name, ".onnx") for name in (precision, "float32"))
+    path = small.with_name(RECORD)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if "models" not in record and "files" in record:  # not compared, as with a width of prune.py
             return True
         first, rows = record["models"][0], {row["model"]: row for row in record["models"]}
-        if int8.name not in rows:
+        if small.name not in rows:
             return False
-        row, other = rows[int8.name], rows.get(float32.name, first)
-        if "micro_f1" not in row or row["milliseconds_per_text"] >= other["milliseconds_per_text"]:
+        row, other = rows[small.name], rows.get(float32.name, first)
+        if "micro_f1" not in row:
+            return precision == "float16"
+        if precision == "int8" and row["milliseconds_per_text"] >= other["milliseconds_per_text"]:
             return False
         drop = max(first[key] - row[key] for key in ("micro_f1", "macro_f1"))
         return 100 * drop <= record.get("max_f1_drop", MAX_F1_DROP)

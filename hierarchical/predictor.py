@@ -146,7 +146,7 @@ class Predictor:
     path            folder of export_model.py, a model file in it (its ending may be left out), a checkpoint, or a
                     linear model
     precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
-                    says that it is slower or worse; on a GPU float16 if it is there. With the back end paddle
+                    says that it is slower or worse; on a GPU float16 likewise. With the back end paddle
                     float32 or bfloat16, both from one file
     backend         of an export: onnx or paddle
     device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu

@@ -7,8 +7,9 @@
 
 The labels of a batch's rows are always on the list. Half of the others are drawn from their siblings, which are the
 hardest to tell from them, the rest from all labels. One that is drawn with probability p counts 1 / p times (Horvitz
-and Thompson, 1952), so that the loss is, on average over the draws, that of all labels. Bengio and Senecal (2008),
-Adaptive importance sampling to accelerate training of a neural probabilistic language model, train in this way.
+and Thompson, 1952), so that the sum over the labels is, on average over the draws, that over all of them: the loss bce,
+and what zlpr takes the logarithm of. Bengio and Senecal (2008), Adaptive importance sampling to accelerate training of
+a neural probabilistic language model, train in this way.
 
 A step costs the same however many labels there are. A label that is not on the list is left alone, its moments too, as
 in "lazy" Adam.
@@ -53,7 +54,7 @@ class Sampler:
         parents = np.unique(self.parents[labels])
         starts, ends = (np.searchsorted(self.sorted_parents, parents, side) for side in ("left", "right"))
         families = [self.by_parent[start:end] for start, end in zip(starts, ends)]
-        return np.setdiff1d(np.concatenate(families), labels)
+        return np.setdiff1d(np.concatenate([labels, *families]), labels)  # of no labels, too: rows may have none
 
     def draw(self, rows: Sequence[Sequence[int]], rng: np.random.Generator) -> Shortlist:
         """A Shortlist for rows with these labels, which are half of `size` at most."""

@@ -21,7 +21,7 @@ from utils import require_directory
 
 
 class Answers:
-    """The ledger of a data folder; one thread at a time.
+    """The ledger of a data folder; one thread at a time calls its methods.
 
     tree: the model's. Raises InputError for a folder whose label.txt has other labels.
     """
@@ -43,7 +43,8 @@ class Answers:
         Raises InputError for one that is none, or has a label that the tree has not: then none of them is kept.
         """
         problems, fields = Problems(), Fields(project.text_field, project.control)
-        found = annotations_in(records, "body", SEPARATOR, True, problems, fields)
+        own = [(where, of_control(project.control, record)) for where, record in records]
+        found = annotations_in(own, "body", SEPARATOR, True, problems, fields)
         via = {where: of_annotation(source, record["annotation"].get("id")) for where, record in records}
         decisions = [self._decision(project, one, via[one.where], problems) for one in found if one.annotator != "None"]
         problems.raise_if_any()
@@ -60,11 +61,15 @@ class Answers:
                 undone.append(lines[-1])
         return self.ledger.add(undone)
 
-    def given(self, project: Project, task: dict) -> list[dict]:
-        """The labels that a row had when it was put up for review, as a prediction; [] if that is not known.
+    def given(self, project: Project, tasks: list[dict]) -> list[list[dict]]:
+        """For each task the labels that its row had when it was put up for review, as a prediction.
 
-        Nothing, too, where the task has come with them.
+        [] if that is not known, and where the task has come with them.
         """
+        self.ledger.refresh()
+        return [self._given(project, task) for task in tasks]
+
+    def _given(self, project: Project, task: dict) -> list[dict]:
         shown = task.get("predictions")
         if isinstance(shown, list) and any(isinstance(p, dict) and p.get("model_version") == GIVEN for p in shown):
             return []
@@ -91,6 +96,15 @@ class Answers:
             names = [tree.labels[i] for i in tree.closure(tree.index[name] for name in names)]
         more = {"id": one.row_id, "via": via, "final": one.checked}
         return self.ledger.answer(text.strip(), one.annotator, names, **more)
+
+
+def of_control(control: str, record: dict) -> dict:
+    """{"task", "annotation"} with what this control says alone: others, such as a rating, say nothing of labels."""
+    annotation = record["annotation"]
+    if not isinstance(annotation.get("result"), list):
+        return record
+    own = [one for one in annotation["result"] if not isinstance(one, dict) or one.get("from_name") in (control, None)]
+    return record | {"annotation": annotation | {"result": own}}
 
 
 def of_annotation(source: str, number: Any) -> str:

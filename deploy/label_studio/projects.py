@@ -17,6 +17,7 @@ from hierarchical.errors import InputError
 from hierarchical.labels import SEPARATOR, LabelTree
 
 INTERFACE = "the labelling interface"  # of the project, in messages
+DEEPEST = 100  # levels of choices
 
 
 class Project(NamedTuple):
@@ -121,11 +122,13 @@ def written_labels(control: ElementTree.Element, tree: LabelTree) -> list[tuple[
     """The path of each class in a control: its levels, its full name, or its own name if no other class has it.
 
     Of a control whose choices come from elsewhere ($field, apiUrl) nothing is known: the first for a Taxonomy, the
-    second for Choices.
+    second for Choices. Raises InputError for choices nested deeper than any tree.
     """
     options: set[tuple[str, ...]] = set()
 
     def walk(tag: ElementTree.Element, above: tuple[str, ...]) -> None:
+        if len(above) > DEEPEST:
+            raise InputError(f"{INTERFACE}: choices nested more than {DEEPEST} levels deep.")
         for choice in tag.findall("Choice"):
             path = (*above, choice.get("alias") or choice.get("value", ""))
             options.add(path)

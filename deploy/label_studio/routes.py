@@ -7,6 +7,7 @@ import asyncio
 import json
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from fastapi import Request, Response
@@ -79,8 +80,8 @@ def add_routes(app, service, post, directory=None, control=None):
         body = await service.read(request, SetupBody)
         model = service.find(None)
         project = project_of(body.label_config, model, control, "body.schema")
-        if project.missing and body.label_config not in told:
-            told.add(body.label_config)
+        if project.missing and hash(body.label_config) not in told:
+            told.add(hash(body.label_config))
             get_logger().warning(
                 f"A project's control {project.control!r} lacks {len(project.missing)} labels of the model, such as "
                 f"{project.missing[0]!r}; those above them are proposed in their place"
@@ -98,15 +99,19 @@ def add_routes(app, service, post, directory=None, control=None):
         works = [Work(text.strip(), model.max_seq_length, partial(proposal, project), model.decision) for text in texts]
         results = await service.answers(request, model, works) if works else []
         if answers and not (body.params or {}).get("context"):  # with it somebody waits, and one is wanted
-            answers.ledger.refresh()
-            given = [answers.given(project, task) for task in body.tasks]
-            results = [[one, *others] if others else one for one, others in zip(results, given)]
+            try:
+                async with writing:
+                    given = await asyncio.to_thread(answers.given, project, body.tasks)
+                results = [[one, *others] if others else one for one, others in zip(results, given)]
+            except InputError as error:  # a line that somebody has edited; proposals do without
+                get_logger().error(f"The labels that rows had are not shown: {error}")
         content = json.dumps({"results": results, "model_version": model.version}, ensure_ascii=False)
         return Response(content, media_type="application/json")
 
     @post("/webhook", WebhookBody, WebhookAnswer, *STATUSES, 409)
     async def webhook(request: Request):
         """Something has happened in Label Studio; what annotators have answered goes into the ledger."""
+        refuse_pages(request)
         body = await service.read(request, WebhookBody)
         if body.action == TRAIN:
             raise refused_training()
@@ -167,6 +172,14 @@ def proposal(project, work, model, probabilities):
     selected[0, labels] = True
     score = round(float(certainty(probabilities[None], selected)[0]), 4)
     return {"model_version": model.version, "score": score, "result": project.result(labels, probabilities)}
+
+
+def refuse_pages(request):
+    """Raise Refusal, 403, for a page of another address in somebody's browser: else any could write answers here."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        how = "Answers come from Label Studio's own process, which sends no Origin."
+        raise Refusal(403, "header Origin", "a page of another address", how)
 
 
 def pairs_of(body):

@@ -97,6 +97,23 @@ def test_int8_must_have_been_found_faster_and_harmless(export, content, expected
     assert find_precision(export, "auto") == "int8"  # there is nothing else
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (record(slower=9, drop=0.29), "float16"),  # measured on a CPU, where it is slow
+        (record(drop=0.31), "float32"),
+        (record(scores=False), "float16"),
+        (record(models=("checkpoint", "float32.onnx")), "float32"),
+    ],
+)
+def test_float16_must_not_have_been_found_harmful(export, content, expected):
+    content = json.dumps(content).replace("int8", "float16")
+    (export / "export.json").write_text(content, encoding="utf-8")
+    assert find_precision(export, "auto", "gpu") == expected
+    (export / "float32.onnx").unlink()
+    assert find_precision(export, "auto", "gpu") == "float16"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"models": []}', '{"models": [1]}', '{"models": [{}]}'])
 def test_a_damaged_record(export, content):
     (export / "export.json").write_text(content, encoding="utf-8")

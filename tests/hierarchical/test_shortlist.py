@@ -29,6 +29,11 @@ def test_siblings_by_hand():
     assert Sampler(LabelTree(["甲"]), 1).siblings(np.array([0])).tolist() == []
 
 
+def test_rows_without_labels():
+    labels, weights = Sampler(TREE, 6).draw([(), ()], rng())
+    assert len(np.unique(labels)) == 6 and np.allclose(weights, 15 / 6)
+
+
 @pytest.mark.parametrize(
     "size, near, others",
     [

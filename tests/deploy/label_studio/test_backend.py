@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from functools import lru_cache, partial
 from types import SimpleNamespace
 
@@ -168,6 +169,13 @@ def test_the_labels_that_a_row_has_are_a_second_prediction(client, folder):
     assert results(task(41, "大涨可疑", predictions=[{"model_version": "data", "result": []}])) == [proposed]
 
 
+def test_a_damaged_ledger_stops_no_proposals(client, tmp_path, capfd):
+    asked = client(directory=tmp_path)
+    (tmp_path / "ledger.jsonl").write_text('{"id": "x"}\n', encoding="utf-8")
+    answer = asked.post("/predict", json=predict(CONFIG, task(41, "股市大涨"))).raise_for_status().json()
+    assert answer["results"][0]["score"] == 0.9 and "ledger.jsonl:1: no decision" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("body", "status", "where", "what"),
     [
@@ -261,6 +269,49 @@ def test_several_answers_in_a_message(submit, folder):
     found = submit("ANNOTATIONS_CREATED", annotation=annotations, task=[task(41, "其一"), task(42, "其二")])
     assert found.json() == {"answers": 2}
     assert [line["after"] for line in lines(folder, "其一", "其二")] == [["财经"], ["体育"]]
+
+
+def test_other_controls_say_nothing_of_labels(submit, folder):
+    config = CONFIG.replace("</View>", '<Choices name="quality" toName="text"><Choice value="good"/></Choices></View>')
+    good, box = choices("good", control="quality"), {"from_name": "box", "type": "labels", "value": {"labels": ["x"]}}
+    for number, labels, after in ((15, taxonomy(("体育",)), ["体育"]), (16, [], [])):
+        message = {"annotation": annotation(number, [*good, box, *labels]), "task": task(41, "两个控件")}
+        assert submit("ANNOTATION_CREATED", config, **message).json() == {"answers": 1}
+        assert lines(folder, "两个控件")[-1]["after"] == after
+
+
+def test_pages_of_other_addresses_write_nothing(client, folder):
+    """A browser sends such a page's POST of text without asking, to 127.0.0.1 as well; it tells whose page it is."""
+    message = webhook("ANNOTATION_CREATED", CONFIG, annotation=annotation(5, []), task=task(41, "别处网页"))
+    for origin, status in (("https://a.example", 403), ("null", 403), ("http://127.0.0.1", 200)):
+        assert lines(folder, "别处网页") == []
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        found = client().post("/webhook", content=json.dumps(message), headers=headers)
+        assert found.status_code == status, found.text
+    assert len(lines(folder, "别处网页")) == 1
+
+
+def test_one_thread_at_a_time_reads_the_ledger(client, monkeypatch):
+    at_once, most, refresh = [], [], Ledger.refresh
+
+    def slow(self):
+        at_once.append(self)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.pop()
+        refresh(self)
+
+    asked = client()
+    asked.post("/setup", json=setup(CONFIG))  # opens the ledger
+    monkeypatch.setattr(Ledger, "refresh", slow)
+    message = webhook("ANNOTATION_CREATED", CONFIG, annotation=annotation(5, []), task=task(41, "一起来"))
+    both = ("/webhook", message), ("/predict", predict(CONFIG, task(41, "股市大涨")))
+
+    async def ask():
+        return await asyncio.gather(*(asked.client.post(path, json=body) for path, body in both * 3))
+
+    assert {found.status_code for found in asked.loop.run_until_complete(ask())} == {200}
+    assert len(most) > 6 and max(most) == 1
 
 
 def test_what_is_no_answer_is_passed_over(submit):

@@ -12,6 +12,7 @@ from tests.deploy.label_studio.messages import choices, taxonomy  # isort: skip
 
 TREE = LabelTree(["财经", "财经##股市", "财经##股市##上市", "体育", "体育##胜负", "天气", "天气##预警", "体育##预警"])
 TEXT = '<Text name="text" value="$text"/>'
+NESTED = 3000 * '<Choice value="财经">' + 3000 * "</Choice>"
 
 
 def project(control, text=TEXT, wanted=None):
@@ -77,6 +78,12 @@ def test_the_control_is_the_one_called_label_or_the_only_one():
     [
         ("<Taxonomy", TEXT, None, "no XML: "),
         ("<!DOCTYPE a [<!ENTITY b 'c'>]>", TEXT, None, "a document type"),
+        (
+            f'<Taxonomy name="label" toName="text">{NESTED}</Taxonomy>',
+            TEXT,
+            None,
+            "more than 100 levels",
+        ),
         ('<Labels name="label" toName="text"/>', TEXT, None, "neither a Choices nor a Taxonomy"),
         ('<Taxonomy name="a" toName="text"/><Choices name="b" toName="text"/>', TEXT, None, "from 'a', 'b', none of"),
         ('<Taxonomy name="a" toName="text"/>', TEXT, "topic", "none of which is 'topic'; see --label_control"),
