@@ -166,7 +166,7 @@ def flags_of(args, folder, seed):
     """What trainings on the rows of a folder have in common."""
     n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
     epochs, batch_size, rate = plan(args, n_rows)
-    warmup = epochs * n_rows // batch_size // 10
+    warmup = by_rows(n_rows, epochs, batch_size)["warmup_steps"]
     flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
     flags += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--warmup_steps", warmup]
     return [*flags, "--seed", seed]

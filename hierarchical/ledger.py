@@ -208,8 +208,8 @@ class Ledger:
             file.seek(self._offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for raw in whole.splitlines():
+        for raw in whole.splitlines(keepends=True):
+            self._offset += len(raw)  # line by line: after a bad one the next time goes on
             self._line += 1
             if raw.strip():
                 self._take(raw)

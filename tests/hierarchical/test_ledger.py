@@ -164,6 +164,18 @@ def test_a_line_that_no_script_wrote_is_named(tmp_path, line):
         Ledger(tmp_path)
 
 
+def test_good_lines_behind_a_bad_one_are_read_the_next_time(tmp_path):
+    """A server that goes on after the error misses nothing."""
+    ledger = Ledger(tmp_path)
+    ledger.add([said("ann", "体育")])
+    good = (tmp_path / "ledger.jsonl").read_bytes()
+    (tmp_path / "ledger.jsonl").write_bytes(good + b"[]\n" + good.replace(b"ann", b"bob"))
+    with pytest.raises(InputError, match="ledger.jsonl:2: no decision"):
+        ledger.refresh()
+    ledger.refresh()
+    assert [one.who for found in ledger.decisions.values() for one in found] == ["ann", "bob"]
+
+
 def write_many(folder, who):
     ledger = Ledger(folder)
     for i in range(40):
