@@ -110,6 +110,7 @@ def fake_milvus(monkeypatch):
 def test_milvus_behind_the_same_interface(server, request, monkeypatch, tmp_path):
     uri = request.getfixturevalue(f"{server}_milvus")
     monkeypatch.setattr(module, "MILVUS_BATCH", 7)
+    monkeypatch.setattr(module, "MILVUS_TIMEOUT", 60)  # as other tests may keep the machine busy
     every, queries = unit(30), unit(10, seed=1)
     milvus, embedded = MilvusVectors.create(uri, 4), Vectors(4)
     try:
