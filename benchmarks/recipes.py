@@ -18,18 +18,16 @@ docs/results.md: mean, lowest and highest over the seeds.
 """
 
 import json
-import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.timing import call, cpu_seconds
 from hierarchical.recipes import FEW, by_rows
-from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run, write_rows
+from utils import LabelTree, check_minima, load_rows, make_parser, run, write_rows
 
 RARE = 30  # a label with fewer train rows is rare
 
@@ -102,21 +100,18 @@ def linear(args, folder, seed):
 
 
 def plain(args, folder, seed):
-    return train(args, folder, seed)
+    return train(folder, "encoder", *flags_of(args, folder, seed), "--loss", "zlpr")
 
 
 def hybrid(args, folder, seed):
-    return train(args, folder, seed, "--hybrid")
+    """Goes on from the end of plain."""
+    return train(folder, "encoder", *flags_of(args, folder, seed), "--loss", "zlpr", "--hybrid")
 
 
 def best(args, folder, seed):
     """What a user gets who knows nothing of all this."""
-    n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
-    flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
-    flags += ["--epochs", plan(args, n_rows)[0], "--seed", seed, "--save_dir", folder / "best", "--device", "cpu"]
-    resume = ["--resume"] if (folder / "best" / "state.safetensors").exists() else []
-    call(folder / "best.log", "train.py", *flags, "--recipe", "best", *resume)
-    return folder / "best"
+    epochs, *_ = plan(args, rows_in(folder))
+    return train(folder, "best", *common_flags(args, folder, seed), "--epochs", epochs, "--recipe", "best")
 
 
 def last(args, folder, seed):
@@ -162,22 +157,32 @@ def plan(args, n_rows):
     return max(1, round(args.effort * epochs)), batch_size, 3e-4 if n_rows > FEW else 1e-4
 
 
-def flags_of(args, folder, seed):
-    """What trainings on the rows of a folder have in common."""
-    n_rows = sum(1 for _ in open(folder / "train.txt", "rb"))
-    epochs, batch_size, rate = plan(args, n_rows)
-    warmup = by_rows(n_rows, epochs, batch_size)["warmup_steps"]
+def rows_in(folder):
+    """How many train rows there are."""
+    return sum(1 for _ in open(folder / "train.txt", "rb"))
+
+
+def common_flags(args, folder, seed):
+    """What all trainings on the rows of a folder have in common."""
     flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--max_seq_length", args.max_seq_length]
-    flags += ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--warmup_steps", warmup]
     return [*flags, "--seed", seed]
 
 
-def train(args, folder, seed, *flags):
-    """train.py, from the beginning or on from where it was; with other `flags` after its end."""
-    save_dir = folder / "encoder"
-    common = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--device", "cpu", "--loss", "zlpr"]
+def flags_of(args, folder, seed):
+    """The same and the plan."""
+    n_rows = rows_in(folder)
+    epochs, batch_size, rate = plan(args, n_rows)
+    warmup = by_rows(n_rows, epochs, batch_size)["warmup_steps"]
+    flags = ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--warmup_steps", warmup]
+    return [*common_flags(args, folder, seed), *flags]
+
+
+def train(folder, name, *flags):
+    """train.py, from the beginning or on from where it was; name: of the checkpoint's folder, and of the log."""
+    save_dir = folder / name
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
-    call(folder / "encoder.log", "train.py", *common, "--logging_steps", 20, *flags, *resume)
+    where = ["--save_dir", save_dir, "--device", "cpu", "--logging_steps", 20]
+    call(folder / f"{name}.log", "train.py", *flags, *where, *resume)
     return save_dir
 
 
@@ -187,14 +192,6 @@ def tried(args, folder, seed, name):
     flags = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--technique", name]
     call(folder / f"{name}.log", "benchmarks/craft.py", *flags)
     return save_dir
-
-
-def call(log, script, *arguments):
-    """Run one of the toolkit's scripts; its output goes to a log file."""
-    with open(log, "a", encoding="utf-8") as file:
-        command = [sys.executable, ROOT / script, *map(str, arguments)]
-        if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
-            raise InputError(f"{script} failed; {log} tells why.")
 
 
 def scores(tree, folder, model):
@@ -210,11 +207,6 @@ def scores(tree, folder, model):
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
-
-
-def cpu_seconds():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def table(args, results):

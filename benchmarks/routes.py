@@ -20,7 +20,6 @@ is that of labels that nothing was trained on; that of the others is compared wi
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -28,7 +27,8 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.withholding import call, withheld_labels, write_some
+from benchmarks.timing import call, cpu_seconds
+from benchmarks.withholding import withheld_labels, write_some
 from hierarchical.tokenizer import load_tokenizer
 from metric import evaluate
 from retrieval_based.encoder import most_specific
@@ -213,10 +213,9 @@ def main(argv=None):
         folder = run_folder(args, shots, draw, withheld)
         if not (folder / "test.txt").exists():
             make_data(args, tree, folder, shots, draw, withheld_labels(tree, withheld))
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = cpu_seconds()
         found = scores(tree, folder, predict(args, folder, route))
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found["cpu_seconds"] = cpu_seconds() - before
         entry = dict(zip(("shots", "draw", "route", "withheld"), key)) | {k: round(v, 2) for k, v in found.items()}
         results[key] = entry
         with open(record, "a", encoding="utf-8") as file:

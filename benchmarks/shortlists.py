@@ -24,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
+from benchmarks.timing import cpu_seconds
 from utils import LabelTree, check_minima, get_logger, load_rows, make_parser, run, write_rows
 
 ENCODER = ROOT / "data" / "tiny-ernie"
@@ -105,20 +106,15 @@ def measure_steps(args, tree, folder):
     return {head: 1000 * seconds / (len(batches) - UNCOUNTED) for head, seconds in spent.items()}
 
 
-def cpu_seconds(whose):
-    used = resource.getrusage(whose)
-    return used.ru_utime + used.ru_stime
-
-
 def train(args, folder, head):
     """Train with a head: (scores of dev after each epoch, CPU seconds)."""
-    save_dir, before = folder.with_name(f"{folder.name}-{head}"), cpu_seconds(resource.RUSAGE_CHILDREN)
+    save_dir, before = folder.with_name(f"{folder.name}-{head}"), cpu_seconds()
     command = [sys.executable, ROOT / "train.py", "--dataset_dir", folder, "--save_dir", save_dir, "--head", head]
     command += ["--model_name", ENCODER, "--device", "cpu", "--learning_rate", 1e-3, "--warmup_steps", 200]
     command += ["--epochs", args.epochs, "--logging_steps", 100, "--per_level", 1]
     subprocess.run([*map(str, command)], check=True)
     lines = (save_dir / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines], cpu_seconds(resource.RUSAGE_CHILDREN) - before
+    return [json.loads(line) for line in lines], cpu_seconds() - before
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""What benchmarks share: a command's time, and when a machine is too busy to measure on."""
+"""What benchmarks share: scripts as they are typed, their time, and when a machine is too busy to measure on."""
 
 import os
 import resource
@@ -14,13 +14,27 @@ TUNING = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "FLAGS_")  # settings th
 BUSY = 0.3  # load average above which the machine is not idle
 
 
+def call(log, script, *arguments):
+    """Run one of the toolkit's scripts; its output goes to a log file."""
+    with open(log, "a", encoding="utf-8") as file:
+        command = [sys.executable, ROOT / script, *map(str, arguments)]
+        if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
+            raise InputError(f"{script} failed; {log} tells why.")
+
+
+def cpu_seconds(whose=resource.RUSAGE_CHILDREN):
+    """Of the processes that were waited for so far, or of this one (resource.RUSAGE_SELF)."""
+    used = resource.getrusage(whose)
+    return used.ru_utime + used.ru_stime
+
+
 def timed(arguments, python=sys.executable):
     """Run a Python command in the repository's root: {"seconds", "cpu_seconds"}, the latter over all its threads."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, began = cpu_seconds(), time.perf_counter()
     command = [str(python), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, used = time.perf_counter() - began, cpu_seconds() - before
     if done.returncode:
         raise InputError(f"{' '.join(command)} failed:\n{done.stdout[-2000:].decode(errors='replace')}")
-    return {"seconds": seconds, "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return {"seconds": seconds, "cpu_seconds": used}

@@ -22,7 +22,8 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.withholding import call, withheld_labels, write_some
+from benchmarks.timing import call
+from benchmarks.withholding import withheld_labels, write_some
 from retrieval_based.unseen import FILE
 from utils import LabelTree, load_rows, make_parser, multi_hot, run
 

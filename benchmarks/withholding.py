@@ -1,22 +1,8 @@
-"""Rows without some labels, and the toolkit's scripts as they are typed: what routes.py and unseen.py share."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""Rows without some labels, which routes.py and unseen.py share."""
 
 import numpy as np
 
-from utils import InputError, write_rows
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def call(log, script, *arguments):
-    """Run one of the toolkit's scripts; its output goes to a log file."""
-    with open(log, "a", encoding="utf-8") as file:
-        command = [sys.executable, ROOT / script, *map(str, arguments)]
-        if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
-            raise InputError(f"{script} failed; {log} tells why.")
+from utils import write_rows
 
 
 def withheld_labels(tree, count):

@@ -43,7 +43,7 @@ class Project(NamedTuple):
 
         Raises InputError for an interface that no labels of the tree can be given in.
         """
-        if "<!" in label_config.replace("<!--", ""):  # entities that unfold
+        if any(mark in label_config for mark in ("<!DOCTYPE", "<![CDATA[")):  # a type may hold entities that unfold
             raise InputError(f"{INTERFACE}: a document type or CDATA in it. Write it without.")
         try:
             root = ElementTree.fromstring(label_config)

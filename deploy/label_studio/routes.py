@@ -5,11 +5,10 @@ It sends more fields than are read here, and a later version may send others: th
 
 import asyncio
 import json
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,8 +18,8 @@ from deploy.label_studio.projects import Project
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.model import Work
 from hierarchical.console import get_logger
-from hierarchical.decisions import certainty
 from hierarchical.errors import InputError
+from hierarchical.predictor import certainty_of
 
 SUBMITTED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 DELETED, TRAIN = "ANNOTATIONS_DELETED", "START_TRAINING"
@@ -151,10 +150,15 @@ def project_of(label_config, model, control, where):
     if not isinstance(label_config, str):
         raise Refusal(422, where, "missing", "Let the webhook send its payload.")
     try:
-        return Project.read(label_config, model.tree, control)
+        return read_project(label_config, model.tree, control)
     except InputError as error:
         get_logger().error(f"A project cannot be answered: {error}")
         raise Refusal(422, where, str(error), "Change it in the project's settings, Labeling Interface.") from None
+
+
+@lru_cache(maxsize=2)  # one interface is asked about again and again, and 10,000 choices take their time
+def read_project(label_config, tree, control):
+    return Project.read(label_config, tree, control)
 
 
 def text_of(project, task, i):
@@ -168,9 +172,7 @@ def text_of(project, task, i):
 def proposal(project, work, model, probabilities):
     """The prediction for a text; of one without labels the score is 0, so that it comes first."""
     labels = model.decide(probabilities, work.decision) if work.text else []
-    selected = np.zeros((1, len(probabilities)), bool)
-    selected[0, labels] = True
-    score = round(float(certainty(probabilities[None], selected)[0]), 4)
+    score = round(certainty_of(labels, probabilities), 4)
     return {"model_version": model.version, "score": score, "result": project.result(labels, probabilities)}
 
 

@@ -35,10 +35,11 @@ if not __package__:  # run as a file: the project's root must be found
 from deploy.ray_batch.labelling import UNFINISHED, Labeller, Settings
 from deploy.ray_batch.lake import PIECE_ROWS, cut, file_system, find_files, first_line, fixed_part
 from hierarchical.devices import available_cores
-from hierarchical.engines import PRECISIONS, model_path
+from hierarchical.engines import PRECISIONS, find_precision
 from hierarchical.files import file_digest
 from hierarchical.predictions import require_same_run
 from hierarchical.predictor import FLOOR, Predictor
+from hierarchical.sets import in_force
 from utils import (
     InputError,
     Problems,
@@ -108,13 +109,6 @@ def parse_args(argv):
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
-
-
-def precision_of(args):
-    """The precision to ask for: on a GPU float16, if it is there."""
-    if args.precision == "auto" and args.num_gpus:
-        return "float16" if model_path(args.model_path, "float16", ".onnx").exists() else "float32"
-    return args.precision
 
 
 def model_files(predictor):
@@ -288,9 +282,11 @@ def label(args, ray, pieces, settings, files, logger):
 def main(argv=None):
     args = parse_args(argv)
     logger = get_logger()
+    device = "gpu" if args.num_gpus else "cpu"
+    precision = find_precision(in_force(args.model_path), args.precision, device)
     predictor = Predictor(
         args.model_path,
-        precision_of(args),
+        precision,
         kind="export",
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
@@ -302,8 +298,8 @@ def main(argv=None):
         model="" if Path(args.model_path).is_dir() else Path(args.model_path).name,
         text_column=args.text_column,
         prefix=args.prefix or "",
-        precision=precision_of(args),
-        device="gpu" if args.num_gpus else "cpu",
+        precision=precision,
+        device=device,
         max_seq_length=args.max_seq_length,
         long_text=long_text_arguments(args),
         batch_size=args.batch_size,

@@ -184,7 +184,7 @@ def words_of(text):
 def pieces_of(model, text, most=MOST_PIECES):
     """(characters that the model reads, the (start, end) of at most `most` pieces to leave out in turn)."""
     reach = model.tokenizer.long_text.reach(model.max_seq_length - ENDS)
-    head = text[: reach and 8 * (reach + ENDS)]  # few tokens are longer; spans() takes its time
+    head = text if reach is None else text[: 8 * (reach + ENDS)]  # few tokens are longer; spans() takes its time
     read = max((end for _, end in model.tokenizer.spans(head)), default=0)
     read = len(text) if model.reads_all else read
     words = words_of(text[:read])
