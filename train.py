@@ -195,8 +195,9 @@ def settle_recipe(args, n_rows, world, logger):
     for name in BY_ROWS:
         if getattr(args, name) is None:
             setattr(args, name, found[name])
-    flags = (*BY_ROWS, *RECIPES[args.recipe])
-    logger.info(f"--recipe {args.recipe}: {', '.join(f'--{name} {getattr(args, name)}' for name in flags)}")
+    values = {name: getattr(args, name) for name in (*BY_ROWS, *RECIPES[args.recipe])}
+    told = (f"--{name}" if value is True else f"--{name} {value}" for name, value in values.items())
+    logger.info(f"--recipe {args.recipe}: {', '.join(told)}")
 
 
 def explain_zero(logger, scores, train, tree, args):

@@ -9,7 +9,7 @@ from typing import Any
 from hierarchical.learning_rates import AUTO
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "best": {"loss": "zlpr", "learning_rate": AUTO, "lr_scheduler": "linear", "hybrid": True},
+    "best": {"loss": "zlpr", "learning_rate": AUTO, "lr_scheduler": "linear", "hybrid": True, "warmup": True},
 }
 BY_ROWS = ("epochs", "batch_size", "warmup_steps")
 READS, FEWEST_EPOCHS, MOST_EPOCHS = 24_000, 8, 60
