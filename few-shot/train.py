@@ -34,7 +34,7 @@ from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size
 from hierarchical.modeling import predict_logits, score
-from hierarchical.predictions import jsonl_row
+from hierarchical.predictions import jsonl_rows
 from hierarchical.predictor import FLOOR, label_texts
 from hierarchical.runs import (
     begin_run,
@@ -311,12 +311,12 @@ def predict_rows(args, source, texts, gold, network, tokenizer, tree, decision, 
     with atomic_write(path) as file, progress_bar(len(texts), "predict") as bar:
         for window in row_windows(len(texts), len(tree)):
             part = label_texts(texts[window.start : window.stop], compute, tree, decision)
-            file.writelines(jsonl_row(tree, *row, FLOOR) for row in part)
+            file.writelines(jsonl_rows(tree, part, FLOOR))
             if gold:
-                pairs = zip(part, gold[window.start : window.stop])
-                if pairs := [(labels, known) for (_, labels, _), known in pairs if known is not None]:
-                    scores.update(*(multi_hot(labels, len(tree)) for labels in zip(*pairs)))
-            bar.update(len(part))
+                known = [i for i in window if gold[i] is not None]
+                rows = [i - window.start for i in known]
+                scores.update(part.selected[rows], multi_hot([gold[i] for i in known], len(tree)))
+            bar.update(len(window))
     if gold:
         result = scores.result()
         logger.info(

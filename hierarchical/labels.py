@@ -106,6 +106,13 @@ class LabelTree:
         """The given class indices and all their ancestors, as a sorted list."""
         return sorted(set(chain.from_iterable((i, *self.ancestors(i)) for i in indices)))
 
+    def by_level(self, indices: Iterable[int]) -> dict[int, list[str]]:
+        """Level (1 for a root) -> the labels there, of the given class indices and all their ancestors."""
+        levels: dict[int, list[str]] = {}
+        for i in sorted(self.closure(indices), key=lambda i: self.levels[i]):
+            levels.setdefault(int(self.levels[i]), []).append(self.labels[i])
+        return levels
+
     def nearest(self, label: str) -> list[str]:
         """The known labels that an unknown one may stand for: all paths that end in it, else the one most like it."""
         ending = SEPARATOR + label

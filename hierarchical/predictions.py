@@ -27,7 +27,7 @@ from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.labels import LabelTree, levels_text
 from hierarchical.output_parts import Parts
-from hierarchical.predictor import FLOOR, certainty_of, describe, label_texts
+from hierarchical.predictor import FLOOR, Labelled, describe, label_texts
 from hierarchical.rows import count_texts, read_texts, warn_about
 from hierarchical.tokens import Tokenizer
 
@@ -80,38 +80,29 @@ def share(total: int, size: int, rank: int, world: int) -> tuple[int, int]:
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
-def jsonl_row(
-    tree: LabelTree,
-    text: str,
-    predicted: list[int],
-    probabilities: np.ndarray,
-    floor: float,
-    certainty: float | None = None,
-    known: int | None = None,
-) -> str:
-    """A line of a .jsonl file: a predictor.Prediction."""
-    return describe(tree, text, predicted, probabilities, floor, certainty, known).to_json() + "\n"
+def jsonl_rows(
+    tree: LabelTree, found: Labelled, floor: float, certainty: float | None = None, known: int | None = None
+) -> Iterator[str]:
+    """The lines of a .jsonl file: each a predictor.Prediction."""
+    for prediction in describe(tree, found, floor, certainty, known):
+        yield prediction.to_json() + "\n"
 
 
-def tsv_row(
-    tree: LabelTree,
-    text: str,
-    predicted: list[int],
-    probabilities: np.ndarray,
-    floor: float,
-    certainty: float | None = None,
-    known: int | None = None,
-) -> str:
-    """A line of a .tsv file: text<TAB>label,label,... and, where asked for, <TAB>sure or unsure, <TAB>new labels."""
-    row = f"{text.translate(FLAT)}\t{','.join(tree.labels[i] for i in predicted)}"
-    if certainty is not None:
-        row += "\tsure" if certainty_of(predicted, probabilities) >= certainty else "\tunsure"
-    if known is not None:
-        row += f"\t{','.join(tree.labels[i] for i in predicted if i >= known)}"
-    return row + "\n"
+def tsv_rows(
+    tree: LabelTree, found: Labelled, floor: float, certainty: float | None = None, known: int | None = None
+) -> Iterator[str]:
+    """Those of a .tsv file: text<TAB>label,label,... and, where asked for, <TAB>sure or unsure, <TAB>new labels."""
+    sure = [] if certainty is None else (found.certainties() >= certainty).tolist()
+    for i, (text, labels) in enumerate(zip(found.texts, found.labels())):
+        row = f"{text.translate(FLAT)}\t{','.join(tree.labels[label] for label in labels)}"
+        if certainty is not None:
+            row += "\tsure" if sure[i] else "\tunsure"
+        if known is not None:
+            row += f"\t{','.join(tree.labels[label] for label in labels if label >= known)}"
+        yield row + "\n"
 
 
-FORMATS = {".jsonl": jsonl_row, ".tsv": tsv_row}
+FORMATS = {".jsonl": jsonl_rows, ".tsv": tsv_rows}
 
 
 def log_row(
@@ -143,19 +134,22 @@ class Outcome:
     def __init__(self, tree: LabelTree, certainty: float | None = None, known: int | None = None):
         self.tree, self.certainty, self.known = tree, certainty, known
         self.texts = self.unlabelled = self.without_leaf = self.sure = self.new = 0
-        self.counts = Counter[int]()
+        self.leaves = [i for i, children in enumerate(tree.children) if not children]
+        self.counts = np.zeros(len(tree), np.int64)  # texts that have each label
 
-    def update(self, rows: Iterable[tuple[str, list[int], np.ndarray]]) -> None:
-        """Count rows as label_texts() gives them, leaving blank ones out."""
-        for text, predicted, probabilities in rows:
-            if text:
-                if self.certainty is not None:
-                    self.sure += certainty_of(predicted, probabilities) >= self.certainty
-                self.texts += 1
-                self.new += self.known is not None and any(i >= self.known for i in predicted)
-                self.unlabelled += not predicted
-                self.without_leaf += bool(predicted) and all(self.tree.children[i] for i in predicted)
-                self.counts.update(predicted)
+    def update(self, found: Labelled) -> None:
+        """Count what label_texts() gives, leaving blank texts out."""
+        filled = np.array([bool(text) for text in found.texts], bool)
+        selected = found.selected[filled]
+        labelled = selected.any(axis=1)
+        if self.certainty is not None:
+            self.sure += int((found.certainties()[filled] >= self.certainty).sum())
+        if self.known is not None:
+            self.new += int(selected[:, self.known :].any(axis=1).sum())
+        self.texts += len(selected)
+        self.unlabelled += int((~labelled).sum())
+        self.without_leaf += int((labelled & ~selected[:, self.leaves].any(axis=1)).sum())
+        self.counts += selected.sum(axis=0)
 
     def lines(self) -> list[str]:
         """The lines to log; none without texts."""
@@ -167,8 +161,9 @@ class Outcome:
         if self.tree.depth > 1:
             share = self.without_leaf / self.texts
             line += f"; with labels of upper levels alone: {self.without_leaf} ({share:.1%})"
-        common = [f"{self.tree.labels[i]} {count}" for i, count in self.counts.most_common(COMMONEST)]
-        how_many = f"{len(self.counts)} of {len(self.tree)} labels were given"
+        common = np.argsort(-self.counts, kind="stable")[:COMMONEST]
+        common = [f"{self.tree.labels[i]} {self.counts[i]}" for i in common if self.counts[i]]
+        how_many = f"{np.count_nonzero(self.counts)} of {len(self.tree)} labels were given"
         lines = [line, f"{how_many}; the commonest: {', '.join(common)}" if common else how_many]
         if self.certainty is not None:
             enough = f"{self.sure} of {self.texts} texts ({self.sure / self.texts:.1%})"
@@ -339,7 +334,7 @@ def predict_file(
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         labeller.load()
-        write_row = FORMATS[path.suffix] if isinstance(path, Path) else jsonl_row
+        write_rows = FORMATS[path.suffix] if isinstance(path, Path) else jsonl_rows
         to_log = rows_to_log(path, rank, job.quiet)
         total = None if stop is None else stop - start
         bar = tqdm(total=total, initial=done, desc="predict", unit=" texts", disable=None if path else True)
@@ -347,14 +342,13 @@ def predict_file(
         told = began
         with bar, logging_redirect_tqdm([logger]):
             for window in windows(islice(texts, start + done, stop), size, problems):
-                rows = label_texts(window, labeller.probabilities, tree, decision, choose)
-                for row in rows[: max(0, to_log - count)]:
-                    log_row(logger, tree, *row, known)
+                found = label_texts(window, labeller.probabilities, tree, decision, choose)
+                for i in range(min(len(window), to_log - count)):
+                    log_row(logger, tree, *found.row(i), known)
                 if file:
-                    lines = "".join(write_row(tree, *row, job.floor, job.certainty, known) for row in rows)
-                    file.write(lines.encode("utf-8"))
+                    file.write("".join(write_rows(tree, found, job.floor, job.certainty, known)).encode("utf-8"))
                     file.flush()
-                outcome.update(rows)
+                outcome.update(found)
                 count += len(window)
                 bar.update(len(window))
                 if path and bar.disable and time.monotonic() - told > 60:  # no terminal for a bar

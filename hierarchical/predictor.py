@@ -13,11 +13,12 @@ linear model numpy.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,7 @@ from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
 GPU_CALLERS = 4  # batches side by side: on an H100 1.4 times as fast as one at 128 tokens, more with shorter texts
+ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False)
 FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
 # What the precision may be, by what computes.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -74,49 +76,87 @@ class Prediction:
 
     def to_json(self) -> str:
         """One line of a .jsonl file, without its end; the levels are strings there, and what is None is left out."""
-        return json.dumps(
-            {name: value for name, value in asdict(self).items() if value is not None}, ensure_ascii=False
-        )
+        return ENCODER.encode({name: value for name, value in vars(self).items() if value is not None})
+
+
+class Labelled(NamedTuple):
+    """What was found for texts, in their order.
+
+    texts          n of them
+    selected       bool [n, L], the predicted labels; none where a text is blank
+    probabilities  float32 [n, L]; zeros where a text is blank
+    """
+
+    texts: Sequence[str]
+    selected: np.ndarray
+    probabilities: np.ndarray
+
+    @classmethod
+    def one(cls, text: str, selected: Sequence[int], probabilities: np.ndarray) -> "Labelled":
+        """Of one text: class indices, and probabilities float32 [L]."""
+        chosen = np.zeros((1, len(probabilities)), bool)
+        chosen[0, list(selected)] = True
+        return cls([text], chosen, probabilities[None])
+
+    def row(self, i: int) -> tuple[str, list[int], np.ndarray]:
+        """(text, class indices in ascending order, probabilities float32 [L]) of one text."""
+        return self.texts[i], np.flatnonzero(self.selected[i]).tolist(), self.probabilities[i]
+
+    def labels(self) -> Iterator[list[int]]:
+        """Yield the class indices of each text, in ascending order."""
+        return cut_rows(np.nonzero(self.selected)[1], self.selected)
+
+    def certainties(self) -> np.ndarray:
+        """`decisions.certainty`, float64 [n]."""
+        return certainty(self.probabilities, self.selected)
 
 
 def describe(
     tree: LabelTree,
-    text: str,
-    selected: Sequence[int],
-    probabilities: np.ndarray,
+    found: Labelled,
     floor: float = FLOOR,
     least_certainty: float | None = None,
     known: int | None = None,
-) -> Prediction:
-    """The Prediction of a text. selected: class indices in ascending order; probabilities: float32 [L].
+) -> Iterator[Prediction]:
+    """Yield the Prediction of each text.
 
     least_certainty: say how certain the labels are, and whether that is as much as this; known: so many of the labels,
     the first, were learned from rows, and the answer says which of its labels were not
     """
-    sure = None if least_certainty is None else certainty_of(selected, probabilities)
-    shown = probabilities > floor
-    shown[list(selected)] = True
-    ranked = sorted(np.flatnonzero(shown), key=lambda i: -probabilities[i])
-    closed = tree.closure(selected)
-    return Prediction(
-        text,
-        [tree.labels[i] for i in selected],
-        {tree.labels[i]: round(float(probabilities[i]), 6) for i in ranked},
-        {
-            level: [tree.labels[i] for i in closed if tree.levels[i] == level]
-            for level in sorted({int(tree.levels[i]) for i in closed})
-        },
-        None if sure is None else round(sure, 6),
-        None if sure is None or least_certainty is None else sure >= least_certainty,
-        None if known is None else [tree.labels[i] for i in selected if i >= known],
-    )
+    names, shown = tree.labels, (found.probabilities > floor) | found.selected
+    rows, ranked = np.nonzero(shown)
+    values = found.probabilities[rows, ranked]
+    order = np.lexsort((-values, rows))  # of equals the lowest class index first
+    # A float32 times a million is exact in float64, so that this gives what round(value, 6) does.
+    values = np.rint(values[order].astype(np.float64) * 1e6) / 1e6
+    sure: Iterable = repeat(None) if least_certainty is None else found.certainties().tolist()
+    levels_of: dict[tuple[int, ...], dict[int, list[str]]] = {}  # many texts have the same labels
+    for text, labels, likely, chances, certain in zip(
+        found.texts,
+        found.labels(),
+        cut_rows(ranked[order], shown),
+        cut_rows(values, shown),
+        sure,
+    ):
+        if (key := tuple(labels)) not in levels_of:
+            levels_of[key] = tree.by_level(labels)
+        yield Prediction(
+            text,
+            [names[i] for i in labels],
+            {names[i]: chance for i, chance in zip(likely, chances)},
+            {level: [*there] for level, there in levels_of[key].items()},
+            None if certain is None else round(certain, 6),
+            None if certain is None or least_certainty is None else certain >= least_certainty,
+            None if known is None else [names[i] for i in labels if i >= known],
+        )
 
 
-def certainty_of(selected: Sequence[int], probabilities: np.ndarray) -> float:
-    """`decisions.certainty` of one text. selected: class indices; probabilities: float32 [L]."""
-    chosen = np.zeros((1, len(probabilities)), bool)
-    chosen[0, list(selected)] = True
-    return float(certainty(probabilities[None], chosen)[0])
+def cut_rows(values: np.ndarray, mask: np.ndarray) -> Iterator[list]:
+    """Yield of each row its part of what a mask bool [n, L] selects: values [count], row after row."""
+    start = 0
+    for count in np.count_nonzero(mask, axis=1).tolist():
+        yield values[start : start + count].tolist()
+        start += count
 
 
 def label_texts(
@@ -125,11 +165,11 @@ def label_texts(
     tree: LabelTree,
     decision: Decision,
     choose: Callable[[np.ndarray, LabelTree, Decision], np.ndarray] = decide,
-) -> list[tuple[str, list[int], np.ndarray]]:
-    """A list of (text, class indices in ascending order, probabilities float32 [L]), in the order of the texts.
+) -> Labelled:
+    """What is found for texts.
 
     compute: texts -> probabilities float32 [n, L]; choose: what makes label sets of them, as decide() does. A blank
-    text has no labels and zeros, and is kept from the first.
+    text is kept from the first.
     """
     filled = [i for i, text in enumerate(texts) if text.strip()]
     probabilities = np.zeros((len(texts), len(tree)), np.float32)
@@ -137,7 +177,7 @@ def label_texts(
         probabilities[filled] = compute([texts[i] for i in filled])
     selected = choose(probabilities, tree, decision)
     selected[[not text.strip() for text in texts]] = False
-    return list(zip(texts, (np.flatnonzero(row).tolist() for row in selected), probabilities))
+    return Labelled(texts, selected, probabilities)
 
 
 class Predictor:
@@ -296,8 +336,8 @@ class Predictor:
         thresholds_of(decision, self.tree)
         found: list[Prediction] = []
         for window in row_windows(len(texts), len(self.tree)):
-            rows = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)
-            found += [describe(self.tree, *row, floor, certainty) for row in rows]
+            part = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)
+            found += describe(self.tree, part, floor, certainty)
         return found
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:

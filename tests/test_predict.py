@@ -371,16 +371,16 @@ if "--resume" not in sys.argv:
     sys.argv[-1] = "whole.jsonl"
     predict.main()
     sys.argv[-1] = "killed.jsonl"
-    seen, write = [], predictions.jsonl_row
-    def jsonl_row(*arguments):
+    seen, write = [], predictions.jsonl_rows
+    def jsonl_rows(*arguments):
         seen.append(1)
-        if len(seen) == 14:
+        if len(seen) == 3:
             part = open("killed.jsonl.part", "ab")
             part.write(b'{"text": "torn')
             part.flush()
             os.kill(os.getpid(), signal.SIGKILL)
         return write(*arguments)
-    predictions.FORMATS[".jsonl"] = jsonl_row
+    predictions.FORMATS[".jsonl"] = jsonl_rows
 predict.main()
 """
 

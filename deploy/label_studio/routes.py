@@ -19,7 +19,7 @@ from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.model import Work
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError
-from hierarchical.predictor import certainty_of
+from hierarchical.predictor import Labelled
 
 SUBMITTED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 DELETED, TRAIN = "ANNOTATIONS_DELETED", "START_TRAINING"
@@ -172,7 +172,7 @@ def text_of(project, task, i):
 def proposal(project, work, model, probabilities):
     """The prediction for a text; of one without labels the score is 0, so that it comes first."""
     labels = model.decide(probabilities, work.decision) if work.text else []
-    score = round(certainty_of(labels, probabilities), 4)
+    score = round(Labelled.one(work.text, labels, probabilities).certainties()[0].item(), 4)
     return {"model_version": model.version, "score": score, "result": project.result(labels, probabilities)}
 
 

@@ -120,13 +120,14 @@ class Labeller:
     def predict(self, texts: list[str], first: int, counts: Counter) -> list[dict]:
         """The new columns of rows, one dict for each; first: the number of the first one in its file."""
         rows, predictor, settings = [], self.predictor, self.settings
-        for text, selected, probabilities in label_texts(texts, predictor.probabilities, predictor.tree, self.decision):
-            found = asdict(describe(predictor.tree, text, selected, probabilities, settings.floor, settings.certainty))
+        found = label_texts(texts, predictor.probabilities, predictor.tree, self.decision)
+        names = settings.added()
+        for one in describe(predictor.tree, found, settings.floor, settings.certainty):
             counts["rows"] += 1
-            counts["blank"] += not text.strip()
-            counts["unlabelled"] += bool(text.strip()) and not selected
-            values = [first + len(rows), *(found[name.removeprefix(settings.prefix)] for name in settings.added()[1:])]
-            rows.append(dict(zip(settings.added(), values)))
+            counts["blank"] += not one.text.strip()
+            counts["unlabelled"] += bool(one.text.strip()) and not one.labels
+            values = [first + len(rows), *(getattr(one, name.removeprefix(settings.prefix)) for name in names[1:])]
+            rows.append(dict(zip(names, values)))
         return rows
 
     # ---- Parquet -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import file_digest
 from hierarchical.linear import with_linear
 from hierarchical.long_texts import CUT, ENDS
-from hierarchical.predictor import Predictor, describe
+from hierarchical.predictor import Labelled, Predictor, describe
 
 MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
 CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -144,7 +144,7 @@ def answer(work, model, probabilities):
 
 def sample_of(work, model):
     """The row of a sampled answer: as of predict.py's .jsonl files, with the time and the model."""
-    row = asdict(describe(model.tree, work.text, *work.outcome))
+    row = vars(next(describe(model.tree, Labelled.one(work.text, *work.outcome))))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return row | {"time": now, "model": model.name, "version": model.version}
 
@@ -152,7 +152,8 @@ def sample_of(work, model):
 def named(work, model, probabilities):
     """The JSON of a text's labels by name: a row of predict.py's .jsonl files."""
     predicted = model.decide(probabilities, work.decision) if work.text else []
-    return describe(model.tree, work.text, predicted, probabilities, work.floor, work.certainty).to_json()
+    found = Labelled.one(work.text, predicted, probabilities)
+    return next(describe(model.tree, found, work.floor, work.certainty)).to_json()
 
 
 def numbered(work, model, probabilities):

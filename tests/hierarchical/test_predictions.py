@@ -12,8 +12,9 @@ from hierarchical import predictions
 from hierarchical.errors import InputError, Problems
 from hierarchical.labels import LabelTree
 from hierarchical.long_texts import CUT
-from hierarchical.predictions import Job, jsonl_row, open_output, predict_file, tsv_row
-from hierarchical.rows import read_rows
+from hierarchical.predictions import Job, jsonl_rows, open_output, predict_file, tsv_rows
+from hierarchical.predictor import Labelled
+from hierarchical.rows import multi_hot, read_rows
 from metric import Decision
 
 SMALL = LabelTree(["体育", "体育##足球", "财经"])
@@ -40,6 +41,22 @@ def test_shares_are_whole_windows_in_order():
 # ---- rows that are written -------------------------------------------------------------------------------------------
 
 
+def jsonl_row(tree, text, labels, probabilities, *settings):
+    (row,) = jsonl_rows(tree, Labelled.one(text, labels, probabilities), *settings)
+    return row
+
+
+def tsv_row(tree, text, labels, probabilities, *settings):
+    (row,) = tsv_rows(tree, Labelled.one(text, labels, probabilities), *settings)
+    return row
+
+
+def labelled(*rows, tree=SMALL):
+    """A Labelled of (text, class indices), with probabilities of 0."""
+    selected = multi_hot([labels for _, labels in rows], len(tree))
+    return Labelled([text for text, _ in rows], selected, np.zeros(selected.shape, np.float32))
+
+
 def test_rows_by_hand():
     probabilities = np.array([0.25, 0.75, 0.015625], np.float32)
     row = json.loads(jsonl_row(SMALL, "进\t球", [1], probabilities, 0.125))
@@ -63,7 +80,7 @@ def test_rows_with_their_certainty_by_hand():
     assert tsv_row(SMALL, "进", [0, 1], probabilities, 0, 0.75) == "进\t体育,体育##足球\tunsure\n"
     assert json.loads(jsonl_row(SMALL, "", [], probabilities, 0.125, 0))["certainty"] == 0  # no labels, no certainty
     outcome = predictions.Outcome(SMALL, 0.75)
-    outcome.update([("进", [1], probabilities), ("球", [0, 1], probabilities), ("", [], probabilities)])
+    outcome.update(labelled(("进", [1]), ("球", [0, 1]), ("", []))._replace(probabilities=np.tile(probabilities, (3, 1))))
     assert outcome.lines()[-1] == "Certain enough (0.75): 1 of 2 texts (50.0%); the others are for people"
 
 
@@ -71,8 +88,8 @@ def test_what_came_out_by_hand():
     outcome = predictions.Outcome(SMALL)
     assert outcome.lines() == []
     rows = [("甲", [0, 1]), ("乙", [0]), ("", []), ("丙", []), ("丁", [2]), ("戊", [0, 2])]
-    outcome.update((text, predicted, np.zeros(3)) for text, predicted in rows[:2])
-    outcome.update((text, predicted, np.zeros(3)) for text, predicted in rows[2:])
+    outcome.update(labelled(*rows[:2]))
+    outcome.update(labelled(*rows[2:]))
     assert outcome.lines() == [  # 财经 is a root, and a leaf
         "Without a label: 1 of 5 texts (20.0%), to which --min_labels 1 gives the likeliest; with labels of upper levels "
         "alone: 1 (20.0%)",
@@ -81,16 +98,17 @@ def test_what_came_out_by_hand():
 
 
 def test_what_came_out_of_nothing_and_of_a_flat_tree():
-    outcome = predictions.Outcome(LabelTree(list("abcdefg")))
-    outcome.update([("甲", [], np.zeros(7))])
+    tree = LabelTree(list("abcdefg"))
+    outcome = predictions.Outcome(tree)
+    outcome.update(labelled(("甲", []), tree=tree))
     assert outcome.lines()[1] == "0 of 7 labels were given" and "upper" not in outcome.lines()[0]
-    outcome.update([("甲", list(range(6)), np.zeros(7))])
+    outcome.update(labelled(("甲", range(6)), tree=tree))
     assert outcome.lines()[1] == "6 of 7 labels were given; the commonest: a 1, b 1, c 1, d 1, e 1"
 
 
 def test_a_prediction_without_a_label_is_read_back_as_a_row_without_one(tmp_path):
     tree, path = LabelTree(["a", "a##b"]), tmp_path / "predicted.tsv"
-    lines = [predictions.tsv_row(tree, text, found, np.zeros(2), 0) for text, found in (("甲", [0, 1]), ("乙", []))]
+    lines = [tsv_row(tree, text, found, np.zeros(2), 0) for text, found in (("甲", [0, 1]), ("乙", []))]
     assert lines == ["甲\ta,a##b\n", "乙\t\n"]
     path.write_text("".join(lines), "utf-8")
     problems, seen = Problems(), Counter()
