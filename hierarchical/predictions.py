@@ -161,8 +161,8 @@ class Outcome:
         if self.tree.depth > 1:
             share = self.without_leaf / self.texts
             line += f"; with labels of upper levels alone: {self.without_leaf} ({share:.1%})"
-        common = np.argsort(-self.counts, kind="stable")[:COMMONEST]
-        common = [f"{self.tree.labels[i]} {self.counts[i]}" for i in common if self.counts[i]]
+        most = np.argsort(-self.counts, kind="stable")[:COMMONEST]
+        common = [f"{self.tree.labels[i]} {self.counts[i]}" for i in most if self.counts[i]]
         how_many = f"{np.count_nonzero(self.counts)} of {len(self.tree)} labels were given"
         lines = [line, f"{how_many}; the commonest: {', '.join(common)}" if common else how_many]
         if self.certainty is not None:

@@ -32,6 +32,7 @@ NEWER = """
     1e000-1e006 1e008-1e018 1e01b-1e021 1e023-1e024 1e026-1e02a 1e08f 1e130-1e136 1e2ae 1e2ec-1e2ef 1e4ec-1e4ef
     1e5ee-1e5ef 1e5ff 1e6e3 1e6e6 1e6ee-1e6ef 1e6f5 1e944-1e94a 1e95e-1e95f
 """
+MOVABLE = "\0"  # stands for what it is not: control characters are taken out
 NEWER_CODES = {
     code
     for first, _, last in (part.partition("-") for part in NEWER.split())
@@ -49,6 +50,7 @@ class ErnieTokenizer(WordTokenizer):
         self.strip_accents = self.lower
         self._longest_piece = max(map(len, self.vocab))
         self._clean, self._part = Remembered(self._clean_char), Remembered(self._part_char)
+        self._normal = Remembered(self._normal_char)
 
     def _first_ids(self, text: str, count: int | None) -> list[int]:
         # Of a long document only the head is looked at. A cut changes nothing before the word, or the spelt-out
@@ -76,10 +78,20 @@ class ErnieTokenizer(WordTokenizer):
         return [(word, sources[slice(*match.span())]) for word, match in zip(self._split(text), found)]
 
     def _normalize(self, text: str) -> str:
-        text = text.translate(self._clean)
-        if self.strip_accents:  # on the text, not in the tables: it puts neighbouring marks in order
-            text = unicodedata.normalize("NFD", text)
+        normal = text.translate(self._normal)
+        if MOVABLE not in normal:
+            return normal
+        text = unicodedata.normalize("NFD", text.translate(self._clean))  # as a whole: it puts marks in order
         return text.translate(self._part)
+
+    def _normal_char(self, code: int) -> str:
+        """What becomes of a character, whatever stands beside it; MOVABLE for a mark that may change places."""
+        chars = chr(code).translate(self._clean)
+        if self.strip_accents:
+            chars = unicodedata.normalize("NFD", chars)
+            if any(unicodedata.combining(char) and self._part[ord(char)] for char in chars):
+                return MOVABLE
+        return chars.translate(self._part)
 
     def _clean_char(self, code: int) -> str:
         """In lower case, without control characters, blanks all alike, CJK characters set apart."""

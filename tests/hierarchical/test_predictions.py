@@ -80,7 +80,9 @@ def test_rows_with_their_certainty_by_hand():
     assert tsv_row(SMALL, "进", [0, 1], probabilities, 0, 0.75) == "进\t体育,体育##足球\tunsure\n"
     assert json.loads(jsonl_row(SMALL, "", [], probabilities, 0.125, 0))["certainty"] == 0  # no labels, no certainty
     outcome = predictions.Outcome(SMALL, 0.75)
-    outcome.update(labelled(("进", [1]), ("球", [0, 1]), ("", []))._replace(probabilities=np.tile(probabilities, (3, 1))))
+    outcome.update(
+        labelled(("进", [1]), ("球", [0, 1]), ("", []))._replace(probabilities=np.tile(probabilities, (3, 1)))
+    )
     assert outcome.lines()[-1] == "Certain enough (0.75): 1 of 2 texts (50.0%); the others are for people"
 
 

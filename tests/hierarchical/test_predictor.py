@@ -156,7 +156,9 @@ def test_the_answers_of_a_window_are_those_of_its_texts_one_by_one():
     probabilities[:100] = random.choice(np.float32([0, 0.01, 0.25, 1, 2**-7, 3 * 2**-7, 5e-7, 1e-30]), (100, 6))  # ties
     selected, texts = random.random((300, 6)) < 0.3, [f"文本 {i}" for i in range(300)]
     found = Labelled(texts, selected, probabilities)
-    for answer, (text, labels, row) in zip(describe(tree, found, 0.01, 0.5, 4), map(found.row, range(300)), strict=True):
+    for answer, (text, labels, row) in zip(
+        describe(tree, found, 0.01, 0.5, 4), map(found.row, range(300)), strict=True
+    ):
         told = [i for i in range(6) if row[i] > np.float32(0.01) or i in labels]
         told.sort(key=lambda i: -row[i])
         assert answer.text == text and answer.labels == [tree.labels[i] for i in labels]

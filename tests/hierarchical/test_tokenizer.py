@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+import unicodedata
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,7 +212,21 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     tokenizer = load_tokenizer(write_model(tmp_path), 16)
     texts = [f"{number} union 北{chr(0x4E00 + number)}" for number in range(500)]
     assert tokenizer.encode(texts) == load_tokenizer(tmp_path, 16).encode(texts)
-    assert max(len(tokenizer._ids_of), len(tokenizer._clean), len(tokenizer._part)) <= 50
+    assert max(map(len, (tokenizer._ids_of, tokenizer._normal, tokenizer._clean, tokenizer._part))) <= 50
+
+
+@pytest.mark.parametrize("kind", ["ErnieTokenizer", "BertTokenizer"])
+def test_characters_one_by_one_give_what_the_whole_text_gives(tmp_path, kind):
+    codes = [code for code in range(0x30000) if unicodedata.normalize("NFKD", chr(code)) != chr(code) or code % 97 == 0]
+    marks, mixed = [chr(code) for code in range(0x20000) if unicodedata.combining(chr(code))], random.Random(0)
+    texts = ["".join([*mixed.choices(marks, k=3), chr(code), *mixed.choices(marks, k=2), "a\0"]) for code in codes[::9]]
+    texts += ["".join(map(chr, codes[i::200])) for i in range(200)] + ODD_TEXTS
+    for config in ({}, {"do_lower_case": False}):
+        tokenizer = load_tokenizer(write_model(tmp_path, tokenizer_class=kind, **config), 16)
+        for text in texts:
+            clean = text.translate(tokenizer._clean)
+            whole = unicodedata.normalize("NFD", clean) if tokenizer.strip_accents else clean
+            assert tokenizer._normalize(text) == whole.translate(tokenizer._part), ascii(text)
 
 
 def test_special_tokens_may_have_other_names(tmp_path):
