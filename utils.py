@@ -30,11 +30,11 @@ from hierarchical.files import (
     require_writable,
 )
 from hierarchical.formats import ROW_FILES
+from hierarchical.labelled import FLOOR
 from hierarchical.labels import SEPARATOR, WORD_SEPARATOR, LabelTree, levels_text
 from hierarchical.learning_rates import AUTO
 from hierarchical.long_texts import LONG_TEXTS, MOST_WINDOWS
 from hierarchical.predictions import FORMATS, Job
-from hierarchical.predictor import FLOOR
 from hierarchical.rows import (
     Row,
     Rows,

@@ -33,8 +33,9 @@ from deploy.ray_batch.labelling import Labeller, Settings
 from deploy.ray_batch.lake import PIECE_ROWS, cut, find_files
 from hierarchical.devices import available_cores
 from hierarchical.engines import PRECISIONS
+from hierarchical.labelled import FLOOR
 from hierarchical.predictions import Job, predict_file
-from hierarchical.predictor import FLOOR, Predictor
+from hierarchical.predictor import Predictor
 from utils import InputError, check_minima, make_parser, require_file, run
 
 BATCH_SIZE = 32

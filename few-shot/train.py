@@ -33,9 +33,9 @@ from hierarchical.decisions import probabilities_of
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size
+from hierarchical.labelled import FLOOR, label_texts
 from hierarchical.modeling import predict_logits, score
 from hierarchical.predictions import jsonl_rows
-from hierarchical.predictor import FLOOR, label_texts
 from hierarchical.runs import (
     begin_run,
     earlier_state,

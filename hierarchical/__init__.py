@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from hierarchical.errors import InputError
 
 if TYPE_CHECKING:
-    from hierarchical.predictor import Prediction, Predictor
+    from hierarchical.labelled import Prediction
+    from hierarchical.predictor import Predictor
 
 __version__ = "0.9.0"
 __all__ = ["InputError", "Prediction", "Predictor", "__version__"]

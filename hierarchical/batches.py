@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,6 +34,14 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> np.ndarray:
     return padded
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Work that was begun: `result()` waits for it, once, and `cancel()` gives up what is left of it."""
+
+    result: Callable[[], np.ndarray]
+    cancel: Callable[[], None] = lambda: None
+
+
 def run_batches(
     compute: Callable[[np.ndarray], np.ndarray],
     ids: Sequence[Sequence[int]],
@@ -51,8 +59,22 @@ def run_batches(
     windows: cut each text into these rows, and take the largest of what they give, output by output. Raises InputError
     for numbers that are not finite.
     """
+    return begin_batches(compute, ids, pad_id, width, batch_size, callers, progress, windows).result()
+
+
+def begin_batches(
+    compute: Callable[[np.ndarray], np.ndarray],
+    ids: Sequence[Sequence[int]],
+    pad_id: int,
+    width: int,
+    batch_size: int,
+    callers: int = 1,
+    progress: Callable | None = None,
+    windows: Windows | None = None,
+) -> Begun:
+    """What run_batches() gives, begun: several callers go to work at once, a single one once it is waited for."""
     rows, owners = windows.expand(ids) if windows else (ids, np.arange(len(ids)))
-    outputs, first = np.full((len(ids), width), -np.inf, np.float32), np.diff(owners, prepend=-1) > 0
+    first = np.diff(owners, prepend=-1) > 0
 
     def run(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = compute(pad([rows[i] for i in batch], pad_id))
@@ -64,13 +86,26 @@ def run_batches(
         return batch, found
 
     batches = length_sorted_batches([len(row) for row in rows], batch_size)
-    with ThreadPoolExecutor(callers) if callers > 1 else nullcontext() as pool:
-        for batch, found in pool.map(run, batches) if pool else map(run, batches):
-            if windows:
-                for owner, row in zip(owners[batch], found):
-                    np.maximum(outputs[owner], row, out=outputs[owner])
-            else:
-                outputs[batch] = found
-            if progress:
-                progress(int(first[batch].sum()))
-    return outputs
+    pool = ThreadPoolExecutor(callers) if callers > 1 else None
+    results = pool.map(run, batches) if pool else map(run, batches)
+
+    def cancel() -> None:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+    def result() -> np.ndarray:
+        outputs = np.full((len(ids), width), -np.inf, np.float32)
+        try:
+            for batch, found in results:
+                if windows:
+                    for owner, row in zip(owners[batch], found):
+                        np.maximum(outputs[owner], row, out=outputs[owner])
+                else:
+                    outputs[batch] = found
+                if progress:
+                    progress(int(first[batch].sum()))
+        finally:
+            cancel()
+        return outputs
+
+    return Begun(result, cancel)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from hierarchical.predictor import Prediction
+from hierarchical.labelled import Prediction
 
 MOST_TEXTS, MOST_BYTES = 128, 900_000  # of a request; a bit less than the server's defaults allow
 BUSY = (429, 502, 503, 504)

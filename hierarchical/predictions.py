@@ -18,16 +18,16 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from hierarchical.batches import CELLS
+from hierarchical.batches import CELLS, Begun
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.console import FLAT, get_logger, shown
 from hierarchical.decisions import Decision, decide
 from hierarchical.devices import launched_processes
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, file_digest
+from hierarchical.labelled import FLOOR, Labelled, describe, label_windows
 from hierarchical.labels import LabelTree, levels_text
 from hierarchical.output_parts import Parts
-from hierarchical.predictor import FLOOR, Labelled, describe, label_texts
 from hierarchical.rows import count_texts, read_texts, warn_about
 from hierarchical.tokens import Tokenizer
 
@@ -262,7 +262,7 @@ class Labeller(Protocol):
     """What can label a file: a Predictor, or what stands in for one.
 
     file: its contents decide whether an unfinished run may be continued. load() is called once everything else is found
-    to be in order; probabilities(texts) are float32 [n, L].
+    to be in order; begin(texts): their probabilities float32 [n, L].
     """
 
     tree: LabelTree
@@ -271,7 +271,7 @@ class Labeller(Protocol):
 
     def load(self) -> None: ...
 
-    def probabilities(self, texts: list[str]) -> np.ndarray: ...
+    def begin(self, texts: list[str]) -> Begun: ...
 
 
 def predict_file(
@@ -341,16 +341,17 @@ def predict_file(
         began, count, outcome = time.monotonic(), 0, Outcome(tree, job.certainty, known)
         told = began
         with bar, logging_redirect_tqdm([logger]):
-            for window in windows(islice(texts, start + done, stop), size, problems):
-                found = label_texts(window, labeller.probabilities, tree, decision, choose)
-                for i in range(min(len(window), to_log - count)):
+            read = windows(islice(texts, start + done, stop), size, problems)
+            ahead = 0 if stream else 1  # who waits for a stream's next texts has written what there is
+            for found in label_windows(read, labeller.begin, tree, decision, choose, ahead):
+                for i in range(min(len(found.texts), to_log - count)):
                     log_row(logger, tree, *found.row(i), known)
                 if file:
                     file.write("".join(write_rows(tree, found, job.floor, job.certainty, known)).encode("utf-8"))
                     file.flush()
                 outcome.update(found)
-                count += len(window)
-                bar.update(len(window))
+                count += len(found.texts)
+                bar.update(len(found.texts))
                 if path and bar.disable and time.monotonic() - told > 60:  # no terminal for a bar
                     told = time.monotonic()
                     logger.info(f"{done + count} of {total or '?'} texts, {count / (told - began):.1f} texts/s")

@@ -13,18 +13,16 @@ linear model numpy.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from hierarchical.batches import row_windows, run_batches
+from hierarchical.batches import Begun, begin_batches, row_windows
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
-from hierarchical.decisions import Decision, certainty, decide, probabilities_of, thresholds_of
+from hierarchical.decisions import probabilities_of, thresholds_of
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,
@@ -36,15 +34,15 @@ from hierarchical.engines import (
     model_path,
 )
 from hierarchical.errors import InputError
-from hierarchical.labels import LabelTree
+from hierarchical.labelled import FLOOR, Prediction, describe, label_windows
 from hierarchical.linear import LINEAR, LinearModel, with_linear
 from hierarchical.modeling import tensors
 from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
 GPU_CALLERS = 4  # batches side by side: on an H100 1.4 times as fast as one at 128 tokens, more with shorter texts
-ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False)
-FLOOR = 0.01  # probabilities above it are told, unless something else is asked for
+BATCH, GPU_BATCH = 32, 256  # texts of a step: on an H100 256 took .70 of the time of 32 at 128 tokens, with one caller,
+GPU_TOKENS = 256 * 128  # .82 with four, and less with shorter texts; of longer ones fewer, since memory grows with them
 # What the precision may be, by what computes.
 CHOICES: dict[str, tuple[str, ...]] = {
     "onnx": (*PRECISIONS, "auto"),
@@ -52,132 +50,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("float32", "auto"),
     "linear": ("float32", "auto"),
 }
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one text.
-
-    labels          full paths of the predicted labels, in class-index order
-    probabilities   of the predicted labels and of all others above the floor: path -> 0 to 1, the highest first
-    levels          level (1 for a root) -> paths of the predicted labels there, their ancestors included
-    certainty       how sure the labels are, see decisions.certainty; None: it was not asked for
-    sure            whether that is as much as was asked for
-    unseen          those of the labels that are new, known by their words alone; None: new ones were not asked for
-    """
-
-    text: str
-    labels: list[str]
-    probabilities: dict[str, float]
-    levels: dict[int, list[str]]
-    certainty: float | None = None
-    sure: bool | None = None
-    unseen: list[str] | None = None
-
-    def to_json(self) -> str:
-        """One line of a .jsonl file, without its end; the levels are strings there, and what is None is left out."""
-        return ENCODER.encode({name: value for name, value in vars(self).items() if value is not None})
-
-
-class Labelled(NamedTuple):
-    """What was found for texts, in their order.
-
-    texts          n of them
-    selected       bool [n, L], the predicted labels; none where a text is blank
-    probabilities  float32 [n, L]; zeros where a text is blank
-    """
-
-    texts: Sequence[str]
-    selected: np.ndarray
-    probabilities: np.ndarray
-
-    @classmethod
-    def one(cls, text: str, selected: Sequence[int], probabilities: np.ndarray) -> "Labelled":
-        """Of one text: class indices, and probabilities float32 [L]."""
-        chosen = np.zeros((1, len(probabilities)), bool)
-        chosen[0, list(selected)] = True
-        return cls([text], chosen, probabilities[None])
-
-    def row(self, i: int) -> tuple[str, list[int], np.ndarray]:
-        """(text, class indices in ascending order, probabilities float32 [L]) of one text."""
-        return self.texts[i], np.flatnonzero(self.selected[i]).tolist(), self.probabilities[i]
-
-    def labels(self) -> Iterator[list[int]]:
-        """Yield the class indices of each text, in ascending order."""
-        return cut_rows(np.nonzero(self.selected)[1], self.selected)
-
-    def certainties(self) -> np.ndarray:
-        """`decisions.certainty`, float64 [n]."""
-        return certainty(self.probabilities, self.selected)
-
-
-def describe(
-    tree: LabelTree,
-    found: Labelled,
-    floor: float = FLOOR,
-    least_certainty: float | None = None,
-    known: int | None = None,
-) -> Iterator[Prediction]:
-    """Yield the Prediction of each text.
-
-    least_certainty: say how certain the labels are, and whether that is as much as this; known: so many of the labels,
-    the first, were learned from rows, and the answer says which of its labels were not
-    """
-    names, shown = tree.labels, (found.probabilities > floor) | found.selected
-    rows, ranked = np.nonzero(shown)
-    values = found.probabilities[rows, ranked]
-    order = np.lexsort((-values, rows))  # of equals the lowest class index first
-    # A float32 times a million is exact in float64, so that this gives what round(value, 6) does.
-    values = np.rint(values[order].astype(np.float64) * 1e6) / 1e6
-    sure: Iterable = repeat(None) if least_certainty is None else found.certainties().tolist()
-    levels_of: dict[tuple[int, ...], dict[int, list[str]]] = {}  # many texts have the same labels
-    for text, labels, likely, chances, certain in zip(
-        found.texts,
-        found.labels(),
-        cut_rows(ranked[order], shown),
-        cut_rows(values, shown),
-        sure,
-    ):
-        if (key := tuple(labels)) not in levels_of:
-            levels_of[key] = tree.by_level(labels)
-        yield Prediction(
-            text,
-            [names[i] for i in labels],
-            {names[i]: chance for i, chance in zip(likely, chances)},
-            {level: [*there] for level, there in levels_of[key].items()},
-            None if certain is None else round(certain, 6),
-            None if certain is None or least_certainty is None else certain >= least_certainty,
-            None if known is None else [names[i] for i in labels if i >= known],
-        )
-
-
-def cut_rows(values: np.ndarray, mask: np.ndarray) -> Iterator[list]:
-    """Yield of each row its part of what a mask bool [n, L] selects: values [count], row after row."""
-    start = 0
-    for count in np.count_nonzero(mask, axis=1).tolist():
-        yield values[start : start + count].tolist()
-        start += count
-
-
-def label_texts(
-    texts: Sequence[str],
-    compute: Callable[[list[str]], np.ndarray],
-    tree: LabelTree,
-    decision: Decision,
-    choose: Callable[[np.ndarray, LabelTree, Decision], np.ndarray] = decide,
-) -> Labelled:
-    """What is found for texts.
-
-    compute: texts -> probabilities float32 [n, L]; choose: what makes label sets of them, as decide() does. A blank
-    text is kept from the first.
-    """
-    filled = [i for i, text in enumerate(texts) if text.strip()]
-    probabilities = np.zeros((len(texts), len(tree)), np.float32)
-    if filled:
-        probabilities[filled] = compute([texts[i] for i in filled])
-    selected = choose(probabilities, tree, decision)
-    selected[[not text.strip() for text in texts]] = False
-    return Labelled(texts, selected, probabilities)
 
 
 class Predictor:
@@ -195,7 +67,7 @@ class Predictor:
     max_seq_length  tokens of a text that are read; None: as in training
     long_text       and what of longer ones: cut, head_tail or windows; None: as stored
     window_stride, max_windows   of windows: tokens from one to the next, and how many of a text; None: as stored
-    batch_size      texts of a step, at most; an int8 model takes one after the other
+    batch_size      texts of a step, at most; an int8 model takes one after the other. None: see usual_batch_size
     kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking. A
                     linear model, which is both, is always welcome: `require_network` refuses it
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
@@ -219,7 +91,7 @@ class Predictor:
         device_id: int = 0,
         num_threads: int | None = None,
         max_seq_length: int | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         kind: str | None = None,
         template: bool = False,
         long_text: str | None = None,
@@ -227,7 +99,7 @@ class Predictor:
         max_windows: int | None = None,
     ):
         require_least("device_id", device_id, 0)
-        require_least("batch_size", batch_size, 1)
+        require_least("batch_size", batch_size, 1, optional=True)
         require_least("num_threads", num_threads, 1, optional=True)
         require_least("max_seq_length", max_seq_length, 3, optional=True)
         require_choice("kind", kind, (None, "export", "checkpoint"))
@@ -241,7 +113,7 @@ class Predictor:
             device = parse_device(device)
         else:
             device, device_id = engine_gpu(device, device_id)
-        self.batch_size, self.callers = batch_size, 1
+        self.callers = 1
         cores = num_threads or available_cores()
         if computes == "onnx":
             self.callers = cores if device == "cpu" else GPU_CALLERS
@@ -279,11 +151,12 @@ class Predictor:
             return opened
 
         opened = read_set(path, read)
-        if self.engine.singly:
-            self.batch_size = 1
         self.tree, self.tokenizer, self.decision = opened.tree, opened.tokenizer, opened.decision
         self.config, self.digests, self.mark = opened.config, opened.digests, opened.mark
         self.linear = None if computes == "linear" else opened.linear
+        on_gpu = computes == "onnx" and device != "cpu"
+        self.singly = self.engine.singly
+        self.batch_size = batch_size or usual_batch_size(on_gpu, self.tokenizer.max_seq_length)
         if self.engine.labels not in (None, self.tree.labels):
             raise InputError(f"{self.file}: its labels are not those of label.txt beside it. Export the model again.")
 
@@ -335,14 +208,24 @@ class Predictor:
         )  # fmt: skip
         thresholds_of(decision, self.tree)
         found: list[Prediction] = []
-        for window in row_windows(len(texts), len(self.tree)):
-            part = label_texts(texts[window.start : window.stop], self.probabilities, self.tree, decision)
+        windows = (texts[rows.start : rows.stop] for rows in row_windows(len(texts), len(self.tree)))
+        for part in label_windows(windows, self.begin, self.tree, decision):
             found += describe(self.tree, part, floor, certainty)
         return found
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, L] of texts, in the order given; calibrated, where the model is."""
-        return probabilities_of(self.text_logits(texts), self.tree, self.decision)
+        return self.begin(texts).result()
+
+    def begin(self, texts: Sequence[str]) -> Begun:
+        """`probabilities`, begun: the texts are tokenised; of an export with several callers the model is at work."""
+        batches = self.begin_logits(self.tokenizer.encode(list(texts)))
+
+        def result() -> np.ndarray:
+            logits = with_linear(batches.result(), self.linear, texts)
+            return probabilities_of(logits, self.tree, self.decision)
+
+        return Begun(result, batches.cancel)
 
     def text_logits(self, texts: Sequence[str], progress: Callable | None = None) -> np.ndarray:
         """float32 logits [N, L] of texts, in the order given; `progress` gets the rows of each batch done."""
@@ -350,8 +233,13 @@ class Predictor:
 
     def logits(self, ids: list[list[int]], progress: Callable | None = None) -> np.ndarray:
         """What the network alone gives for tokenised texts, float32 [N, L], in the order given."""
+        return self.begin_logits(ids, progress).result()
+
+    def begin_logits(self, ids: list[list[int]], progress: Callable | None = None) -> Begun:
+        """`logits`, begun."""
         pad_id, width, windows = self.tokenizer.pad_id, len(self.tree), self.tokenizer.windows
-        return run_batches(self.compute, ids, pad_id, width, self.batch_size, self.callers, progress, windows)
+        size = 1 if self.singly else self.batch_size
+        return begin_batches(self.compute, ids, pad_id, width, size, self.callers, progress, windows)
 
     def compute(self, input_ids: np.ndarray) -> np.ndarray:
         """One call of the model: padded token ids int64 [n, T] -> logits float32 [n, L]."""
@@ -382,6 +270,11 @@ class CheckpointModel:
                 return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
         except Exception as error:  # the library's own for a GPU without memory
             raise computing_fault(error, self.device) or error from None
+
+
+def usual_batch_size(on_gpu: bool, max_seq_length: int) -> int:
+    """Texts of a step where nobody asks for a number: BATCH; on a GPU, with ONNX Runtime, GPU_BATCH or GPU_TOKENS."""
+    return max(BATCH, min(GPU_BATCH, GPU_TOKENS // max_seq_length)) if on_gpu else BATCH
 
 
 def require_least(name: str, value: int | None, lowest: int, optional: bool = False) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hierarchical.batches import Begun
 from hierarchical.calibration import sigmoid
 from hierarchical.decisions import decide, probabilities_of, raise_to_subtree_maximum
 from hierarchical.errors import InputError, Problems, some
@@ -207,6 +208,9 @@ class WithUnseen:
         self.predictor.load()
         self.encoder.load(self.device)
         self.vectors = self.encoder.encode(self.labels.texts)
+
+    def begin(self, texts):
+        return Begun(lambda: self.probabilities(texts))
 
     def probabilities(self, texts):
         """float32 [n, len(tree)]."""

@@ -19,7 +19,7 @@ from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.model import Work
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError
-from hierarchical.predictor import Labelled
+from hierarchical.labelled import Labelled
 
 SUBMITTED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 DELETED, TRAIN = "ANNOTATIONS_DELETED", "START_TRAINING"

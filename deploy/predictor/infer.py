@@ -59,7 +59,7 @@ def parse_args(argv):
     model.add_argument("--multilingual", action="store_true", help="accepted and not needed: the model knows")
     add_max_seq_length_argument(model)
     add_long_text_arguments(model)
-    model.add_argument("--batch_size", type=int, default=32, help="texts per step")
+    model.add_argument("--batch_size", type=int, help="texts per step (default: 32; on a GPU 256, of long ones fewer)")
     engine = parser.add_argument_group("engine")
     engine.add_argument("--backend", choices=BACKENDS, default="onnx", help="ONNX Runtime or Paddle Inference")
     add_engine_device_arguments(engine)
@@ -150,6 +150,7 @@ def main(argv=None):
     )
     logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.file}")
     logger.info(">>> [InferBackend] Engine Created ...")
+    args.batch_size = predictor.batch_size
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
     if args.perf:
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)

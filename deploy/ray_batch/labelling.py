@@ -25,8 +25,9 @@ from hierarchical.decisions import Decision
 from hierarchical.errors import InputError, Problems
 from hierarchical.formats import can_be_written
 from hierarchical.json_values import json_fault
+from hierarchical.labelled import describe, label_texts
 from hierarchical.predictions import WINDOW_BATCHES
-from hierarchical.predictor import Predictor, describe, label_texts
+from hierarchical.predictor import Predictor
 
 ROW = "row"  # number of a row in its file, from 0
 UNFINISHED = "_unfinished"  # a folder of the output; readers of data lakes pass over such names

@@ -37,8 +37,9 @@ from deploy.ray_batch.lake import PIECE_ROWS, cut, file_system, find_files, firs
 from hierarchical.devices import available_cores
 from hierarchical.engines import PRECISIONS, find_precision
 from hierarchical.files import file_digest
+from hierarchical.labelled import FLOOR
 from hierarchical.predictions import require_same_run
-from hierarchical.predictor import FLOOR, Predictor
+from hierarchical.predictor import Predictor, usual_batch_size
 from hierarchical.sets import in_force
 from utils import (
     InputError,
@@ -82,7 +83,7 @@ def parse_args(argv):
     )
     add_max_seq_length_argument(model)
     add_long_text_arguments(model)
-    model.add_argument("--batch_size", type=int, default=32, help="texts per step")
+    model.add_argument("--batch_size", type=int, help="texts per step (default: 32; on a GPU 256, of long ones fewer)")
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(
         "--address", help="of a Ray cluster: HOST:6379, auto, ray://HOST:10001; else one on this machine"
@@ -302,7 +303,7 @@ def main(argv=None):
         device=device,
         max_seq_length=args.max_seq_length,
         long_text=long_text_arguments(args),
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or usual_batch_size(device != "cpu", predictor.tokenizer.max_seq_length),
         decision=decision.to_dict(),
         floor=args.floor,
         certainty=args.certainty,

@@ -14,9 +14,10 @@ from hierarchical.batches import pad, run_batches
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.errors import InputError
 from hierarchical.files import file_digest
+from hierarchical.labelled import Labelled, describe
 from hierarchical.linear import with_linear
 from hierarchical.long_texts import CUT, ENDS
-from hierarchical.predictor import Labelled, Predictor, describe
+from hierarchical.predictor import Predictor
 
 MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
 CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -74,11 +75,12 @@ def load_exported(path, precision, max_seq_length=None, device="cpu", **long_tex
     """
     predictor = Predictor(path, precision, device=device, max_seq_length=max_seq_length, kind="export", **long_text)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
+    singly, reads_all = predictor.singly, predictor.linear is not None
 
     def logits_of(ids):
         if tokenizer.windows is None:
             return predictor.compute(pad(ids, tokenizer.pad_id))
-        most = predictor.batch_size
+        most = 1 if singly else predictor.batch_size
         return run_batches(predictor.compute, ids, tokenizer.pad_id, len(tree), most, windows=tokenizer.windows)
 
     def score(ids, texts):
@@ -87,7 +89,6 @@ def load_exported(path, precision, max_seq_length=None, device="cpu", **long_tex
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
         return probabilities_of(logits, tree, predictor.decision)
 
-    singly, reads_all = predictor.engine.singly, predictor.linear is not None
     return Model(
         file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all,
         version=file_digest(file)[:12],

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from hierarchical.batches import CELLS, WINDOW, length_sorted_batches, pad, row_windows, run_batches
+from hierarchical.batches import CELLS, WINDOW, begin_batches, length_sorted_batches, pad, row_windows, run_batches
 from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
@@ -57,3 +57,24 @@ def test_batches_run_side_by_side_and_must_be_finite():
     assert run_batches(compute, [], 0, 3, 2, 2).shape == (0, 3)
     with pytest.raises(InputError, match="not finite"):
         run_batches(lambda input_ids: np.full((len(input_ids), 1), np.nan), ids, 0, 1, 2, 2)
+
+
+def test_begun_batches_are_at_work_before_anybody_waits_and_can_be_given_up():
+    ids, seen, go_on, started = [[i] for i in range(20)], [], threading.Event(), threading.Semaphore(0)
+
+    def compute(input_ids):
+        seen.append(input_ids[0, 0])
+        started.release()
+        assert go_on.wait(60)
+        return input_ids.astype(np.float32)
+
+    begun = begin_batches(compute, ids, 0, 1, 1, 2)
+    assert started.acquire(timeout=60) and started.acquire(timeout=60)  # both callers
+    threading.Timer(0.05, go_on.set).start()  # while cancel() waits for the two
+    begun.cancel()
+    assert len(seen) == 2
+    assert begin_batches(compute, ids, 0, 1, 1, 2).result().ravel().tolist() == [*range(20)]
+    del seen[:]
+    begun = begin_batches(compute, ids, 0, 1, 5, 1)
+    assert not seen  # a single caller is the one who waits
+    assert begun.result().ravel().tolist() == [*range(20)] and len(seen) == 4

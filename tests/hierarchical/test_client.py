@@ -12,7 +12,7 @@ import httpx
 
 from hierarchical import client as client_module
 from hierarchical.client import AsyncClient, Client, Explanation, Refused
-from hierarchical.predictor import Prediction
+from hierarchical.labelled import Prediction
 
 ROW = {"labels": ["体育", "体育##足球"], "probabilities": {"体育": 0.9}, "levels": {"1": ["体育"], "2": ["体育##足球"]}}
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from hierarchical import predictions
+from hierarchical.batches import Begun
 from hierarchical.errors import InputError, Problems
+from hierarchical.labelled import Labelled
 from hierarchical.labels import LabelTree
 from hierarchical.long_texts import CUT
 from hierarchical.predictions import Job, jsonl_rows, open_output, predict_file, tsv_rows
-from hierarchical.predictor import Labelled
 from hierarchical.rows import multi_hot, read_rows
 from metric import Decision
 
@@ -161,6 +162,9 @@ class Labeller:
 
     def load(self):
         self.loads += 1
+
+    def begin(self, texts):
+        return Begun(lambda: self.probabilities(texts))
 
     def probabilities(self, texts):
         assert self.loads == 1
