@@ -11,9 +11,10 @@ import pytest
 
 import predict
 from deploy.predictor import infer
+from hierarchical import predictor
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
-from hierarchical.engines import has_bf16
+from hierarchical.engines import OnnxModel, has_bf16
 from hierarchical.linear import with_linear
 from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
@@ -128,6 +129,19 @@ def test_perf_measures_no_warm_up(call, monkeypatch, printed):
     batches = -(-300 // 32)
     (plain,) = [line for line in printed if line.startswith("sample nums:")]
     assert plain.startswith(f"sample nums: 300, time: {batches}.00, ") and len(seen) > 5
+
+
+def test_texts_of_a_step(call, monkeypatch):
+    """On a GPU with a stand-in that computes on the CPU; windows of rows, and what --resume goes by, follow."""
+    monkeypatch.setattr(infer, "find_gpu", lambda device, logger, backend: device)
+    monkeypatch.setattr(predictor, "OnnxModel", lambda path, device, device_id: OnnxModel(path))
+    asked = []
+    monkeypatch.setattr(
+        infer, "predict_file", lambda job, model, decision: asked.append((job.batch_size, model.batch_size))
+    )
+    for flags in ([], ["--use_quantize"], ["--device", "gpu:1"], ["--device", "gpu", "--batch_size", "7"]):
+        call(*flags)
+    assert asked == [(32, 32), (32, 32), (256, 256), (7, 7)]
 
 
 @pytest.mark.parametrize("flag", [[], ["--no_tf32"]])

@@ -193,6 +193,57 @@ def test_any_labeller_can_label_a_file(labeller, tmp_path, monkeypatch, printed)
     assert printed[-1].startswith("Predicted 5 texts in ")
 
 
+AWKWARD = [
+    "体育",
+    "",
+    '引号" 反\\斜',
+    "行\u2028足球",
+    "😀 财经",
+    "1234567890123456789012345678901234567890",
+    "a\tb",
+    "\x01\x7f",
+    "NaN",
+]
+
+
+@pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
+def test_rows_are_written_as_json_writes_them_one_by_one(labeller, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 1)
+    rows = [json.dumps({"text": text, "labels": ["体育"], "id": 10**30}) if text else "" for text in AWKWARD]
+    lines = rows if name.endswith("l") else [f"{text}\t财经" if text else "" for text in AWKWARD]
+    (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    read = [text.replace("\t", " ") if name == "data.txt" else text for text in AWKWARD]
+    expected = []
+    for text in read:
+        there = [i for i, word in enumerate(SMALL.words) if word in text]
+        levels = {
+            level: [SMALL.labels[i] for i in SMALL.closure(there) if SMALL.levels[i] == level] for level in (1, 2)
+        }
+        row = {"text": text, "labels": [SMALL.labels[i] for i in there], "probabilities": {}, "levels": {}}
+        row["probabilities"] = {SMALL.labels[i]: 0.75 for i in there}
+        row["levels"] = {level: found for level, found in levels.items() if found}
+        row |= {"certainty": 0.75 if there else 0.0, "sure": bool(there)}
+        expected.append(json.dumps(row, ensure_ascii=False) + "\n")
+    job = Job(tmp_path / name, output_file=str(tmp_path / "out.jsonl"), batch_size=2, quiet=True, certainty=0.7)
+    predict_file(job, labeller, Decision())
+    assert (tmp_path / "out.jsonl").read_bytes() == "".join(expected).encode()
+    assert labeller.windows == [1, 2, 2, 2, 1]
+
+
+def test_a_stream_is_not_read_on_before_its_rows_are_written(labeller, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "WINDOW_BATCHES", 1)
+    written, part = [], tmp_path / "out.tsv.part"
+
+    def lines():
+        for text in AWKWARD:
+            written.append(part.read_bytes().count(b"\n") if part.exists() else 0)
+            yield f"{text}\n".encode()
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=lines()))
+    predict_file(Job("-", output_file=str(tmp_path / "out.tsv"), batch_size=2), labeller, Decision())
+    assert written == [0, 0, 2, 2, 4, 4, 6, 6, 8]
+
+
 def test_a_long_text_is_logged_by_its_beginning_and_written_whole(labeller, tmp_path, printed):
     (tmp_path / "data.txt").write_text("体育" * 500_000 + "\n", encoding="utf-8")
     predict_file(Job(tmp_path / "data.txt", output_file=str(tmp_path / "out.jsonl")), labeller, Decision())

@@ -16,6 +16,7 @@ import predict
 from hierarchical import InputError, Prediction, Predictor
 from hierarchical.decisions import Decision
 from hierarchical.engines import OnnxModel
+from hierarchical.predictor import usual_batch_size
 
 from tests.conftest import ROOT, SAMPLE, without_identity  # isort: skip
 
@@ -317,6 +318,13 @@ def test_batches_side_by_side_on_a_gpu(tiny_export, texts, monkeypatch):
     found = Predictor(tiny_export, "auto", device="gpu:1", batch_size=3).probabilities(texts[:24])
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert asked == [("float16.onnx", "gpu", 1)] and max(most) == 4
+    assert Predictor(tiny_export, device="gpu").batch_size == 256  # of 64 tokens
+
+
+def test_texts_of_a_step_that_nobody_asked_for(predictor, tiny_checkpoint):
+    assert predictor.batch_size == Predictor(tiny_checkpoint).batch_size == 32
+    assert [usual_batch_size(True, length) for length in (64, 128, 256, 512, 2048)] == [256, 256, 128, 64, 32]
+    assert usual_batch_size(False, 64) == 32
 
 
 def test_other_length_than_trained_with(tiny_export, printed):
