@@ -212,6 +212,8 @@ def read_texts(path: str | Path, tree: LabelTree | None, problems: Problems, see
 
 def text_of_line(line: str, tree: LabelTree, seen: Counter) -> str:
     """A line without its labels, should it have some: a model must not be shown the answer."""
+    if "\t" not in line:  # as of most lines
+        return line
     text, *columns = line.rstrip("\t ").split("\t")
     labelled = 0
     while labelled < len(columns) and names_labels(columns[-1 - labelled], tree):

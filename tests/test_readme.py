@@ -39,6 +39,7 @@ PAGES_WITHOUT_COMMANDS = {
 }
 REQUIRED, OFF, NONE = "required", "off", "–"
 IN_ENGLISH = {
+    "32，在 GPU 上 256": "32, on a GPU 256",
     "必填": REQUIRED,
     "关": OFF,
     "与训练时相同": "as in training",

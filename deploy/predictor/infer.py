@@ -59,7 +59,7 @@ def parse_args(argv):
     model.add_argument("--multilingual", action="store_true", help="accepted and not needed: the model knows")
     add_max_seq_length_argument(model)
     add_long_text_arguments(model)
-    model.add_argument("--batch_size", type=int, help="texts per step (default: 32; on a GPU 256, of long ones fewer)")
+    model.add_argument("--batch_size", type=int, help="texts per step (default: 32, on a GPU 256)")
     engine = parser.add_argument_group("engine")
     engine.add_argument("--backend", choices=BACKENDS, default="onnx", help="ONNX Runtime or Paddle Inference")
     add_engine_device_arguments(engine)

@@ -83,7 +83,7 @@ def parse_args(argv):
     )
     add_max_seq_length_argument(model)
     add_long_text_arguments(model)
-    model.add_argument("--batch_size", type=int, help="texts per step (default: 32; on a GPU 256, of long ones fewer)")
+    model.add_argument("--batch_size", type=int, help="texts per step (default: 32, on a GPU 256)")
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(
         "--address", help="of a Ray cluster: HOST:6379, auto, ray://HOST:10001; else one on this machine"

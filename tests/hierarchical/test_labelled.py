@@ -84,7 +84,7 @@ def test_probabilities_are_rounded_as_python_rounds_them():
 
 # ---- ahead -----------------------------------------------------------------------------------------------------------
 
-FLAT = LabelTree(["A", "B"])
+PLAIN = LabelTree(["A", "B"])
 
 
 class Journal:
@@ -109,7 +109,7 @@ class Journal:
         return Begun(result, lambda: self.lines.append(f"cancel {texts}"))
 
     def label(self, *windows, ahead):
-        for found in label_windows(self.read(*windows), self.begin, FLAT, Decision(), ahead=ahead):
+        for found in label_windows(self.read(*windows), self.begin, PLAIN, Decision(), ahead=ahead):
             assert list(found.labels()) == [[0] if text else [] for text in found.texts]
             self.lines.append(f"write {found.texts}")
 
@@ -139,6 +139,6 @@ def test_what_was_begun_is_given_up_after_a_failure_and_when_nobody_wants_it():
     assert journal.lines[-4:] == ["read c", "begin ['c']", "wait ['bad']", "cancel ['c']"]
     assert "write ['a']" in journal.lines
     journal = Journal()
-    next(found := label_windows(journal.read(["a"], ["b"]), journal.begin, FLAT, Decision()))
+    next(found := label_windows(journal.read(["a"], ["b"]), journal.begin, PLAIN, Decision()))
     found.close()
     assert journal.lines[-1] == "cancel ['b']"
