@@ -38,8 +38,8 @@ def parse_args(argv):
     parser.add_argument("--work_dir", type=Path, required=True, help="for models, answers and logs")
     parser.add_argument("--output_json", help="write all figures to this file")
     parser.add_argument("--device", choices=ENGINE_DEVICES, default="gpu", help="cpu: only to try it out")
-    parser.add_argument("--texts", type=int, default=30_000, help="that a whole command labels")
-    parser.add_argument("--seconds", type=float, default=3, help="of load on a server, with each number of clients")
+    parser.add_argument("--texts", type=int, default=32_768, help="that a whole command labels")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of load on a server, with each number of clients")
     parser.add_argument("--total_seconds", type=float, default=220, help="after which no measurement goes on")
     parser.add_argument("--measurements", nargs="+", choices=MEASUREMENTS, default=[*MEASUREMENTS], help="only these")
     parser.add_argument("--run_one", choices=MEASUREMENTS, help=argparse.SUPPRESS)  # what this script calls itself with

@@ -29,19 +29,20 @@ from hierarchical.exporting import halve, save_onnx
 from hierarchical.identity import RECORD
 from hierarchical.predictor import GPU_CALLERS, Predictor
 from metric import decide
-from utils import InputError, get_logger, length_sorted_batches, pad
+from utils import InputError, length_sorted_batches, pad
 
 LENGTH, BATCHES = 128, (1, 32, 256)  # tokens of the rows of one length; sizes of batches
 ROWS = {1: 256, 32: 4096, 256: 8192}  # batch size -> rows of a repetition, at most
 REPETITIONS = 3
 COMPARED = 1000  # texts whose answers are compared
 MODELS = ("own", "wide")  # the export, and its graph with twice the width
-KINDS = (("own", "float32"), ("own", "float16"), ("wide", "float16"))
+KINDS = (("own", "float32"), ("own", "float16"), ("wide", "float32"), ("wide", "float16"))
 TUNED = ("--batch_size", "64", "--num_threads", "2")
-COMMANDS = (("own", 32, 1), ("own", 256, 1), ("own", 256, 4), ("wide", 32, 1), ("wide", 256, 4))  # batch, processes
-CLIENTS, WORKERS = (1, 32, 128), 4  # clients of a server; processes where there are several
+COMMANDS = (("own", 128, 4), ("wide", 32, 1), ("own", 32, 1), ("own", 256, 1), ("wide", 128, 4), ("own", 64, 8))
+# model, batch size, processes: they share windows of 64 batches, so that 32,768 texts are four of them or eight
+SERVERS = ((1, TUNED, (1, 32, 128)), (4, TUNED, (32, 128, 256)), (1, (), (128,)))  # processes, flags, clients
 MODEL_FILES = {".onnx", ".pdmodel", ".pdiparams", ".info"}
-PREDICTED = re.compile(r"Predicted (\d+) texts in ([\d.]+) s")
+PREDICTED = re.compile(r"Predicted (\d+) texts in [\d.]+ s \(([\d.]+) texts/s\)")
 
 # ---- rows of the table -----------------------------------------------------------------------------------------------
 
@@ -171,22 +172,19 @@ def compare_exactly(args):
 
 def predictor(args):
     """Milliseconds a text of the predictor on tokenised rows of one length, and on the texts' own."""
-    texts, rng = texts_of(args), np.random.default_rng(0)
-
-    model_of = cache(partial(opened, args))
+    texts, rng, model_of = texts_of(args), np.random.default_rng(0), cache(partial(opened, args))
 
     def figures(name, precision, batch, callers, own_lengths):
         model, count = model_of(name, precision), min(ROWS[batch], len(texts))
         model.batch_size, model.callers = batch, callers
-        ids = model.tokenizer.encode(texts[:count])
-        if not own_lengths:
+        if own_lengths:
+            ids = model.tokenizer.encode(texts[:count])
+        else:
             ids = rng.integers(5, model.config["vocab_size"], (count, LENGTH)).tolist()
         seconds, done = seconds_of(lambda: model.logits(ids)), operations(model.config, list(map(len, ids)))
         result = {"ms a text": 1000 * seconds / count, "TFLOP/s": done / seconds / 1e12}
         if own_lengths and batch == max(BATCHES):
-            began = time.perf_counter()
-            model.probabilities(texts[:count])
-            result["ms with tokenising"] = 1000 * (time.perf_counter() - began) / count
+            result["ms with tokenising"] = 1000 * seconds_of(lambda: model.probabilities(texts[:count])) / count
             result["ms of the bare session"] = 1000 * bare_session(model, ids) / count
         return result
 
@@ -195,7 +193,7 @@ def predictor(args):
         for batch in BATCHES:
             for callers in (1, GPU_CALLERS) if precision == "float16" else (GPU_CALLERS,):
                 lengths = "own lengths" if own else f"{LENGTH} tokens"
-                setting = f"{name}, {precision}, batch {batch}, {lengths}, {callers} callers"
+                setting = f"{name}, {precision}, batch {batch}, {lengths}, callers {callers}"
                 note(args, setting, partial(figures, name, precision, batch, callers, own))
 
 
@@ -214,7 +212,7 @@ def torch_reference(args):
 
         from benchmarks.torch_network import Network, compute_with
     except ImportError as error:
-        get_logger().warning(f"torch: left out ({error})")
+        print(f"torch: left out ({error})", flush=True)
         return
     on_gpu, labels = args.device == "gpu", len(opened(args, "own", "float32", device="cpu").tree)
     place, number = ("cuda", torch.float16) if on_gpu else ("cpu", torch.float32)
@@ -250,50 +248,54 @@ def commands(args):
     """Texts per second of infer.py from file to file, and the seconds of the whole command with its start."""
 
     def figures(name, batch, count):
-        words = ["deploy/predictor/infer.py", "--model_path_prefix", args.work_dir / name / "float32", "--use_fp16"]
-        words += ["--dataset_dir", args.work_dir / "texts", "--output_file", args.work_dir / "answers.jsonl"]
-        words += ["--device", args.device, "--batch_size", batch, "--quiet"]
-        began, running = time.perf_counter(), []
-        for rank in range(count):
-            log = args.work_dir / f"infer{rank}.log"
+        words = ["deploy/predictor/infer.py", "--model_path_prefix", args.work_dir / name / "float32"]
+        words += ["--dataset_dir", args.work_dir / "texts", "--output_file", args.work_dir / "answers.jsonl", "--quiet"]
+        words += ["--device", args.device, "--batch_size", batch, *(["--use_fp16"] if args.device == "gpu" else [])]
+        logs, began, running = [args.work_dir / f"infer{rank}.log" for rank in range(count)], time.perf_counter(), []
+        for rank, log in enumerate(logs):
             sharing = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_TRAINERS_NUM": str(count)} if count > 1 else {}
             with open(log, "wb") as file:
                 command, env = [sys.executable, *map(str, words)], os.environ | sharing
-                running.append((subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file), log))
-        failed = [log for process, log in running if process.wait()]
-        wall = time.perf_counter() - began
-        if failed:
-            raise InputError(f"{failed[0]} ends in: {failed[0].read_text('utf-8', 'replace')[-200:]}")
-        found = [PREDICTED.search(log.read_text("utf-8", "replace")) for _, log in running]
-        texts, slowest = sum(int(match[1]) for match in found), max(float(match[2]) for match in found)
-        return {"texts/s": texts / slowest, "ms a text": 1000 * slowest / texts, "s in all": wall}
+                running.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file))
+        codes = [process.wait() for process in running]
+        wall, ends = time.perf_counter() - began, [log.read_text("utf-8", "replace") for log in logs]
+        if any(codes):
+            raise InputError(f"infer.py failed: {' '.join(end[-200:] for end, code in zip(ends, codes) if code)}")
+        done = [(int(match[1]), float(match[2])) for match in map(PREDICTED.search, ends)]
+        seconds = max(texts / rate for texts, rate in done if texts)
+        total = sum(texts for texts, _ in done)
+        return {"texts/s": total / seconds, "ms a text": 1000 * seconds / total, "s in all": wall}
 
     for name, batch, count in COMMANDS:
-        setting = f"{name}, float16, batch {batch}, {count} processes, {args.texts} texts"
+        setting = f"{name}, {precision_of(args)}, batch {batch}, processes {count}, {args.texts} texts"
         note(args, setting, partial(figures, name, batch, count))
+
+
+def precision_of(args):
+    return "float16" if args.device == "gpu" else "float32"
 
 
 def server(args):
     """Requests per second and waiting times of the HTTP server, one text a request, in one process and in several."""
-    texts, cores = texts_of(args)[:2000], available_cores()
-    for count, flags in ((1, ()), (1, TUNED), (WORKERS, TUNED)):
-        with processes(min(6, max(1, cores - 2))) as pool, ExitStack() as servers:
-            began = time.perf_counter()
-            try:
-                running = [servers.enter_context(serving(args, i, flags)) for i in range(count)]
-            except InputError as error:
-                note(args, f"{count} processes {' '.join(flags)}", partial(fail, error))
+    texts, senders = texts_of(args)[:2000], min(6, max(1, available_cores() - 2))
+    for count, flags, all_clients in SERVERS:
+        with processes(senders) as pool, ExitStack() as servers:
+            ports: list[int] = []
+            what = f"{precision_of(args)}, processes {count}, {' '.join(flags) or 'default flags'}"
+            note(args, f"{what}, start", partial(begin_servers, args, count, flags, servers, ports))
+            if not ports:
                 continue
-            ports = [port() for port in running]
-            print(f"{count} servers started in {time.perf_counter() - began:.1f} s", flush=True)
-            load(pool, ports, texts, max(CLIENTS), min(1, args.seconds))  # the first calls
-            for clients in CLIENTS if flags else CLIENTS[-1:]:
-                setting = f"{count} processes, {clients} clients {' '.join(flags)}"
-                note(args, setting, partial(load, pool, ports, texts, clients, args.seconds))
+            load(pool, ports, texts, max(all_clients), min(1, args.seconds))  # the first calls
+            for clients in all_clients:
+                note(args, f"{what}, clients {clients}", partial(load, pool, ports, texts, clients, args.seconds))
 
 
-def fail(error):
-    raise error
+def begin_servers(args, count, flags, servers, ports):
+    """Start servers, whose ends the ExitStack `servers` sees to, and add their ports to the list when all answer."""
+    began = time.perf_counter()
+    running = [servers.enter_context(serving(args, number, flags)) for number in range(count)]
+    ports += [port() for port in running]
+    return {"s until they answer": time.perf_counter() - began}
 
 
 @contextmanager
@@ -301,7 +303,7 @@ def serving(args, number, flags):
     """A server that starts; yields a function that waits until it answers, and tells its port."""
     log = args.work_dir / f"server{number}.log"
     words = ["deploy/simple_serving/server.py", "--model_path", args.work_dir / "own", "--device", args.device]
-    words += ["--precision", "float16" if args.device == "gpu" else "float32", "--port", 0, *flags]
+    words += ["--precision", precision_of(args), "--port", 0, *flags]
     process = start([sys.executable, *words], log)
     try:
         yield lambda: int(wait_for(lambda text: re.search(r"Serving on \S+:(\d+);", text), process, log, 60)[1])
@@ -314,11 +316,11 @@ def serving(args, number, flags):
 
 
 MEASUREMENTS: dict[str, tuple[Callable, int]] = {  # name -> (function, seconds that it may take)
-    "models": (prepare, 60),
-    "equality": (compare, 40),
-    "equality without TF32": (compare_exactly, 30),
-    "predictor": (predictor, 75),
-    "torch": (torch_reference, 45),
-    "server": (server, 75),
-    "commands": (commands, 75),
+    "models": (prepare, 40),
+    "equality": (compare, 30),
+    "predictor": (predictor, 65),
+    "server": (server, 60),
+    "commands": (commands, 60),
+    "torch": (torch_reference, 40),
+    "equality without TF32": (compare_exactly, 25),
 }

@@ -46,7 +46,7 @@ class Network(nn.Module):
 
 
 def compute_with(network, ids):
-    """A function without arguments that computes `ids` on a GPU as one CUDA graph; its output is one and the same tensor."""
+    """A function without arguments that computes `ids` on a GPU as one CUDA graph, always into the same tensor."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # what is allocated and chosen in first calls cannot be captured
