@@ -62,11 +62,13 @@ def machine():
     return {"card": card, "cores": available_cores(), "python": python, "date": date} | versions
 
 
-def measure(args, argv, name, seconds):
+def measure(args, name, seconds):
     """Run a measurement as a process; what went wrong with it, or None."""
     log = args.work_dir / f"{name.replace(' ', '_')}.log"
+    passed_on = ("model_path", "data_file", "work_dir", "device", "texts", "seconds")
+    words = [word for flag in passed_on for word in (f"--{flag}", str(getattr(args, flag)))]
     with open(log, "wb") as file:
-        command = [sys.executable, __file__, *argv, "--run_one", name]
+        command = [sys.executable, __file__, *words, "--run_one", name]
         process = subprocess.Popen(command, stderr=file, start_new_session=True)
         try:
             code = process.wait(seconds)
@@ -85,7 +87,6 @@ def measure(args, argv, name, seconds):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else list(map(str, argv))
     args = parse_args(argv)
     if args.run_one:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("out of time"))
@@ -104,7 +105,7 @@ def main(argv=None):
         if name not in args.measurements and name != "models":
             continue
         began, left = time.monotonic(), min(MEASUREMENTS[name][1], end - time.monotonic())
-        failure = measure(args, argv, name, left) if left > 1 else "no time was left"
+        failure = measure(args, name, left) if left > 1 else "no time was left"
         if failure:
             result["failed"][name] = failure
         result["rows"] = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]

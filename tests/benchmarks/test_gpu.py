@@ -30,9 +30,9 @@ def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch):
     (tmp_path / "float32.onnx").write_bytes(b"never read")
     (tmp_path / "texts").write_text("甲\n", encoding="utf-8")
     monkeypatch.setattr(gpu, "find_gpu", lambda device: "cpu")
-    words = ["--model_path", tmp_path, "--data_file", tmp_path / "texts", "--work_dir", tmp_path / "work"]
+    words = f"--model_path {tmp_path} --data_file {tmp_path}/texts --work_dir {tmp_path}/work"
     with pytest.raises(InputError, match="there is no GPU to measure"):
-        gpu.main(words)
+        gpu.main(words.split())
     assert not (tmp_path / "work").exists()
 
 
