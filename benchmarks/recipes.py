@@ -181,7 +181,7 @@ def train(folder, name, *flags):
     """train.py, from the beginning or on from where it was; name: of the checkpoint's folder, and of the log."""
     save_dir = folder / name
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
-    where = ["--save_dir", save_dir, "--device", "cpu", "--logging_steps", 20]
+    where = ["--save_dir", save_dir, "--device", "cpu", "--amp", "--logging_steps", 20]
     call(folder / f"{name}.log", "train.py", *flags, *where, *resume)
     return save_dir
 
