@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.timing import BUSY, timed
+from benchmarks.timing import BUSY, operations, timed
 from hierarchical.devices import available_cores
 from hierarchical.encoders import read_config
 from hierarchical.engines import OnnxModel
@@ -115,16 +115,6 @@ def compare_commands(args, work, tree, rows):
             scores = evaluate(read_predictions(output, tree), rows.multi_hot(len(tree)), tree)
             result[name] |= {key: scores[key] for key in ("micro_f1", "macro_f1")}
     return result
-
-
-def operations(config, lengths):
-    """Operations of all matrix products of an encoder for rows of these lengths, without padding and the head."""
-    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-    inner = config["intermediate_size"]
-    tokens = np.asarray(lengths, np.float64)
-    linear = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner)
-    attention = 2 * 2 * tokens**2 * hidden
-    return float(layers * (linear + attention).sum())
 
 
 def peak(precision, threads, size=2048):

@@ -1,4 +1,4 @@
-"""What benchmarks share: scripts as they are typed, their time, and when a machine is too busy to measure on."""
+"""What benchmarks share: scripts as they are typed, their time, when a machine is too busy, a network's operations."""
 
 import os
 import resource
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from hierarchical.errors import InputError
 
@@ -38,3 +40,13 @@ def timed(arguments, python=sys.executable):
     if done.returncode:
         raise InputError(f"{' '.join(command)} failed:\n{done.stdout[-2000:].decode(errors='replace')}")
     return {"seconds": seconds, "cpu_seconds": used}
+
+
+def operations(config, lengths):
+    """Operations of all matrix products of an encoder for rows of these lengths, without padding and the head."""
+    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+    inner = config["intermediate_size"]
+    tokens = np.asarray(lengths, np.float64)
+    linear = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner)
+    attention = 2 * 2 * tokens**2 * hidden
+    return float(layers * (linear + attention).sum())

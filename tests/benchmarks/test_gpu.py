@@ -1,0 +1,92 @@
+"""benchmarks/gpu.py on the CPU: its flags, that a failure costs nothing else, its models, and its load on a server."""
+
+import asyncio
+import json
+import re
+import time
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu, http_load
+from benchmarks import gpu_measurements as measurements
+from benchmarks.timing import operations
+from hierarchical.encoders import read_config
+from hierarchical.predictor import Predictor
+from utils import InputError
+
+NEEDED = ["--model_path", "m", "--data_file", "d", "--work_dir", "w"]
+
+
+@pytest.mark.parametrize("flags", [["--texts", "0"], ["--seconds", "0"], ["--measurements", "x"], ["--device", "xpu"]])
+def test_wrong_flags(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        gpu.parse_args(NEEDED + flags)
+    assert caught.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "float32.onnx").write_bytes(b"never read")
+    (tmp_path / "texts").write_text("甲\n", encoding="utf-8")
+    monkeypatch.setattr(gpu, "find_gpu", lambda device: "cpu")
+    words = f"--model_path {tmp_path} --data_file {tmp_path}/texts --work_dir {tmp_path}/work"
+    with pytest.raises(InputError, match="there is no GPU to measure"):
+        gpu.main(words.split())
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_fails_is_told_and_the_next_is_measured(tmp_path, capsys):
+    args = Namespace(work_dir=tmp_path, run_one="server")
+    measurements.note(args, "first", lambda: {}["x"])
+    measurements.note(args, "second", lambda: {"ms a text": 0.04567, "texts/s": 21_900.0})
+    assert capsys.readouterr().out.splitlines() == [
+        "server | first | KeyError: 'x'", "server | second | 0.04567 ms a text, 2.19e+04 texts/s",
+    ]  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert rows[0]["error"] == "KeyError: 'x'" and rows[1]["figures"]["texts/s"] == 21_900
+
+
+def test_clients_count_right_answers_alone():
+    """A server that answers 甲 rightly, 乙 with the labels of another text, and 丙 not with 200."""
+
+    async def answer(reader, writer):
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(re.search(rb"Content-Length: (\d+)", head)[1])
+            text = json.loads(await reader.readexactly(length))["texts"][0]
+            body = json.dumps({"results": [{"text": "甲" if text == "乙" else text}]}).encode()
+            status = b"429 Too Many" if text == "丙" else b"200 OK"
+            writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
+
+    async def seconds_of_load(text):
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port, requests = server.sockets[0].getsockname()[1], [(text, http_load.request_of(text))]
+        return await http_load.client(port, requests, 0, time.time(), 0.05)
+
+    times, failed = asyncio.run(seconds_of_load("甲"))
+    assert times and not failed and all(0 < ms < 50 for ms in times)
+    for text in "乙丙":
+        times, failed = asyncio.run(seconds_of_load(text))
+        assert not times and failed
+
+
+@pytest.mark.slow
+def test_models_equality_and_predictor(tiny_export, tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data.txt"
+    data.write_text("球队赢得比赛\t体育\n\n股市今日上涨\n", encoding="utf-8")
+    monkeypatch.setattr(measurements, "BATCHES", (1, 256))
+    args = Namespace(model_path=tiny_export, data_file=data, work_dir=tmp_path, texts=5, device="cpu", run_one="models")
+    measurements.prepare(args)
+    assert measurements.texts_of(args) == ["球队赢得比赛", "股市今日上涨"] * 2 + ["球队赢得比赛"]
+    own, wide = (read_config(tmp_path / name) for name in ("own", "wide"))
+    assert wide["hidden_size"] == 2 * own["hidden_size"]
+    model = Predictor(tmp_path / "wide", "float16")
+    assert np.isfinite(model.text_logits(measurements.texts_of(args))).all()
+    ratio = operations(wide, [128]) / operations(own, [128])  # 2 for attention's products, 4 for the others
+    assert 2 < ratio < 4
+
+    measurements.compare(args)
+    measurements.predictor(args)
+    told = capsys.readouterr().out
+    assert "Error" not in told and "float32, 5 texts | 100 % same labels, 0 farthest probability" in told
+    assert told.count(" ms a text") == 2 * (1 + 2) * 3  # own and wide at 128 tokens, own at its lengths
