@@ -83,7 +83,7 @@ def share(total: int, size: int, rank: int, world: int) -> tuple[int, int]:
 def jsonl_rows(
     tree: LabelTree, found: Labelled, floor: float, certainty: float | None = None, known: int | None = None
 ) -> Iterator[str]:
-    """The lines of a .jsonl file: each a predictor.Prediction."""
+    """The lines of a .jsonl file: each a labelled.Prediction."""
     for prediction in describe(tree, found, floor, certainty, known):
         yield prediction.to_json() + "\n"
 
@@ -113,7 +113,7 @@ def log_row(
     probabilities: np.ndarray,
     known: int | None = None,
 ) -> None:
-    """Log a row in the familiar form; known: see predictor.describe."""
+    """Log a row in the familiar form; known: see labelled.describe."""
     logger.info(f"text: {shown(text)}")
     logger.info(f"prediction result: {','.join(tree.labels[i] for i in predicted)}")
     if not text:
@@ -285,7 +285,7 @@ def predict_file(
     """Label what `job` names and write it where it says.
 
     further: more settings that the rows depend on; choose: what makes label sets of probabilities, as decide() does;
-    known: how many of the labels were learned from rows, where others were not, see predictor.describe
+    known: how many of the labels were learned from rows, where others were not, see labelled.describe
     """
     rank, world = launched_processes()
     logger, tree = get_logger(), labeller.tree

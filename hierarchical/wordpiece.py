@@ -32,7 +32,7 @@ NEWER = """
     1e000-1e006 1e008-1e018 1e01b-1e021 1e023-1e024 1e026-1e02a 1e08f 1e130-1e136 1e2ae 1e2ec-1e2ef 1e4ec-1e4ef
     1e5ee-1e5ef 1e5ff 1e6e3 1e6e6 1e6ee-1e6ef 1e6f5 1e944-1e94a 1e95e-1e95f
 """
-MOVABLE = "\0"  # stands for what it is not: control characters are taken out
+MOVABLE = "\0"  # takes the place of some marks; of no text anything else becomes it, since control characters go
 NEWER_CODES = {
     code
     for first, _, last in (part.partition("-") for part in NEWER.split())
