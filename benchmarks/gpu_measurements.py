@@ -42,7 +42,7 @@ CELLS = (  # of the predictor: model, precision, the texts' own lengths or LENGT
 )  # fmt: skip
 TUNED = ("--batch_size", "64", "--num_threads", "2")
 COMMANDS = (("own", 128, 4), ("wide", 32, 1), ("own", 32, 1), ("own", 64, 8), ("wide", 128, 4))
-# model, batch size, processes: they share windows of 64 batches, so that 32,768 texts are four of them or eight
+# model, batch size, processes: they share windows of 4,096 rows, so that 32,768 texts are eight of them
 SERVERS = ((1, TUNED, (1, 32, 128)), (4, TUNED, (128, 256)), (1, (), (128,)))  # processes, flags, clients
 MODEL_FILES = {".onnx", ".pdmodel", ".pdiparams", ".info"}
 PREDICTED = re.compile(r"Predicted (\d+) texts in [\d.]+ s \(([\d.]+) texts/s\)")

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from hierarchical.batches import CELLS, Begun
+from hierarchical.batches import CELLS, WINDOW, Begun
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.console import FLAT, get_logger, shown
 from hierarchical.decisions import Decision, decide
@@ -303,7 +303,8 @@ def predict_file(
     if world > 1 and isinstance(path, Path):
         parts = Parts(path, rank, world)
         path = parts.own
-    size = job.batch_size * max(1, min(WINDOW_BATCHES, CELLS // (job.batch_size * len(tree))))
+    most = min(WINDOW, CELLS // len(tree)) // job.batch_size  # of large batches fewer: what is ahead should not be late
+    size = job.batch_size * max(1, min(WINDOW_BATCHES, most))
     seen, problems = Counter[str](), Problems()
     start, stop = 0, None
     if not stream:

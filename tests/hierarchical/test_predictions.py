@@ -177,6 +177,23 @@ def labeller(tmp_path):
     return Labeller(tmp_path / "model")
 
 
+def test_windows_are_as_large_as_batches_ask_for_and_no_larger_than_is_good(labeller, tmp_path):
+    (tmp_path / "data.txt").write_text("体育\n" * 9000, encoding="utf-8")
+    for batch_size, windows in (
+        (32, [2048] * 4 + [808]),
+        (256, [4096, 4096, 808]),
+        (200, [4000, 4000, 1000]),
+        (8192, [8192, 808]),
+    ):
+        labeller.loads, labeller.windows = 0, []
+        predict_file(
+            Job(tmp_path / "data.txt", output_file=str(tmp_path / "out.tsv"), batch_size=batch_size),
+            labeller,
+            Decision(),
+        )
+        assert labeller.windows == windows
+
+
 def test_any_labeller_can_label_a_file(labeller, tmp_path, monkeypatch, printed):
     monkeypatch.setattr(predictions, "WINDOW_BATCHES", 2)
     monkeypatch.setattr(predictions, "LOGGED_ROWS", 3)
