@@ -40,7 +40,8 @@ def zlpr(logits: Any, targets: Any, weights: Any = None) -> Any:
     The labels of a row compete, its own ones against 0 from above and the others from below, so that a logit above 0, a
     probability above 0.5, still means that the label applies. Su, Zhu, Murtadha, Pan and Liu (2022), ZLPR: a novel loss
     for multi-label classification. A label with a target t between 0 and 1 is on both sides, with (1 - t) e^s and
-    t e^-s: for a single label the loss is least at s = log(t / (1 - t)), the logit of t.
+    t e^-s. For a single one the loss is least at half the logit of t, so a student is less sure than its teachers, and
+    above 0 where they are above 0.5.
     """
     import paddle
 

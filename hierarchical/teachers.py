@@ -87,7 +87,7 @@ class Lessons:
                 opened = Predictor(teacher, kind="checkpoint")
                 require_same_labels(opened.tree, label_path)
             except InputError as error:
-                raise InputError(f"--teacher: {error}") from None
+                raise InputError(f"--teacher {teacher}: {error}") from None
             marks.append(mark_of(opened))
         texts = load_texts(path, tree, HINT, get_logger())
         if (cells := len(texts) * len(tree)) > MOST_CELLS:
@@ -120,7 +120,7 @@ class Lessons:
         get_logger().info(f"An epoch has {n_texts:,} unlabelled texts, and {n_rows:,} labelled rows x {times}")
         probabilities = self.probabilities(device)
         sure = np.count_nonzero(probabilities > 0.5) / n_texts
-        get_logger().info(f"Teachers: {len(self.teachers)}; of a text they say {sure:.2f} labels (above 0.5)")
+        get_logger().info(f"Teachers: {len(self.teachers)}, whose mean gives a text {sure:.2f} labels (above 0.5)")
         text_ids = encode_file(tokenizer, self.texts, self.texts.path, token_cache)
         order = np.concatenate([np.tile(np.arange(n_rows), times), n_rows + np.arange(n_texts)])
         return JoinedRows(ids, text_ids), Joined(labels, probabilities), order
