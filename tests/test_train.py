@@ -663,7 +663,7 @@ def test_a_run_of_the_version_before_identities_is_continued(run_train, rows_dir
     without_identity(tmp_path / "c")
     with safe_open(state, "np") as file:
         progress = json.loads(file.metadata()["progress"])
-    for name in ("tokenizer", "add_tokens", "normalize", "per_level", "stop"):
+    for name in ("tokenizer", "add_tokens", "normalize", "per_level", "stop", "teacher", "unlabelled_file"):
         del progress["fingerprint"][name]
     save_file(arrays(state), state, {"progress": json.dumps(progress)})
     capsys.readouterr()
