@@ -33,7 +33,7 @@ from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
-from hierarchical.recipes import RECIPES, defaults_of, settle
+from hierarchical.recipes import LAST, RECIPES, defaults_of, settle
 from hierarchical.runs import (
     begin_run,
     earlier_state,
@@ -90,7 +90,7 @@ from utils import (
     run,
 )
 
-SELECTABLE, LAST = ("macro_f1", "micro_f1", "hierarchical_f1"), "last"
+SELECTABLE = ("macro_f1", "micro_f1", "hierarchical_f1")
 
 
 def parse_args(argv):

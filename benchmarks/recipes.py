@@ -114,36 +114,9 @@ def best(args, folder, seed):
     return train(folder, "best", *common_flags(args, folder, seed), "--epochs", epochs, "--recipe", "best")
 
 
-def last(args, folder, seed):
-    """As plain, but the last weights, whatever the epochs scored."""
-    return tried(args, folder, seed, "plain") / "last"
-
-
-def average(args, folder, seed):
-    """The mean of the weights after each of the last epochs."""
-    return folder / "tried" / "plain" / "average"
-
-
-def moving(args, folder, seed):
-    """An exponential moving average of the weights."""
-    return folder / "tried" / "plain" / "moving"
-
-
-def technique(name):
-    """The recipe of one of craft.py's techniques; its last weights count."""
-
-    def recipe(args, folder, seed):
-        return tried(args, folder, seed, name) / "last"
-
-    return recipe
-
-
-RECIPES = {function.__name__: function for function in (linear, plain, hybrid, best, last, average, moving)}
-RECIPES |= {
-    name: technique(name) for name in ("layer_rates", "r_drop", "many_masks", "adversarial", "focal", "asymmetric")
-}
+RECIPES = {function.__name__: function for function in (linear, plain, hybrid, best)}
 # goes on from its training, and costs what that has cost as well
-BUILDS_ON = {"hybrid": "plain", "average": "last", "moving": "last"}
+BUILDS_ON = {"hybrid": "plain"}
 
 
 def with_bases(recipes):
@@ -181,16 +154,8 @@ def train(folder, name, *flags):
     """train.py, from the beginning or on from where it was; name: of the checkpoint's folder, and of the log."""
     save_dir = folder / name
     resume = ["--resume"] if (save_dir / "state.safetensors").exists() else []
-    where = ["--save_dir", save_dir, "--device", "cpu", "--logging_steps", 20]
+    where = ["--save_dir", save_dir, "--device", "cpu", "--amp", "--logging_steps", 20]
     call(folder / f"{name}.log", "train.py", *flags, *where, *resume)
-    return save_dir
-
-
-def tried(args, folder, seed, name):
-    """craft.py, from the beginning."""
-    save_dir = folder / "tried" / name
-    flags = [*flags_of(args, folder, seed), "--save_dir", save_dir, "--technique", name]
-    call(folder / f"{name}.log", "benchmarks/craft.py", *flags)
     return save_dir
 
 

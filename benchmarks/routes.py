@@ -12,7 +12,7 @@ Writes  work_dir/SHOTS-DRAW/      the rows drawn; beside them, per route, checkp
 
 few-shot/sample.py draws the training rows, another set for each draw. --dev_rows rows of dev.txt choose the best epoch
 (and the similarity that retrieval asks for); the scores are those of the other rows of dev.txt. Epochs, rate and batch
-depend on the number of training rows alone, see `epochs` and `predict`. A run whose line is in results.jsonl is not
+depend on the number of training rows alone, see `plan` and `predict`. A run whose line is in results.jsonl is not
 made again. At the end a table: mean, lowest and highest over the draws.
 
 --withheld adds a retrieval run on the same rows, less those with one of so many leaf labels. Its recall of these labels
@@ -29,6 +29,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import call, cpu_seconds
 from benchmarks.withholding import withheld_labels, write_some
+from hierarchical.recipes import FEW, by_rows
 from hierarchical.tokenizer import load_tokenizer
 from metric import evaluate
 from retrieval_based.encoder import most_specific
@@ -36,9 +37,8 @@ from retrieval_based.index import recalls
 from retrieval_based.results import read_retrieved
 from utils import LabelTree, load_rows, make_parser, multi_hot, run
 
-MOST_EPOCHS = {"fine-tuning": 30, "few-shot": 16, "prompt": 16, "retrieval": 20}
+ROUTES = ["fine-tuning", "few-shot", "prompt", "retrieval"]
 TABLE = ["fine-tuning", "few-shot", "retrieval"]
-MANY = 1000  # rows from which on batches are larger and rates higher
 SECONDS_PER_TOKEN = 0.045 / 55, 0.015 / 55  # of a CPU core: training, prediction; 6 layers of width 384
 SECONDS_TO_START = 15  # the scripts of a run
 
@@ -50,7 +50,7 @@ def parse_args(argv):
     parser.add_argument("--work_dir", type=Path, default="output/routes", help="where the runs go")
     parser.add_argument("--shots", nargs="+", default=["1", "2", "5", "20", "all"], help="rows per label, or all")
     parser.add_argument("--draws", type=int, default=1, help="training sets of each size, but for all")
-    parser.add_argument("--routes", nargs="+", choices=MOST_EPOCHS, default=TABLE, help="what to compare")
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=TABLE, help="what to compare")
     parser.add_argument("--withheld", type=int, default=0, help="leaf labels of the extra retrieval run; 0: none")
     parser.add_argument("--prompt", default="这句话描述的事件是", help="template of the route prompt")
     parser.add_argument("--max_seq_length", type=int, default=64, help="tokens")
@@ -66,9 +66,10 @@ def parse_args(argv):
     return args
 
 
-def epochs(args, route, rows):
-    """Passes over so many rows: fewer over many, but more steps in all."""
-    return max(1, round(args.effort * MOST_EPOCHS[route] * min(1, (150 / rows) ** 0.65)))
+def plan(args, n_rows):
+    """(epochs, batch size, rate) for so many rows; every route has the epochs that `train.py --recipe best` takes."""
+    known = by_rows(n_rows)
+    return max(1, round(args.effort * known["epochs"])), known["batch_size"], 3e-4 if n_rows > FEW else 1e-4
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -97,14 +98,14 @@ def make_data(args, tree, folder, shots, draw, withheld):
 def predict(args, folder, route):
     """Train by one route and label test.txt; the path of the predictions."""
     save_dir, log, n_rows = folder / route, folder / f"{route}.log", sum(1 for _ in open(folder / "train.txt", "rb"))
-    rate, batch_size = (3e-4, 32) if n_rows > MANY else (1e-4, 8)
-    passes, device = epochs(args, route, n_rows), ["--device", args.device]
-    common = ["--learning_rate", rate, "--max_seq_length", args.max_seq_length, *device]
+    (passes, batch_size, rate), device = plan(args, n_rows), ["--device", args.device]
+    length = ["--max_seq_length", args.max_seq_length, *device]
+    common = ["--learning_rate", rate, *length]
     output = save_dir / "test_predictions.jsonl"
     labelling = ["--dataset_dir", folder, "--data_file", "test.txt", "--output_file", output, "--quiet", *device]
     if route == "fine-tuning":
         flags = ["--dataset_dir", folder, "--model_name", args.model_name, "--save_dir", save_dir, "--epochs", passes]
-        call(log, "train.py", *common, *flags, "--batch_size", batch_size, "--lr_scheduler", "linear")
+        call(log, "train.py", *length, *flags, "--recipe", "best")
         call(log, "predict.py", *labelling, "--params_path", save_dir)
     elif route == "retrieval":
         data = ["--train_set_file", folder / "train.txt", "--similar_text_pair_file", folder / "dev.txt"]
@@ -164,7 +165,7 @@ def estimate(args, tree, runs):
         rows = len(train.texts) if shots == "all" else min(len(train.texts), int(shots) * len(tree))
         if withheld:
             rows = sum(not held & set(labels) for labels in train.labels)
-        passes = epochs(args, route, rows)
+        passes, *_ = plan(args, rows)
         learned, predicted = passes * rows, passes * args.dev_rows + len(dev.texts) - args.dev_rows
         if route == "retrieval":  # its labels are read too, and the test rows twice
             learned, predicted = 1.15 * learned, predicted + len(dev.texts) - args.dev_rows

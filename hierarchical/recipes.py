@@ -12,8 +12,16 @@ from typing import Any
 
 from hierarchical.learning_rates import AUTO
 
+LAST = "last"  # value of --select_by: the model at the end
 RECIPES: dict[str, dict[str, Any]] = {
-    "best": {"loss": "zlpr", "learning_rate": AUTO, "lr_scheduler": "linear", "hybrid": True, "warmup": True},
+    "best": {
+        "loss": "zlpr",
+        "learning_rate": AUTO,
+        "lr_scheduler": "linear",
+        "select_by": LAST,  # few dev rows choose an epoch badly, and at the end of a falling rate it is the last one
+        "hybrid": True,
+        "warmup": True,
+    },
 }
 BY_ROWS = ("epochs", "batch_size", "warmup_steps")
 READS, FEWEST_EPOCHS, MOST_EPOCHS = 24_000, 8, 60

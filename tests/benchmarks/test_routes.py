@@ -11,11 +11,10 @@ from utils import LabelTree
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经"])
 
 
-def test_epochs_fall_with_the_rows_while_steps_rise():
-    args = Namespace(effort=1.0)
-    passes = [routes.epochs(args, "fine-tuning", rows) for rows in (74, 150, 370, 1480, 10_708)]
-    assert passes == [30, 30, 17, 7, 2]
-    assert routes.epochs(Namespace(effort=0.01), "few-shot", 10_708) == 1
+def test_every_route_reads_as_many_rows():
+    plans = [routes.plan(Namespace(effort=1.0), rows) for rows in (74, 370, 1480, 10_708)]
+    assert plans == [(60, 8, 1e-4), (60, 8, 1e-4), (16, 32, 3e-4), (8, 32, 3e-4)]
+    assert routes.plan(Namespace(effort=0.01), 10_708)[0] == 1
 
 
 def test_runs():

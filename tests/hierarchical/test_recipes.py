@@ -2,7 +2,7 @@
 
 import pytest
 
-from hierarchical.recipes import BY_ROWS, RECIPES, by_rows, defaults_of, repeats
+from hierarchical.recipes import by_rows, defaults_of, repeats
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,10 @@ def test_how_often_labelled_rows_stand_in_a_pass_over_unlabelled_texts():
     assert found == {74: [60, 15, 6], 2000: [12, 3, 1], 10_708: [8, 2, 1]}  # 60, 12 and 8 epochs alone
 
 
-def test_what_is_left_to_the_rows():
-    for recipe, flags in RECIPES.items():
-        assert defaults_of(recipe) == {**flags, "epochs": None, "batch_size": None, "warmup_steps": None}
-        assert BY_ROWS == tuple(name for name, value in defaults_of(recipe).items() if value is None)
+def test_the_rows_settle_what_the_recipe_leaves_open():
+    defaults = defaults_of("best")
+    settled = {name: value if value is not None else by_rows(2000)[name] for name, value in defaults.items()}
+    assert settled == {
+        "loss": "zlpr", "learning_rate": "auto", "lr_scheduler": "linear", "warmup": True, "select_by": "last",
+        "hybrid": True, "epochs": 12, "batch_size": 32, "warmup_steps": 75,
+    }  # fmt: skip
