@@ -163,6 +163,7 @@ def parse_args(argv):
         action="store_true",
         help="at the end add a linear branch on character n-grams, mixed in as suits the dev rows",
     )
+    result.add_argument("--no_hybrid", dest="hybrid", action="store_false", help="not, whatever --recipe says")
     decision.add_argument(
         "--tune_threshold",
         choices=WAYS,

@@ -71,5 +71,11 @@ def settle(args: Any, n_rows: int, n_texts: int, world: int, logger: Logger) -> 
         if getattr(args, name) is None:
             setattr(args, name, found[name])
     values = {name: getattr(args, name) for name in (*BY_ROWS, *RECIPES[args.recipe])}
-    told = (f"--{name}" if value is True else f"--{name} {value}" for name, value in values.items())
-    logger.info(f"--recipe {args.recipe}: {', '.join(told)}")
+    logger.info(f"--recipe {args.recipe}: {', '.join(typed(name, value) for name, value in values.items())}")
+
+
+def typed(name: str, value: Any) -> str:
+    """A flag as one would type it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    return f"--{name} {value}"

@@ -421,7 +421,10 @@ def test_a_recipe(run_train, rows_dir, tmp_path):
     """Flags that are given count more; the others are those of the recipe, and of the number of rows."""
     save = tmp_path / "c"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--recipe", "best", "--loss", "bce", "--epochs", 2)
-    told = "--epochs 2, --batch_size 2, --warmup_steps 2, --loss bce, --learning_rate auto, --lr_scheduler linear, --select_by last, --hybrid"
+    told = (
+        "--epochs 2, --batch_size 2, --warmup_steps 2, --loss bce, --learning_rate auto, --lr_scheduler linear, "
+        "--select_by last, --hybrid"
+    )
     assert f"--recipe best: {told}" in (save / "train.log").read_text("utf-8")
     arguments = json.loads((save / "run.json").read_text("utf-8"))["arguments"]
     expected = {"recipe": "best", "loss": "bce", "learning_rate": 1e-3, "hybrid": True, "warmup": True, "epochs": 2}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hierarchical.recipes import by_rows, defaults_of, repeats
+from hierarchical.recipes import by_rows, defaults_of, repeats, typed
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,8 @@ def test_the_rows_settle_what_the_recipe_leaves_open():
         "loss": "zlpr", "learning_rate": "auto", "lr_scheduler": "linear", "warmup": True, "select_by": "last",
         "hybrid": True, "epochs": 12, "batch_size": 32, "warmup_steps": 75,
     }  # fmt: skip
+
+
+def test_flags_as_they_are_typed():
+    told = [typed(name, value) for name, value in (("epochs", 1), ("hybrid", True), ("hybrid", False))]
+    assert told == ["--epochs 1", "--hybrid", "--no_hybrid"]
