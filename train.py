@@ -33,7 +33,7 @@ from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels
 from hierarchical.normalizing import METHODS
-from hierarchical.recipes import BY_ROWS, LAST, RECIPES, by_rows, defaults_of
+from hierarchical.recipes import LAST, RECIPES, defaults_of, settle
 from hierarchical.runs import (
     begin_run,
     earlier_state,
@@ -48,6 +48,7 @@ from hierarchical.runs import (
 )
 from hierarchical.shortlist import sampled_head
 from hierarchical.sources import local_directory, require_model
+from hierarchical.teachers import Lessons
 from hierarchical.token_rows import FOLDER, encode_file
 from hierarchical.tokenizer import normalizing
 from hierarchical.training import (
@@ -101,12 +102,15 @@ def parse_args(argv):
     data.add_argument(
         "--token_cache", help=f"directory for the tokens of large files (default: {FOLDER} in dataset_dir)"
     )
+    data.add_argument("--unlabelled_file", default="data.txt", help="texts for --teacher; name inside dataset_dir")
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_name",
         default="ernie-3.0-medium-zh",
         help="a local directory (without weights: train from scratch), or a name that models.py lists",
     )
+    several = "checkpoints of trainings with the same labels, to learn from what they say of unlabelled texts"
+    model.add_argument("--teacher", nargs="+", metavar="DIR", help=several)
     model.add_argument("--init_from_ckpt", help="parameter file to start from, e.g. checkpoint/model.safetensors")
     reads = "read what looks alike as one character, by Unicode NFKC and a few rules; stays with the model"
     model.add_argument("--normalize", choices=METHODS, help=reads)
@@ -159,6 +163,7 @@ def parse_args(argv):
         action="store_true",
         help="at the end add a linear branch on character n-grams, mixed in as suits the dev rows",
     )
+    result.add_argument("--no_hybrid", dest="hybrid", action="store_false", help="not, whatever --recipe says")
     decision.add_argument(
         "--tune_threshold",
         choices=WAYS,
@@ -175,6 +180,10 @@ def parse_args(argv):
     )  # fmt: skip
     if args.early_stop and args.select_by == LAST:
         parser.error(f"argument --early_stop: needs a dev score that stagnates, and --select_by {LAST} has none")
+    if args.teacher and args.head == "sampled":
+        parser.error("argument --teacher: of every label it says how likely it is; --head sampled sees a part of them")
+    if args.unlabelled_file != parser.get_default("unlabelled_file") and not args.teacher:
+        parser.error("argument --unlabelled_file: goes with --teacher, which says what its texts are about")
     return args
 
 
@@ -189,17 +198,6 @@ def read_data(args, logger):
     return tree, train, dev
 
 
-def settle_recipe(args, n_rows, world, logger):
-    """Fill in what --recipe leaves to the number of train rows."""
-    found = by_rows(n_rows, args.epochs, args.batch_size, args.gradient_accumulation_steps * world)
-    for name in BY_ROWS:
-        if getattr(args, name) is None:
-            setattr(args, name, found[name])
-    values = {name: getattr(args, name) for name in (*BY_ROWS, *RECIPES[args.recipe])}
-    told = (f"--{name}" if value is True else f"--{name} {value}" for name, value in values.items())
-    logger.info(f"--recipe {args.recipe}: {', '.join(told)}")
-
-
 def explain_zero(logger, scores, train, tree, args):
     """Say why nothing is predicted, with the numbers to act on."""
     counts = train.label_counts(len(tree))
@@ -212,17 +210,18 @@ def explain_zero(logger, scores, train, tree, args):
     )
 
 
-def fingerprint(args, world):
+def fingerprint(args, world, lessons):
     """What a resumed run must share with the one it continues."""
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = (
         "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
         "eval_steps save_steps token_cache recipe"
     ).split()
-    if args.lr_scheduler == "constant" or not (args.lr_scheduler or args.warmup):
+    if schedule(args) == "constant" and not lessons:
         free.append("epochs")  # a constant rate does not depend on where the run ends
     same = {name: value for name, value in vars(args).items() if name not in free}
     same["add_tokens"] = file_digest(args.add_tokens)[:16] if args.add_tokens else None
+    same |= lessons.fingerprint() if lessons else dict.fromkeys(("teacher", "unlabelled_file"))
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
 
 
@@ -331,6 +330,8 @@ def main(argv=None):
     args = parse_args(argv)
     rank, world = launched_processes()
     require_other_directory(args.save_dir, args.model_name)
+    for teacher in args.teacher or ():
+        require_other_directory(args.save_dir, teacher, what="teacher")
     with begin_run(Path(args.save_dir), rank) as logger:
         train_and_save(args, rank, world, logger)
 
@@ -346,15 +347,17 @@ def train_and_save(args, rank, world, logger):
         tokenizer = open_tokenizer(directory, args.max_seq_length)
         read_added_tokens(args.add_tokens, normalizing(tokenizer, args.normalize) if args.normalize else tokenizer)
     tree, train, dev = read_data(args, logger)
+    paths = Path(args.dataset_dir, args.label_file), Path(args.dataset_dir, args.unlabelled_file)
+    lessons = Lessons.open(args.teacher, *paths) if args.teacher else None
     if args.recipe:
-        settle_recipe(args, len(train.labels), world, logger)
+        settle(args, len(train.labels), len(lessons.texts) if lessons else 0, world, logger)
     decision = decision_from_arguments(args, tree)
     if args.tune_threshold and not decision.needs_threshold:
         raise InputError(f"--tune_threshold: {NO_THRESHOLD}")
     if args.warmup_steps and not args.warmup:
         args.warmup = True
         logger.info(f"--warmup_steps {args.warmup_steps} turns --warmup on")
-    progress, arrays = start_or_resume(save_dir, args.resume, fingerprint(args, world), logger)
+    progress, arrays = start_or_resume(save_dir, args.resume, fingerprint(args, world, lessons), logger)
 
     paddle = set_device(args.device)
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -365,17 +368,20 @@ def train_and_save(args, rank, world, logger):
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, long_text, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
-    train_ids, dev_ids = (
+    ids, dev_ids = (
         encode_file(tokenizer, rows.texts, Path(args.dataset_dir) / name, args.token_cache)
         for rows, name in ((train, args.train_file), (dev, args.dev_file))
     )
-    lengths = train_ids.lengths
+    targets, order = train.labels, np.arange(len(train.labels))
+    if lessons:
+        given = args.epochs, args.token_cache, paddle.get_device()
+        ids, targets, order = lessons.beside(ids, targets, tokenizer, *given)
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
     settings = Settings.from_arguments(args, schedule=schedule(args))
     head = None
     if args.head == "sampled":
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
-    total_steps = args.epochs * -(-len(lengths) // global_batch)
+    total_steps = args.epochs * -(-len(order) // global_batch)
     trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
 
     if args.resume:
@@ -392,11 +398,11 @@ def train_and_save(args, rank, world, logger):
     name = LAST if args.select_by == LAST else f"best {args.select_by.replace('_', ' ')}"
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs and not (args.early_stop and progress.stale >= args.early_stop_nums):
-            batches = train_batches(lengths, global_batch, args.seed, progress.epoch + 1)
+            batches = train_batches(ids.lengths, global_batch, args.seed, progress.epoch + 1, order)
             due = next_evaluation(progress, args.eval_steps)
             until = progress.batch + max(0, due - progress.step) if due else len(batches)
             if not train_epoch(
-                trainer, batches[:until], train_ids, train, tokenizer.pad_id, progress, logger, stop, scalars, save_dir
+                trainer, batches[:until], ids, targets, tokenizer.pad_id, progress, logger, stop, scalars, save_dir
             ):
                 leave(save_dir, trainer, progress, stop, logger)
             if progress.batch == len(batches):

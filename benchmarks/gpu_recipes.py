@@ -21,8 +21,8 @@ what a student needs is made before it.
 """
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -33,7 +33,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.recipes import RARE, split
+from benchmarks.drawing import RARE, split
 from hierarchical.decisions import Decision, decide, sigmoid
 from hierarchical.linear import read_linear
 from hierarchical.linear_training import beside
@@ -149,7 +149,6 @@ def parse_args(argv):
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--linear", type=Path, help="write linear_dir from recipes.py's work_dir, and nothing else")
     what.add_argument("--table", action="store_true", help="only print the table of what is there")
-    what.add_argument("--worker", action="store_true", help="be one of the processes")
     args = parser.parse_args(argv)
     if args.linear and not args.linear_dir:
         parser.error("argument --linear: needs --linear_dir to write to")
@@ -277,15 +276,16 @@ def main(argv=None):
     args.work_dir.mkdir(parents=True, exist_ok=True)
     if args.linear:
         return write_linear_values(args)
-    if args.worker:
-        return work(args)
     if not args.table:
         for unfinished in args.work_dir.glob("*.claim"):
             if not unfinished.with_suffix(".npz").exists():
                 unfinished.unlink()
-        command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--worker"]
-        for process in [subprocess.Popen(command) for _ in range(args.processes)]:
-            process.wait()
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        processes = [context.Process(target=work, args=(args,)) for _ in range(args.processes)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
     for line in table(args):
         print(line)
 

@@ -12,11 +12,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 
-from benchmarks.recipes import drawn, split
+from benchmarks.drawing import drawn, plan, split
 from benchmarks.torch_network import Network
 from hierarchical.decisions import Decision, decide, sigmoid
 from hierarchical.metric import evaluate
-from hierarchical.recipes import FEW, by_rows
 from hierarchical.tokenizer import load_tokenizer
 from hierarchical.training import label_frequency_bias, rate_schedule, train_batches
 from utils import LabelTree, load_rows, pad
@@ -244,16 +243,15 @@ def teachers_probabilities(world, job, technique):
 
 def rows_of(world, job, technique, own):
     """(rows of an epoch, epochs, batch size, targets float32 [all rows, L])."""
-    plan, args = by_rows(len(own)), world.args
-    epochs = max(1, round(args.effort * plan["epochs"] * technique.longer))
+    epochs, batch_size, _ = plan(len(own), world.args.effort * technique.longer)
     targets = np.zeros((len(world.lengths), len(world.tree)), np.float32)
     targets[: world.n_known] = world.known_gold
     if technique.teacher:
         targets[world.unlabelled] = teachers_probabilities(world, job, technique)
-        passes = max(1, round(args.effort * PASSES * technique.longer))
+        passes = max(1, round(world.args.effort * PASSES * technique.longer))
         repeated = [own] * max(1, round(epochs / passes))
-        return np.concatenate([*repeated, world.unlabelled]), passes, plan["batch_size"], targets
-    return own, epochs, plan["batch_size"] // technique.smaller, targets
+        return np.concatenate([*repeated, world.unlabelled]), passes, batch_size, targets
+    return own, epochs, batch_size // technique.smaller, targets
 
 
 def start_network(world, job, technique, own):
@@ -291,8 +289,7 @@ def train(world, job):
         backward(network, technique, ids, on_device.index_select(0, batch), weights, shares)
 
     parts = epochs_of(world, rows, batch_size, job.seed + 100 * job.other, epochs)
-    rate = (3e-4 if len(own) > FEW else 1e-4) * technique.faster
-    groups = parameter_groups(network, rate, technique.layer_decay)
+    groups = parameter_groups(network, plan(len(own))[2] * technique.faster, technique.layer_decay)
     steps = Steps(world, network, backward_of, groups, [batch for part in parts for batch in part])
     kept, moving, parameters, number, best = [], copy(network), list(network.parameters()), 0, (-1.0, 0, [])
     for epoch, part in enumerate(parts, 1):

@@ -10,7 +10,7 @@ Writes  work_dir/ROWS-SEED/       the rows drawn; beside them checkpoint and log
 --choose rows of train.txt, always the same, choose whatever is to be chosen: the epoch, the mixture. The rest is what
 train rows are drawn from: all of it, so many rows, or so many per label (20x). All of dev.txt is scored, and takes no
 part in anything. A seed is that of the draw and of the training. `--rows all` trains for 8 epochs; fewer rows are read
-more often, see `plan`.
+more often, see `drawing.plan`.
 
 A result that is in results.jsonl is not made again, and a training that was stopped goes on where it was. Recipes that
 begin with the same training share it; what they cost is told as if each had made its own. At the end a table for
@@ -25,11 +25,10 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.drawing import RARE, drawn, plan, split
 from benchmarks.timing import call, cpu_seconds
-from hierarchical.recipes import FEW, by_rows
+from hierarchical.recipes import by_rows
 from utils import LabelTree, check_minima, load_rows, make_parser, run, write_rows
-
-RARE = 30  # a label with fewer train rows is rare
 
 
 def parse_args(argv):
@@ -56,25 +55,6 @@ def parse_args(argv):
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
-
-
-def split(n_rows, choose):
-    """(rows that choose, all others) of so many, int64; always the same ones."""
-    order = np.random.default_rng(0).permutation(n_rows)
-    return order[:choose], order[choose:]
-
-
-def drawn(targets, rows, seed):
-    """Row numbers of bool [N, L]: all, a number of any, or for 20x of each label, the rarest first, 20 more rows."""
-    order = np.random.default_rng(seed).permutation(len(targets))
-    if rows == "all":
-        return order
-    if not rows.endswith("x"):
-        return order[: int(rows)]
-    taken = np.zeros(len(targets), bool)
-    for label in np.argsort(targets.sum(0), kind="stable"):
-        taken[order[targets[order, label] & ~taken[order]][: int(rows[:-1])]] = True
-    return order[taken[order]]
 
 
 def make_data(args, tree, folder, rows, seed):
@@ -110,7 +90,7 @@ def hybrid(args, folder, seed):
 
 def best(args, folder, seed):
     """What a user gets who knows nothing of all this."""
-    epochs, *_ = plan(args, rows_in(folder))
+    epochs, *_ = plan(rows_in(folder), args.effort)
     return train(folder, "best", *common_flags(args, folder, seed), "--epochs", epochs, "--recipe", "best")
 
 
@@ -122,12 +102,6 @@ BUILDS_ON = {"hybrid": "plain"}
 def with_bases(recipes):
     """The recipes, and those that they build on, in the order in which they can be made."""
     return [name for name in RECIPES if name in recipes or name in map(BUILDS_ON.get, recipes)]
-
-
-def plan(args, n_rows):
-    """(epochs, batch size, rate) for so many train rows."""
-    epochs, batch_size = (by_rows(n_rows)[name] for name in ("epochs", "batch_size"))
-    return max(1, round(args.effort * epochs)), batch_size, 3e-4 if n_rows > FEW else 1e-4
 
 
 def rows_in(folder):
@@ -144,7 +118,7 @@ def common_flags(args, folder, seed):
 def flags_of(args, folder, seed):
     """The same and the plan."""
     n_rows = rows_in(folder)
-    epochs, batch_size, rate = plan(args, n_rows)
+    epochs, batch_size, rate = plan(n_rows, args.effort)
     warmup = by_rows(n_rows, epochs, batch_size)["warmup_steps"]
     flags = ["--epochs", epochs, "--batch_size", batch_size, "--learning_rate", rate, "--warmup_steps", warmup]
     return [*common_flags(args, folder, seed), *flags]

@@ -12,8 +12,8 @@ Writes  work_dir/SHOTS-DRAW/      the rows drawn; beside them, per route, checkp
 
 few-shot/sample.py draws the training rows, another set for each draw. --dev_rows rows of dev.txt choose the best epoch
 (and the similarity that retrieval asks for); the scores are those of the other rows of dev.txt. Epochs, rate and batch
-depend on the number of training rows alone, see `plan` and `predict`. A run whose line is in results.jsonl is not
-made again. At the end a table: mean, lowest and highest over the draws.
+depend on the number of training rows alone, see `drawing.plan`; `train.py` has --recipe best. A run whose line is in
+results.jsonl is not made again. At the end a table: mean, lowest and highest over the draws.
 
 --withheld adds a retrieval run on the same rows, less those with one of so many leaf labels. Its recall of these labels
 is that of labels that nothing was trained on; that of the others is compared with the run on all rows.
@@ -27,9 +27,9 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.drawing import plan
 from benchmarks.timing import call, cpu_seconds
 from benchmarks.withholding import withheld_labels, write_some
-from hierarchical.recipes import FEW, by_rows
 from hierarchical.tokenizer import load_tokenizer
 from metric import evaluate
 from retrieval_based.encoder import most_specific
@@ -66,12 +66,6 @@ def parse_args(argv):
     return args
 
 
-def plan(args, n_rows):
-    """(epochs, batch size, rate) for so many rows; every route has the epochs that `train.py --recipe best` takes."""
-    known = by_rows(n_rows)
-    return max(1, round(args.effort * known["epochs"])), known["batch_size"], 3e-4 if n_rows > FEW else 1e-4
-
-
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +92,7 @@ def make_data(args, tree, folder, shots, draw, withheld):
 def predict(args, folder, route):
     """Train by one route and label test.txt; the path of the predictions."""
     save_dir, log, n_rows = folder / route, folder / f"{route}.log", sum(1 for _ in open(folder / "train.txt", "rb"))
-    (passes, batch_size, rate), device = plan(args, n_rows), ["--device", args.device]
+    (passes, batch_size, rate), device = plan(n_rows, args.effort), ["--device", args.device]
     length = ["--max_seq_length", args.max_seq_length, *device]
     common = ["--learning_rate", rate, *length]
     output = save_dir / "test_predictions.jsonl"
@@ -165,7 +159,7 @@ def estimate(args, tree, runs):
         rows = len(train.texts) if shots == "all" else min(len(train.texts), int(shots) * len(tree))
         if withheld:
             rows = sum(not held & set(labels) for labels in train.labels)
-        passes, *_ = plan(args, rows)
+        passes, *_ = plan(rows, args.effort)
         learned, predicted = passes * rows, passes * args.dev_rows + len(dev.texts) - args.dev_rows
         if route == "retrieval":  # its labels are read too, and the test rows twice
             learned, predicted = 1.15 * learned, predicted + len(dev.texts) - args.dev_rows

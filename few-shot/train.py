@@ -262,7 +262,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
             batches = train_batches(lengths, args.per_device_train_batch_size, args.seed, progress.epoch + 1)
             due = min(total, evaluated + (args.eval_steps or per_epoch))  # the step of the next evaluation
             batches = batches[: progress.batch + due - trainer.step]
-            if not train_epoch(trainer, batches, ids, train, tokenizer.pad_id, progress, logger, stop):
+            if not train_epoch(trainer, batches, ids, train.labels, tokenizer.pad_id, progress, logger, stop):
                 leave(output_dir, trainer, progress, stop, logger, RESUME)
             if progress.batch == per_epoch:
                 progress.epoch, progress.batch = progress.epoch + 1, 0

@@ -11,8 +11,8 @@ import numpy as np
 
 
 class Loss(NamedTuple):
-    """of_batch: tensors float32 [N, L] (logits, targets 0 or 1) -> scalar tensor, summed over the rows; a third one,
-    weights [L], says how many labels each stands for (see shortlist.py), those of the rows for themselves alone
+    """of_batch: tensors float32 [N, L] (logits, targets from 0 to 1) -> scalar tensor, summed over the rows; a third
+    one, weights [L], says how many labels each stands for (see shortlist.py), those of the rows for themselves alone
 
     of_rows: arrays [N, L] (logits float, gold bool) -> float [N]
     """
@@ -39,15 +39,17 @@ def zlpr(logits: Any, targets: Any, weights: Any = None) -> Any:
 
     The labels of a row compete, its own ones against 0 from above and the others from below, so that a logit above 0, a
     probability above 0.5, still means that the label applies. Su, Zhu, Murtadha, Pan and Liu (2022), ZLPR: a novel loss
-    for multi-label classification.
+    for multi-label classification. A label with a target t between 0 and 1 is on both sides, with (1 - t) e^s and
+    t e^-s. For a single one the loss is least at half the logit of t, so a student is less sure than its teachers, and
+    above 0 where they are above 0.5.
     """
     import paddle
 
     if weights is not None:
         logits = logits + weights.log()  # w times e^s
-    wrong = logits * (1 - 2 * targets)  # how far each label is on the wrong side of 0
-    left_out = 1e9 * targets, 1e9 * (1 - targets)
-    sides = [paddle.concat([wrong - out, paddle.zeros_like(wrong[:, :1])], 1).logsumexp(1) for out in left_out]
+    none, zero = paddle.full_like(logits, -1e9), paddle.zeros_like(logits[:, :1])
+    absent, own = (paddle.where(share > 0, share.log(), none) for share in (1 - targets, targets))
+    sides = [paddle.concat([side, zero], 1).logsumexp(1) for side in (absent + logits, own - logits)]
     return sum(sides).sum()
 
 

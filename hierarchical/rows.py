@@ -28,20 +28,28 @@ class Row(NamedTuple):
 
 
 class FileTexts:
-    """The texts of a file's labelled rows, read anew each time that they are asked for, one after the other."""
+    """The texts of a file's labelled rows, read anew each time that they are asked for, one after the other.
 
-    def __init__(self, path: Path, tree: LabelTree | None, count: int):
-        self.path, self.tree, self.count = path, tree, count
+    labelled: False for those of all rows with a text, of which the labels are nothing
+    """
+
+    def __init__(self, path: Path, tree: LabelTree | None, count: int, labelled: bool = True):
+        self.path, self.tree, self.count, self.labelled = path, tree, count, labelled
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[str]:
         problems, found = Problems(), 0
-        for row in read_rows(self.path, self.tree, problems, Counter()):
-            if row.labels is not None:
-                found += 1
-                yield row.text
+        texts: Iterable[str]
+        if self.labelled:
+            rows = read_rows(self.path, self.tree, problems, Counter())
+            texts = (row.text for row in rows if row.labels is not None)
+        else:
+            texts = filter(None, read_texts(self.path, self.tree, problems, Counter()))
+        for text in texts:
+            found += 1
+            yield text
         if problems.count or found != self.count:
             raise InputError(f"{self.path}: was changed while it was read. Start again.")
 
@@ -68,6 +76,15 @@ def multi_hot(labels: Sequence[Sequence[int]], n_labels: int) -> np.ndarray:
     targets = np.zeros((len(labels), n_labels), bool)
     rows = np.repeat(np.arange(len(labels)), np.array([len(row) for row in labels], np.int64))
     targets[rows, np.fromiter(chain.from_iterable(labels), np.int64, len(rows))] = True
+    return targets
+
+
+def soft_targets(rows: Sequence[Any], n_labels: int) -> np.ndarray:
+    """The same as float32, of rows that may also be arrays [n_labels] with a target from 0 to 1 for each label."""
+    targets = multi_hot([() if isinstance(row, np.ndarray) else row for row in rows], n_labels).astype(np.float32)
+    for i, row in enumerate(rows):
+        if isinstance(row, np.ndarray):
+            targets[i] = row
     return targets
 
 
@@ -243,6 +260,22 @@ def count_texts(path: str | Path, tree: LabelTree | None, seen: Counter) -> int:
     count = sum(1 for _ in read_texts(path, tree, problems, seen))
     problems.raise_if_any()
     return count
+
+
+def load_texts(path: str | Path, tree: LabelTree | None, hint: str, logger: Logger) -> FileTexts:
+    """The texts of a file without their labels; blank ones are passed over, and reported. hint: what the file is for.
+
+    Raises InputError with everything that is wrong with it, or if it holds no text.
+    """
+    require_file(path, hint)
+    seen = Counter[str]()
+    n_rows = count_texts(path, tree, seen)
+    if blank := seen.pop("blank", 0):
+        logger.warning(f"{path}: skipped {blank} blank rows")
+    if n_rows == blank:
+        raise InputError(f"{path}: no text in it. {hint}")
+    warn_about(seen, path, logger)
+    return FileTexts(Path(path), tree, n_rows - blank, labelled=False)
 
 
 def warn_about(seen: Counter, path: str | Path, logger: Logger) -> None:

@@ -25,10 +25,10 @@ from hierarchical.training import STATE, Progress, read_state
 from hierarchical.weights import find_weights, load_state, read_identity
 
 
-def require_other_directory(save_dir: str | Path, model_name: str, flag: str = "--save_dir") -> None:
-    """Raise InputError where a run would write its model over the encoder that it starts from."""
-    if Path(save_dir).resolve() == Path(model_name).resolve():
-        raise InputError(f"{flag} {save_dir}: the encoder lies there and would be overwritten. Give another directory.")
+def require_other_directory(save_dir: str | Path, model: str, flag: str = "--save_dir", what: str = "encoder") -> None:
+    """Raise InputError where a run would write its model over one that it starts from or learns from; what: it is."""
+    if Path(save_dir).resolve() == Path(model).resolve():
+        raise InputError(f"{flag} {save_dir}: the {what} lies there and would be overwritten. Give another directory.")
 
 
 @contextmanager

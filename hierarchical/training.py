@@ -24,7 +24,7 @@ from hierarchical.files import atomic_write
 from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
-from hierarchical.rows import Rows, multi_hot
+from hierarchical.rows import soft_targets
 from hierarchical.shortlist import SampledHead
 from hierarchical.weights import write_tensors
 from hierarchical.window_training import joined_logits
@@ -127,14 +127,17 @@ def rate_schedule(shape: str, warmup_steps: int, total_steps: int) -> Callable[[
     return factor
 
 
-def train_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of one epoch: int arrays of row numbers, every row once, in an order fixed by seed and epoch.
+def train_batches(
+    lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int, rows: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """The batches of one epoch: int arrays of row numbers, in an order fixed by seed and epoch.
 
     lengths: token count per row. Rows of like length share a batch, so that little is padding: rows are shuffled,
     sorted by length within pools of 32 batches, cut into batches, and the batches are shuffled.
+    rows: the numbers of those that the epoch has, some of them perhaps several times; None: every row once
     """
-    rng = np.random.default_rng([seed, epoch])
-    order, sizes = rng.permutation(len(lengths)), np.asarray(lengths)
+    rng, sizes = np.random.default_rng([seed, epoch]), np.asarray(lengths)
+    order = rng.permutation(np.arange(len(lengths)) if rows is None else rows)
     pools = [order[i : i + 32 * batch_size] for i in range(0, len(order), 32 * batch_size)]
     order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -184,8 +187,10 @@ class Trainer:
         self.scaler = paddle.amp.GradScaler(enable=use_amp and self.amp_dtype == "float16")
         self.step = 0
 
-    def train_step(self, ids: Sequence[Sequence[int]], targets: list[tuple], rows: np.ndarray, pad_id: int) -> float:
+    def train_step(self, ids: Sequence[Sequence[int]], targets: Sequence, rows: np.ndarray, pad_id: int) -> float:
         """One parameter update on the rows of a global batch; returns this process's share of the mean loss.
+
+        targets: of each row a tuple of class indices, or a float array [L], see rows.soft_targets
 
         The batch is cut into accumulation steps x processes parts, weighted so that the gradient is that of the mean
         over the whole batch, however many processes share it.
@@ -200,9 +205,9 @@ class Trainer:
         for i in range(settings.gradient_accumulation_steps):
             part = rows[i * self.world + self.rank :: parts]
             own = [targets[row] for row in part]
-            labels = shortlist.multi_hot(own) if shortlist else multi_hot(own, self.model.config.num_labels)
+            labels = shortlist.multi_hot(own) if shortlist else soft_targets(own, self.model.config.num_labels)
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
-                logits = self.logits_of([ids[row] for row in part], labels, pad_id, i)
+                logits = self.logits_of([ids[row] for row in part], labels > 0.5, pad_id, i)
             labels = paddle.to_tensor(labels, "float32")
             loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels, *weights)
             loss = loss * (self.world / len(rows))
@@ -292,7 +297,7 @@ def train_epoch(
     trainer: Trainer,
     batches: list[np.ndarray],
     ids: Sequence[Sequence[int]],
-    rows: Rows,
+    targets: Sequence,
     pad_id: int,
     progress: Progress,
     logger: Logger,
@@ -309,7 +314,7 @@ def train_epoch(
     since, started = progress.step, time.perf_counter()
     with progress_bar(len(batches), f"epoch {number}", progress.batch) as bar:
         for batch in range(progress.batch, len(batches)):
-            loss = trainer.train_step(ids, rows.labels, batches[batch], pad_id)
+            loss = trainer.train_step(ids, targets, batches[batch], pad_id)
             if not np.isfinite(loss):
                 raise InputError(f"the loss is {loss} at step {trainer.step}: training diverged; lower --learning_rate")
             progress.batch, progress.step = batch + 1, trainer.step

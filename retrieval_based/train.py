@@ -272,7 +272,7 @@ def train_and_save(args, rank, world, logger):
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):
         while progress.epoch < args.epochs:
             batches = train_batches(lengths, args.batch_size * world, args.seed, progress.epoch + 1)
-            if not train_epoch(trainer, batches, train_ids, train, tokenizer.pad_id, progress, logger, stop):
+            if not train_epoch(trainer, batches, train_ids, train.labels, tokenizer.pad_id, progress, logger, stop):
                 leave(save_dir, trainer, progress, stop, logger)
             mean_loss = progress.loss_sum / len(batches)
             progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0

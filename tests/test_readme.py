@@ -30,6 +30,7 @@ FOLDERS_WITHOUT_DOCUMENTED_FLAGS = {"tests", "benchmarks", "data", "hierarchical
 PAGES_WITHOUT_COMMANDS = {
     "analysis/README",
     "deploy/README",
+    "docs/choose",
     "docs/coming-from-paddlenlp",
     "docs/limits-and-questions",
     "docs/speed",

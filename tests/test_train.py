@@ -21,14 +21,14 @@ from safetensors.numpy import save_file
 
 import hierarchical
 import train
-from hierarchical import cpu_kernels, shortlist
-from hierarchical.checkpoints import Checkpoint
+from hierarchical import cpu_kernels, recipes, shortlist
+from hierarchical.checkpoints import Checkpoint, save_linear_model
 from hierarchical.linear_training import fit_linear
 from hierarchical.modeling import predict_logits, score
 from hierarchical.predictor import Predictor
 from metric import Decision, evaluate
 from tests.conftest import NO_GRADIENT, ROOT, SAMPLE, without_identity
-from utils import InputError, load_rows, run
+from utils import InputError, LabelTree, load_rows, run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
 
@@ -421,7 +421,10 @@ def test_a_recipe(run_train, rows_dir, tmp_path):
     """Flags that are given count more; the others are those of the recipe, and of the number of rows."""
     save = tmp_path / "c"
     run_train("--dataset_dir", rows_dir, "--save_dir", save, "--recipe", "best", "--loss", "bce", "--epochs", 2)
-    told = "--epochs 2, --batch_size 2, --warmup_steps 2, --loss bce, --learning_rate auto, --lr_scheduler linear, --select_by last, --hybrid"
+    told = (
+        "--epochs 2, --batch_size 2, --warmup_steps 2, --loss bce, --learning_rate auto, --lr_scheduler linear, "
+        "--select_by last, --hybrid"
+    )
     assert f"--recipe best: {told}" in (save / "train.log").read_text("utf-8")
     arguments = json.loads((save / "run.json").read_text("utf-8"))["arguments"]
     expected = {"recipe": "best", "loss": "bce", "learning_rate": 1e-3, "hybrid": True, "warmup": True, "epochs": 2}
@@ -451,6 +454,71 @@ def test_shortlists_of_labels(run_train, rows_dir, tmp_path, monkeypatch):
     assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
     assert arrays(whole / "model.safetensors")["classifier.weight"].shape == (128, 14)
     assert Checkpoint.open(whole).decision.threshold != 0.5
+
+
+def linear_teacher(folder, data_dir, rows):
+    """A teacher for the labels of a data folder that learned from [(text, label names)]; made in no time."""
+    tree = LabelTree.read(data_dir / "label.txt")
+    texts, labels = [text for text, _ in rows], [tuple(tree.index[name] for name in names) for _, names in rows]
+    save_linear_model(folder, fit_linear(texts, labels, len(tree)).scaled(6.0, 3.0), tree, Decision())
+    return folder
+
+
+SHARES = [("两市小幅收涨，成交放量", ("财经", "财经##股票")), ("大盘午后跳水", ("财经", "财经##股票"))]
+GOALS = [("国足今晚出战", ("体育", "体育##足球")), ("前锋梅开二度", ("体育", "体育##足球"))]
+
+
+@pytest.mark.slow
+def test_a_student_goes_on_to_the_same_bits_and_with_the_same_teachers_alone(
+    run_train, rows_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(recipes, "MOST_EPOCHS", 3)  # labelled rows twice in each of two passes
+    teachers = [
+        linear_teacher(tmp_path / name, rows_dir, rows)
+        for name, rows in (("a", SHARES + GOALS), ("b", SHARES[1:] + GOALS))
+    ]
+    flags = ["--dataset_dir", rows_dir, "--learning_rate", "1e-3", "--loss", "zlpr", "--warmup", "--max_seq_length", 6]
+    flags += ["--long_text", "windows", "--epochs", 2, "--batch_size", 4]
+    taught, whole, broken = ["--teacher", *teachers], tmp_path / "whole", tmp_path / "broken"
+    run_train(*flags, *taught, "--save_dir", whole)
+    log = (whole / "train.log").read_text("utf-8")
+    assert "An epoch has 2 unlabelled texts, and 20 labelled rows x 2" in log and "Teachers: 2, whose mean" in log
+    assert "global step 22, epoch: 2, batch: 11," in log
+    with monkeypatch.context() as patch:
+        step = train.Trainer.train_step
+        patch.setattr(train.Trainer, "train_step", lambda *given, **named: interrupted(step, *given, **named))
+        with pytest.raises(SystemExit) as end:
+            run_train(*flags, *taught, "--save_dir", broken)
+    assert end.value.code == 128 + signal.SIGTERM
+    go_on = [*flags, "--save_dir", broken, "--resume"]
+    (rows_dir / "more.txt").write_text("一场大雨\n", "utf-8")
+    for other, names in (
+        ([], ["teacher", "unlabelled_file"]),
+        (["--teacher", teachers[0]], ["teacher"]),
+        ([*taught, "--unlabelled_file", "more.txt"], ["unlabelled_file"]),
+    ):
+        refusal = fails(run_train, capsys, *go_on, *other).splitlines()[-1]
+        changes = refusal.partition("was another one (")[2].split("; ")
+        assert sorted(change.partition(":")[0] for change in changes) == names
+    run_train(*go_on, *taught)
+    assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
+    assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_student_learns_what_only_its_teacher_knows(run_train, data_dir, tmp_path, monkeypatch):
+    """No labelled row is about shares; of the unlabelled texts the teacher says which are."""
+    monkeypatch.setattr(recipes, "MOST_EPOCHS", 8)
+    folder = data_dir(
+        train_txt="".join(f"{text}\t{','.join(labels)}\n" for text, labels in GOALS),
+        data_txt="".join(f"{text}\n" for text, _ in SHARES + GOALS) * 100,
+    )
+    teacher = linear_teacher(tmp_path / "teacher", folder, SHARES + GOALS)
+    flags = ["--batch_size", 8, "--learning_rate", "1e-3", "--epochs", 1, "--loss", "zlpr", "--warmup"]
+    run_train("--dataset_dir", folder, *flags, "--teacher", teacher, "--save_dir", tmp_path / "student")
+    texts = [text for text, _ in SHARES + GOALS]
+    found = Predictor(tmp_path / "student", kind="checkpoint").predict(texts)
+    assert [one.labels for one in found] == [list(labels) for _, labels in SHARES + GOALS]
 
 
 def interrupted(step, trainer, *given, **named):
@@ -598,7 +666,7 @@ def test_a_run_of_the_version_before_identities_is_continued(run_train, rows_dir
     without_identity(tmp_path / "c")
     with safe_open(state, "np") as file:
         progress = json.loads(file.metadata()["progress"])
-    for name in ("tokenizer", "add_tokens", "normalize", "per_level", "stop"):
+    for name in ("tokenizer", "add_tokens", "normalize", "per_level", "stop", "teacher", "unlabelled_file"):
         del progress["fingerprint"][name]
     save_file(arrays(state), state, {"progress": json.dumps(progress)})
     capsys.readouterr()
@@ -708,6 +776,14 @@ def test_bad_flags(run_train, capsys, data_dir, tmp_path, tiny_checkpoint):
         (("--init_from_ckpt", tmp_path / "none.pdparams"), "no such file"),
         (("--init_from_ckpt", tiny_checkpoint / "model.safetensors"), "was trained with other labels"),
         (("--save_dir", data_dir() / "label.txt"), "label.txt"),
+        (
+            ("--teacher", tiny_checkpoint, tmp_path / "none"),
+            f"--teacher {tiny_checkpoint}: {data_dir()}/label.txt: differs",
+        ),
+        (("--teacher", tmp_path / "none"), f"--teacher {tmp_path}/none: {tmp_path}/none: no such directory"),
+        (("--teacher", tmp_path / "c"), "--save_dir"),
+        (("--teacher", tiny_checkpoint, "--head", "sampled"), "--teacher: of every label it says how likely it is"),
+        (("--unlabelled_file", "more.txt"), "--unlabelled_file: goes with --teacher"),
     ):
         assert expected in fails(run_train, capsys, *good, *flags), flags
 

@@ -1,39 +1,13 @@
-"""benchmarks/recipes.py: rows, plans, the table, and runs that are made once; the trainings themselves take hours."""
+"""benchmarks/recipes.py: the table, and runs that are made once; the trainings themselves take hours."""
 
 import json
-from argparse import Namespace
 
-import numpy as np
 import pytest
 
 from benchmarks import recipes
 from utils import LabelTree, load_rows
 
 TREE = LabelTree(["体育", "体育##足球", "财经"])
-
-
-def test_rows_that_choose_are_always_the_same_and_never_drawn():
-    choose, others = recipes.split(50, 20)
-    assert sorted([*choose, *others]) == list(range(50)) and len(choose) == 20
-    assert np.array_equal(recipes.split(50, 20)[0], choose)
-
-
-def test_rows_that_are_drawn():
-    targets = np.zeros((100, 3), bool)
-    targets[:90, 0], targets[80:, 1], targets[99, 2] = True, True, True
-    assert sorted(recipes.drawn(targets, "all", 1)) == list(range(100))
-    some = recipes.drawn(targets, "30", 1)
-    assert len(set(some)) == 30 and set(some) != set(recipes.drawn(targets, "30", 2))
-    few = recipes.drawn(targets, "5x", 1)
-    assert len(set(few)) == 1 + 5 + 5 and 99 in few and targets[few, 1].sum() >= 5
-
-
-def test_fewer_rows_are_read_more_often():
-    args = Namespace(effort=1.0)
-    assert [recipes.plan(args, n) for n in (74, 1480, 2000, 10_000)] == [
-        (60, 8, 1e-4), (16, 32, 3e-4), (12, 32, 3e-4), (8, 32, 3e-4),
-    ]  # fmt: skip
-    assert recipes.plan(Namespace(effort=0.01), 74)[0] == 1
 
 
 def test_what_a_recipe_builds_on_is_made_before_it():

@@ -49,6 +49,40 @@ def test_by_hand(paddle, name):
         assert alone == pytest.approx(BY_HAND[name][row], rel=1e-6)
 
 
+SOFT = [[0.25, 1, 0], [0.5, 0.5, 0.9]]
+SOFT_BY_HAND = {
+    "bce": [  # -t log sigma(s) - (1 - t) log(1 - sigma(s)) = log(1 + e^s) - t s
+        (np.log(1 + e(2)) - 0.5 + np.log(1 + e(-1)) + 1 + np.log(1 + e(0.5))) / 3,
+        (np.log(2) + np.log(1 + e(-3)) + 1.5 + np.log(1 + e(1)) - 0.9) / 3,
+    ],
+    "zlpr": [
+        np.log(1 + 0.75 * e(2) + e(0.5)) + np.log(1 + 0.25 * e(-2) + e(1)),
+        np.log(1 + 0.5 + 0.5 * e(-3) + 0.1 * e(1)) + np.log(1 + 0.5 + 0.5 * e(3) + 0.9 * e(-1)),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_soft_targets_by_hand(paddle, name):
+    found, gradient = of_batch(paddle, name, LOGITS[:2], SOFT)
+    assert found == pytest.approx(sum(SOFT_BY_HAND[name]), rel=1e-6)
+    step = np.zeros((2, 3))
+    step[1, 2] = 1e-2
+    higher, lower = (of_batch(paddle, name, LOGITS[:2] + way * step, SOFT)[0] for way in (1, -1))
+    assert gradient[1, 2] == pytest.approx((higher - lower) / 2e-2, abs=1e-3)
+    # as far from 0 or 1 as float32 can tell, a soft target is a hard one
+    hard, almost = np.array(TARGETS[:2], np.float32), np.clip(TARGETS[:2], 1e-30, 1 - 1e-7)
+    for here, there in zip(of_batch(paddle, name, LOGITS[:2], hard), of_batch(paddle, name, LOGITS[:2], almost)):
+        np.testing.assert_allclose(here, there, atol=1e-6)
+
+
+def test_where_the_loss_of_a_soft_target_is_least(paddle):
+    for share in (0.1, 0.6, 0.8):  # not 0.5: see `test_the_gradient_is_the_slope`
+        logit = np.log(share / (1 - share))
+        assert of_batch(paddle, "bce", [[logit]], [[share]])[1] == pytest.approx(0, abs=1e-6)
+        assert of_batch(paddle, "zlpr", [[logit / 2]], [[share]])[1] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 1])
 @pytest.mark.parametrize("spread", [0.5, 5, 40])

@@ -15,12 +15,14 @@ from hierarchical.rows import (
     Rows,
     count_texts,
     load_rows,
+    load_texts,
     multi_hot,
     parse_rows,
     read_rows,
     read_texts,
     report_rows,
     require_row_format,
+    soft_targets,
     text_of_line,
     write_rows,
 )
@@ -325,6 +327,28 @@ def test_what_was_written_is_read(tmp_path_factory, rows):
 def test_multi_hot():
     assert multi_hot([(0, 2), (), (1,)], 3).tolist() == [[True, False, True], [False] * 3, [False, True, False]]
     assert multi_hot([], 3).shape == (0, 3) and multi_hot([()], 3).dtype == bool
+
+
+def test_soft_targets():
+    found = soft_targets([(0, 2), np.array([0.25, 0, 1], np.float32), ()], 3)
+    assert found.tolist() == [[1, 0, 1], [0.25, 0, 1], [0, 0, 0]] and found.dtype == np.float32
+    assert soft_targets([(1,)], 2).tolist() == [[0, 1]] and soft_targets([], 2).shape == (0, 2)
+
+
+def test_texts_without_labels_and_blank_rows(tmp_path, caplog, printed):
+    path = write(tmp_path / "data.txt", "甲\n\n乙 丙\t体育\n丁\n")
+    texts = load_texts(path, TREE, "It is for this.", logging.getLogger("hierarchical"))
+    assert len(texts) == 3 and [list(texts), list(texts)] == [["甲", "乙 丙", "丁"]] * 2
+    assert any("skipped 1 blank rows" in line for line in printed)
+    assert any("rows with labels after a TAB: 1" in line for line in printed) and len(printed) == 2
+    path.write_text("甲\n乙\n", "utf-8")
+    with pytest.raises(InputError, match="was changed while it was read"):
+        list(texts)
+    for content in ("\n \n", ""):
+        with pytest.raises(InputError, match="It is for this."):
+            load_texts(
+                write(tmp_path / "data.txt", content), TREE, "It is for this.", logging.getLogger("hierarchical")
+            )
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------

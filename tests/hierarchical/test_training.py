@@ -50,6 +50,12 @@ def test_order_is_fixed_by_seed_and_epoch():
     assert as_lists(train_batches(lengths, 16, seed=4, epoch=1)) != first
 
 
+def test_rows_that_an_epoch_has_several_times():
+    batches = train_batches([9, 4, 5, 6, 7], 2, seed=3, epoch=1, rows=np.array([0, 1, 0, 1, 4]))
+    assert sorted(np.concatenate(batches).tolist()) == [0, 0, 1, 1, 4] and len(batches) == 3
+    assert as_lists(batches) == as_lists(train_batches([9, 4, 0, 0, 7], 2, 3, 1, np.array([0, 1, 0, 1, 4])))
+
+
 def padding_share(lengths, batches):
     cells = sum(lengths[batch].max() * len(batch) for batch in batches)
     return 1 - lengths.sum() / cells
