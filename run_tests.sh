@@ -12,4 +12,4 @@ if ! cmp -s "$list" "$encoders/$list"; then
 fi
 export PYTHONPATH="$PWD/$encoders${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two test processes, one thread each
-python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q --durations=15 "$@"
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=15 "$@"
