@@ -18,7 +18,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hierarchical.batches import row_windows
+from hierarchical.batches import Begun, row_windows
 from hierarchical.predictions import predict_file
 from retrieval_based.encoder import Encoder, add_model_arguments, path_text
 from retrieval_based.index import add_index_arguments, dense, index_or_labels, labels_index
@@ -85,8 +85,8 @@ class Retriever:
         self.encoder.load(self.device)
         self.index = self.index or labels_index(self.encoder, self.tree)
 
-    def probabilities(self, texts):
-        return dense(self.index.retrieve(self.encoder.encode(texts), self.recall_num), len(self.tree))
+    def begin(self, texts):
+        return Begun(lambda: dense(self.index.retrieve(self.encoder.encode(texts), self.recall_num), len(self.tree)))
 
 
 def main(argv=None):
