@@ -179,7 +179,8 @@ def parse_args(argv):
         eval_steps=0, save_steps=0,
     )  # fmt: skip
     if args.early_stop and args.select_by == LAST:
-        parser.error(f"argument --early_stop: needs a dev score that stagnates, and --select_by {LAST} has none")
+        told = f"; --recipe {args.recipe} sets it where it is left out" if args.recipe else ""
+        parser.error(f"argument --early_stop: needs a dev score that stagnates, and --select_by {LAST} has none{told}")
     if args.teacher and args.head == "sampled":
         parser.error("argument --teacher: of every label it says how likely it is; --head sampled sees a part of them")
     if args.unlabelled_file != parser.get_default("unlabelled_file") and not args.teacher:

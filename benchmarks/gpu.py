@@ -74,10 +74,8 @@ def measure(args, name, seconds):
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.terminate()  # it ends its servers then
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(12)
-            except subprocess.TimeoutExpired:
-                pass
             code = f"out of its {seconds:.0f} s"
         finally:
             if process.poll() is None or code:

@@ -33,7 +33,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.drawing import RARE, split
+from benchmarks.drawing import RARE, UNIT, split
 from hierarchical.decisions import Decision, decide, sigmoid
 from hierarchical.linear import read_linear
 from hierarchical.linear_training import beside
@@ -174,7 +174,7 @@ def write_linear_values(args):
         for seed in [1] if rows == "all" else args.seeds:
             branch = read_linear(args.linear / f"{rows}-{seed}" / "linear", tree.labels)
             values = branch.decision_values([*choosing, *test.texts]).astype(np.float16)
-            unlabelled = np.clip(np.rint(branch.decision_values(texts) * 32), -127, 127).astype(np.int8)
+            unlabelled = np.clip(np.rint(branch.decision_values(texts) * UNIT), -127, 127).astype(np.int8)
             np.savez_compressed(args.linear_dir / f"{rows}-{seed}.npz", values=values, unlabelled=unlabelled)
 
 

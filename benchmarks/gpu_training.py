@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 
-from benchmarks.drawing import drawn, plan, split
+from benchmarks.drawing import UNIT, drawn, plan, split
 from benchmarks.torch_network import Network
 from hierarchical.decisions import Decision, decide, sigmoid
 from hierarchical.metric import evaluate
@@ -25,7 +25,6 @@ EVERY = 32  # padded lengths are multiples of it
 KEPT, MOVING = 3, 0.99  # epochs that are averaged, share of the moving average that a step keeps
 PASSES = 4  # of students over the texts without labels
 USUAL = 6.0, 0.5  # weight of the n-grams' decision values in a teacher, and what is added to them before
-UNIT = 32  # decision values of texts without labels are stored in so many parts of 1
 MASKED_EPOCHS, MASKED_BATCH, MASKED_RATE, MASKED_SHARE = 4, 64, 2e-4, 0.15  # of masked language modelling
 
 

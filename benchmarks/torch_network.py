@@ -14,7 +14,6 @@ from torch.nn import functional
 LINEAR = {"self_attn.out_proj": "out", "linear1": "up", "linear2": "down"}
 TABLES = {"word": "words", "position": "places", "token_type": "types"}
 PARTS = ("weight", "bias")
-HEADS = ("plain", "tree", "words", "attention")
 
 
 class Layer(nn.Module):

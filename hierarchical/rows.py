@@ -80,11 +80,12 @@ def multi_hot(labels: Sequence[Sequence[int]], n_labels: int) -> np.ndarray:
 
 
 def soft_targets(rows: Sequence[Any], n_labels: int) -> np.ndarray:
-    """The same as float32, of rows that may also be arrays [n_labels] with a target from 0 to 1 for each label."""
+    """The same of rows that may also be arrays [n_labels], a target from 0 to 1 for each label: then as float32."""
+    soft = [i for i, row in enumerate(rows) if isinstance(row, np.ndarray)]
+    if not soft:
+        return multi_hot(rows, n_labels)
     targets = multi_hot([() if isinstance(row, np.ndarray) else row for row in rows], n_labels).astype(np.float32)
-    for i, row in enumerate(rows):
-        if isinstance(row, np.ndarray):
-            targets[i] = row
+    targets[soft] = [rows[i] for i in soft]
     return targets
 
 

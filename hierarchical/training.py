@@ -207,7 +207,7 @@ class Trainer:
             own = [targets[row] for row in part]
             labels = shortlist.multi_hot(own) if shortlist else soft_targets(own, self.model.config.num_labels)
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
-                logits = self.logits_of([ids[row] for row in part], labels > 0.5, pad_id, i)
+                logits = self.logits_of([ids[row] for row in part], labels, pad_id, i)
             labels = paddle.to_tensor(labels, "float32")
             loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels, *weights)
             loss = loss * (self.world / len(rows))
@@ -226,11 +226,11 @@ class Trainer:
         return total
 
     def logits_of(self, ids: list[Sequence[int]], labels: np.ndarray, pad_id: int, part: int) -> Any:
-        """The logits [n, L] of a part of a batch, with gradients. labels: bool [n, L]; part: its number."""
+        """The logits [n, L] of a part of a batch, with gradients. labels: targets [n, L]; part: its number."""
         if self.windows is None:
             return self.net(**model_inputs(ids, pad_id))
         rng = np.random.default_rng([self.settings.seed, self.step, self.rank, part])
-        return joined_logits(self.paddle, self.net, self.model, self.windows, ids, labels, pad_id, rng)
+        return joined_logits(self.paddle, self.net, self.model, self.windows, ids, labels > 0.5, pad_id, rng)
 
     def whole(self) -> AbstractContextManager:
         """The time in which the model has all labels: for dev scores and checkpoints."""
