@@ -27,7 +27,7 @@ def test_no_password_is_shown(address, shown):
     ("address", "module", "message"),
     [
         ("postgresql://ann:secret@h/s", "psycopg", "the package psycopg is missing: pip install 'psycopg[binary]'."),
-        ("mysql+pymysql://ann:secret@h/s", "pymysql", "the package pymysql is missing: pip install 'pymysql'; the addr"),
+        ("mysql+pymysql://ann:secret@h/s", "pymysql", "the package pymysql is missing: pip install 'pymysql'; "),
         ("mysql://ann:secret@h/s", "MySQLdb", "pip install 'pymysql'; the address begins with mysql+pymysql:// then."),
         ("mssql://ann:secret@h/s", "pyodbc", "the package pyodbc is missing; install it."),
     ],
