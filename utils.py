@@ -323,6 +323,15 @@ def long_text_arguments(args):
     return {name: getattr(args, name) for name in ("long_text", "window_stride", "max_windows")}
 
 
+def add_unseen_arguments(parser, encoder="./checkpoint/model_best"):
+    """Labels that are known by their words alone: --unseen, --unseen_encoder, whose default is `encoder`."""
+    group = parser.add_argument_group("labels without rows")
+    group.add_argument("--unseen", help="file of new labels, which get probabilities from their words alone")
+    made = "train.py" if "checkpoint" in encoder else "export_model.py"
+    text = f"directory that retrieval_based/{made} saved an encoder in, with what fit_unseen.py wrote"
+    group.add_argument("--unseen_encoder", default=encoder, help=text)
+
+
 def add_result_arguments(parser):
     """Where predictions go: --output_file, --floor, --certainty, --resume, --quiet."""
     result = parser.add_argument_group("result")

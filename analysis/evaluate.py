@@ -6,11 +6,13 @@
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --calibrate per_level
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --report report.html
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --compare old --report report.html
+    python analysis/evaluate.py --dataset_dir data --params_path checkpoint --unseen new_labels.txt
 
 Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
         compare/                           another checkpoint, with settings of its own, that this one is held against
+        unseen, unseen_encoder/            new labels, which the rows may have, and what predict.py reads for them
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
         bad_case_labels.txt beside it, with more than 200 labels: their scores, which the log has otherwise
         output_json     all scores as fractions, if asked for
@@ -33,6 +35,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import hierarchical
+from analysis.beside import Beside
 from analysis.cases import in_directory
 from analysis.comparison import compare, label_sets, verdicts
 from analysis.data_map import Marks, map_points
@@ -48,6 +51,7 @@ from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.predictor import Predictor
 from hierarchical.selective import LEAST_ROWS
 from hierarchical.sets import only_writer
+from hierarchical.unseen import require_no_number
 from metric import CRITERIA, WAYS, Scores, decide, dev_cells, tuned_decision
 from utils import (
     FLAT,
@@ -57,6 +61,7 @@ from utils import (
     add_dataset_arguments,
     add_decision_arguments,
     add_long_text_arguments,
+    add_unseen_arguments,
     atomic_write,
     check_minima,
     decision_from_arguments,
@@ -100,12 +105,18 @@ def parse_args(argv):
     how = "another checkpoint: what has changed since, and whether that could be luck"
     result.add_argument("--compare", help=how)
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
+    add_unseen_arguments(parser)
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
     if args.data_map and not args.report:
         parser.error("argument --data_map: is part of a report, which --report writes")
+    about_known = ("tune_threshold", "calibrate", "report", "compare", "baseline")
+    if args.unseen and (given := [name for name in about_known if getattr(args, name)]):
+        parser.error(
+            f"argument --unseen: scores new labels; --{given[0]} is about the known ones alone, ask for it apart"
+        )
     return args
 
 
@@ -122,17 +133,23 @@ def probability_windows(predictor, rows, name, decision):
         yield window, probabilities_of(logits, predictor.tree, decision)
 
 
-def score_rows(predictor, rows, decision, name, left_out=None, findings=()):
+def score_rows(predictor, rows, decision, name, left_out=None, findings=(), beside=None):
     """(result dict of metric.Scores, bad cases) of labelled rows; a bad case is (row number, predicted class indices).
 
-    left_out, findings: a LeftOut, and report.Findings and data_map.Marks, that are to see each window, too
+    left_out, findings: a LeftOut, and report.Findings and the like, that are to see each window, too
+    beside: a WithUnseen, whose labels the rows have, or None
     Probabilities are held for one window of rows at a time, so memory does not grow with rows x labels.
     """
-    tree = predictor.tree
+    tree = beside.tree if beside else predictor.tree
     scores, bad_cases = Scores(tree), []
     for window, logits in logit_windows(predictor, rows, name):
-        probabilities, gold = probabilities_of(logits, tree, decision), rows.multi_hot(len(tree), window)
-        predicted = decide(probabilities, tree, decision)
+        gold = rows.multi_hot(len(tree), window)
+        if beside:
+            probabilities = beside.combine(logits, beside.encoder.encode([rows.texts[i] for i in window]))
+            predicted = beside.decide(probabilities, tree, decision)
+        else:
+            probabilities = probabilities_of(logits, tree, decision)
+            predicted = decide(probabilities, tree, decision)
         scores.update(predicted, gold)
         if left_out:
             left_out.update(window, logits, gold)
@@ -238,7 +255,14 @@ def main(argv=None):
     directory = require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     label_path, train_path, dev_path = inputs
-    require_same_labels(tree, label_path)
+    beside = None
+    if args.unseen:
+        require_no_number(decision)
+        beside = predictor.with_unseen(args.unseen, args.unseen_encoder, args.device)
+        beside.require_known_labels(label_path)
+        tree = beside.tree
+    else:
+        require_same_labels(tree, label_path)
     rows = {}
     if train_path.is_file():
         rows["train"] = load_reported(train_path, tree, logger)
@@ -273,7 +297,7 @@ def main(argv=None):
 
     changes, parts = args.tune_threshold or args.calibrate, None
     with only_writer(args.params_path) if changes else nullcontext():  # the settings are for this model
-        predictor.load()
+        (beside or predictor).load()
         logger.info("-----Evaluate model-------")
         for name, part in rows.items():
             logger.info(f"{name.capitalize()} dataset size: {len(part.texts)}")
@@ -284,14 +308,16 @@ def main(argv=None):
         if changes:
             write_decision(args.params_path, tokenizer.max_seq_length, decision, tokenizer.long_text)
     scores, findings = {}, Findings(tree, decision, len(rows["dev"].texts)) if args.report else None
-    left_out = LeftOut(tree, decision, len(rows["dev"].texts), parts)
+    left_out = None if beside else LeftOut(tree, decision, len(rows["dev"].texts), parts)
+    of_parts = Beside(beside) if beside else None
     marks = {name: Marks(len(part.texts)) for name, part in rows.items()} if args.data_map else {}
     for name, part in rows.items():
         of_dev = name == "dev"
-        seen_by = [one for one in (findings if of_dev else None, marks.get(name)) if one]
-        scores[name], bad_cases = score_rows(predictor, part, decision, name, left_out if of_dev else None, seen_by)
+        seen_by = [one for one in (findings if of_dev else None, of_parts if of_dev else None, marks.get(name)) if one]
+        of_rows = left_out if of_dev else None
+        scores[name], bad_cases = score_rows(predictor, part, decision, name, of_rows, seen_by, beside)
     label_scores = chain.from_iterable(label_lines(label, scores) for label in tree.labels)
-    for line in chain(headline(scores["dev"]), left_out.lines(), () if labels_path else label_scores):
+    for line in chain(headline(scores["dev"]), (of_parts or left_out).lines(), () if labels_path else label_scores):
         logger.info(line)
     if labels_path:
         with atomic_write(labels_path) as file:
@@ -315,7 +341,7 @@ def main(argv=None):
         skipped = {name: {"blank": part.blank, "unlabelled": part.unlabelled} for name, part in rows.items()}
         with atomic_write(args.output_json) as file:
             everything = {"arguments": vars(args), "decision": settings, "skipped_lines": skipped, **scores}
-            everything |= left_out.to_dict() | ({"comparison": against.to_dict()} if against else {})
+            everything |= (of_parts or left_out).to_dict() | ({"comparison": against.to_dict()} if against else {})
             json.dump(everything, file, ensure_ascii=False, indent=1)
 
 

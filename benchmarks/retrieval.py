@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from retrieval_based.encoder import Encoder
+from hierarchical.bi_encoder import Encoder
 from retrieval_based.index import SemanticIndex, labels_index, recalls
 from retrieval_based.vectors import Vectors
 from utils import HelpFormatter, LabelTree, make_parser, run

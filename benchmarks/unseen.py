@@ -24,7 +24,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import call
 from benchmarks.withholding import withheld_labels, write_some
-from retrieval_based.unseen import FILE
+from hierarchical.unseen import FILE
 from utils import LabelTree, load_rows, make_parser, multi_hot, run
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
+from numbers import Real
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hierarchical.batches import Begun
+from hierarchical.batches import Begun, row_windows
 from hierarchical.decisions import Decision, certainty, decide
 from hierarchical.labels import LabelTree
 
@@ -127,6 +128,43 @@ def cut_rows(values: np.ndarray, mask: np.ndarray) -> Iterator[list]:
     for count in np.count_nonzero(mask, axis=1).tolist():
         yield values[start : start + count].tolist()
         start += count
+
+
+class Begins(Protocol):
+    """What `predictions` asks: a Predictor, or what stands in for one."""
+
+    tree: LabelTree
+
+    def begin(self, texts: Sequence[str]) -> Begun: ...
+
+
+def predictions(
+    labeller: Begins,
+    texts: Sequence[str],
+    decision: Decision,
+    floor: float,
+    least_certainty: float | None,
+    choose: Callable[[np.ndarray, LabelTree, Decision], np.ndarray] = decide,
+    known: int | None = None,
+) -> list[Prediction]:
+    """One Prediction for each text, in their order; see describe() and label_texts().
+
+    Raises ValueError for settings that cannot be, TypeError for what is no text.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("texts is a list of texts; for a single one write [text]")
+    texts, tree = list(texts), labeller.tree
+    if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
+        raise TypeError(f"texts[{wrong[0]}] is {texts[wrong[0]]!r}, and not a text")
+    if not isinstance(floor, Real) or not 0 <= floor <= 1:
+        raise ValueError(f"floor must be a number from 0 to 1; got {floor!r}")
+    if least_certainty is not None and (not isinstance(least_certainty, Real) or not 0 <= least_certainty <= 1):
+        raise ValueError(f"certainty must be a number from 0 to 1; got {least_certainty!r}")
+    found: list[Prediction] = []
+    windows = (texts[rows.start : rows.stop] for rows in row_windows(len(texts), len(tree)))
+    for part in label_windows(windows, labeller.begin, tree, decision, choose):
+        found += describe(tree, part, floor, least_certainty, known)
+    return found
 
 
 def label_windows(

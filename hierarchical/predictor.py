@@ -14,13 +14,12 @@ linear model numpy.
 
 import json
 from collections.abc import Callable, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hierarchical.batches import Begun, begin_batches, row_windows
+from hierarchical.batches import Begun, begin_batches
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
 from hierarchical.decisions import probabilities_of, thresholds_of
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
@@ -34,10 +33,11 @@ from hierarchical.engines import (
     model_path,
 )
 from hierarchical.errors import InputError
-from hierarchical.labelled import FLOOR, Prediction, describe, label_windows
+from hierarchical.labelled import FLOOR, Prediction, predictions
 from hierarchical.linear import LINEAR, LinearModel, with_linear
 from hierarchical.modeling import tensors
 from hierarchical.sets import in_force, read_set
+from hierarchical.unseen import WithUnseen
 from hierarchical.weights import find_weights
 
 GPU_CALLERS = 4  # batches side by side: on an H100 1.4 times as fast as one at 128 tokens, more with shorter texts
@@ -77,6 +77,7 @@ class Predictor:
     tokenizer, decision    the Tokenizer and the stored Decision
     file            the file that holds the model
     linear          the linear branch beside its network, or None
+    cores           CPU threads that it may use
 
     Raises InputError, a ValueError, for settings that cannot be and for whatever is missing, damaged, or does not fit
     together. A checkpoint's network is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export
@@ -115,7 +116,7 @@ class Predictor:
         else:
             device, device_id = engine_gpu(device, device_id)
         self.callers = 1
-        cores = num_threads or available_cores()
+        self.cores = cores = num_threads or available_cores()
         if computes == "onnx":
             self.callers = cores if device == "cpu" else GPU_CALLERS
         self.engine: Any
@@ -174,6 +175,14 @@ class Predictor:
         if isinstance(self.engine, CheckpointModel):
             self.engine.load()
 
+    def with_unseen(self, labels: str | Path, encoder: str | Path, device: str = "cpu") -> WithUnseen:
+        """This and new labels, known by their words alone: with `predict`, `tree` and `labels` as here, see unseen.py.
+
+        labels: a file of them; encoder: folder of retrieval_based/export_model.py (or train.py, which needs paddle and
+        takes the device), with what retrieval_based/fit_unseen.py wrote. Raises InputError as this class does.
+        """
+        return WithUnseen.read(self, labels, encoder, device)
+
     def predict(
         self,
         texts: Sequence[str],
@@ -194,25 +203,12 @@ class Predictor:
         above this; certainty: tell how certain the labels of each text are, and whether it is this much. Raises
         ValueError for settings that cannot be, TypeError for what is no text.
         """
-        if isinstance(texts, (str, bytes)):
-            raise TypeError("texts is a list of texts; for a single one write [text]")
-        texts = list(texts)
-        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
-            raise TypeError(f"texts[{wrong[0]}] is {texts[wrong[0]]!r}, and not a text")
-        if not isinstance(floor, Real) or not 0 <= floor <= 1:
-            raise ValueError(f"floor must be a number from 0 to 1; got {floor!r}")
-        if certainty is not None and (not isinstance(certainty, Real) or not 0 <= certainty <= 1):
-            raise ValueError(f"certainty must be a number from 0 to 1; got {certainty!r}")
         decision = self.decision.updated(
             threshold=threshold, decoding=decoding, min_labels=min_labels, max_labels=max_labels, top_k=top_k,
             per_level=per_level, stop=stop,
         )  # fmt: skip
         thresholds_of(decision, self.tree)
-        found: list[Prediction] = []
-        windows = (texts[rows.start : rows.stop] for rows in row_windows(len(texts), len(self.tree)))
-        for part in label_windows(windows, self.begin, self.tree, decision):
-            found += describe(self.tree, part, floor, certainty)
-        return found
+        return predictions(self, texts, decision, floor, certainty)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, L] of texts, in the order given; calibrated, where the model is."""
@@ -220,17 +216,17 @@ class Predictor:
 
     def begin(self, texts: Sequence[str]) -> Begun:
         """`probabilities`, begun: the texts are tokenised; of an export with several callers the model is at work."""
-        batches = self.begin_logits(self.tokenizer.encode(list(texts)))
-
-        def result() -> np.ndarray:
-            logits = with_linear(batches.result(), self.linear, texts)
-            return probabilities_of(logits, self.tree, self.decision)
-
-        return Begun(result, batches.cancel)
+        logits = self.begin_text_logits(texts)
+        return Begun(lambda: probabilities_of(logits.result(), self.tree, self.decision), logits.cancel)
 
     def text_logits(self, texts: Sequence[str], progress: Callable | None = None) -> np.ndarray:
         """float32 logits [N, L] of texts, in the order given; `progress` gets the rows of each batch done."""
-        return with_linear(self.logits(self.tokenizer.encode(list(texts)), progress), self.linear, texts)
+        return self.begin_text_logits(texts, progress).result()
+
+    def begin_text_logits(self, texts: Sequence[str], progress: Callable | None = None) -> Begun:
+        """`text_logits`, begun."""
+        batches = self.begin_logits(self.tokenizer.encode(list(texts)), progress)
+        return Begun(lambda: with_linear(batches.result(), self.linear, texts), batches.cancel)
 
     def logits(self, ids: list[list[int]], progress: Callable | None = None) -> np.ndarray:
         """What the network alone gives for tokenised texts, float32 [N, L], in the order given."""

@@ -22,14 +22,9 @@ from uuid import uuid4
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.bi_encoder import Encoder
 from hierarchical.sets import only_writer
-from retrieval_based.encoder import (
-    Encoder,
-    add_model_arguments,
-    labels_to_index,
-    most_specific,
-    texts_of_labels,
-)
+from retrieval_based.encoder import add_model_arguments, labels_to_index, most_specific, texts_of_labels
 from retrieval_based.index import SemanticIndex, add_texts, read_about, require_same_thresholds
 from retrieval_based.vectors import HNSW_EF, HNSW_M, MilvusVectors, Vectors
 from utils import InputError, LabelTree, check_minima, get_logger, load_rows, make_parser, run, some

@@ -7,11 +7,13 @@ Writes  output_path/inference.get_pooled_embedding.{pdmodel, pdiparams}   token 
                       (.json in the place of .pdmodel with paddle 3.2 and later)
         output_path/inference.get_pooled_embedding.onnx                   the same for ONNX Runtime
         output_path/{config.json, label.txt, decision.json} and the tokenizer's files
+        output_path/{unseen.json, unseen.npy}   of fit_unseen.py, if they are there
 
 Pass output_path as --params_path to any script of this folder; it serves an index of the checkpoint it was made from.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,10 +21,12 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hierarchical.bi_encoder import EXPORTED, Encoder
 from hierarchical.devices import set_device
 from hierarchical.exporting import export_onnx, export_static, new_export, require_onnx_size
+from hierarchical.unseen import FILE, VECTORS
 from hierarchical.weights import find_weights
-from retrieval_based.encoder import EXPORTED, Encoder, graph_of
+from retrieval_based.encoder import graph_of
 from utils import InputError, get_logger, make_parser, run
 
 
@@ -52,6 +56,9 @@ def main(argv=None):
         export_onnx(program, work / "float32.onnx", encoder.tree.labels, **metadata)
         for path in list(work.iterdir()):
             os.replace(path, folder / path.name.replace("float32", EXPORTED))
+        if (source / FILE).is_file():
+            for name in (FILE, VECTORS):
+                shutil.copyfile(source / name, folder / name)
     exported = Encoder(target)
     exported.load("cpu")
     texts = encoder.tree.labels[:100]

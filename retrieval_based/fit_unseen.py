@@ -6,12 +6,14 @@
 Reads   params_path/     the encoder of retrieval_based/train.py, or its export
         classifier/      the checkpoint beside which new labels are to be given
         dataset_dir/dev.txt and label.txt
-Writes  params_path/unseen.json, which `predict.py --unseen` needs, see unseen.py
+Writes  params_path/{unseen.json, unseen.npy}, which --unseen of all scripts needs, see hierarchical/unseen.py
 
-Run it again when the encoder or the classifier was trained again; not when labels come or go.
+Run it again when the encoder or the classifier was trained again; not when labels come or go. What it wrote serves the
+exports of both, too: retrieval_based/export_model.py takes it along.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,13 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.batches import row_windows
+from hierarchical.bi_encoder import Encoder
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.predictor import Predictor
 from hierarchical.sets import only_writer
 from hierarchical.thresholds import folds_of
-from retrieval_based.encoder import Encoder, add_model_arguments, texts_of_labels
-from retrieval_based.unseen import FILE, Curve, features, leaves_of
+from hierarchical.unseen import FILE, Curve, features, leaves_of, write_vectors
+from retrieval_based.encoder import add_model_arguments, texts_of_labels
 from utils import (
     InputError,
     add_dataset_arguments,
@@ -56,11 +59,10 @@ def parse_args(argv):
     return args
 
 
-def measure(predictor, encoder, texts):
-    """Features float64 [N, K, 3] of the known leaves, each taken for a new label."""
+def measure(predictor, encoder, vectors, texts):
+    """Features float64 [N, K, 3] of the known leaves, which have these vectors, each taken for a new label."""
     leaves, found = leaves_of(predictor.tree), []
     everywhere = np.arange(len(leaves))
-    vectors = encoder.encode(texts_of_labels(predictor.tree, leaves))
     with progress_bar(len(texts), "dev") as bar:
         for window in row_windows(len(texts), len(predictor.tree)):
             part = [texts[i] for i in window]
@@ -75,7 +77,7 @@ def scores_left_out(found, gold, threshold):
     folds, right, given = folds_of(gold.shape[1], FOLDS), 0, 0
     for fold in range(FOLDS):
         rest, part = folds != fold, folds == fold
-        curve = Curve.fit(found[:, rest], gold[:, rest], threshold=threshold, encoder="", classifier="")
+        curve = Curve.fit(found[:, rest], gold[:, rest], threshold=threshold, encoder="", classifier="", vectors="")
         chosen = curve.probabilities(found[:, part]) > threshold
         right, given = right + (chosen & gold[:, part]).sum(), given + chosen.sum()
     return right / max(given, 1), right / gold.sum(), 2 * right / (given + gold.sum())
@@ -103,10 +105,12 @@ def main(argv=None):
     with only_writer(args.params_path):  # the curve is for this encoder
         predictor.load()
         encoder.load(args.device)
-        found = measure(predictor, encoder, [rows.texts[i] for i in chosen])
+        vectors = encoder.encode(texts_of_labels(tree, leaves))
+        found = measure(predictor, encoder, vectors, [rows.texts[i] for i in chosen])
         precision, recall, f1 = (100 * value for value in scores_left_out(found, gold, args.threshold))
         about = {"threshold": args.threshold, "encoder": encoder.id, "classifier": predictor.mark}
-        Curve.fit(found, gold, **about).write(args.params_path)
+        curve = Curve.fit(found, gold, vectors="", **about)
+        replace(curve, vectors=write_vectors(args.params_path, tree, vectors)).write(args.params_path)
     logger.info(
         f"Known labels, each fifth of them by what the others tell: precision {precision:.2f} | recall {recall:.2f} | "
         f"F1 {f1:.2f}. The encoder knows these labels' rows: new ones fare worse"

@@ -19,8 +19,9 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.batches import Begun, row_windows
+from hierarchical.bi_encoder import Encoder, path_text
 from hierarchical.predictions import predict_file
-from retrieval_based.encoder import Encoder, add_model_arguments, path_text
+from retrieval_based.encoder import add_model_arguments
 from retrieval_based.index import add_index_arguments, dense, index_or_labels, labels_index
 from utils import (
     FLAT,

@@ -18,8 +18,9 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.batches import row_windows
+from hierarchical.bi_encoder import Encoder
 from hierarchical.checkpoints import write_settings
-from retrieval_based.encoder import Encoder, add_model_arguments
+from retrieval_based.encoder import add_model_arguments
 from retrieval_based.index import add_index_arguments, index_or_labels, labels_index
 from retrieval_based.results import settings_directory
 from utils import (

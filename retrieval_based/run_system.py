@@ -16,7 +16,8 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from retrieval_based.encoder import Encoder, add_model_arguments
+from hierarchical.bi_encoder import Encoder
+from retrieval_based.encoder import add_model_arguments
 from retrieval_based.index import SemanticIndex, add_index_arguments, index_or_labels, labels_index
 from utils import Problems, check_minima, get_logger, make_parser, read_texts, run, shown, warn_about
 

@@ -19,7 +19,8 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from deploy.simple_serving.model import Model
 from deploy.simple_serving.serving import add_serving_arguments, check_serving_arguments, serve
-from retrieval_based.encoder import Encoder, add_model_arguments
+from hierarchical.bi_encoder import Encoder
+from retrieval_based.encoder import add_model_arguments
 from retrieval_based.index import SemanticIndex, dense
 from utils import check_minima, make_parser, run
 

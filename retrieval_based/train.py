@@ -25,6 +25,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hierarchical.batches import CHOOSING_CELLS
+from hierarchical.bi_encoder import build_encoder, own_digest
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.modeling import model_inputs, predict_logits
@@ -44,14 +45,7 @@ from hierarchical.sources import require_model
 from hierarchical.training import Settings, Trainer, leave, save_progress, stop_on_signals, train_batches, train_epoch
 from hierarchical.weights import load_weights
 from metric import Decision, tune_threshold
-from retrieval_based.encoder import (
-    build_encoder,
-    center,
-    labels_to_index,
-    most_specific,
-    own_digest,
-    texts_of_labels,
-)
+from retrieval_based.encoder import center, labels_to_index, most_specific, texts_of_labels
 from retrieval_based.index import RECALL_AT, SemanticIndex, dense, recalls
 from retrieval_based.vectors import Vectors
 from utils import (

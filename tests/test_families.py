@@ -17,13 +17,13 @@ import prune
 import train
 from analysis import aug, evaluate, sent_interpret, word_interpret
 from deploy.predictor import infer
+from hierarchical.bi_encoder import Encoder
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.encoders import FAMILIES
 from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor
 from retrieval_based import train as retrieval
-from retrieval_based.encoder import Encoder
 from tests.conftest import SAMPLE
 from tests.deploy.simple_serving.conftest import Running
 from tests.few_shot.conftest import load_script

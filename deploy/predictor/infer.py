@@ -4,8 +4,11 @@
     python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --use_quantize \\
         --dataset_dir data --output_file predictions.jsonl                 # int8, to a file
     python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --dataset_dir data --perf
+    python deploy/predictor/infer.py --model_path_prefix export/float32 --device cpu --dataset_dir data \\
+        --unseen new_labels.txt --unseen_encoder output                   # and labels without rows
 
 Reads   what predict.py reads, and the model with its settings (see hierarchical/predictor.py)
+        unseen_encoder/  of retrieval_based/export_model.py, with what retrieval_based/fit_unseen.py wrote; on the CPU
 Writes  what predict.py writes; nothing beside the model
         with --perf nothing: it prints scores on labelled rows and the time a text takes
 """
@@ -25,6 +28,7 @@ from hierarchical.formats import existing
 from hierarchical.linear import with_linear
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
+from hierarchical.unseen import WithUnseen
 from metric import Scores, decide
 from utils import (
     InputError,
@@ -34,6 +38,7 @@ from utils import (
     add_max_seq_length_argument,
     add_result_arguments,
     add_texts_arguments,
+    add_unseen_arguments,
     check_engine_arguments,
     check_prediction_arguments,
     decision_from_arguments,
@@ -71,11 +76,14 @@ def parse_args(argv):
     perf.add_argument("--perf_dataset", choices=("dev", "test"), default="dev", help="the file of these rows")
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
+    add_unseen_arguments(parser, "./output")
     args = parser.parse_args(argv)
     check_prediction_arguments(parser, args)
     check_engine_arguments(parser, args)
     if args.perf and args.dataset_dir is None:
         parser.error("argument --perf: needs a --dataset_dir with labelled rows")
+    if args.perf and args.unseen:
+        parser.error("argument --unseen: --perf measures the model alone; analysis/evaluate.py scores new labels")
     return args
 
 
@@ -155,6 +163,9 @@ def main(argv=None):
     if args.perf:
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)
+    elif args.unseen:
+        beside = WithUnseen.read(predictor, args.unseen, args.unseen_encoder, without_paddle=True)
+        beside.predict_file(prediction_job(args), decision)
     else:
         predict_file(prediction_job(args), predictor, decision)
 

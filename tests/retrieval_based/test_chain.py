@@ -12,9 +12,9 @@ import pytest
 from filelock import FileLock
 from safetensors.numpy import load_file
 
+from hierarchical.bi_encoder import Encoder
 from hierarchical.training import Settings
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
-from retrieval_based.encoder import Encoder
 from retrieval_based.index import SemanticIndex
 from retrieval_based.vectors import MilvusVectors
 from tests.conftest import ROOT, without_identity

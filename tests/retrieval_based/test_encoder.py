@@ -5,21 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from hierarchical.bi_encoder import Encoder, build_encoder, own_digest, project
 from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
 from hierarchical.encoders import encoder_config
 from hierarchical.modeling import library_config, model_inputs
 from retrieval_based import export_model
-from retrieval_based.encoder import (
-    Encoder,
-    build_encoder,
-    center,
-    labels_to_index,
-    most_specific,
-    own_digest,
-    project,
-    texts_of_labels,
-)
+from retrieval_based.encoder import center, labels_to_index, most_specific, texts_of_labels
 from tests.conftest import without_identity
 from tests.hierarchical.swaps import require_no_mixture
 from tests.retrieval_based.conftest import with_other_id

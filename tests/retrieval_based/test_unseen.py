@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 import predict
+from hierarchical.bi_encoder import Encoder, path_text
 from hierarchical.calibration import sigmoid
-from metric import Decision
-from retrieval_based import fit_unseen
-from retrieval_based.encoder import Encoder, path_text
-from retrieval_based.unseen import (
+from hierarchical.unseen import (
     Curve,
     NewLabels,
     WithUnseen,
@@ -22,6 +20,8 @@ from retrieval_based.unseen import (
     leaves_of,
     require_no_number,
 )
+from metric import Decision
+from retrieval_based import fit_unseen
 from tests.conftest import SAMPLE
 from tests.retrieval_based.conftest import call, fails
 from utils import InputError, LabelTree
