@@ -250,15 +250,22 @@ class WithUnseen:
 
     @classmethod
     def read(
-        cls, predictor: Any, path: str | Path, encoder: str | Path, device: str = "cpu", without_paddle: bool = False
+        cls,
+        predictor: Any,
+        path: str | Path,
+        encoder: str | Path,
+        device: str = "cpu",
+        without_paddle: bool = False,
+        callers: int | None = None,
     ) -> "WithUnseen":
         """Beside a Predictor, the new labels of a file, see NewLabels.read, and the encoder in a folder.
 
-        without_paddle: the encoder must be an export. Raises InputError for what is missing, damaged, or made for
+        without_paddle: the encoder must be an export; callers: threads that call it at once, None: as many as the
+        Predictor may use. Raises InputError for what is missing, damaged, or made for
         another classifier or encoder.
         """
         new = NewLabels.read(path, predictor.tree)
-        found = Encoder(encoder, batch_size=predictor.batch_size, callers=predictor.cores)
+        found = Encoder(encoder, batch_size=predictor.batch_size, callers=callers or predictor.cores)
         if without_paddle and not found.onnx:
             raise InputError(
                 f"{encoder}: a checkpoint, where an export is needed. Make one with retrieval_based/export_model.py."
@@ -268,6 +275,11 @@ class WithUnseen:
     @property
     def labels(self) -> list[str]:
         return self.tree.labels
+
+    @property
+    def version(self) -> str:
+        """Tells new labels, their words, the encoder and the Curve from others."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
     def load(self) -> None:
         """Load both networks, and encode those labels that unseen.npy has no vectors of."""
@@ -354,8 +366,16 @@ def fixed_numbers(decision: Decision) -> list[str]:
     return [name for name, value in asked.items() if value]
 
 
-def require_no_number(decision: Decision) -> None:
-    """Raise InputError for decision settings that fix how many labels a text has: new ones would come on top."""
+def require_no_number(decision: Decision, stored: str = "") -> None:
+    """Raise InputError for decision settings that fix how many labels a text has: new ones would come on top.
+
+    stored: the file that they come from, where there are no flags for them
+    """
+    if stored and (named := fixed_numbers(decision)):
+        raise InputError(
+            f"{stored}: {some(named)} says how many labels a text has, and --unseen gives new ones beside them. Take "
+            "that out of the file, or leave --unseen out."
+        )
     if named := [f"--{name}" for name in fixed_numbers(decision)]:
         raise InputError(
             f"--unseen: gives new labels beside the known ones, and {some(named)} (stored or given) says how many "

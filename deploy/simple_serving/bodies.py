@@ -101,6 +101,9 @@ class Result(BaseModel):
     levels: dict[str, list[str]] = Field(description="level -> the predicted labels there, ancestors included")
     certainty: float | None = Field(None, description="of all labels; only where a certainty is asked for")
     sure: bool | None = Field(None, description="whether that is as much as is asked for")
+    unseen: list[str] | None = Field(
+        None, description="those of the labels that are new, known by their words alone; only where --unseen names some"
+    )
 
 
 class ClassifyAnswer(BaseModel):
@@ -144,6 +147,7 @@ class ModelState(BaseModel):
     loaded: bool
     version: str | None = Field(None, description="tells one set of numbers from another")
     labels: int | None = None
+    unseen: int | None = Field(None, description="of these, the new ones, known by their words alone")
     max_seq_length: int | None = None
     since: str | None = Field(None, description="when it was loaded, in UTC")
     memory_bytes: int | None = Field(None, description="by which the process grew when it was loaded")

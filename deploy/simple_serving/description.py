@@ -1,5 +1,7 @@
 """The limits of this server in its description (/openapi.json): what is valid by the description is not refused."""
 
+from hierarchical.decisions import DECODINGS
+
 MOST_LABELS = 1000  # are listed by name
 MOST = 10  # where a request gives both, some number up to this is not below min_labels and not above max_labels
 
@@ -22,7 +24,9 @@ def add_limits(schemas, args, models):
         number_or_list(explain["labels"])["items"]["enum"] = model.tree.labels
     number_or_list(schemas["ReferenceParameters"]["properties"]["max_seq_len"])["maximum"] = model.most_tokens
     add_decision_limits(schemas["ClassifyBody"], model.decision)
-    add_threshold_limits(schemas["ClassifyBody"], model.tree)
+    add_threshold_limits(schemas["ClassifyBody"], model.trained)
+    if model.known is not None and len(models.loads) == 1:
+        forbid_numbers(schemas["ClassifyBody"]["properties"])
 
 
 def add_decision_limits(schema, stored):
@@ -47,6 +51,14 @@ def add_threshold_limits(schema, tree):
     number, several, *_ = number_or_list(schema["properties"]["threshold"])["oneOf"]
     lists = [several | {"minItems": n, "maxItems": n} for n in sorted({tree.depth, len(tree)})]
     number_or_list(schema["properties"]["threshold"])["oneOf"] = [number, *lists]
+
+
+def forbid_numbers(fields):
+    """What says how many labels a text has, which new labels come on top of."""
+    number_or_list(fields["decoding"])["enum"] = [name for name in DECODINGS if name != "path"]
+    number_or_list(fields["per_level"])["maximum"] = 0
+    for name in ("top_k", "max_labels"):
+        fields[name]["anyOf"] = [{"type": "null"}]
 
 
 def number_or_list(field):

@@ -18,6 +18,7 @@ from hierarchical.labelled import Labelled, describe
 from hierarchical.linear import with_linear
 from hierarchical.long_texts import CUT, ENDS
 from hierarchical.predictor import Predictor
+from hierarchical.unseen import WithUnseen, require_no_number
 
 MOST_PIECES = 64  # an explanation leaves out one piece of the text after the other
 CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -33,6 +34,9 @@ class Model:
     reads_all: the answer may depend on what comes after a text's last token, too
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
     version: tells one set of numbers from another; None: when it was loaded
+    beside: the WithUnseen whose new labels are answered, too; None: there are none
+
+    trained: the labels that decision settings are about, which are all but the new ones; known: how many, or None
 
     name: the one it is served by, which whoever serves it gives it
     """
@@ -41,10 +45,13 @@ class Model:
 
     def __init__(
         self, path, config, tree, tokenizer, decision, score,
-        has_changed=None, singly=False, reads_all=False, version=None,
+        has_changed=None, singly=False, reads_all=False, version=None, beside=None,
     ):  # fmt: skip
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
         self.score, self.has_changed, self.singly, self.reads_all = score, has_changed, singly, reads_all
+        self.choose, self.trained, self.known = decide, tree, None
+        if beside:
+            self.choose, self.trained, self.known = beside.decide, beside.predictor.tree, beside.known
         self.max_seq_length = tokenizer.max_seq_length
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -65,17 +72,22 @@ class Model:
 
     def decide(self, probabilities, decision):
         """Class indices in ascending order, of one text's probabilities [L]."""
-        return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
+        return np.flatnonzero(self.choose(probabilities[None], self.tree, decision)[0]).tolist()
 
 
-def load_exported(path, precision, max_seq_length=None, device="cpu", **long_text):
+def load_exported(path, precision, max_seq_length=None, device="cpu", unseen=None, **long_text):
     """The Model of an export; long_text: settings of LongText.updated that replace the stored ones.
 
+    unseen: (file of new labels, folder of the encoder that knows them by their words), or None.
     Raises InputError for whatever is missing, damaged or does not fit together.
     """
     predictor = Predictor(path, precision, device=device, max_seq_length=max_seq_length, kind="export", **long_text)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
-    singly, reads_all = predictor.singly, predictor.linear is not None
+    singly, reads_all = predictor.singly, predictor.linear is not None or unseen is not None
+    version, beside = file_digest(file)[:12], None
+    if unseen:
+        beside = load_beside(predictor, *unseen)
+        version += f"-{beside.version}"
 
     def logits_of(ids):
         if tokenizer.windows is None:
@@ -87,12 +99,22 @@ def load_exported(path, precision, max_seq_length=None, device="cpu", **long_tex
         logits = with_linear(logits_of(ids), predictor.linear, texts)
         if not np.isfinite(logits).all():
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
+        if beside:
+            return beside.combine(logits, beside.encoder.encode(texts))
         return probabilities_of(logits, tree, predictor.decision)
 
     return Model(
-        file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all,
-        version=file_digest(file)[:12],
+        file, predictor.config, beside.tree if beside else tree, tokenizer, predictor.decision, score, singly=singly,
+        reads_all=reads_all, version=version, beside=beside,
     )  # fmt: skip
+
+
+def load_beside(predictor, labels, encoder):
+    """The WithUnseen beside an export's Predictor, loaded. Raises InputError as that does, and for stored settings."""
+    beside = WithUnseen.read(predictor, labels, encoder, without_paddle=True, callers=1)  # threads are the server's
+    require_no_number(predictor.decision, f"{predictor.file.with_name('decision.json')}")
+    beside.load()
+    return beside
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -145,7 +167,7 @@ def answer(work, model, probabilities):
 
 def sample_of(work, model):
     """The row of a sampled answer: as of predict.py's .jsonl files, with the time and the model."""
-    row = vars(next(describe(model.tree, Labelled.one(work.text, *work.outcome))))
+    row = vars(next(describe(model.tree, Labelled.one(work.text, *work.outcome), known=model.known)))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return row | {"time": now, "model": model.name, "version": model.version}
 
@@ -154,12 +176,13 @@ def named(work, model, probabilities):
     """The JSON of a text's labels by name: a row of predict.py's .jsonl files."""
     predicted = model.decide(probabilities, work.decision) if work.text else []
     found = Labelled.one(work.text, predicted, probabilities)
-    return next(describe(model.tree, found, work.floor, work.certainty)).to_json()
+    return next(describe(model.tree, found, work.floor, work.certainty, model.known)).to_json()
 
 
 def numbered(work, model, probabilities):
-    """(class indices, their probabilities): what the reference's server answers."""
+    """(class indices, their probabilities): what the reference's server answers; new labels have no number there."""
     predicted = model.decide(probabilities, work.decision) if work.text else []
+    predicted = [i for i in predicted if i < len(model.trained)]
     return predicted, [round(float(probabilities[i]), 6) for i in predicted]
 
 

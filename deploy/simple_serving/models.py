@@ -62,6 +62,7 @@ class Models:
         told = {"name": name, "default": name == self.default, "loaded": name in self.loaded}
         if model := self.loaded.get(name):
             told |= {"version": model.version, "labels": len(model.tree), "max_seq_length": model.max_seq_length}
+            told |= {"unseen": None if model.known is None else len(model.tree) - model.known}
             told |= {"since": model.loaded, "memory_bytes": self.memory[name]}
         return ModelState(**told)
 

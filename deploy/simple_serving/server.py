@@ -3,9 +3,11 @@
     python deploy/simple_serving/server.py --model_path export                  # http://127.0.0.1:8189
     python deploy/simple_serving/server.py --model_path export --host 0.0.0.0 --api_key_file key.txt
     python deploy/simple_serving/server.py --model_path export --model new=export_new --split new=0.1
+    python deploy/simple_serving/server.py --model_path export --unseen new_labels.txt --unseen_encoder output
 
-Reads   model_path/{float32,int8}.onnx and what export_model.py left beside it; files of keys and certificates. Writes
-        access_log and sample_file, if given.
+Reads   model_path/{float32,int8}.onnx and what export_model.py left beside it; files of keys and certificates;
+        unseen, and unseen_encoder/ of retrieval_based/export_model.py with what fit_unseen.py wrote
+Writes  access_log and sample_file, if given
 
     GET  /                           a page to try it on: the label tree, and the words that mattered
     POST /v1/classify                texts -> labels by name, probabilities, levels
@@ -33,7 +35,7 @@ from deploy.simple_serving.serving import (
     exported,
     serve,
 )
-from utils import check_minima, make_parser, run
+from utils import add_unseen_arguments, check_minima, make_parser, run
 
 
 def parse_args(argv):
@@ -47,6 +49,7 @@ def parse_args(argv):
         "--split", type=named_share, metavar="NAME=SHARE", help="one that answers this share in place of it"
     )
     model.add_argument("--shadow", metavar="NAME", help="one that is asked, too; differences go to the access log")
+    add_unseen_arguments(parser, "./output")
     add_serving_arguments(parser)
     args = parser.parse_args(argv)
     check_minima(parser, args, max_seq_length=3)
@@ -58,6 +61,8 @@ def parse_args(argv):
     for flag, name in (("split", args.split and args.split[0]), ("shadow", args.shadow)):
         if name and name not in names[1:]:
             parser.error(f"argument --{flag}: {name!r} is no name of --model")
+    if args.unseen and (args.split or args.shadow):
+        parser.error("argument --unseen: new labels stand beside --model_path alone; leave --split and --shadow out")
     return args
 
 
@@ -81,7 +86,10 @@ def named_share(text):
 def main(argv=None):
     args = parse_args(argv)
     load = exported(args)
-    serve(args, {name: partial(load, path) for name, path in args.model})
+    loads = {name: partial(load, path) for name, path in args.model}
+    if args.unseen:
+        loads["default"] = partial(load, args.model_path, (args.unseen, args.unseen_encoder))
+    serve(args, loads)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from deploy.simple_serving.versions import Shadow, Split
 from hierarchical.console import get_logger
 from hierarchical.decisions import thresholds_of
 from hierarchical.devices import available_cores
-from hierarchical.errors import InputError
+from hierarchical.errors import InputError, some
 from hierarchical.long_texts import CUT
+from hierarchical.unseen import fixed_numbers
 
 BODY_SECONDS = 10  # for a body to arrive
 LOOK_SECONDS = 1  # between two looks at files that may change
@@ -154,7 +155,11 @@ class Service:
             return model.decision
         try:
             decision = model.decision.updated(**settings)
-            thresholds_of(decision, model.tree)
+            thresholds_of(decision, model.trained)
+            if model.known is not None and (named := fixed_numbers(decision)):
+                raise ValueError(
+                    f"{some(named)} says how many labels a text has, and this model has new ones beside them"
+                )
             return decision
         except ValueError as error:
             what = f"decision settings: {error}."

@@ -38,13 +38,16 @@ def add_export_arguments(model):
 
 
 def exported(args):
-    """A function that loads the export in a folder as the flags say; where there is no GPU, that is told now."""
+    """A function that loads the export in a folder as the flags say; where there is no GPU, that is told now.
+
+    Its second argument is load_exported's `unseen`, for the model that has new labels beside it.
+    """
     device = find_gpu(args.device)
 
-    def load(path):
+    def load(path, unseen=None):
         from deploy.simple_serving.model import load_exported
 
-        return load_exported(path, args.precision, args.max_seq_length, device, **long_text_arguments(args))
+        return load_exported(path, args.precision, args.max_seq_length, device, unseen, **long_text_arguments(args))
 
     return load
 
@@ -198,7 +201,8 @@ def serve(args, loads, add_routes=None):
         host, port = sock.getsockname()[:2]
         for model in service.models.loaded.values():
             reads = f"{model.max_seq_length} tokens of a text, longer ones: {model.tokenizer.long_text}"
-            logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {reads})")
+            new = f", {len(model.tree) - model.known} by their words alone" if model.known else ""
+            logger.info(f"Loaded {model.path} ({len(model.tree)} labels{new}, {reads})")
         logger.info(
             f"Serving on {'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it"
         )
