@@ -15,7 +15,7 @@ linear model numpy.
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,8 +37,10 @@ from hierarchical.labelled import FLOOR, Prediction, predictions
 from hierarchical.linear import LINEAR, LinearModel, with_linear
 from hierarchical.modeling import tensors
 from hierarchical.sets import in_force, read_set
-from hierarchical.unseen import WithUnseen
 from hierarchical.weights import find_weights
+
+if TYPE_CHECKING:
+    from hierarchical.unseen import WithUnseen
 
 GPU_CALLERS = 4  # batches side by side: on an H100 1.4 times as fast as one at 128 tokens, more with shorter texts
 # Texts of a step; on an H100 with four callers 256 took 0.81 of the time of 32 at 128 tokens, and 0.44 with shorter
@@ -175,12 +177,14 @@ class Predictor:
         if isinstance(self.engine, CheckpointModel):
             self.engine.load()
 
-    def with_unseen(self, labels: str | Path, encoder: str | Path, device: str = "cpu") -> WithUnseen:
+    def with_unseen(self, labels: str | Path, encoder: str | Path, device: str = "cpu") -> "WithUnseen":
         """This and new labels, known by their words alone: with `predict`, `tree` and `labels` as here, see unseen.py.
 
         labels: a file of them; encoder: folder of retrieval_based/export_model.py (or train.py, which needs paddle and
         takes the device), with what retrieval_based/fit_unseen.py wrote. Raises InputError as this class does.
         """
+        from hierarchical.unseen import WithUnseen
+
         return WithUnseen.read(self, labels, encoder, device)
 
     def predict(

@@ -1,170 +1,39 @@
-"""unseen.py, fit_unseen.py and `predict.py --unseen`: features and label sets by hand, the whole chain, bad input."""
+"""fit_unseen.py, and --unseen of predict.py, evaluate.py, infer.py and the HTTP server, which all answer alike."""
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import predict
+from analysis import evaluate
+from deploy.predictor import infer
+from deploy.simple_serving import server
+from hierarchical import Predictor
 from hierarchical.bi_encoder import Encoder, path_text
-from hierarchical.calibration import sigmoid
-from hierarchical.unseen import (
-    Curve,
-    NewLabels,
-    WithUnseen,
-    best_other,
-    features,
-    label_text,
-    leaves_of,
-    require_no_number,
-)
-from metric import Decision
-from retrieval_based import fit_unseen
+from hierarchical.unseen import Curve, leaves_of, write_vectors
+from retrieval_based import export_model, fit_unseen
+from retrieval_based.encoder import texts_of_labels
 from tests.conftest import SAMPLE
+from tests.deploy.simple_serving.conftest import KEY, Running
 from tests.retrieval_based.conftest import call, fails
-from utils import InputError, LabelTree
+from utils import LabelTree
 
-KNOWN = LabelTree(["体育", "体育##足球", "财经", "财经##股票"])
-CURVE = Curve([10.0, -5.0, -0.5], -2.0, 0.5, "e", "c")
-
-
-def test_best_other_by_hand():
-    values = np.array([[0.1, 0.9, 0.4], [0.5, 0.2, 0.3]])
-    found = best_other(values, np.array([0, 1, 2, -1]))
-    assert found.tolist() == [[0.9, 0.4, 0.9, 0.9], [0.3, 0.5, 0.5, 0.5]]
-    assert values[0, 1] == 0.9, "the caller's own numbers stay"
-
-
-def test_features_by_hand():
-    # Leaves 足球, 股票 and the new 篮球, 期货 below 股票: so 股票 is none any more, but the classifier still has it.
-    similarities = np.array([[0.2, 0.8, 0.5]])  # 足球, 篮球, 期货
-    logits = np.array([[-30.0, 2.0]])  # 足球, 股票
-    found = features(similarities, np.array([1, 2]), logits, np.array([-1, 1]))
-    assert found.tolist() == [[[0.8, 0.5, 2.0], [0.5, 0.8, -10.0]]]
-
-
-def test_a_curve_is_the_logistic_regression_of_what_it_has_seen(tmp_path):
-    rng = np.random.default_rng(0)
-    found = rng.normal(size=(800, 5, 3))
-    gold = rng.random((800, 5)) < sigmoid(found @ [3.0, -1.0, -0.5] - 1)
-    curve = Curve.fit(found, gold, threshold=0.4, encoder="e", classifier="c")
-    assert [*curve.weights, curve.bias] == pytest.approx([3.0, -1.0, -0.5, -1.0], abs=0.3)
-    curve.write(tmp_path)
-    assert Curve.read(tmp_path, "e", "c") == curve == Curve.read(tmp_path, "e", "")
-    assert curve.probabilities(found)[0, 0] == pytest.approx(sigmoid(found[0, 0] @ curve.weights + curve.bias))
-    with pytest.raises(InputError, match="right less often the nearer"):
-        Curve.fit(-found, gold, threshold=0.4, encoder="e", classifier="c")
-
-
-def labels_in(folder, text, **more):
-    path = folder / "new.txt"
-    path.write_text(text, encoding="utf-8")
-    for name, content in more.items():
-        (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
-    return NewLabels.read(path, KNOWN)
-
-
-def stand_in(labels):
-    """A WithUnseen of a predictor and an encoder whose numbers are given: a text is a row of them, as JSON."""
-
-    def encode(texts):
-        return np.array([json.loads(text)[0] for text in texts], np.float32)
-
-    predictor = SimpleNamespace(tree=KNOWN, tokenizer=None, file="f", decision=Decision())
-    predictor.text_logits = lambda texts: np.array([json.loads(text)[1] for text in texts], np.float32)
-    labeller = WithUnseen(predictor, SimpleNamespace(encode=encode), labels, CURVE, "cpu")
-    labeller.vectors = np.eye(len(labels.texts), dtype=np.float32)
-    return labeller
-
-
-def test_known_labels_stay_and_new_ones_come_beside_them(tmp_path):
-    labels = labels_in(tmp_path, "体育\n体育##篮球\n\n军事\n军事##演习\n")
-    assert labels.tree.labels == [*KNOWN.labels, "体育##篮球", "军事", "军事##演习"]
-    assert labels.texts == ["体育,足球", "财经,股票", "体育,篮球", "军事,演习"]
-    labeller = stand_in(labels)
-    text = json.dumps([[0.1, 0.0, 0.9, 0.3], [1.5, -4, -1, -2]])  # near the leaves; logits of the known labels
-    found = labeller.probabilities([text])
-    assert found[0, :4] == pytest.approx(sigmoid(np.array([1.5, -4, -1, -2])))
-    # 篮球: 10 x 0.9 - 5 x 0.3 + 0.5 x 2 - 2 = 6.5; 演习: 3 - 4.5 + 1 - 2 = -2.5, and 军事 with it
-    assert found[0, 4:] == pytest.approx(sigmoid(np.array([6.5, -2.5, -2.5])), abs=1e-6)
-    chosen = {name: labeller.decide(found, labels.tree, Decision(decoding=name)) for name in ("raw", "topdown")}
-    assert [np.flatnonzero(one[0]).tolist() for one in chosen.values()] == [[0, 4], [0, 4]]
-
-
-def test_decodings_and_new_labels(tmp_path):
-    labeller = stand_in(labels_in(tmp_path, "财经##期货\n"))
-    found = np.array([[0.1, 0.2, 0.3, 0.4, 0.9]])  # 期货 is likely, 财经 not
-
-    def chosen(**settings):
-        return np.flatnonzero(labeller.decide(found, labeller.tree, Decision(**settings))[0]).tolist()
-
-    assert chosen() == [4] and chosen(decoding="closure") == [2, 4] and chosen(decoding="topdown") == []
-    assert chosen(threshold=0.25) == [2, 3, 4] and chosen(threshold=0.95) == [4], "the curve has its own"
-    assert chosen(min_labels=1) == [3, 4]
-    for settings, flag in (({"top_k": 1}, "--top_k"), ({"max_labels": 1}, "--max_labels"), ({"per_level": 1}, "--per")):
-        with pytest.raises(InputError, match=flag):
-            require_no_number(Decision(**settings))
-    with pytest.raises(InputError, match="--decoding path"):
-        require_no_number(Decision(decoding="path"))
-    require_no_number(Decision(0.3, "closure", min_labels=1))
-
-
-def test_descriptions_are_read_with_their_labels(tmp_path):
-    row = json.dumps({"label": "军事", "description": " 军队与演习 "}, ensure_ascii=False)
-    labels = labels_in(tmp_path, "军事\n财经##期货\n", label_descriptions=f"{row}\n\n")
-    assert labels.texts == ["体育,足球", "财经,股票", "军事,军队与演习", "财经,期货"]
-    assert label_text("a##b") == "a,b"
-    assert labels.digest != labels_in(tmp_path, "军事\n财经##期货\n", label_descriptions="").digest
-
-
-@pytest.mark.parametrize(
-    "text, descriptions, says",
-    [
-        ("体育\n财经\n", None, "no label in it that the checkpoint does not know"),
-        ("军事##演习\n", None, "new.txt:1: the parent of '军事##演习' is missing"),
-        ("军事\n体育\n军事\n", None, "new.txt:3: label '军事' is already on line 1"),
-        ("军事\n", '{"label": "军事"}\n[1]\n', "2 problems found"),
-        (
-            "军事\n",
-            '{"label": "军士", "description": "x"}',
-            "label_descriptions.jsonl:1: unknown label '军士'; did you",
-        ),
-        ("军事\n", '{"label": "军事", "description": "x"}\n' * 2, "jsonl:2: label '军事' is described twice"),
-    ],
+pytestmark = pytest.mark.slow
+TREE = LabelTree.read(SAMPLE / "label.txt")
+NOTE_PADDLE = (
+    "import atexit; atexit.register(lambda: print('LOADED', {'paddle', 'sklearn'} & set(sys.modules), file=sys.stderr))"
 )
-def test_bad_lists_of_new_labels(tmp_path, text, descriptions, says):
-    with pytest.raises(InputError, match=says.replace("[", r"\[")):
-        labels_in(tmp_path, text, **({} if descriptions is None else {"label_descriptions": descriptions}))
 
 
-@pytest.mark.parametrize(
-    "content, says",
-    [
-        (None, "unseen.json: no such file. .*Make it with"),
-        ("{}", "not what retrieval_based/fit_unseen.py writes"),
-        ("[" * 9999, "not what retrieval_based/fit_unseen.py writes"),
-        ({"weights": [1, 2]}, "three weights"),
-        ({"threshold": 2}, "threshold must be from 0 to 1"),
-        ({"bias": float("nan")}, "three weights"),
-        ({"encoder": "other"}, "was fitted for another encoder"),
-        ({"classifier": "other"}, "was fitted for another classifier"),
-    ],
-)
-def test_bad_curves(tmp_path, content, says):
-    CURVE.write(tmp_path)
-    path = tmp_path / "unseen.json"
-    if content is None:
-        path.unlink()
-    else:
-        text = content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content)
-        path.write_text(text)
-    with pytest.raises(InputError, match=says):
-        Curve.read(tmp_path, "e", "c")
-
-
-# ---- the scripts -----------------------------------------------------------------------------------------------------
+def make_curve(folder, **changed):
+    """unseen.json and unseen.npy beside an encoder: with these weights new labels are given to some texts."""
+    encoder = Encoder(folder)
+    encoder.load("cpu")
+    digest = write_vectors(folder, TREE, encoder.encode(texts_of_labels(TREE, leaves_of(TREE))))
+    about = {"encoder": encoder.id, "classifier": "", "vectors": digest}
+    Curve(**{"weights": [0.5, -0.5, -0.01], "bias": 0.3, "threshold": 0.5} | about | changed).write(folder)
 
 
 @pytest.fixture
@@ -177,12 +46,11 @@ def ready(trained, tiny_checkpoint, tmp_path):
     lines = (SAMPLE / "data.txt").read_text("utf-8").splitlines()[:5]
     (data / "data.txt").write_text("\n".join([*lines, ""]) + "\n\n", "utf-8")
     (data / "new.txt").write_text("地理\n地理##山川\n公司动态##登山\n", "utf-8")
-    Curve([0.5, -0.5, -0.01], 0.3, 0.5, Encoder(encoder).id, "").write(encoder)
+    make_curve(encoder)
     flags = ["--dataset_dir", data, "--params_path", tiny_checkpoint, "--unseen_encoder", encoder, "--device", "cpu"]
     return flags, encoder, data
 
 
-@pytest.mark.slow
 def test_predictions_with_new_labels(ready, printed):
     flags, _, data = ready
     outputs = [data / "plain.jsonl", data / "both.jsonl", data / "both.tsv"]
@@ -207,24 +75,24 @@ def test_predictions_with_new_labels(ready, printed):
     call(predict, *flags, *more)  # label.txt may name new labels already
 
 
-@pytest.mark.slow
 def test_what_predict_refuses(ready, capsys):
     flags, encoder, data = ready
     new = ["--unseen", data / "new.txt"]
     assert "new labels beside the known ones, and --top_k" in fails(predict, capsys, *flags, *new, "--top_k", 2)
     assert "none.txt: no such file" in fails(predict, capsys, *flags, "--unseen", data / "none.txt")
-    Curve([0.5, -0.5, -0.01], 0.3, 0.5, "0" * 64, "").write(encoder)
+    make_curve(encoder, encoder="0" * 64)
     assert "fitted for another encoder" in fails(predict, capsys, *flags, *new)
+    make_curve(encoder)
     (data / "label.txt").write_text("别的\n", "utf-8")
     assert "differs from the labels" in fails(predict, capsys, *flags, *new)
 
 
-@pytest.mark.slow
 def test_fitting(ready, tiny_checkpoint, printed, capsys):
     _, encoder, data = ready
-    (encoder / "unseen.json").unlink()
-    tree = LabelTree.read(data / "label.txt")  # texts that spell a label are nearest to it, whatever the encoder
-    rows = [f"{path_text(tree.labels[i])}\t{tree.labels[i]}\n" for i in leaves_of(tree)] * 4
+    for name in ("unseen.json", "unseen.npy"):
+        (encoder / name).unlink()
+    # Texts that spell a label are nearest to it, whatever the encoder.
+    rows = [f"{path_text(TREE.labels[i])}\t{TREE.labels[i]}\n" for i in leaves_of(TREE)] * 4
     flags = ["--dataset_dir", data, "--params_path", encoder, "--classifier", tiny_checkpoint, "--device", "cpu"]
     (data / "dev.txt").write_text("".join(rows[:6]), "utf-8")
     assert "is too little to learn from" in fails(fit_unseen, capsys, *flags)
@@ -236,3 +104,138 @@ def test_fitting(ready, tiny_checkpoint, printed, capsys):
     found = Curve.read(encoder, Encoder(encoder).id, "")
     assert found.threshold == 0.3 and found.weights[0] > 0
     assert any(line.startswith("Known labels, each fifth of them by what the others tell: ") for line in printed)
+
+
+@pytest.fixture(scope="module")
+def output(trained, tmp_path_factory):
+    """The export of an encoder with a curve, which it takes along."""
+    folder = tmp_path_factory.mktemp("unseen")
+    shutil.copytree(trained[1] / "model_best", folder / "encoder")
+    make_curve(folder / "encoder")
+    call(export_model, "--params_path", folder / "encoder", "--output_path", folder / "output")
+    return folder / "output"
+
+
+@pytest.fixture
+def deployed(ready, output, hybrid_checkpoint, hybrid_export, tmp_path):
+    """(flags of predict.py, of infer.py and of the server, the folder of data), all with --unseen."""
+    _, encoder, data = ready
+    shutil.copytree(output, tmp_path / "output")
+    new = ["--unseen", data / "new.txt", "--unseen_encoder"]
+    of_checkpoint = ["--dataset_dir", data, "--params_path", hybrid_checkpoint, "--device", "cpu", *new, encoder]
+    of_export = ["--dataset_dir", data, "--model_path_prefix", hybrid_export / "float32", "--device", "cpu"]
+    of_server = ["--model_path", hybrid_export, "--precision", "float32", *new, tmp_path / "output"]
+    return of_checkpoint, [*of_export, *new, tmp_path / "output"], of_server, data
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def same(rows, expected):
+    """Whether answers are equal, but for rounding errors of probabilities; and some have new labels, others not."""
+    for row, other in zip(rows, expected, strict=True):
+        assert row["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+        assert {**row, "probabilities": 0} == {**other, "probabilities": 0}
+    return {bool(row["unseen"]) for row in rows} == {True, False}
+
+
+def test_the_same_answers_everywhere(deployed, hybrid_export):
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("fastapi")
+    checkpoint, export, serving, data = deployed
+    decided = ["--floor", 0, "--decoding", "raw"]
+    call(predict, *checkpoint, "--output_file", data / "a.jsonl", *decided)
+    expected = rows_of(data / "a.jsonl")
+    call(infer, *export, "--output_file", data / "b.jsonl", *decided)
+    assert same(rows_of(data / "b.jsonl"), expected)
+    texts = [row["text"] for row in expected]
+    door = Predictor(hybrid_export).with_unseen(data / "new.txt", serving[-1])
+    assert same([json.loads(row.to_json()) for row in door.predict(texts, floor=0, decoding="raw")], expected)
+
+    one = Running(data, *serving, change=NOTE_PADDLE, environment={"SERVING_API_KEY": KEY})
+    try:
+        assert f"({len(TREE) + 3} labels, 3 by their words alone, " in one.log()
+        with httpx.Client(base_url=one.url, timeout=60, headers={"X-API-Key": KEY}) as client:
+
+            def ask(**body):
+                return client.post("/v1/classify", json={"texts": texts, "floor": 0, "decoding": "raw"} | body)
+
+            assert same(ask().raise_for_status().json()["results"], expected)
+            refused = ask(top_k=1)
+            assert refused.status_code == 422 and "top_k says how many labels a text has" in refused.text
+            body = {"data": {"text": texts}, "parameters": {"prob_limit": 0.01}}
+            numbers = client.post("/models/cls_hierarchical", json=body).raise_for_status().json()["result"]["label"]
+            assert max(map(max, filter(None, numbers))) < len(TREE), "numbers are those of label.txt"
+            body = {"text": texts[0], "labels": ["地理##山川"]}
+            (row,) = client.post("/v1/explain", json=body).raise_for_status().json()["labels"]
+            assert row["probability"] == pytest.approx(expected[0]["probabilities"]["地理##山川"], abs=1e-4)
+            # A label on the day it is new: a line, and a reload; no training, no other command.
+            version = client.get("/health").json()["version"]
+            with open(data / "new.txt", "a", encoding="utf-8") as file:
+                file.write("地理##河流\n")
+            assert client.post("/admin/reload").raise_for_status().json()["version"] != version
+            (state,) = client.get("/v1/models").json()["models"]
+            assert (state["labels"], state["unseen"]) == (len(TREE) + 4, 4)
+            assert all("地理##河流" in row["probabilities"] for row in ask().json()["results"] if row["text"])
+            (data / "new.txt").write_text("地理##河流\n", "utf-8")
+            broken = client.post("/admin/reload")
+            assert broken.status_code == 409 and "the parent of '地理##河流' is missing" in broken.text
+            assert "地理##河流" in ask().json()["results"][0]["probabilities"], "what was loaded answers on"
+        assert one.stop() == 0 and "LOADED set()" in one.log()
+    finally:
+        one.process.kill()
+        one.process.wait()
+
+
+def test_scores_of_new_labels(ready, printed, capsys):
+    flags, _, data = ready
+    checkpoint = [*flags, "--unseen", data / "new.txt"]
+    call(predict, *checkpoint, "--output_file", data / "a.jsonl", "--floor", 0, "--decoding", "raw")
+    rows = [row for row in rows_of(data / "a.jsonl") if row["text"]]
+    gold = [["地理", "地理##山川"] if i % 2 else [TREE.labels[0]] for i, row in enumerate(rows)]
+    lines = (f"{row['text']}\t{','.join(labels)}\n" for row, labels in zip(rows, gold))
+    (data / "dev.txt").write_text("".join(lines), "utf-8")
+    flags = [*checkpoint, "--train_file", "", "--output_json", data / "s.json", "--decoding", "raw"]
+    call(evaluate, *flags)
+    found = json.loads((data / "s.json").read_text("utf-8"))
+    for name, known in (("known", True), ("new", False)):
+        predicted = [{label for label in row["labels"] if (label in TREE.index) == known} for row in rows]
+        there = [{label for label in labels if (label in TREE.index) == known} for labels in gold]
+        right = sum(len(a & b) for a, b in zip(predicted, there))
+        given, support = (sum(map(len, sets)) for sets in (predicted, there))
+        assert found["unseen"][name]["support"] == support > 0
+        assert found["unseen"][name]["micro_f1"] == pytest.approx(2 * right / (given + support))
+    leaves = ("地理##山川", "公司动态##登山")
+    expected = sum(row["probabilities"][leaf] for row in rows for leaf in leaves)
+    assert found["unseen"]["expected"] == pytest.approx(expected, abs=1e-3)
+    assert found["unseen"]["leaf_rows"] == len(rows) // 2 == found["dev"]["labels"]["地理##山川"]["support"]
+    assert any(line.startswith("New labels, by their words alone (3, ") for line in printed)
+    with pytest.raises(SystemExit):
+        evaluate.parse_args([*map(str, flags), "--calibrate", "per_level"])
+    assert "--calibrate is about" in capsys.readouterr().err
+
+
+def test_what_exports_refuse(deployed, ready, tmp_path, capsys):
+    pytest.importorskip("fastapi")
+    _, export, serving, data = deployed
+    _, encoder, _ = ready
+    plain = "a checkpoint, where an export is needed. Make one with retrieval_based/export_model.py"
+    assert plain in fails(infer, capsys, *export[:-1], encoder)
+    serving = [*serving, "--port", 0]
+    assert plain in fails(server, capsys, *serving, "--unseen_encoder", encoder)
+    assert "none: no such" in fails(infer, capsys, *export[:-1], tmp_path / "none")
+    assert "--perf measures the model alone" in fails(infer, capsys, *export, "--perf")
+    assert "--split and --shadow" in fails(server, capsys, *serving, "--model", "b=b", "--shadow", "b")
+    copy = shutil.copytree(serving[1], tmp_path / "copy")
+    settings = json.loads((copy / "decision.json").read_text("utf-8"))
+    (copy / "decision.json").write_text(json.dumps(settings | {"top_k": 2}), "utf-8")
+    assert "decision.json: top_k says how many" in fails(server, capsys, *serving, "--model_path", copy)
+    (data / "new.txt").write_text("".join(f"{label}\n" for label in TREE.labels), "utf-8")
+    assert "no label in it that the checkpoint does not know" in fails(server, capsys, *serving)
+    (data / "new.txt").write_text("地理\n", "utf-8")
+    np.save(tmp_path / "output" / "unseen.npy", np.eye(2))
+    assert "unseen.npy: holds vectors of other labels" in fails(infer, capsys, *export)
+    of_another = json.loads((tmp_path / "output" / "unseen.json").read_text()) | {"classifier": "another"}
+    (tmp_path / "output" / "unseen.json").write_text(json.dumps(of_another))
+    assert "was fitted for another classifier" in fails(server, capsys, *serving)

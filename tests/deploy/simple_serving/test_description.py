@@ -14,12 +14,13 @@ from hierarchical.decisions import Decision
 from hierarchical.labels import LabelTree
 
 
-def schemas_of(decision=Decision(), labels=("体育", "体育##足球")):
+def schemas_of(decision=Decision(), labels=("体育", "体育##足球"), known=None):
     from pydantic.json_schema import models_json_schema
 
     wanted = [(body, "validation") for body in (ClassifyBody, ExplainBody, ReferenceBody)]
     schemas = models_json_schema(wanted, ref_template="#/$defs/{model}")[1]["$defs"]
-    model = SimpleNamespace(tree=LabelTree(list(labels)), decision=decision, most_tokens=64)
+    tree, trained = LabelTree(list(labels)), LabelTree(list(labels)[:known])
+    model = SimpleNamespace(tree=tree, trained=trained, known=known, decision=decision, most_tokens=64)
     models = SimpleNamespace(find=lambda: model, loaded={"default": model}, loads={"default": None})
     add_limits(schemas, SimpleNamespace(max_texts=3, max_chars=5), models)
     return schemas
@@ -74,6 +75,23 @@ def test_numbers_of_labels_that_go_together(stored):
         both_given = least is not None and most is not None
         if stored in (Decision(), Decision(top_k=1)) and not (both_given and least > 10):
             assert described == taken, given
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"decoding": "closure", "threshold": [0.5, 1], "min_labels": 2, "per_level": 0, "top_k": None}, True),
+        ({"threshold": [0.5, 1, 1]}, False),  # the new label has its own
+        ({"decoding": "path"}, False),
+        ({"per_level": 1}, False),
+        ({"top_k": 1}, False),
+        ({"max_labels": 1}, False),
+    ],
+)
+def test_where_there_are_new_labels(settings, expected):
+    schemas = schemas_of(labels=("体育", "体育##足球", "体育##篮球"), known=2)
+    assert valid(schemas, "ClassifyBody", {"texts": "1"} | settings) == expected
+    assert valid(schemas, "ExplainBody", {"text": "1", "labels": ["体育##篮球"]})
 
 
 def test_many_labels_are_not_listed():
