@@ -124,6 +124,7 @@ def predictions(content: dict[str, Any]) -> list[Prediction]:
             row["labels"],
             row["probabilities"],
             {int(level): row["levels"][level] for level in row["levels"]},
+            **{name: row.get(name) for name in ("certainty", "sure", "unseen")},
         )
         for row in content["results"]
     ]
