@@ -47,7 +47,9 @@ def exported(args):
     def load(path, unseen=None):
         from deploy.simple_serving.model import load_exported
 
-        return load_exported(path, args.precision, args.max_seq_length, device, unseen, **long_text_arguments(args))
+        return load_exported(
+            path, args.precision, args.max_seq_length, device, unseen=unseen, **long_text_arguments(args)
+        )
 
     return load
 
