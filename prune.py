@@ -33,9 +33,10 @@ from hierarchical.decisions import recalibrated
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
 from hierarchical.exporting import export_checkpoint, require_onnx_size
-from hierarchical.modeling import model_inputs, score
+from hierarchical.long_texts import Windows
+from hierarchical.modeling import model_inputs, predict_logits, score
 from hierarchical.sets import only_writer
-from hierarchical.token_rows import TokenRows, encode_file
+from hierarchical.token_rows import TokenRows, encode_file, in_windows
 from hierarchical.training import log_scores, rate_schedule, train_batches
 from hierarchical.weights import find_weights
 from utils import (
@@ -65,13 +66,18 @@ LATENCY_BATCHES = 30
 
 
 class Task(NamedTuple):
-    """What is learned, and from which rows."""
+    """What is learned, and from which rows.
+
+    Where the full model reads texts in windows, it teaches window by window, and the labels of a text may be those of
+    another window; scores are of whole texts.
+    """
 
     checkpoint: Checkpoint  # of the full model
     train: Rows
-    train_ids: TokenRows
+    train_ids: TokenRows  # what the network sees at a time: texts, or their windows
+    train_texts: np.ndarray  # int64, whose each is
     dev: Rows
-    dev_ids: TokenRows
+    dev_ids: TokenRows  # of whole texts
 
     @property
     def tree(self) -> LabelTree:
@@ -80,6 +86,10 @@ class Task(NamedTuple):
     @property
     def pad_id(self) -> int:
         return self.checkpoint.tokenizer.pad_id
+
+    @property
+    def windows(self) -> Windows | None:
+        return self.checkpoint.tokenizer.windows
 
 
 @dataclass
@@ -182,12 +192,16 @@ def plan_widths(args, checkpoint):
 
 def rank(args, task, model):
     """Sort the heads and neurons of `model` by what they are worth on (a sample of) the rows of --rank_on."""
-    rows, ids = (task.train, task.train_ids) if args.rank_on == "train" else (task.dev, task.dev_ids)
+    rows, ids, texts = task.train, task.train_ids, task.train_texts
+    if args.rank_on == "dev":
+        rows, (ids, texts) = task.dev, in_windows(task.dev_ids, task.windows)
     sample = np.random.default_rng(args.seed).permutation(len(ids))[:RANKING_ROWS]
-    sampled = [ids[i] for i in sample], [rows.labels[i] for i in sample]
+    batch_size = args.per_device_train_batch_size
+    sampled, labels = [ids[i] for i in sample], [rows.labels[texts[i]] for i in sample]
+    if task.windows:  # which of its text's labels a window has, the full model knows
+        labels = [np.flatnonzero(row > 0) for row in predict_logits(model, sampled, task.pad_id, batch_size)]
     with progress_bar(len(sample), "rank") as bar:
-        batch_size = args.per_device_train_batch_size
-        reorder(model, *importance(model, *sampled, task.pad_id, batch_size, bar.update))
+        reorder(model, *importance(model, sampled, labels, task.pad_id, batch_size, bar.update))
 
 
 def evaluate(args, task, model):
@@ -196,7 +210,7 @@ def evaluate(args, task, model):
     with progress_bar(len(task.dev_ids), "dev") as bar:
         scores = score(
             model, task.tree, task.dev, task.dev_ids, task.pad_id, decision, batch_size, bar.update,
-            linear=task.checkpoint.linear,
+            linear=task.checkpoint.linear, windows=task.windows,
         ).result()  # fmt: skip
     log_scores(get_logger(), scores)
     del scores["labels"]  # thousands of numbers; analysis/evaluate.py gives them
@@ -208,7 +222,7 @@ def train_step(args, task, rows, teacher, student, widths, optimizer):
     import paddle
 
     inputs = model_inputs([task.train_ids[i] for i in rows], task.pad_id)
-    targets = paddle.to_tensor(task.train.multi_hot(len(task.tree), rows), "float32")
+    targets = paddle.to_tensor(task.train.multi_hot(len(task.tree), task.train_texts[rows]), "float32")
     with paddle.no_grad():
         taught = teacher(**inputs, output_hidden_states=True)
     total = 0.0
@@ -291,7 +305,8 @@ def latencies(args, task, models):
     import paddle
 
     size = args.per_device_eval_batch_size
-    batches = [task.dev_ids[i : i + size] for i in range(0, len(task.dev_ids), size)][:LATENCY_BATCHES]
+    ids, _ = in_windows(task.dev_ids, task.windows)
+    batches = [ids[i : i + size] for i in range(0, len(ids), size)][:LATENCY_BATCHES]
     seconds = np.zeros((1 + len(batches), len(models)))
     with paddle.no_grad(), progress_bar(len(seconds), "latency") as bar:
         for row, batch in zip(seconds, [batches[0], *batches]):
@@ -330,8 +345,13 @@ def main(argv=None):
     if launched_processes()[1] > 1:
         raise InputError("prune.py is one process: start it as python prune.py, without paddle.distributed.launch.")
     logger, output_dir = get_logger(), Path(args.output_dir)
-    checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length, windows=False)
+    checkpoint = Checkpoint.open(args.params_dir, args.max_seq_length)
     tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
+    if tokenizer.windows and args.hard_label_weight:
+        raise InputError(
+            f"--hard_label_weight {args.hard_label_weight:g}: the model reads texts in windows, of which one alone may "
+            "lack the labels of its text. Leave it at 0: the full model teaches each window."
+        )
     if checkpoint.decision.calibration:
         logger.warning("The calibration is that of the full model: calibrate the widths with analysis/evaluate.py")
         checkpoint = replace(checkpoint, decision=recalibrated(checkpoint.decision, None, tree))
@@ -344,7 +364,10 @@ def main(argv=None):
         encode_file(tokenizer, rows.texts, directory / name)
         for rows, name in ((train, args.train_file), (dev, args.dev_file))
     )
-    task = Task(checkpoint, train, train_ids, dev, dev_ids)
+    train_ids, train_texts = in_windows(train_ids, tokenizer.windows)
+    if tokenizer.windows:
+        logger.info(f"{len(train.texts):,} train rows make {len(train_ids):,} windows: an epoch sees each of them")
+    task = Task(checkpoint, train, train_ids, train_texts, dev, dev_ids)
     with only_writer(output_dir, "wait until it ends, or give another --output_dir"):
         require_writable(output_dir / "prune.json", "--output_dir", [])
         get_logger(output_dir / "prune.log")

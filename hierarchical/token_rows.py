@@ -24,6 +24,7 @@ import hierarchical
 from hierarchical.console import get_logger, progress_bar
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
+from hierarchical.long_texts import Windows
 from hierarchical.sets import only_writer
 from hierarchical.tokens import Tokenizer
 
@@ -64,6 +65,16 @@ class TokenRows(Sequence):
     def lengths(self) -> np.ndarray:
         """int32 [N]: how many ids each row has."""
         return np.diff(self.ends).astype(np.int32)
+
+
+def in_windows(rows: TokenRows, windows: Windows | None) -> tuple[TokenRows, np.ndarray]:
+    """(the windows of all texts in order, the number of the text that each is of, int64 [W]); None: the texts."""
+    if windows is None:
+        return rows, np.arange(len(rows))
+    parts = [[np.array(window, rows.ids.dtype) for window in windows.of(row)] for row in rows]
+    cut = [window for part in parts for window in part]
+    ends = np.append(0, np.cumsum([len(window) for window in cut], dtype=np.int64))
+    return TokenRows(np.concatenate(cut), ends), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
 def encode_file(tokenizer: Tokenizer, texts: Any, path: str | Path, folder: str | Path | None = None) -> TokenRows:

@@ -22,7 +22,9 @@ import train
 from deploy.predictor import infer
 from hierarchical import modeling, weights
 from hierarchical.calibration import sigmoid
-from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint
+from hierarchical.checkpoints import Checkpoint, read_settings, save_checkpoint, write_decision
+from hierarchical.long_texts import LongText
+from hierarchical.metric import evaluate
 from hierarchical.predictor import Predictor
 from metric import Decision
 from tests.conftest import ROOT, SAMPLE
@@ -30,6 +32,7 @@ from utils import LabelTree, load_rows, run
 
 GRAPHS = {f"pruned_model{ending}" for ending in (".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx", "_int8.onnx")}
 CHECKPOINT = {"config.json", "model.safetensors", "model_state.pdparams", "label.txt", "decision.json"}
+TREE = LabelTree.read(SAMPLE / "label.txt")
 QUICK = ["--device", "cpu", "--per_device_train_batch_size", "8", "--save_steps", "2", "--logging_steps", "1"]
 
 
@@ -191,6 +194,36 @@ def test_distillation_learns(no_export, run_prune, tiny_checkpoint, sample_rows,
         for name in ("cut", "taught")
     )
     assert taught < 0.7 * mere
+
+
+@pytest.mark.slow
+def test_a_model_that_reads_windows(no_export, run_prune, tiny_checkpoint, sample_rows, monkeypatch, tmp_path, capsys):
+    """It is taught window by window, scored on whole texts, and its widths are stored with windows."""
+    folder, long_text = shutil.copytree(tiny_checkpoint, tmp_path / "full"), LongText("windows", 7, 5)
+    write_decision(folder, 14, Decision(), long_text)
+    ranked = []
+    monkeypatch.setattr(
+        prune, "importance", lambda *given, rank=prune.importance: ranked.append(given[1:3]) or rank(*given)
+    )
+    flags = ["--params_dir", folder, "--width_mult_list", "1/2"]
+    run_prune(*flags, "--max_steps", "2", "--learning_rate", "1e-9")
+    told = json.loads((tmp_path / "prune" / "prune.json").read_text("utf-8"))
+    rows = load_rows(sample_rows / "dev.txt", TREE)
+    gold, width = rows.multi_hot(len(TREE)), tmp_path / "prune" / "width_mult_0.5"
+    for model, found in ((folder, told["full"]), (width, told["best"]["0.5"])):
+        chosen = Predictor(model).probabilities(rows.texts) > 0.5
+        assert found["micro_f1"] == pytest.approx(evaluate(chosen, gold, TREE)["micro_f1"])
+    assert read_settings(width)[3] == long_text == Checkpoint.open(width).tokenizer.long_text
+
+    checkpoint = Checkpoint.open(folder)
+    ids = checkpoint.tokenizer.encode(load_rows(sample_rows / "train.txt", TREE).texts)
+    windows, _ = checkpoint.tokenizer.windows.expand(ids)
+    ((sample, labels),) = ranked
+    assert sorted(row.tolist() for row in sample) == sorted(windows) and len(windows) > len(ids)
+    logits = modeling.predict_logits(checkpoint.load_model(), [list(row) for row in sample], 0, 8)
+    assert [list(row) for row in labels] == [np.flatnonzero(row > 0).tolist() for row in logits]
+    assert f"{len(ids)} train rows make {len(windows)} windows" in capsys.readouterr().err
+    assert "one alone may lack the labels" in fails(run_prune, capsys, *flags, "--hard_label_weight", "1")
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from hierarchical import token_rows
+from hierarchical.long_texts import Windows
 from hierarchical.rows import load_rows
-from hierarchical.token_rows import FOLDER, TokenRows, encode_file
+from hierarchical.token_rows import FOLDER, TokenRows, encode_file, in_windows
 from hierarchical.tokenizer import load_tokenizer
 from tests.conftest import ROOT, SAMPLE
 from tests.hierarchical.test_labels import TREE
@@ -46,6 +47,15 @@ def as_lists(rows):
 
 def caches(file):
     return sorted(path.name for path in (file.parent / FOLDER).glob("*.tokens"))
+
+
+def test_windows_by_hand():
+    rows = TokenRows(np.array([1, 5, 6, 7, 8, 9, 2, 1, 4, 2], np.uint16), np.array([0, 7, 10]))
+    found, texts = in_windows(rows, Windows(4, 2))  # two tokens between the ends
+    assert as_lists(found) == [[1, 5, 6, 2], [1, 7, 8, 2], [1, 8, 9, 2], [1, 4, 2]] and found.ids.dtype == np.uint16
+    assert texts.tolist() == [0, 0, 0, 1]
+    same, texts = in_windows(rows, None)
+    assert same is rows and texts.tolist() == [0, 1]
 
 
 def test_the_ids_are_those_of_the_tokenizer_and_are_made_once(file):
