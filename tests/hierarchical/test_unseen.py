@@ -172,6 +172,11 @@ def test_descriptions_are_read_with_their_labels(tmp_path):
         ("军事\n", '{"label": "军事"}\n[1]\n', "2 problems found"),
         (
             "军事\n",
+            '{"label": "军事", "description": " "}',
+            "label_descriptions.jsonl:1: a line is .*, with words in both",
+        ),
+        (
+            "军事\n",
             '{"label": "军士", "description": "x"}',
             "label_descriptions.jsonl:1: unknown label '军士'; did you",
         ),
