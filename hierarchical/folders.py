@@ -18,6 +18,7 @@ import numpy as np
 from hierarchical.annotation import Annotation
 from hierarchical.errors import SHOWN, InputError, some
 from hierarchical.files import atomic_write
+from hierarchical.label_graph import GRAPH
 from hierarchical.labels import SEPARATOR, LabelTree
 from hierarchical.ledger import resolved
 from hierarchical.rows import format_rows
@@ -104,11 +105,14 @@ def extended(known: LabelTree, names: Iterable[str], add: bool, path: Path, sour
             "trained again. Nothing was written."
         )
     words = known.words + [""] * len(new)
-    return LabelTree(known.labels + new, f"label.txt with the labels of {source}", words=words)
+    return LabelTree(known.labels + new, f"label.txt with the labels of {source}", words=words, further=known.further)
 
 
 class ClassIndices:
-    """Labels as paths -> class indices, ascending; every set of labels is looked up once."""
+    """Labels as paths, with all their ancestors -> class indices, ascending; every set of labels is looked up once.
+
+    Of a label with several parents the ancestors are added that its path does not name.
+    """
 
     def __init__(self, tree: LabelTree):
         self.tree = tree
@@ -116,7 +120,8 @@ class ClassIndices:
 
     def __call__(self, paths: Paths) -> tuple[int, ...]:
         if paths not in self.of:
-            self.of[paths] = tuple(sorted(self.tree.index[SEPARATOR.join(path)] for path in paths))
+            labels = sorted({self.tree.index[SEPARATOR.join(path)] for path in paths})
+            self.of[paths] = tuple(self.tree.closure(labels) if self.tree.further else labels)
         return self.of[paths]
 
     def names(self, paths: Iterable) -> list[str]:
@@ -180,7 +185,10 @@ def row_contents(files: Mapping[str, Sequence[Labelled]], tree: LabelTree, form:
 
 
 def label_contents(tree: LabelTree) -> Contents:
-    return {"label.txt": (f"{len(tree)} labels", [f"{line}\n" for line in tree.lines()])}
+    contents: Contents = {"label.txt": (f"{len(tree)} labels", [f"{line}\n" for line in tree.lines()])}
+    if tree.further:
+        contents[GRAPH] = f"{len(tree.further)} further parents", [f"{line}\n" for line in tree.graph_lines()]
+    return contents
 
 
 def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
@@ -192,8 +200,8 @@ def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
 
 
 def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None:
-    """Raise InputError if files of these names are there and may not be replaced; label.txt may."""
-    there = [name for name in contents if (folder / name).exists() and name != "label.txt"]
+    """Raise InputError if files of these names are there and may not be replaced; label.txt and its graph may."""
+    there = [name for name in contents if (folder / name).exists() and name not in ("label.txt", GRAPH)]
     if there and not overwrite:
         raise InputError(
             f"{folder}: already has {', '.join(there)}. Use another --save_dir, or --overwrite to replace them. "

@@ -13,6 +13,7 @@ import numpy as np
 from hierarchical.errors import Problems
 from hierarchical.files import read_lines
 
+GRAPH = "label_graph.txt"  # beside label.txt
 Edge = tuple[int, int]  # class index of a label, class index of a further parent
 LINE = "label<TAB>further parent, both as in the label file"
 
@@ -23,9 +24,12 @@ def graph_path(label_path: str | Path) -> Path:
     return path.with_name(f"{path.stem}_graph{path.suffix}")
 
 
-def read_graph(
-    path: Path, index: Mapping[str, int], parents: Sequence[int], guess: Callable[[str], str]
-) -> list[Edge]:
+def label_files(label_path: str | Path) -> list[Path]:
+    """A label file and, if it is there, the graph beside it."""
+    return [Path(label_path), *filter(Path.exists, [graph_path(label_path)])]
+
+
+def read_graph(path: Path, index: Mapping[str, int], parents: Sequence[int], guess: Callable[[str], str]) -> list[Edge]:
     """The edges of a graph file, ascending; [] where there is none.
 
     index: label -> class index; parents: the first parent of each, -1 for a root; guess: what an unknown label may
@@ -42,7 +46,7 @@ def read_graph(
             problems.add(path, number, f"{len(names) - 1 or 'no'} TAB in it; a line is {LINE}")
         elif unknown := [name for name in names if name not in index]:
             problems.add(path, number, f"unknown label {unknown[0]!r}; {guess(unknown[0]) or f'a line is {LINE}'}")
-        elif fault := _fault(*names, parents[index[names[0]]], index):
+        elif fault := _fault(names[0], names[1], parents[index[names[0]]], index):
             problems.add(path, number, fault)
         elif (first := line_of.setdefault((index[names[0]], index[names[1]]), number)) != number:
             problems.add(path, number, f"repeats line {first}; remove one of them")

@@ -38,8 +38,8 @@ class LabelTree:
     words    list[str], what a label is called in a sentence: its path's last level, unless label.txt gives another word
     line_of  list[int], the line of label.txt that a label stands on, the first is 1
     Raises InputError for duplicates, empty segments, children whose parent is missing, and names that label.txt cannot
-    hold, ValueError for further parents that read_graph() refuses. A node is its full path: equal names under two parents are
-    two nodes.
+    hold, ValueError for further parents that read_graph() refuses. A node is its full path: equal names under two
+    parents are two nodes.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LabelTree:
 
     @classmethod
     def read(cls, path: str | Path) -> "LabelTree":
-        """Read label.txt and, if it is there, label_graph.txt; blank lines are skipped, faults named with their line."""
+        """Read label.txt and, if there is one, label_graph.txt; blank lines are skipped, faults named by line."""
         lines, labels, words = read_labels(path)
         tree = cls(labels, path, lines, words)
         further = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
