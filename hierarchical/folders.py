@@ -18,7 +18,7 @@ import numpy as np
 from hierarchical.annotation import Annotation
 from hierarchical.errors import SHOWN, InputError, some
 from hierarchical.files import atomic_write
-from hierarchical.label_graph import GRAPH
+from hierarchical.label_graph import GRAPH, graph_path
 from hierarchical.labels import SEPARATOR, LabelTree
 from hierarchical.ledger import resolved
 from hierarchical.rows import format_rows
@@ -85,12 +85,14 @@ def closure(labels: Iterable[tuple[str, ...]]) -> Paths:
     return tuple(sorted({label[:depth] for label in labels for depth in range(1, len(label) + 1)}))
 
 
-def extended(known: LabelTree, names: Iterable[str], add: bool, path: Path, source: str, remedy: str) -> LabelTree:
-    """The tree of a label.txt with the names that it lacks at its end, so that its classes keep their numbers.
+def extended(known: LabelTree, wanted: LabelTree, add: bool, path: Path, source: str, remedy: str) -> LabelTree:
+    """The tree of a label.txt with the labels that it lacks at its end, so that its classes keep their numbers.
 
-    add     False: such names are an InputError
-    path    that label.txt; source: where the names come from; remedy: what to do if they are wrong
+    wanted  a tree with these labels; a label of `known` may get further parents by it
+    add     False: labels and parents that are new are an InputError
+    path    that label.txt; source: where the labels come from; remedy: what to do if they are wrong
     """
+    names = wanted.labels
     new = [name for name in names if name not in known.index]
     if new and not add:
         guesses = [known.guess(name) for name in new[:SHOWN]]
@@ -105,7 +107,16 @@ def extended(known: LabelTree, names: Iterable[str], add: bool, path: Path, sour
             "trained again. Nothing was written."
         )
     words = known.words + [""] * len(new)
-    return LabelTree(known.labels + new, f"label.txt with the labels of {source}", words=words, further=known.further)
+    both = LabelTree(known.labels + new, source, words=words, further=known.further)
+    edges = {(both.index[names[child]], both.index[names[parent]]) for child, parent in wanted.further}
+    further = sorted(edges - set(known.further) - set(enumerate(both.parents.tolist())))
+    if further and not add:
+        told = some([f"{both.labels[child]!r} under {both.labels[parent]!r}" for child, parent in further])
+        raise InputError(
+            f"{graph_path(path)}: {len(further)} parents of {source} are not in it: {told}. --add_labels adds them; a "
+            "model trained before does not know them and must be trained again. Nothing was written."
+        )
+    return LabelTree(both.labels, f"{path} with the labels of {source}", words=words, further=known.further + further)
 
 
 class ClassIndices:

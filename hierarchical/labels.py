@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hierarchical.console import FLAT
-from hierarchical.errors import Problems
+from hierarchical.errors import InputError, Problems
 from hierarchical.files import atomic_write, read_lines, require_file
 from hierarchical.label_graph import Edge, graph_levels, graph_path, read_graph
 
@@ -37,9 +37,8 @@ class LabelTree:
     levels   int64 [L], 1 for a root, and by the longest way from one; `depth` is the largest
     words    list[str], what a label is called in a sentence: its path's last level, unless label.txt gives another word
     line_of  list[int], the line of label.txt that a label stands on, the first is 1
-    Raises InputError for duplicates, empty segments, children whose parent is missing, and names that label.txt cannot
-    hold, ValueError for further parents that read_graph() refuses. A node is its full path: equal names under two
-    parents are two nodes.
+    Raises InputError for duplicates, empty segments, children whose parent is missing, names that label.txt cannot
+    hold, and further parents in a circle. A node is its full path: equal names under two parents are two nodes.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class LabelTree:
         if self.further:
             self.levels = graph_levels(self.parents.tolist(), self.further)
             if not self.levels.all() or any(self.parents[child] < 0 for child, _ in self.further):
-                raise ValueError(f"{source}: further parents go in a circle, or are those of a root")
+                raise InputError(f"{source}: further parents go in a circle, or are those of a root.")
         else:
             self.levels = np.array([label.count(SEPARATOR) + 1 for label in self.labels], np.int64)
         self.depth = int(self.levels.max())
