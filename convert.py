@@ -28,8 +28,6 @@ from glob import glob
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from hierarchical import folders
 from hierarchical.annotation import Annotation
 from hierarchical.folders import LINE_BREAKS, SPLIT_NAMES
@@ -358,15 +356,10 @@ def taxonomy_alone(args, taxonomy, known, label_path):
     """A taxonomy without rows -> label.txt."""
     tree = label_tree(args, taxonomy, known, label_path, ())
     print(f"{taxonomy.path}: {taxonomy.said}")
-    levels = " + ".join(str(count) for count in np.bincount(tree.levels)[1:])
-    print(f"\n{len(tree):,} labels in {tree.depth} levels ({levels}){further_said(tree)}")
+    print(f"\n{tree.size()}")
     for label in tree.labels[:LABELS_SHOWN]:
         print(f"    {shown(label)}")
     return new_labels(args, tree, known)
-
-
-def further_said(tree):
-    return f", {len(tree.further):,} further parents" if tree.further else ""
 
 
 def say_what_is_next(args, contents, logger):

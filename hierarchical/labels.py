@@ -130,6 +130,12 @@ class LabelTree:
             for label, word, name in zip(self.labels, self.words, own)
         ]
 
+    def size(self) -> str:
+        """How many labels and levels there are, in words."""
+        per_level = " + ".join(f"{count:,}" for count in np.bincount(self.levels)[1:])
+        further = f", {len(self.further):,} further parents" if self.further else ""
+        return f"{len(self):,} labels in {self.depth} levels ({per_level}){further}"
+
     def graph_lines(self) -> list[str]:
         """The lines of label_graph.txt, without line ends; none for a tree."""
         return [f"{self.labels[child]}\t{self.labels[parent]}" for child, parent in self.further]
