@@ -8,6 +8,7 @@ label_graph.txt beside it, see label_graph.py.
 import difflib
 import heapq
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain, groupby
@@ -181,6 +182,12 @@ class LabelTree:
             if rest := set(self.ancestors(child)) - {first, *self.ancestors(first)}:
                 found[child] = sorted(rest)
         return found
+
+    def parents_of(self, i: int) -> list[int]:
+        """The class indices of all parents of node i, the first one first; [] for a root."""
+        start, end = (bisect_left(self.further, (child, -1)) for child in (i, i + 1))
+        first = [int(self.parents[i])] if self.parents[i] >= 0 else []
+        return first + [parent for _, parent in self.further[start:end]]
 
     def ancestors(self, i: int) -> list[int]:
         """The class indices above node i, through all parents, from the roots down."""

@@ -61,6 +61,7 @@ def test_graph_structure():
     assert GRAPH.levels.tolist() == [1, 1, 2, 3, 4, 1] and GRAPH.depth == 4
     assert GRAPH.ancestors(4) == [0, 1, 5, 2, 3] and GRAPH.ancestors(3) == [0, 1, 2] and GRAPH.ancestors(2) == [1]
     assert GRAPH.closure([3]) == [0, 1, 2, 3]
+    assert [GRAPH.parents_of(i) for i in range(6)] == [[], [], [1], [0, 2], [3, 1, 5], []]
     assert GRAPH.by_level([3]) == {1: ["甲", "乙"], 2: ["乙##丙"], 3: ["甲##丁"]}
     assert levels_text(GRAPH, [4]) == ["level 1 : 甲,乙,己", "level 2 : 丙", "level 3 : 丁", "level 4 : 戊"]
     assert GRAPH.beside == {3: [1, 2], 4: [5]} and TREE.beside == {}
