@@ -35,6 +35,7 @@ from hierarchical.checkpoints import require_same_labels
 from hierarchical.decisions import Decision, decide, probabilities_of, raise_to_subtree_maximum, thresholds_of
 from hierarchical.errors import InputError, Problems, some
 from hierarchical.files import atomic_write, file_digest, read_lines, require_file
+from hierarchical.label_graph import graph_path, label_files, read_graph
 from hierarchical.labelled import FLOOR, Prediction, predictions
 from hierarchical.labels import LabelTree, read_labels
 from hierarchical.predictions import Job, predict_file
@@ -181,18 +182,22 @@ class NewLabels:
 
     @classmethod
     def read(cls, path: str | Path, known: LabelTree) -> "NewLabels":
-        """Those of a file like label.txt, which may hold known ones, too. known: LabelTree.
+        """Those of a file like label.txt, which may hold known ones, too, and may have a graph beside it.
 
-        Raises InputError for what no label tree can be, and where none is new.
+        known: LabelTree. Raises InputError for what no label tree can be, and where none is new.
         """
         lines, labels, _ = read_labels(path)
         added = [(line, label) for line, label in zip(lines, labels) if label not in known.index]
         if not added:
             raise InputError(f"{path}: no label in it that the checkpoint does not know; add a line for each new one.")
         numbers = [0] * len(known) + [line for line, _ in added]
-        tree = LabelTree([*known.labels, *(label for _, label in added)], path, numbers)
+        labels = [*known.labels, *(label for _, label in added)]
+        tree = LabelTree(labels, path, numbers)
+        edges = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
+        further = [*known.further, *(edge for edge in edges if edge[0] >= len(known))]
+        tree = LabelTree(labels, path, numbers, further=further)
         described, descriptions = Path(path).with_name(DESCRIPTIONS), dict[str, str]()
-        digest = file_digest(path)[:16]
+        digest = "".join(file_digest(one)[:16] for one in label_files(path))
         if described.exists():
             descriptions = read_descriptions(described, tree)
             digest += file_digest(described)[:16]
@@ -353,9 +358,11 @@ class WithUnseen:
 
     def require_known_labels(self, path: Path) -> None:
         """Raise InputError if there is a label.txt, and less the new labels it is not the classifier's."""
-        known, there = self.predictor.tree, LabelTree.read(path).labels if path.exists() else self.predictor.labels
-        less = [label for label in there if label in known.index or label not in self.tree.index]
-        if known.labels not in (there, less):
+        known = self.predictor.tree
+        there = LabelTree.read(path) if path.exists() else known
+        labels = [label for label in there.labels if label in known.index or label not in self.tree.index]
+        further = [line for line in there.graph_lines() if line.split("\t")[0] in known.index]
+        if known.labels not in (there.labels, labels) or sorted(further) != sorted(known.graph_lines()):
             require_same_labels(known, path)
 
 
