@@ -266,8 +266,7 @@ class WithUnseen:
         """Beside a Predictor, the new labels of a file, see NewLabels.read, and the encoder in a folder.
 
         without_paddle: the encoder must be an export; callers: threads that call it at once, None: as many as the
-        Predictor may use. Raises InputError for what is missing, damaged, or made for
-        another classifier or encoder.
+        Predictor may use. Raises InputError for what is missing, damaged, or made for another classifier or encoder.
         """
         new = NewLabels.read(path, predictor.tree)
         found = Encoder(encoder, batch_size=predictor.batch_size, callers=callers or predictor.cores)

@@ -12,6 +12,7 @@ from deploy.predictor import infer
 from deploy.simple_serving import server
 from hierarchical import Predictor
 from hierarchical.bi_encoder import Encoder, path_text
+from hierarchical.client import Client
 from hierarchical.unseen import Curve, leaves_of, write_vectors
 from retrieval_based import export_model, fit_unseen
 from retrieval_based.encoder import texts_of_labels
@@ -162,6 +163,9 @@ def test_the_same_answers_everywhere(deployed, hybrid_export):
                 return client.post("/v1/classify", json={"texts": texts, "floor": 0, "decoding": "raw"} | body)
 
             assert same(ask().raise_for_status().json()["results"], expected)
+            with Client(one.url, key=KEY) as ours:
+                found = ours.classify(texts, floor=0, decoding="raw")
+                assert [row.unseen for row in found] == [row["unseen"] for row in expected]
             refused = ask(top_k=1)
             assert refused.status_code == 422 and "top_k says how many labels a text has" in refused.text
             body = {"data": {"text": texts}, "parameters": {"prob_limit": 0.01}}
