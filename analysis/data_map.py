@@ -1,15 +1,17 @@
 """The data map of a report: dev and train rows as points, alike to the model where they are near each other.
 
     marks = {name: Marks(len(part.texts)) for name, part in rows.items()}       # updated while the rows are scored
-    points = map_points(predictor, rows, marks)                                 # for report.write_report
+    points = map_points(predictor, rows, marks, paths)                          # for report.write_report
 
 The two directions are those in which the model's features vary most: principal components.
 """
 
+from itertools import chain
+
 import numpy as np
 
+from analysis.features import Features
 from hierarchical.long_texts import CUT
-from hierarchical.modeling import encode_features
 
 MOST_POINTS = 2000  # of dev, and of train
 SIDE = 1000  # coordinates are whole numbers up to this
@@ -33,21 +35,24 @@ class Marks:
         self.surest[rows] = np.abs(gold - probabilities).max(1)
 
 
-def map_points(predictor, rows, marks, seed=3):
+def map_points(predictor, rows, marks, paths, seed=3):
     """{points, share}; a point is [x, y, 1 for dev, row number, 1 if wrong, surest in %, class indices, text, length].
 
-    rows, marks: name -> Rows, Marks. Of more than MOST_POINTS a random draw. share: of the features' variance that is
-    in the two directions. Length is there only where the text is cut.
+    rows, marks, paths: name -> Rows, Marks, and the file. Of more than MOST_POINTS a random draw. share: of the
+    features' variance that is in the two directions. Length is there only where the text is cut.
     """
     rng = np.random.default_rng(seed)
-    drawn = [(name, i) for name in SPLITS if name in rows for i in draw(len(rows[name].texts), rng)]
-    texts = [rows[name].texts[i] for name, i in drawn]
-    model, tokenizer = predictor.engine.model, predictor.tokenizer
+    drawn = {name: draw(len(rows[name].texts), rng) for name in SPLITS if name in rows}
+    tokenizer = predictor.tokenizer
     if tokenizer.windows:
         tokenizer = tokenizer.reading(CUT)  # one place for each text: that of its beginning
-    places, share = flattened(encode_features(model, tokenizer, texts, predictor.batch_size, "data map"))
+    kept = Features(predictor, predictor.engine.model, tokenizer, predictor.batch_size, paths["dev"].parent)
+    texts = {name: [rows[name].texts[i] for i in numbers] for name, numbers in drawn.items()}
+    found = [kept.of(part, paths[name], f"data map, {name}") for name, part in texts.items()]
+    places, share = flattened(np.concatenate(found))
     points = []
-    for (x, y), (name, i), text in zip(places.tolist(), drawn, texts):
+    numbered = [(name, i) for name, numbers in drawn.items() for i in numbers]
+    for (x, y), (name, i), text in zip(places.tolist(), numbered, chain.from_iterable(texts.values())):
         mark, labels = marks[name], list(rows[name].labels[i])
         about = [SPLITS.index(name), i, int(mark.wrong[i]), round(100 * float(mark.surest[i])), labels, text[:LONGEST]]
         points.append([x, y, *about, *([len(text)] if len(text) > LONGEST else [])])

@@ -307,7 +307,8 @@ def main(argv=None):
     if args.report:
         facts = origin(args, dev_path, tree)
         checked = confirmed_rows(ledger, rows["dev"], tree)
-        about = facts, left_out.to_dict(), checked, against, map_points(predictor, rows, marks) if marks else None
+        points = map_points(predictor, rows, marks, {"train": train_path, "dev": dev_path}) if marks else None
+        about = facts, left_out.to_dict(), checked, against, points
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, *about)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:

@@ -1,6 +1,7 @@
 """analysis/data_map.py: where rows lie and what is told of them, and the map in a browser."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,13 +47,13 @@ def points(monkeypatch):
         marks["dev"].wrong[-1], marks["dev"].surest[-1] = True, 0.876
         tokenizer = StandIn(windows=True, long_text="windows")
         predictor = SimpleNamespace(engine=SimpleNamespace(model=None), tokenizer=tokenizer, batch_size=1)
-        return map_points(predictor, rows, marks)
+        return map_points(predictor, rows, marks, dict.fromkeys(rows, Path("data/rows.txt")))
 
     def encode(model, tokenizer, texts, batch_size, name):
         assert tokenizer.long_text == CUT
         return np.array([[float(text.split()[0]), 0, 1] for text in texts], np.float32)
 
-    monkeypatch.setattr(data_map, "encode_features", encode)
+    monkeypatch.setattr("analysis.features.text_features", encode)
     return points
 
 
