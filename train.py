@@ -25,6 +25,7 @@ from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
+from hierarchical.dynamics import dynamics_for
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
@@ -155,6 +156,8 @@ def parse_args(argv):
     result.add_argument(
         "--save_steps", type=int, default=1000, help="steps between states for --resume; 0: none within"
     )
+    dynamics = "note how sure the model is of each train row in each epoch, for evaluate.py --data_map"
+    result.add_argument("--keep_dynamics", action="store_true", help=dynamics)
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
     result.add_argument("--log_dir", help="write scalars for VisualDL here")
     decision = add_decision_arguments(parser, Decision())
@@ -216,7 +219,7 @@ def fingerprint(args, world, lessons):
     files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
     free = (
         "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
-        "eval_steps save_steps token_cache recipe"
+        "eval_steps save_steps token_cache recipe keep_dynamics"
     ).split()
     if schedule(args) == "constant" and not lessons:
         free.append("epochs")  # a constant rate does not depend on where the run ends
@@ -384,7 +387,7 @@ def train_and_save(args, rank, world, logger):
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
     total_steps = args.epochs * -(-len(order) // global_batch)
     trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
-
+    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs)
     if args.resume:
         trainer.restore(arrays, progress.step)
         arrays = None  # thrice the model
