@@ -34,7 +34,7 @@ class Dynamics:
         self.keys, self.epoch = keys_of(rows.texts, rows.labels), 0
         self.values = np.full((epochs, len(rows.labels)), NOT_SEEN, np.float16)
 
-    def note(self, numbers: Sequence[int], targets: np.ndarray, logits: Any) -> None:
+    def note(self, numbers: Sequence[int] | np.ndarray, targets: np.ndarray, logits: Any) -> None:
         """Of a step: row numbers [n], their targets [n, L], 0 or 1, and the network's logits, a tensor [n, L].
 
         Numbers beyond those of the labelled rows are of texts that teachers label, and passed over.
