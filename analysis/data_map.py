@@ -40,7 +40,8 @@ def map_points(predictor, rows, marks, paths, seen=None, seed=3):
     """{points, share, kinds, epochs}, to be shown; kinds: how many train rows were easy, ambiguous and hard, or {}.
 
     A point is [x, y, number in SPLITS, row number, 1 if wrong, surest in %, class indices, text, length of a text that
-    is cut, else 0], and for train rows of which it is known confidence and variability in tenths of %, and the number in KINDS.
+    is cut, else 0], and for train rows of which it is known also [confidence, variability in tenths of %, number in
+    KINDS].
     rows, paths: name in SPLITS -> Rows, whose texts may be read anew each time, and the file; marks: of dev and train;
     seen: the dynamics.Seen of train, or None. Of more than MOST_POINTS a random draw. share: of the features' variance
     that is in the two directions.

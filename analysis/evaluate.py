@@ -104,7 +104,7 @@ def parse_args(argv):
     how = "another checkpoint, or several of other seeds: what has changed since, and whether that could be luck"
     result.add_argument("--compare", nargs="+", metavar="DIR", help=how)
     how = "with --compare: further trainings like that of --params_path, from other seeds"
-    result.add_argument("--more_seeds", nargs="+", metavar="DIR", default=[], help=how)
+    result.add_argument("--more_seeds", nargs="+", metavar="DIR", help=how)
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
@@ -186,7 +186,7 @@ def calibrate(predictor, dev, decision, args, logger):
 
 def others_for(args):
     """(the Predictors of --compare, those of --more_seeds). Raises InputError for what cannot be compared."""
-    sides = args.compare or [], [args.params_path, *args.more_seeds]
+    sides = args.compare or [], [args.params_path, *(args.more_seeds or [])]
     for side in sides:
         paths = [Path(one).resolve() for one in side]
         if twice := [one for one, path in zip(side, paths) if paths.count(path) > 1]:
@@ -236,7 +236,7 @@ def origin(args, dev_path, tree):
     """What the report was made of: {name: text}."""
     checkpoint = Path(args.params_path)
     weights = next(filter(Path.is_file, (checkpoint / name for name in WEIGHTS)), None)
-    flags = [(name, value) for name, value in vars(args).items() if name in TOLD and value not in (None, False, [])]
+    flags = [(name, value) for name, value in vars(args).items() if name in TOLD and value not in (None, False)]
     return {
         "made": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         "rows": f"{dev_path} (sha256 {file_digest(dev_path)[:16]})",
