@@ -1,13 +1,13 @@
 """Pictures of a report of analysis/evaluate.py, for the documentation.
 
-    python train.py --dataset_dir data --model_name data/tiny-ernie --device cpu --save_dir checkpoint --batch_size 16 \\
-        --learning_rate 1e-3 --warmup_steps 200 --epochs 20 --keep_dynamics
+    python train.py --dataset_dir data --model_name data/tiny-ernie --device cpu --save_dir checkpoint \\
+        --batch_size 16 --learning_rate 1e-3 --warmup_steps 200 --epochs 20 --keep_dynamics
     python analysis/evaluate.py --dataset_dir data --params_path checkpoint --device cpu --baseline --data_map \\
         --report report.html
     python benchmarks/report_pictures.py --report report.html --pictures analysis/images
 
 Reads   report
-Writes  pictures/report.png      the page, without the long lists at its end
+Writes  pictures/report.png      the page down to the data map, or to the lists at its end
         pictures/data-map.png    the data map, by what the training made of its rows, if that is known
 """
 
@@ -27,13 +27,24 @@ MAP = 900  # pixels of the map and the rows below it
 def take(page, folder):
     """Pictures of a page of Playwright that shows a report."""
     folder.mkdir(parents=True, exist_ok=True)
-    end = page.locator("#suspects").bounding_box()["y"] + LISTED
-    page.screenshot(path=folder / "report.png", full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": end})
-    if page.locator("#map-place").count():
+    has_map = page.locator("#map-place").count()
+    end = page.locator("#map" if has_map else "#suspects").bounding_box()["y"] + (0 if has_map else LISTED)
+    shoot(page, folder / "report.png", {"x": 0, "y": 0, "width": WIDTH, "height": end})
+    if has_map:
         page.select_option("#map-place", "training")
         box = page.locator("#map").bounding_box()
         clip = {"x": box["x"], "y": box["y"], "width": box["width"], "height": min(box["height"], MAP)}
-        page.screenshot(path=folder / "data-map.png", full_page=True, clip=clip)
+        shoot(page, folder / "data-map.png", clip)
+
+
+def shoot(page, path, clip):
+    """A part of a page as a picture of 128 colours, a third of the bytes."""
+    from PIL import Image
+
+    page.screenshot(path=path, full_page=True, clip=clip)
+    with Image.open(path) as picture:
+        few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def parse_args(argv):
