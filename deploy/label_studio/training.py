@@ -20,6 +20,7 @@ import shlex
 import signal
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from hierarchical.console import get_logger
@@ -31,6 +32,7 @@ from hierarchical.rounds import NAME, read_done
 from hierarchical.sets import only_writer
 
 TOOLKIT = Path(__file__).resolve().parents[2]
+NEEDED = "paddle", "paddlenlp", "filelock"  # which the server does without
 NOTE, LOG = "training.json", "training.log"
 LOOK_SECONDS = 10  # between two looks at the ledger, to which others add, too
 END_SECONDS = 10  # for a training that is to stop
@@ -45,7 +47,12 @@ class Trainer:
 
     def __init__(self, after, work_dir, directory, model_path):
         self.after, self.work_dir, self.model_path = after, Path(work_dir), Path(model_path)
+        self.directory = directory
         require_round(self.work_dir, directory)
+        if missing := [name for name in NEEDED if not find_spec(name)]:
+            raise InputError(
+                f"--train_after: the package {missing[0]} is not installed: pip install -r requirements.txt"
+            )
         if not self.model_path.is_dir():
             raise InputError(f"--model_path {model_path}: no folder; --train_after exports new models into it.")
         self.ledger, self.logger = Ledger(directory), get_logger()
@@ -104,7 +111,7 @@ class Trainer:
             self.wanted.clear()
 
     async def _train(self, reload):
-        done = read_done(self.work_dir)
+        done = require_round(self.work_dir, self.directory)
         if self.begun <= self.trained or done.number > self.round:
             self._note(self.trained, self.answers(), done.number + done.ended)
         log = self.work_dir / LOG
@@ -129,7 +136,7 @@ class Trainer:
         return f"after {self.after} more answers, by Start Training, or when the server is started again."
 
     def _has_ended(self, done):
-        return done.number == self.round and done.ended
+        return bool(done) and done.number == self.round and done.ended
 
     def _note(self, trained, begun, round):
         with atomic_write(self.work_dir / NOTE) as file:
@@ -164,7 +171,7 @@ async def end(process):
 
 
 def require_round(work_dir, directory):
-    """Raise InputError unless improve.py has trained a model in a work folder, for this data folder."""
+    """What the last round of improve.py has done; raises InputError if there is none, or of another data folder."""
     done, flag = read_done(work_dir), f"--work_dir {work_dir}"
     if not done:
         raise InputError(
@@ -173,6 +180,7 @@ def require_round(work_dir, directory):
         )
     if Path(done.settings["dataset_dir"]).resolve() != Path(directory).resolve():
         raise InputError(f"{flag}: its rounds are those of {done.settings['dataset_dir']}, not of {directory}.")
+    return done
 
 
 def is_busy(work_dir):

@@ -1,20 +1,22 @@
 """analysis/data_map.py: where rows lie and what is told of them, and the map in a browser."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from analysis import data_map
+from analysis import data_map, evaluate
 from analysis.data_map import Marks, flattened, map_points
 from analysis.report import write_report
-from hierarchical.dynamics import Seen
+from hierarchical.dynamics import Dynamics, Seen
 from hierarchical.long_texts import CUT
 from tests.analysis.conftest import StandIn, rows_of
 from tests.analysis.test_report import ROWS, TOKENIZER, TREE, found
-from utils import run
+from tests.conftest import SAMPLE
+from utils import InputError, LabelTree, load_rows, run
 
 
 def test_the_two_directions_in_which_features_vary_most():
@@ -96,9 +98,34 @@ def test_of_many_rows_a_draw(points, monkeypatch):
     assert len(made) == 9 and numbers == sorted(set(numbers)) and numbers != list(range(5))
 
 
-def test_a_map_needs_a_report(capsys):
-    from analysis import evaluate
+@pytest.mark.slow
+def test_from_files_to_the_map(tiny_checkpoint, tmp_path):
+    """What a training kept, and the texts of data.txt, of which one is in train, are on the page."""
+    for name, n_rows in (("train.txt", 30), ("dev.txt", 20)):
+        lines = (SAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)[:n_rows]
+        (tmp_path / name).write_text("".join(lines), encoding="utf-8")
+    train = load_rows(tmp_path / "train.txt", LabelTree.read(SAMPLE / "label.txt"))
+    (tmp_path / "data.txt").write_text(f"{train.texts[3]}\n\n没人标过\n", encoding="utf-8")
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    dynamics = Dynamics(train, 1)
+    dynamics.values[0] = np.linspace(0, 1, 30)
+    dynamics.write(checkpoint)
+    flags = ["--dataset_dir", tmp_path, "--params_path", checkpoint, "--device", "cpu", "--data_map"]
+    evaluate.main(list(map(str, [*flags, "--report", tmp_path / "r.html"])))
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert [sum(point[2] == split for point in data["points"]) for split in range(3)] == [30, 20, 1]
+    assert data["points"][-1][3:8] == [1, 0, 0, [], "没人标过"] and data["points"][29][9:] == [1000, 0, 0]
+    assert "15 rows were easy, 0 ambiguous" in page and "15 hard" in page
+    evaluate.main(list(map(str, [*flags, "--report", tmp_path / "r.html", "--unlabeled_file", ""])))
+    assert "没人标过" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    (checkpoint / "dynamics.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="dynamics.npz: damaged"):
+        evaluate.main(list(map(str, [*flags, "--report", tmp_path / "r.html"])))
 
+
+def test_a_map_needs_a_report(capsys):
     with pytest.raises(SystemExit, match="2"):
         run(lambda: evaluate.main(["--dataset_dir", "data", "--data_map"]))
     assert "--data_map: is part of a report" in capsys.readouterr().err

@@ -260,6 +260,20 @@ def test_what_is_wrong_is_said_at_the_start(work, trainer, spoil, message):
         trainer()
 
 
+def test_an_environment_without_paddle(trainer, monkeypatch):
+    monkeypatch.setattr(training, "find_spec", lambda name: None if name == "paddlenlp" else name)
+    with pytest.raises(InputError, match="--train_after: the package paddlenlp is not installed: pip install"):
+        trainer()
+
+
+def test_a_state_that_disappears_is_told(work, trainer, answer, log_of_training):
+    one = trainer()
+    answer("一", "二")
+    (work / "state.json").unlink()
+    watched(one, lambda _: "Not trained, the model stays: --work_dir" in log_of_training.text)
+    assert not calls(work)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
