@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.review_walk import plant
+from benchmarks.planting import plant
 from hierarchical.dynamics import KINDS, read_dynamics
 from utils import LabelTree, load_rows, make_parser, run
 
