@@ -39,6 +39,7 @@ from hierarchical.recipes import LAST, RECIPES, defaults_of, settle
 from hierarchical.runs import (
     begin_run,
     earlier_state,
+    explain_zero,
     join_processes,
     open_model,
     require_other_directory,
@@ -201,18 +202,6 @@ def read_data(args, logger):
     report_rows(args.train_file, train, tree, logger)
     report_rows(args.dev_file, dev, tree, logger)
     return tree, train, dev
-
-
-def explain_zero(logger, scores, train, tree, args):
-    """Say why nothing is predicted, with the numbers to act on."""
-    counts = train.label_counts(len(tree))
-    logger.warning(
-        f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
-        f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
-        f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher "
-        "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
-        "whether the labels can be learned from these texts."
-    )
 
 
 def fingerprint(args, world, lessons):
@@ -390,6 +379,7 @@ def train_and_save(args, rank, world, logger):
     total_steps = args.epochs * -(-len(order) // global_batch)
     trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
     trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs)
+
     if args.resume:
         trainer.restore(arrays, progress.step)
         arrays = None  # thrice the model
@@ -424,7 +414,7 @@ def train_and_save(args, rank, world, logger):
             if rank == 0:
                 log_scores(logger, scores)
                 if scores["micro_f1"] == 0:
-                    explain_zero(logger, scores, train, tree, args)
+                    explain_zero(logger, scores, train, tree, args.learning_rate)
                 if better:
                     older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
                     with trainer.whole():
