@@ -59,6 +59,7 @@ class Service:
         self.shadow = Shadow(args.shadow, self, log) if args.shadow else None
         self.draining, self.active, self.explaining, self.reloading = False, 0, 0, asyncio.Lock()
         self.samples, self.figures = samples, Figures()
+        self.tasks = [self.watch] if self.model.has_changed else []  # what goes on while it serves: coroutine functions
         self.figures.gauge("queue_length", "Texts that wait for a free thread", lambda: len(self.batcher.queue))
         self.figures.gauge("http_requests_in_flight", "Requests that are being worked on", lambda: self.active)
         self.figures.note_models(self.models.loaded.values())
@@ -83,12 +84,12 @@ class Service:
     def start(self):
         threads = self.args.num_threads or available_cores()
         self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.figures.batches.observe)
-        self.watching = asyncio.ensure_future(self.watch()) if self.model.has_changed else None
+        self.running = [asyncio.ensure_future(task()) for task in self.tasks]
 
     def stop(self):
         self.batcher.close()
-        if self.watching:
-            self.watching.cancel()
+        for task in self.running:
+            task.cancel()
 
     def admit(self, request, right):
         """Raise Refusal unless the request may do this: 401, 403, or 429 where its key has enough to do."""

@@ -91,11 +91,12 @@ def client(folder):
         return Model(folder, {}, TREE, tokenizer, Decision(), score, version="v1")
 
     @lru_cache
-    def client(*flags, directory=folder, control=None):
+    def client(*flags, directory=folder, control=None, trainer=None):
         args = backend.parse_args(["--model_path", "unused", "--num_threads", "1", *flags])
         args.split = args.shadow = None
         service = Service(args, {"default": load}, Keys(args.keys_file, args.api_key_file))
-        app = make_app(service, Hosts(args.host), add_routes=partial(add_routes, directory=directory, control=control))
+        more = {"directory": directory, "control": control, "trainer": trainer}
+        app = make_app(service, Hosts(args.host), add_routes=partial(add_routes, **more))
         opened.append(Asked(service, app))
         return opened[-1]
 
@@ -343,6 +344,35 @@ def test_without_a_data_folder_nothing_is_kept(client):
     refused = client(directory=None).post("/webhook", json=message)
     assert refused.status_code == 409 and "--dataset_dir" in problem(refused)["how"]
     assert client(directory=None).post("/train", json={}).status_code == 409
+
+
+class StubTrainer:
+    """Notes what is asked of it."""
+
+    known = 7
+
+    def __init__(self):
+        self.looks = []
+
+    async def run(self, reload):
+        self.looks.append("runs")
+
+    def look(self, now=False):
+        self.looks.append(now)
+
+
+def test_answers_and_people_start_a_training(client):
+    trainer = StubTrainer()
+    asked, looks = client(trainer=trainer), trainer.looks
+    message = webhook(
+        "ANNOTATION_CREATED", CONFIG, annotation=annotation(95, taxonomy(("体育",))), task=task(95, "训练")
+    )
+    assert asked.post("/webhook", json=message).json() == {"answers": 1} and looks == ["runs", False]
+    assert asked.post("/webhook", json=webhook("PROJECT_UPDATED", CONFIG)).status_code == 200
+    assert asked.post("/webhook", json=webhook("START_TRAINING", CONFIG)).json() == {"answers": 0}
+    assert asked.post("/train", json={}).json() == {"answers": 7} and looks == ["runs", False, True, True]
+    elsewhere = {"Origin": "http://elsewhere.example"}
+    assert asked.post("/train", json={}, headers=elsewhere).status_code == 403 and len(looks) == 4
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------
