@@ -5,6 +5,7 @@ import itertools
 import json
 
 from deploy.simple_serving.bodies import Refusal
+from hierarchical.console import get_logger
 
 LONGEST = 2**26  # bytes of a line: figures are some 100 KB
 
@@ -83,4 +84,7 @@ class Channel:
             told = {"refused": [refusal.status, first.where, first.what, first.how, refusal.headers, refusal.reason]}
         except Gone:  # whoever was to be asked for it
             told = {"refused": [503, "server", "it is shutting down", "Ask again.", None, "draining"]}
+        except Exception:  # whoever has asked must not wait for ever
+            get_logger().exception(f"A fault in the answer to {message['ask']!r}")
+            told = {"refused": [500, "server", "an unexpected error", "The server's log describes it.", None, ""]}
         self._send({"number": message["number"]} | told)

@@ -26,6 +26,7 @@ from hierarchical.errors import InputError
 PAUSE_SECONDS = 0.5  # before a worker is started again
 RETRY_SECONDS = 10  # the same after it could not start, as its files are broken
 MANY_DEATHS, DEATH_SECONDS = 3, 60  # so many deaths of each worker within that time are a fault that will not pass
+STEP_SECONDS = 300  # for a worker to do its part of a change; then it is taken for dead, and started again
 FIGURE_SECONDS = 5  # for a worker to tell its figures; then those count that it told last
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -95,8 +96,8 @@ class Supervisor:
 
     async def everywhere(self, what, **given):
         """What all workers that answer say; one that dies meanwhile is left out. Raises Refusal if one refuses."""
-        members = [member for member in self.members.values() if member and member.answers()]
-        found = await asyncio.gather(*(member.channel.ask(what, **given) for member in members), return_exceptions=True)
+        members = self._answering()
+        found = await asyncio.gather(*(self._ask(member, what, given) for member in members), return_exceptions=True)
         for one in found:
             if isinstance(one, BaseException) and not isinstance(one, Gone):
                 raise one
@@ -107,14 +108,25 @@ class Supervisor:
     async def figures(self):
         """The figures of all workers, those that have ended included, as totals.total() gives them."""
         await asyncio.gather(*(self._take_figures(member) for member in self.members.values() if member))
-        living = [member.families for member in self.members.values() if member and member.answers()]
+        living = [member.families for member in self.members.values() if member]
         reloads = [["model_reloads_total", {"outcome": outcome}, count] for outcome, count in self.reloads.items()]
         own = [
-            ["workers", "gauge", "Processes that answer", [["workers", {}, len(living)]]],
+            ["workers", "gauge", "Processes that answer", [["workers", {}, len(self._answering())]]],
             ["worker_deaths", "counter", "Processes that died", [["worker_deaths_total", {}, self.died]]],
             ["model_reloads", "counter", "Reloads by outcome", reloads],
         ]
         return total([*living, self.past, own])
+
+    def _answering(self):
+        return [member for member in self.members.values() if member and member.answers()]
+
+    async def _ask(self, member, what, given):
+        try:
+            return await asyncio.wait_for(member.channel.ask(what, **given), STEP_SECONDS)
+        except asyncio.TimeoutError:
+            get_logger().error(f"{member} has not answered for {STEP_SECONDS} s")
+            member.process.kill()  # it must not go on with other models than the others
+            raise Gone from None
 
     async def _take_figures(self, member):
         with suppress(asyncio.TimeoutError, Gone):
@@ -155,8 +167,8 @@ class Supervisor:
         Its models are to be those of the others: where files were replaced since, all read theirs anew.
         """
         loaded = self.changes.loaded
-        if not loaded:
-            loaded |= identities
+        if not self._answering():
+            loaded |= {name: identities[name] for name in loaded or identities}
         if any(identities[name] != loaded[name] for name in loaded):
             get_logger().warning("The files of a model were replaced since it was loaded: all workers load it anew")
             with suppress(Refusal):
@@ -174,7 +186,8 @@ class Supervisor:
         with suppress(OSError):
             await member.listening  # what it has said before
         if not member.ready.done():
-            member.ready.set_exception(InputError(member.failure or f"{member} {ended(code)} before it was ready"))
+            why = f"{member} {ended(code)} before it was ready; each needs the memory of a model"
+            member.ready.set_exception(InputError(member.failure or why))
             member.ready.exception()  # somebody may ask for it, or nobody
         self.usages.forget(member.number)
         self.past = total([self.past, lasting(member.families)])
@@ -183,23 +196,34 @@ class Supervisor:
 
     async def _keep(self, number):
         """Start a worker again whenever it ends, until the server does."""
-        member, log = self.members[number], get_logger()
-        while True:
+        member = self.members[number]
+        while member:
             code = await member.ending
             if self.left.is_set():
                 return
             if member.failure:
-                log.error(f"{member} cannot start: {member.failure}. It is tried again in {RETRY_SECONDS} s")
+                get_logger().error(f"{member} cannot start: {member.failure}. It is tried again in {RETRY_SECONDS} s")
             else:
                 self._note_death(member, code)
+            member = await self._begin_again(number, RETRY_SECONDS if member.failure else PAUSE_SECONDS)
+
+    async def _begin_again(self, number, pause):
+        """Start a worker after a pause, and again where the system has no room for it; None: the server ends."""
+        while True:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.left.wait(), RETRY_SECONDS if member.failure else PAUSE_SECONDS)
+                await asyncio.wait_for(self.left.wait(), pause)
             if self.left.is_set():
-                return
-            member = await self._begin(number)
+                return None
+            try:
+                member = await self._begin(number)
+            except OSError as error:
+                get_logger().error(f"Worker {number + 1} cannot start: {error}. It is tried again in {RETRY_SECONDS} s")
+                pause = RETRY_SECONDS
+                continue
+            member.ready.add_done_callback(partial(self._tell_ready, member))
             if self.left.is_set():  # meanwhile
                 member.process.kill()
-            member.ready.add_done_callback(partial(self._tell_ready, member))
+            return member
 
     def _tell_ready(self, member, ready):
         if not ready.exception():
@@ -265,9 +289,9 @@ def ended(code):
 
 
 def supervise(args, loads, sock, _):
-    """Let args.workers processes answer what comes to a listening socket, until a signal ends them. See answering.answer.
+    """Let args.workers processes answer what comes to a listening socket, until a signal ends them.
 
-    They are started by the words by which this process was, with each one's share and place behind them.
+    See answering.answer. They are started by the words by which this process was, with each one's share and place behind them.
     """
     usage = SharedUsages.make(args.workers)
     kept = {"default", args.shadow, args.split and args.split[0]}

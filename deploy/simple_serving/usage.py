@@ -61,7 +61,10 @@ class Usage:
 
 
 class Lock:
-    """Lets one process in at a time, for each number; where that one is killed, the next. file: a descriptor of a file."""
+    """Lets one process in at a time, for each number; where that one is killed, the next.
+
+    file: the descriptor of any file
+    """
 
     def __init__(self, file, number=0):
         self.file, self.number = file, number

@@ -22,7 +22,7 @@ KEY = "correct horse battery staple"
 LAUNCHER = """
 import sys, time
 sys.path.insert(0, ".")
-from deploy.simple_serving import model, protocol, server, service, serving
+from deploy.simple_serving import answering, model, protocol, server, service, serving
 from utils import run
 {change}
 run(server.main)
