@@ -291,7 +291,8 @@ def ended(code):
 def supervise(args, loads, sock, _):
     """Let args.workers processes answer what comes to a listening socket, until a signal ends them.
 
-    See answering.answer. They are started by the words by which this process was, with each one's share and place behind them.
+    See answering.answer. They are started by the words by which this process was, and behind them each one's share and
+    place.
     """
     usage = SharedUsages.make(args.workers)
     kept = {"default", args.shadow, args.split and args.split[0]}
