@@ -4,13 +4,13 @@ import ssl
 
 import uvicorn
 
+from deploy.simple_serving.addresses import show_metrics, tell_address
 from deploy.simple_serving.app import make_app
 from deploy.simple_serving.guard import LOCAL, Hosts
 from deploy.simple_serving.journal import Journal
 from deploy.simple_serving.keys import Keys
 from deploy.simple_serving.protocol import Protocol, Server
 from deploy.simple_serving.service import Service
-from deploy.simple_serving.serving import show_metrics, tell_address
 from deploy.simple_serving.tracing import Spans
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError

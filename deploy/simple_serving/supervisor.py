@@ -13,10 +13,10 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 
+from deploy.simple_serving.addresses import Place, show_metrics, tell_address
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.changes import Changes
 from deploy.simple_serving.channel import Channel, Gone
-from deploy.simple_serving.serving import Place, show_metrics, tell_address
 from deploy.simple_serving.totals import Told, lasting, total
 from deploy.simple_serving.usage import SharedUsages
 from hierarchical.console import get_logger
