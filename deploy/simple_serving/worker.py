@@ -14,7 +14,7 @@ from deploy.simple_serving.usage import Lock, SharedUsages
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError
 
-KEYS, LINES = 0, 1  # what processes lock: see usage.Lock
+LINES = 1  # what processes lock besides the usage of keys, see usage.Lock
 
 
 class Worker:
