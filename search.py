@@ -3,6 +3,7 @@
     python search.py --dataset_dir data --model_name path/to/encoder --trials 40
     python search.py --dataset_dir data --model_name path/to/encoder --trials 40    # again, elsewhere at the same time
     python search.py --dataset_dir data --model_name path/to/encoder --storage postgresql://user@host/searches
+    python search.py --dataset_dir data --model_name path/to/encoder -- --amp --hybrid
 
 Reads   dataset_dir/{train.txt, dev.txt, label.txt}, an encoder
 Writes  work_dir/data/       an inner split of the train rows: those that trials train with, and those that score them
@@ -10,9 +11,10 @@ Writes  work_dir/data/       an inner split of the train rows: those that trials
         work_dir/search.db   the trials, unless --storage names another place
         work_dir/report.html how the search went, what mattered, and all trials
 
-The first trial has train.py's defaults with --learning_rate auto. Dev rows choose nothing: at the end they score the
-models of the first and of the best trial. A search that was stopped goes on when it is started again, its trial where
-it was; any number of processes and machines may work on one storage.
+The first trial has train.py's defaults with --learning_rate auto. What follows a bare -- goes to train.py in every
+trial. Dev rows choose nothing: at the end they score the models of the first and of the best trial. A search that was
+stopped goes on when it is started again, its trial where it was; any number of processes and machines may work on one
+storage.
 """
 
 import html
@@ -33,6 +35,7 @@ from hierarchical.losses import LOSSES
 from hierarchical.sources import model_directory, require_model
 from hierarchical.stratify import stratified_split
 from hierarchical.training import STATE
+from hierarchical.trial_storage import open_storage, storage_fault, without_password
 from hierarchical.weights import find_encoder_weights
 from utils import (
     InputError,
@@ -56,7 +59,6 @@ from utils import (
 ROOT = Path(__file__).resolve().parent
 TRAIN, EVALUATE = ROOT / "train.py", ROOT / "analysis" / "evaluate.py"
 KEPT = ("train.log", "output.log", "metrics.jsonl", "setting.txt", "run.json")  # of a trial that is not the best
-ALIVE, DEAD = 30, 90  # seconds between a process's signs of life; and without one, until its trial is taken over
 FIRST = "0000"  # the folder of the trial that has the defaults, whatever its number is after an interruption
 STOPPED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number)}  # exit codes
 ATTEMPTS = 3  # to open the storage
@@ -80,10 +82,16 @@ def parse_args(argv):
     search.add_argument("--work_dir", type=Path, default=Path("output/search"), help="where everything goes")
     where = "sqlite:///FILE, journal:///FILE, or the address of a PostgreSQL or MySQL (default: search.db in work_dir)"
     search.add_argument("--storage", help=where)
+    parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="passed on to train.py in every trial")
     args = parser.parse_args(argv)
     check_minima(parser, args, trials=2, max_epochs=2, max_seq_length=12, seed=0)
     if not 0 < args.inner_dev < 1:
         parser.error(f"argument --inner_dev: must be between 0 and 1, got {float(args.inner_dev):g}")
+    if args.train_flags and not args.train_flags[0].startswith("--"):
+        parser.error(f"{args.train_flags[0]}: is no flag; those of train.py follow a bare --")
+    for word in Objective(args, rate=1.0, n_rows=1).command(defaults(args, 1.0), args.work_dir):
+        if word.startswith("--") and any(flag.partition("=")[0] == word for flag in args.train_flags):
+            parser.error(f"{word}: each trial has its own; leave it out after --")
     return args
 
 
@@ -151,8 +159,9 @@ class Objective:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier search, whose storage is gone
             trial.set_user_attr("folder", name)
         folder.mkdir(parents=True, exist_ok=True)
+        command = self.command(settings, folder) + self.args.train_flags
         with open(folder / "output.log", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(self.command(settings, folder), stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             try:
                 scores = self.watch(process, folder, trial, settings["epochs"])
             except KeyboardInterrupt:
@@ -232,28 +241,21 @@ def open_study(args, fingerprint):
                 sampler=sampler, pruner=pruner,
             )  # fmt: skip
             break
+        except InputError:
+            raise
         except Exception as error:  # of a driver, of a server, of the library
             if attempt == ATTEMPTS:
-                raise InputError(f"--storage {storage}: {str(error).splitlines()[0]}") from None
+                told = storage_fault(error) or str(error).splitlines()[0]
+                raise InputError(f"--storage {without_password(storage)}: {told}") from None
             time.sleep(1)  # another process may just be making the tables
-    if (known := study.user_attrs.get("of")) and known != fingerprint:
-        changed = ", ".join(name for name in fingerprint if known.get(name) != fingerprint[name])
-        raise InputError(f"--storage {storage}: holds a search with another {changed}. Give another place.")
+    known = study.user_attrs.get("of", fingerprint)
+    if changed := [name for name, value in fingerprint.items() if known.get(name, "") != value]:
+        others = ", ".join(changed)
+        raise InputError(
+            f"--storage {without_password(storage)}: holds a search with another {others}. Give another place."
+        )
     study.set_user_attr("of", fingerprint)
     return study
-
-
-def open_storage(address):
-    from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-    from optuna.storages.journal import JournalFileBackend
-
-    if address.startswith("journal:///"):
-        return JournalStorage(JournalFileBackend(address.removeprefix("journal:///")))
-    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}  # others write, too
-    again = RetryHeartbeatStaleTrialCallback(max_retry=3)
-    return RDBStorage(
-        address, options, heartbeat_interval=ALIVE, grace_period=DEAD, heartbeat_stale_trial_callback=again
-    )
 
 
 def search(study, objective, args, rate, logger):
@@ -276,7 +278,12 @@ def search(study, objective, args, rate, logger):
             logger.info(line_of(study, trial, args))
             remove_models(study, args.work_dir / "trials")
 
-        study.optimize(objective, callbacks=[tell, MaxTrialsCallback(args.trials, states=ended)])
+        try:
+            study.optimize(objective, callbacks=[tell, MaxTrialsCallback(args.trials, states=ended)])
+        except Exception as error:
+            if fault := storage_fault(error):
+                raise InputError(f"--storage: {fault}. Once it answers, the same command goes on.") from None
+            raise
 
 
 def line_of(study, trial, args):
@@ -346,6 +353,7 @@ def conclude(study, args, n_rows, logger):
     command += ["--device", args.device, "--select_by", args.select_by, "--seed", args.seed]
     files = ("train_file", "dev_file", "label_file")
     command += [word for name in files for word in (f"--{name}", getattr(args, name))] + flags(best.params, n_rows)
+    command += args.train_flags
     line = shlex.join(str(word) for word in command)
     write_report(args.work_dir / "report.html", study, line)
     logger.info(f"How it went: {args.work_dir / 'report.html'}")
@@ -423,7 +431,7 @@ def main(argv=None):
     rate = fitting_rate(config["num_hidden_layers"], config["hidden_size"], has_weights)
     fingerprint = {name: file_digest(directory / getattr(args, name))[:16] for name in ("train_file", "label_file")}
     fingerprint |= {name: getattr(args, name) for name in ("select_by", "max_epochs", "max_seq_length", "seed")}
-    fingerprint |= {"inner_dev": str(args.inner_dev)}
+    fingerprint |= {"inner_dev": str(args.inner_dev), "train flags": " ".join(args.train_flags)}
     args.work_dir.mkdir(parents=True, exist_ok=True)
     study = open_study(args, fingerprint | {"encoder": file_digest(source / "config.json")[:16], "rate": rate})
     n_rows = inner_split(args, tree, train)

@@ -22,12 +22,16 @@ PLAYED = """
 import json, math, pathlib, sys, time
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 folder, epochs = pathlib.Path(flags["--save_dir"]), int(flags["--epochs"])
+(folder / "flags.json").write_text(json.dumps(flags))
 print("resumed" if "--resume" in sys.argv else "begun", flush=True)
 if MODE == "broken":
     sys.exit("out of memory")
 if MODE == "diverging" and float(flags["--learning_rate"]) != 0.001:
     print("error: the loss is nan at step 3: training diverged; lower --learning_rate")
     sys.exit(2)
+if MODE == "dropping":
+    import sqlite3
+    sqlite3.connect(folder.parents[1] / "search.db").execute("DROP TABLE trial_values")
 lines, worth = [], 1 - abs(math.log10(float(flags["--learning_rate"]) / 2e-3)) / 2
 for epoch in range(epochs):
     lines.append({"macro_f1": worth * (epoch + 1) / epochs, "micro_f1": 0.5})
@@ -103,8 +107,10 @@ def test_flags_by_hand():
 
 @pytest.mark.slow
 def test_a_search_keeps_the_best_and_says_what_to_type(searched, played, data, tmp_path):
-    log, code = searched("--trials", 4)
+    log, code = searched("--trials", 4, "--", "--weight_decay", "0.05")
     assert code == 0 and len(trials(tmp_path)) == 4
+    for name in folders(tmp_path, "flags.json"):
+        assert json.loads((tmp_path / "work" / "trials" / name / "flags.json").read_bytes())["--weight_decay"] == "0.05"
     ended = [trial for trial in trials(tmp_path) if trial.state.name == "COMPLETE"]
     first, best = trials(tmp_path)[0], max(ended, key=lambda trial: trial.value)
     assert first.params["learning_rate"] == 1e-3 and first.params["epochs"] == 4 and first.params["warmup"] == 0
@@ -117,7 +123,7 @@ def test_a_search_keeps_the_best_and_says_what_to_type(searched, played, data, t
     command = re.search(r"Train with:\n(python train.py .*)", log)[1]
     assert f"--dataset_dir {data}" in command and f"--learning_rate {best.params['learning_rate']:.3g} " in command
     steps = best.params["epochs"] * -(-60 // best.params["batch_size"])  # of all rows, not of the inner ones
-    assert command.endswith(f"--warmup_steps {round(best.params['warmup'] * steps)}")
+    assert command.endswith(f"--warmup_steps {round(best.params['warmup'] * steps)} --weight_decay 0.05")
     page = (tmp_path / "work" / "report.html").read_text("utf-8")
     assert page.count("<svg") >= 1 and page.count("<tr>") == 5 and "<script" not in page
     inner = [
@@ -126,7 +132,7 @@ def test_a_search_keeps_the_best_and_says_what_to_type(searched, played, data, t
         for line in open(tmp_path / "work" / "data" / f"{name}.jsonl")
     ]
     assert sorted(inner) == sorted(line.split("\t")[0] for line in open(data / "train.txt"))  # and no row of dev.txt
-    again, code = searched("--trials", 4)  # there is nothing left to do, but to say it
+    again, code = searched("--trials", 4, "--", "--weight_decay", "0.05")  # there is nothing left to do, but to say it
     assert code == 0 and command in again and len(trials(tmp_path)) == 4
     (tmp_path / "work" / "search.db").unlink()
     _, code = searched("--trials", 2)  # a new search, which takes nothing of the old one's trainings
@@ -159,6 +165,14 @@ def test_trainings_that_fail(searched, played, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_storage_that_fails_in_the_middle(searched, played):
+    played("dropping")
+    log, code = searched("--trials", 2)
+    assert code == 2 and "no such table: trial_values. Once it answers, the same command goes on." in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
 def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
     assert searched("--trials", 2)[1] == 0
     inner = (tmp_path / "work" / "data" / "train.jsonl").read_bytes()
@@ -173,6 +187,9 @@ def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
             "--inner_dev 0.001: of 60 train rows none is left to dev.",
         ),
         (("--trials", "1"), "--trials: must be at least 2"),
+        (("--trials", "2", "--", "--amp"), "holds a search with another train flags. Give another place."),
+        (("--", "--hybrid", "--epochs=3"), "--epochs: each trial has its own; leave it out after --"),
+        (("extra",), "extra: is no flag; those of train.py follow a bare --"),
     ):
         log, code = searched(*flags)
         assert code == 2 and message in log and "Traceback" not in log, log
@@ -181,8 +198,9 @@ def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
 RUN = """
 import sys
 import search
+from hierarchical import trial_storage
 search.TRAIN, search.EVALUATE = sys.argv.pop(1), sys.argv.pop(1)
-search.ALIVE, search.DEAD = 1, 2
+trial_storage.ALIVE, trial_storage.DEAD = 1, 2
 search.main()
 """
 

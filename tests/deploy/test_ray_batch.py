@@ -263,7 +263,9 @@ def test_nothing_is_lost_or_doubled_when_a_node_and_an_actor_are_killed(
     tiny_export, predictor, texts, tmp_path, monkeypatch
 ):
     pytest.importorskip("ray", reason="ray is not installed: pip install -r requirements-ray.txt")
-    for name, value in {"USAGE_STATS_ENABLED": "0", "worker_niceness": "0", "raylet_start_wait_time_s": "120"}.items():
+    settings = {"USAGE_STATS_ENABLED": "0", "worker_niceness": "0", "raylet_start_wait_time_s": "120"}
+    settings["health_check_period_ms"] = "500"  # the default takes 15 seconds to find a node dead
+    for name, value in settings.items():
         monkeypatch.setenv(f"RAY_{name}", value)
     from ray.cluster_utils import Cluster
 
