@@ -42,14 +42,14 @@ def show_metrics(host, port, registry):
 class Place:
     """What --worker says: a number, from 0, and descriptors of files that were opened by the process above.
 
-    listening: the socket of the port; asking: the one to that process; usage: see SharedUsages; silent: whether others
-    tell the same
+    listening: the socket of the port; asking: the one to that process; shared: see shared.Shared
+    silent: whether others tell the same
     """
 
     number: int
     listening: int
     asking: int
-    usage: int
+    shared: int
     silent: int
 
     def __str__(self):

@@ -25,7 +25,7 @@ def answer(args, loads, sock, add_routes=None, worker=None):
     logger, lock = get_logger(), worker and worker.lines_lock()
     log, samples = (Journal(path, lock) if path else None for path in (args.access_log, args.sample_file))
     spans = Spans(args.otlp_endpoint) if args.otlp_endpoint else None
-    keys = Keys(args.keys_file, args.api_key_file, worker and worker.usages())
+    keys = Keys(args.keys_file, args.api_key_file, worker and worker.shared)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if args.tls_cert else None
     renew = (lambda: read_certificate(tls, args.tls_cert, args.tls_key)) if tls else None
     if renew:
@@ -48,7 +48,7 @@ def answer(args, loads, sock, add_routes=None, worker=None):
         logger.info(f"Loaded {model.path} ({len(model.tree)} labels, {reads})")
     if not worker:
         tell_address(args, sock)
-    Server(config, service).run([sock])
+    Server(config, service, worker and worker.shared).run([sock])
     if spans:
         spans.close()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.key import digest, is_name, read_api_key
-from deploy.simple_serving.usage import Usage
+from deploy.simple_serving.shared import Usage
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
@@ -62,9 +62,8 @@ class Key:
 class Keys:
     """The keys that are known: those of a file, and the one of --api_key_file or the environment, which may all.
 
-    Files are looked at again once a second at most; what is broken is told once and changes nothing.
-    shared: SharedUsages, where other processes count with this one. Raises InputError if the files are broken from the
-    start.
+    Files are looked at again once a second at most; what is broken is told once and changes nothing. shared: a
+    shared.Shared, where other processes count with this one. Raises InputError if the files are broken from the start.
     """
 
     def __init__(self, path=None, api_key_file=None, shared=None):
@@ -109,7 +108,7 @@ class Keys:
         keys = read_keys(self.path) if self.path else []
         if alone := read_api_key(self.api_key_file):
             keys.append(Key(ALONE, digest(alone), frozenset(RIGHTS)))
-        usages = self.shared.of([key.name for key in keys]) if self.shared else self.usages
+        usages = self.shared.usages([key.name for key in keys]) if self.shared else self.usages
         for key in keys:
             key.usage = usages.setdefault(key.name, key.usage)
         return {key.name: key for key in keys}

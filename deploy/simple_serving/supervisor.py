@@ -17,8 +17,8 @@ from deploy.simple_serving.addresses import Place, show_metrics, tell_address
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.changes import Changes
 from deploy.simple_serving.channel import Channel, Gone
+from deploy.simple_serving.shared import Shared
 from deploy.simple_serving.totals import Told, lasting, total
-from deploy.simple_serving.usage import SharedUsages
 from hierarchical.console import get_logger
 from hierarchical.devices import available_cores
 from hierarchical.errors import InputError
@@ -57,11 +57,11 @@ class Supervisor:
     command: a function of a worker's number, the descriptor of its socket to this process, and whether it is to be
     silent: the words that start it
     descriptors: what it inherits besides
-    usages: a usage.SharedUsages; kept: see Changes
+    shared: a shared.Shared; kept: see Changes
     """
 
-    def __init__(self, workers, command, descriptors, usages, kept):
-        self.command, self.descriptors, self.usages = command, descriptors, usages
+    def __init__(self, workers, command, descriptors, shared, kept):
+        self.command, self.descriptors, self.shared = command, descriptors, shared
         self.members = dict.fromkeys(range(workers))
         self.left, self.failed, self.tasks = asyncio.Event(), False, set()
         self.deaths = deque(maxlen=MANY_DEATHS * workers)  # when they were, in seconds
@@ -189,7 +189,7 @@ class Supervisor:
             why = f"{member} {ended(code)} before it was ready; each needs the memory of a model"
             member.ready.set_exception(InputError(member.failure or why))
             member.ready.exception()  # somebody may ask for it, or nobody
-        self.usages.forget(member.number)
+        self.shared.forget(member.number)
         self.past = total([self.past, lasting(member.families)])
         self.members[member.number] = None
         return code
@@ -200,6 +200,7 @@ class Supervisor:
         while member:
             code = await member.ending
             if self.left.is_set():
+                self.failed = self.failed or code > 0  # by a fault, which it has told
                 return
             if member.failure:
                 get_logger().error(f"{member} cannot start: {member.failure}. It is tried again in {RETRY_SECONDS} s")
@@ -294,16 +295,16 @@ def supervise(args, loads, sock, _):
     See answering.answer. They are started by the words by which this process was, and behind them each one's share and
     place.
     """
-    usage = SharedUsages.make(args.workers)
+    file = Shared.make(args.workers)
     kept = {"default", args.shadow, args.split and args.split[0]}
     words = [sys.executable, *sys.orig_argv[1:], *share_of(args)]
 
     def command(number, asking, silent):
-        return [*words, "--worker", str(Place(number, sock.fileno(), asking, usage, int(silent)))]
+        return [*words, "--worker", str(Place(number, sock.fileno(), asking, file, int(silent)))]
 
     async def all_of_it():
-        usages, descriptors = SharedUsages(usage, args.workers), (sock.fileno(), usage)
-        supervisor = Supervisor(args.workers, command, descriptors, usages, kept)
+        shared, descriptors = Shared(file, args.workers), (sock.fileno(), file)
+        supervisor = Supervisor(args.workers, command, descriptors, shared, kept)
         if args.metrics_port is not None:
             show_metrics(args.host, args.metrics_port, registry_of(supervisor))
         return await supervisor.run(partial(tell_ready, args, sock))

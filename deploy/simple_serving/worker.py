@@ -9,12 +9,12 @@ import sys
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.changes import Steps
 from deploy.simple_serving.channel import Channel, Gone
+from deploy.simple_serving.shared import Lock, Shared
 from deploy.simple_serving.totals import Told, families_of
-from deploy.simple_serving.usage import Lock, SharedUsages
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError
 
-LINES = 1  # what processes lock besides the usage of keys, see usage.Lock
+LINES = 1  # what processes lock besides the usage of keys, see shared.Lock
 
 
 class Worker:
@@ -24,19 +24,16 @@ class Worker:
     """
 
     def __init__(self, place, workers):
-        self.place, self.workers = place, workers
-        for descriptor in (place.listening, place.asking, place.usage):
+        self.place, self.shared = place, Shared(place.shared, workers, place.number)
+        for descriptor in (place.listening, place.asking, place.shared):
             os.set_inheritable(descriptor, False)
         self.listening, self.asking = (socket.socket(fileno=one) for one in (place.listening, place.asking))
         self.channel = None
         if place.silent:
             get_logger().setLevel(logging.ERROR)
 
-    def usages(self):
-        return SharedUsages(self.place.usage, self.workers, self.place.number)
-
     def lines_lock(self):
-        return Lock(self.place.usage, LINES)
+        return Lock(self.place.shared, LINES)
 
     def fail(self, error):
         """Tell why this process cannot start, in place of printing it."""

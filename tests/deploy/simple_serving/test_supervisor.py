@@ -13,8 +13,8 @@ pytest.importorskip("pydantic")
 # ruff: noqa: E402
 from deploy.simple_serving import supervisor as supervisor_module
 from deploy.simple_serving.bodies import Refusal
+from deploy.simple_serving.shared import Shared
 from deploy.simple_serving.supervisor import Supervisor
-from deploy.simple_serving.usage import SharedUsages
 from utils import InputError
 
 # A worker: its model is what a file says; what it was asked goes to another file, a line each.
@@ -62,10 +62,10 @@ class Workers:
     def __init__(self, folder, count):
         for name in ("default", "other"):
             (folder / name).write_text("first")
-        self.folder, usage = folder, SharedUsages.make(count)
-        self.usages = SharedUsages(usage, count)
-        self.of_first = SharedUsages(usage, count, 0)
-        self.supervisor = Supervisor(count, self.command, (), self.usages, {"default"})
+        self.folder, file = folder, Shared.make(count)
+        self.shared = Shared(file, count)
+        self.of_first = Shared(file, count, 0)
+        self.supervisor = Supervisor(count, self.command, (), self.shared, {"default"})
         self.ready = asyncio.Event()
 
     def command(self, number, asking, silent):
@@ -128,7 +128,7 @@ def test_all_are_asked_and_all_end(with_workers):
 
 def test_one_that_dies_is_started_again(with_workers, printed):
     async def test(workers):
-        (usage,) = workers.of_first.of(["shop"]).values()
+        (usage,) = workers.of_first.usages(["shop"]).values()
         usage.begin(1)
         assert usage.begin(1) == 1
         await workers.kill(0)

@@ -116,6 +116,8 @@ def test_two_workers_are_one_server(start, tiny_export, plain_export, texts, tmp
     assert len(workers_of(one)) == 2 and victim not in workers_of(one)
 
     clients = on_both(one, headers={"X-API-Key": ADMIN})
+    shares = [connections(pid, port) for pid in workers_of(one)]
+    assert sum(shares) == len(clients) and max(shares) - min(shares) <= 1
     # figures and limits are those of the server
     counted = {figures(client)['http_requests_total{path="/v1/classify",status="200"}'] for client in clients}
     assert (
@@ -167,8 +169,8 @@ WRITERS = """
 import os, sys
 sys.path.insert(0, ".")
 from deploy.simple_serving.journal import Journal
-from deploy.simple_serving.usage import Lock, SharedUsages
-shared = SharedUsages.make(2)
+from deploy.simple_serving.shared import Lock, Shared
+shared = Shared.make(2)
 number = os.fork()
 journal = Journal("-", Lock(shared, 1))
 for _ in range(40):

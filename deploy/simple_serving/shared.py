@@ -1,4 +1,4 @@
-"""How much of its limits a key has in use: in one process, or in memory that all workers of a server share."""
+"""What the workers of a server count together, in memory: how much of its limits a key has in use, and connections."""
 
 import math
 import mmap
@@ -80,32 +80,37 @@ class Lock:
         fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self.number)
 
 
-class SharedUsages:
-    """The Usage of every key, by its name, in a file without a name that several processes map and lock.
+class Shared:
+    """Numbers in a file without a name, which several processes map and lock.
 
     file: its descriptor, see make(); worker: the number of this process; None: one that answers no requests.
+
+    connections: float64 [workers]: how many each has taken, infinite while it takes none
     """
 
     def __init__(self, file, workers, worker=None):
         self.worker, self.row, self.lock = worker, ACTIVE + workers, Lock(file)
         self.memory = mmap.mmap(file, size_of(workers))
-        numbers = memoryview(self.memory)[: 8 * (1 + MOST_NAMES * self.row)].cast("d")
-        self.count, self.cells = numbers[:1], numbers[1:]
+        numbers = memoryview(self.memory)[: -MOST_NAMES * NAME_BYTES].cast("d")
+        self.connections, self.count, self.cells = numbers[:workers], numbers[workers:][:1], numbers[workers + 1 :]
         self.names = memoryview(self.memory)[-MOST_NAMES * NAME_BYTES :]
 
     @staticmethod
     def make(workers):
         """The descriptor of a new file."""
         if hasattr(os, "memfd_create"):
-            file = os.memfd_create("usage of keys")
+            file = os.memfd_create("shared by workers")
         else:
             with tempfile.TemporaryFile() as temporary:
                 file = os.dup(temporary.fileno())
         os.truncate(file, size_of(workers))
+        shared = Shared(file, workers)
+        for worker in range(workers):
+            shared.forget(worker)
         return file
 
-    def of(self, names):
-        """{name: its Usage}. Raises InputError if the server has known too many in all its time."""
+    def usages(self, names):
+        """{name of a key: its Usage}. Raises InputError if the server has known too many in all its time."""
         with self.lock:
             known = {bytes(self._name(row)).rstrip(b"\0"): row for row in range(int(self.count[0]))}
             for name in map(str.encode, names):
@@ -118,7 +123,8 @@ class SharedUsages:
         return {name: self._usage(known[name.encode()]) for name in names}
 
     def forget(self, worker):
-        """A worker has ended: it works on nothing."""
+        """A worker has ended, or not begun: it takes no connections, and works on nothing."""
+        self.connections[worker] = math.inf
         with self.lock:
             for row in range(int(self.count[0])):
                 self.cells[row * self.row + ACTIVE + worker] = 0
@@ -132,4 +138,4 @@ class SharedUsages:
 
 def size_of(workers):
     """Bytes of the file."""
-    return 8 * (1 + MOST_NAMES * (ACTIVE + workers)) + MOST_NAMES * NAME_BYTES
+    return 8 * (workers + 1 + MOST_NAMES * (ACTIVE + workers)) + MOST_NAMES * NAME_BYTES
