@@ -12,6 +12,7 @@ from contextlib import suppress
 
 PAUSE_SECONDS = 0.001  # until one that has more connections looks again
 PATIENCE_SECONDS = 0.02  # after that a busy one's share is taken by another
+HURRY_SECONDS = 1  # and for so long nobody waits for it
 FULL_SECONDS = 0.1  # until the next try where this process may open no more files
 
 
@@ -25,6 +26,8 @@ class Taking:
     def __init__(self, sock, tls, protocol, connections, counts, own):
         self.sock, self.tls, self.protocol, self.connections = sock, tls, protocol, connections
         self.counts, self.own, self.tasks, self.since, self.timer = counts, own, set(), None, None
+        self.hurried = 0.0  # until then it leaves nothing to others
+        self.opening = set()  # protocols of connections that were taken, and may not be among the others yet
         self.loop, self.waiting = asyncio.get_running_loop(), select.poll()
         self.waiting.register(sock, select.POLLIN)
         sock.setblocking(False)
@@ -34,7 +37,8 @@ class Taking:
     def tell(self):
         """Let the others know how many connections this process has."""
         if self.loop:
-            self.counts[self.own] = len(self.connections) + len(self.tasks)
+            opening = sum(one not in self.connections for one in self.opening)
+            self.counts[self.own] = len(self.connections) + opening
 
     def close(self):
         self.loop.remove_reader(self.sock.fileno())
@@ -50,8 +54,10 @@ class Taking:
         self.tell()
         now = time.monotonic()
         self.since = self.since or now
-        if self.counts[self.own] > min(self.counts) and now - self.since < PATIENCE_SECONDS:
-            return self._pause(PAUSE_SECONDS)
+        if self.counts[self.own] > min(self.counts) and now > self.hurried:
+            if now - self.since < PATIENCE_SECONDS:
+                return self._pause(PAUSE_SECONDS)
+            self.hurried = now + HURRY_SECONDS
         self.since = None
         self._take()
 
@@ -78,13 +84,17 @@ class Taking:
         connection.setblocking(False)
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.ensure_future(self._connect(connection))
-        self.tasks.add(task)
+        self.opening.add(protocol := self.protocol())
+        self.tell()
+        task = asyncio.ensure_future(self._connect(connection, protocol))
+        self.tasks.add(task)  # the loop alone would lose it
         task.add_done_callback(self.tasks.discard)
 
-    async def _connect(self, connection):
+    async def _connect(self, connection, protocol):
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(self.protocol, connection, ssl=self.tls)
+            await loop.connect_accepted_socket(lambda: protocol, connection, ssl=self.tls)
         except (OSError, asyncio.TimeoutError):  # it speaks no TLS
             connection.close()
+        finally:
+            self.opening.discard(protocol)
