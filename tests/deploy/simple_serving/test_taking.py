@@ -31,7 +31,7 @@ class Connection(asyncio.Protocol):
 
 @pytest.fixture
 def listening():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as sock:
         yield sock
 
 
