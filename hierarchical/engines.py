@@ -1,12 +1,13 @@
-"""What computes the outputs of an exported model: ONNX Runtime, or Paddle Inference. Neither needs the checkpoint.
+"""What computes the outputs of an exported model: ONNX Runtime, OpenVINO, or Paddle Inference, without the checkpoint.
 
 An engine is a function from padded token ids int64 [n, T] to outputs float32 [n, width], for batches.run_batches. Needs
-onnxruntime and numpy; paddle only for the engine of that name.
+numpy, and of onnxruntime, openvino and paddle the one whose engine is asked for.
 """
 
 import json
 import mmap
 import sys
+import threading
 from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,8 @@ from hierarchical.files import require_file
 from hierarchical.identity import RECORD
 
 PRECISIONS = ("float32", "float16", "int8")
-BACKENDS = ("onnx", "paddle")
+BACKENDS = ("onnx", "openvino", "paddle")
+BACKENDS_TEXT = "ONNX Runtime; OpenVINO, for the float32 model on a CPU; or Paddle Inference"
 AUTOMATIC = {"cpu": ("int8", "float32", "float16"), "gpu": ("float16", "float32", "int8")}  # where "auto" looks first
 MAX_F1_DROP = 0.3  # points that a precision may lose, where the record does not tell what it was held to
 
@@ -153,6 +155,58 @@ class OnnxModel:
             raise computing_fault(error, self.place) or error from None
 
 
+class OpenVinoModel:
+    """The same on OpenVINO, on a CPU, from the float32 ONNX file; may be called by as many threads as it is told.
+
+    bf16: multiply in bfloat16 (see `has_bf16`); logits are then rounded to some 3 digits.
+    """
+
+    singly = False
+
+    def __init__(self, path: Path, threads: int = 1, bf16: bool = False):
+        require_file(path, "Make it with export_model.py.")
+        try:
+            with quiet():
+                import openvino
+        except ImportError as error:
+            raise InputError(
+                f"the back end openvino needs the package openvino, which is {not_there(error, 'openvino')}: pip "
+                "install -r requirements-openvino.txt"
+            ) from None
+        if contains(path, b"QuantizeLinear"):
+            raise InputError(f"{path}: an int8 model, which the back end openvino cannot read. Name the float32 one.")
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",  # else it chooses by the machine
+            "NUM_STREAMS": threads,  # each caller has a core, as with ONNX Runtime
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # several processes would all be pinned to the first cores
+        }
+        try:
+            core = openvino.Core()
+            model = core.read_model(path)
+            self.metadata = dict(model.get_rt_info(["framework"]).value) if model.has_rt_info(["framework"]) else {}
+            self.labels = json.loads(self.metadata.get("labels", "null"))
+            self.compiled = core.compile_model(model, "CPU", settings)
+        except Exception as error:  # the library raises RuntimeError for whatever is the matter
+            if fault := computing_fault(error, "cpu"):
+                raise fault from None
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise InputError(f"{path}: not a model that OpenVINO can read ({reason}). Export it again.") from None
+        self.inputs = [tensor.get_any_name() for tensor in self.compiled.inputs]
+        require_known_inputs(path, self.inputs)
+        self.own = threading.local()  # a request is for one caller at a time
+
+    def __call__(self, input_ids: np.ndarray) -> np.ndarray:
+        if not hasattr(self.own, "request"):
+            self.own.request = self.compiled.create_infer_request()
+        feed = graph_feed(input_ids)
+        try:
+            outputs = self.own.request.infer({name: feed[name] for name in self.inputs})
+            return np.array(outputs[0])  # its memory is written to again by the next call
+        except Exception as error:  # as above
+            raise computing_fault(error, "cpu") or error from None
+
+
 class PaddleModel:
     """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time.
 
@@ -264,6 +318,8 @@ def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:
         except ImportError:
             return "cpu"  # where the back end says that it is missing
         hint = "this paddle is built for CPUs: install requirements-gpu.txt"
+    elif backend == "openvino":
+        hint = "the back end openvino is for CPUs"
     else:
         if "CUDAExecutionProvider" in load_onnxruntime().get_available_providers():
             return device

@@ -8,8 +8,8 @@ Reads   a folder of export_model.py, or a model in one: <prefix>.onnx, or <prefi
         back end paddle; beside it label.txt, decision.json, config.json and the tokenizer's files
         or a checkpoint of train.py, or a width_mult_* folder of prune.py
         or a linear model of analysis/baseline.py
-Writes nothing. An export needs onnxruntime and numpy (ERNIE-M: sentencepiece too), a checkpoint what train.py needs, a
-linear model numpy.
+Writes nothing. An export needs numpy, and onnxruntime or openvino (ERNIE-M: sentencepiece too), a checkpoint what
+train.py needs, a linear model numpy.
 """
 
 import json
@@ -28,9 +28,11 @@ from hierarchical.engines import (
     BACKENDS,
     PRECISIONS,
     OnnxModel,
+    OpenVinoModel,
     PaddleModel,
     exported_models,
     find_precision,
+    has_bf16,
     model_path,
 )
 from hierarchical.errors import InputError
@@ -47,6 +49,7 @@ BATCH, GPU_BATCH, GPU_TOKENS = 32, 256, 256 * 128
 # What the precision may be, by what computes.
 CHOICES: dict[str, tuple[str, ...]] = {
     "onnx": (*PRECISIONS, "auto"),
+    "openvino": ("float32", "bfloat16", "auto"),
     "paddle": ("float32", "bfloat16", "auto"),
     "checkpoint": ("float32", "auto"),
     "linear": ("float32", "auto"),
@@ -59,9 +62,9 @@ class Predictor:
     path            folder of export_model.py, a model file in it (its ending may be left out), a checkpoint, or a
                     linear model
     precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
-                    says that it is slower or worse; on a GPU float16 likewise. With the back end paddle
-                    float32 or bfloat16, both from one file
-    backend         of an export: onnx or paddle
+                    says that it is slower or worse; on a GPU float16 likewise. With the back ends openvino and
+                    paddle float32 or bfloat16, both from one file; auto: bfloat16 with openvino on a CPU that has it
+    backend         of an export: onnx, openvino or paddle
     device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu
     device_id       number of the GPU, for an export; not needed beside gpu:1
     num_threads     CPU threads, for an export; None: all cores
@@ -80,7 +83,7 @@ class Predictor:
 
     Raises InputError, a ValueError, for settings that cannot be and for whatever is missing, damaged, or does not fit
     together. A checkpoint's network is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export
-    may be called by several threads with the back end onnx; anything else by one at a time.
+    may be called by several threads, but for the back end paddle; anything else by one at a time.
     """
 
     def __init__(
@@ -116,7 +119,9 @@ class Predictor:
             device, device_id = engine_gpu(device, device_id)
         self.callers = 1
         cores = num_threads or available_cores()
-        if computes == "onnx":
+        if computes == "openvino" and device != "cpu":
+            raise InputError(f"device {device}: the back end openvino is for CPUs. Leave the device out.")
+        if computes in ("onnx", "openvino"):
             self.callers = cores if device == "cpu" else GPU_CALLERS
         self.engine: Any
         asked: dict[str, Any] = {"long_text": long_text, "window_stride": window_stride, "max_windows": max_windows}
@@ -134,6 +139,8 @@ class Predictor:
                 return opened
             if computes == "onnx":
                 self.file = model_path(place, find_precision(place, precision, device), ".onnx")
+            elif computes == "openvino":
+                self.file = model_path(place, "float32", ".onnx")
             else:
                 self.file = model_path(place, "float32", ".pdmodel")
                 if not self.file.exists():
@@ -143,6 +150,9 @@ class Predictor:
                 opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected, **asked)
             if computes == "onnx":
                 self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
+            elif computes == "openvino":
+                bf16 = precision == "bfloat16" or (precision == "auto" and has_bf16())
+                self.engine, files = OpenVinoModel(self.file, cores, bf16), [self.file]
             else:
                 self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
                 files = [self.file, self.file.with_suffix(".pdiparams")]

@@ -95,10 +95,12 @@ def test_the_extras_are_the_lists(metadata, required):
     def of(*names):
         return {str(requirement) for name in names for requirement in stated(ROOT / name)}
 
-    assert sorted(metadata.get_all("Provides-Extra")) == ["client", "gpu", "predict", "ray", "serve", "trace", "train"]
+    extras = ["client", "gpu", "openvino", "predict", "ray", "serve", "trace", "train"]
+    assert sorted(metadata.get_all("Provides-Extra")) == extras
     assert required() == of("requirements-base.txt")
     assert required("predict") == of("requirements-base.txt", "requirements-predict.txt")
     assert required("gpu") == of("requirements-base.txt", "requirements-predict-gpu.txt")
+    assert required("openvino") == of("requirements-base.txt", "requirements-openvino.txt")
     assert required("train") == of("requirements.txt")
     assert required("serve") == of("deploy/simple_serving/requirements.txt")
     assert required("client") == of("requirements-base.txt", "requirements-client.txt")

@@ -20,7 +20,7 @@ from hierarchical.batches import row_windows
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.decisions import probabilities_of
 from hierarchical.devices import forbid_tf32, tell_tf32
-from hierarchical.engines import BACKENDS, find_gpu, has_bf16
+from hierarchical.engines import BACKENDS, BACKENDS_TEXT, find_gpu, has_bf16
 from hierarchical.formats import existing
 from hierarchical.linear import with_linear
 from hierarchical.predictions import predict_file
@@ -61,11 +61,11 @@ def parse_args(argv):
     add_long_text_arguments(model)
     model.add_argument("--batch_size", type=int, help="texts per step (default: 32, on a GPU 256)")
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--backend", choices=BACKENDS, default="onnx", help="ONNX Runtime or Paddle Inference")
+    engine.add_argument("--backend", choices=BACKENDS, default="onnx", help=BACKENDS_TEXT)
     add_engine_device_arguments(engine)
     engine.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU")
     engine.add_argument("--use_quantize", action="store_true", help="the int8 model, on a CPU")
-    engine.add_argument("--use_bf16", action="store_true", help="with --backend paddle: bfloat16, on a CPU that has it")
+    engine.add_argument("--use_bf16", action="store_true", help="openvino and paddle: bfloat16, on a CPU that has it")
     perf = parser.add_argument_group("measurement")
     perf.add_argument("--perf", action="store_true", help="measure scores and speed on labelled rows, predict nothing")
     perf.add_argument("--perf_dataset", choices=("dev", "test"), default="dev", help="the file of these rows")
@@ -85,12 +85,12 @@ def precision(args, device, logger):
         logger.warning("--use_fp16: only on a GPU, where it is faster; using float32")
     if args.use_quantize and device != "cpu":
         logger.warning("--use_quantize: only on a CPU, where it is faster; using float32")
-    if args.use_quantize and args.backend == "paddle":
-        raise InputError("--use_quantize: the int8 model is an ONNX one. Leave --backend paddle out.")
-    if args.use_fp16 and args.backend == "paddle":
-        raise InputError("--use_fp16: the float16 model is an ONNX one. Leave --backend paddle out.")
+    if args.use_quantize and args.backend != "onnx":
+        raise InputError(f"--use_quantize: the int8 model is one of ONNX Runtime. Leave --backend {args.backend} out.")
+    if args.use_fp16 and args.backend != "onnx":
+        raise InputError(f"--use_fp16: the float16 model is one of ONNX Runtime. Leave --backend {args.backend} out.")
     if args.use_bf16 and args.backend == "onnx":
-        raise InputError("--use_bf16: ONNX Runtime does not compute so. Add --backend paddle, or use --use_quantize.")
+        raise InputError("--use_bf16: ONNX Runtime does not compute so. Add --backend openvino, or use --use_quantize.")
     if args.use_bf16 and (device != "cpu" or not has_bf16()):
         logger.warning("--use_bf16: only on a CPU with AVX512-BF16 or AMX, where it is faster; using float32")
     elif args.use_bf16:

@@ -71,12 +71,13 @@ class Model:
         return np.flatnonzero(decide(probabilities[None], self.tree, decision)[0]).tolist()
 
 
-def load_exported(path, precision, max_seq_length=None, device="cpu", **long_text):
+def load_exported(path, precision, max_seq_length=None, device="cpu", backend="onnx", **long_text):
     """The Model of an export; long_text: settings of LongText.updated that replace the stored ones.
 
     Raises InputError for whatever is missing, damaged or does not fit together.
     """
-    predictor = Predictor(path, precision, device=device, max_seq_length=max_seq_length, kind="export", **long_text)
+    settings = {"backend": backend, "device": device, "max_seq_length": max_seq_length}
+    predictor = Predictor(path, precision, kind="export", **settings, **long_text)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
     singly, reads_all = predictor.singly, predictor.linear is not None
 

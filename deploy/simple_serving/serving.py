@@ -24,11 +24,12 @@ ORIGIN = re.compile(r"https?://[^/\s]+")
 def add_export_arguments(model):
     """The flags of a server whose model is an export, into their group."""
     model.add_argument("--model_path", required=True, help="folder of export_model.py, or a model without its ending")
+    model.add_argument("--backend", choices=("onnx", "openvino"), default="onnx", help="ONNX Runtime or OpenVINO")
     model.add_argument(
         "--precision",
-        choices=("auto", *PRECISIONS),
+        choices=("auto", *PRECISIONS, "bfloat16"),
         default="auto",
-        help="auto: int8 if it is there, and good; on a GPU float16",
+        help="auto: int8 if it is there, and good; on a GPU float16; with openvino bfloat16, on a CPU that has it",
     )
     text = "cpu, gpu, or one of several, as gpu:1; without a GPU: cpu, with a warning"
     model.add_argument("--device", type=engine_device_word, default="cpu", help=text)
@@ -38,12 +39,13 @@ def add_export_arguments(model):
 
 def exported(args):
     """A function that loads the export in a folder as the flags say; where there is no GPU, that is told now."""
-    device = args.device = find_gpu(args.device)
+    device = args.device = find_gpu(args.device, backend=args.backend)
 
     def load(path):
         from deploy.simple_serving.model import load_exported
 
-        return load_exported(path, args.precision, args.max_seq_length, device, **long_text_arguments(args))
+        settings = {"backend": args.backend, **long_text_arguments(args)}
+        return load_exported(path, args.precision, args.max_seq_length, device, **settings)
 
     return load
 

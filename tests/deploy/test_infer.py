@@ -43,7 +43,7 @@ def export(tiny_export, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--num_threads", "3", "--batch_size", "7"]])
+@pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--backend", "openvino"], ["--num_threads", "3", "--batch_size", "7"]])
 def test_writes_what_predict_writes(call, hybrid_checkpoint, tmp_path, flags):
     words = f"--params_path {hybrid_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
     predict.main(words.split())
@@ -295,7 +295,7 @@ def test_switches_that_do_not_fit_are_told(call, printed, monkeypatch):
     monkeypatch.setattr(infer, "has_bf16", lambda: False)
     call("--use_bf16", "--perf", "--backend", "paddle")
     assert any(line.startswith("--use_bf16: only on a CPU with AVX512-BF16") for line in printed)
-    with pytest.raises(InputError, match="Add --backend paddle"):
+    with pytest.raises(InputError, match="Add --backend openvino"):
         call("--use_bf16")
     for switch in ("--use_fp16", "--use_quantize"):
         with pytest.raises(InputError, match="Leave --backend paddle out"):

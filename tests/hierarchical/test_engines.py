@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hierarchical import engines
@@ -122,6 +123,70 @@ def test_a_damaged_record(export, content):
     assert find_precision(export, "int8") == "int8"
 
 
+TEXTS = ["短", "某公司宣布裁员", "球队主场获胜，球迷庆祝到深夜" * 5, ""] * 9
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_says_what_onnxruntime_says(tiny_export, threads):
+    pytest.importorskip("openvino")
+    plain = Predictor(tiny_export, num_threads=1).text_logits(TEXTS)
+    other = Predictor(tiny_export, backend="openvino", num_threads=threads, batch_size=5)
+    assert other.callers == threads and other.file == tiny_export / "float32.onnx" and not other.singly
+    for _ in range(2):  # the second time with requests that are there
+        np.testing.assert_allclose(other.text_logits(TEXTS), plain, atol=2e-5)
+    rounded = Predictor(tiny_export, "bfloat16", backend="openvino", num_threads=threads).text_logits(TEXTS)
+    np.testing.assert_allclose(rounded, plain, atol=0.03 * np.abs(plain).max())  # 3 digits, through some layers
+    assert (np.abs(rounded - plain).max() > 1e-4) == has_bf16()  # of the machine; another one multiplies in float32
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "bf16"), (False, "f32")])
+def test_what_openvino_multiplies_in(tiny_export, monkeypatch, there, expected):
+    openvino = pytest.importorskip("openvino")
+    asked, compile_model = [], openvino.Core.compile_model
+
+    def compiled(core, model, device, settings):
+        asked.append(settings["INFERENCE_PRECISION_HINT"])
+        return compile_model(core, model, device, settings)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
+    monkeypatch.setattr("hierarchical.predictor.has_bf16", lambda: there)
+    for precision in ("auto", "float32", "bfloat16"):
+        Predictor(tiny_export, precision, backend="openvino", num_threads=1)
+    assert asked == [expected, "f32", "bf16"]
+
+
+def test_what_openvino_cannot_do(tiny_export, export, monkeypatch):
+    pytest.importorskip("openvino")
+    with pytest.raises(InputError, match="precision must be one of float32, bfloat16, auto .openvino.; got 'int8'"):
+        Predictor(tiny_export, "int8", backend="openvino")
+    with pytest.raises(InputError, match="device gpu: the back end openvino is for CPUs. Leave the device out."):
+        Predictor(tiny_export, backend="openvino", device="gpu")
+    with pytest.raises(InputError, match="int8.onnx: an int8 model, which the back end openvino cannot read. Name the"):
+        Predictor(tiny_export / "int8", backend="openvino")
+    content = (export / "float32.onnx").read_bytes()
+    (export / "float32.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="float32.onnx: "):
+        Predictor(export, backend="openvino")
+    (export / "float32.onnx").unlink()
+    with pytest.raises(InputError, match="float32.onnx: .*Make it with export_model.py"):
+        Predictor(export, backend="openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match="package openvino, .*pip install -r requirements-openvino.txt"):
+        Predictor(tiny_export, backend="openvino")
+
+
+def test_openvino_without_memory(tiny_export, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+
+    def fails(request, inputs):
+        raise RuntimeError("Exception from src/inference: std::bad_alloc")
+
+    predictor = Predictor(tiny_export, backend="openvino", num_threads=1)
+    monkeypatch.setattr(openvino.InferRequest, "infer", fails)
+    with pytest.raises(InputError, match="out of memory"):
+        predictor.predict(["文"])
+
+
 def test_int8_is_given_one_text_at_a_time(tiny_export):
     """By its file, whatever the name; the others take as many as they are told."""
     for precision, most in (("float32", 7), ("float16", 7), ("int8", 1)):
@@ -180,9 +245,16 @@ def test_gpu_asked_for_and_absent(machine, printed, monkeypatch):
             assert printed.pop() == f"device {device}: predicting on the CPU ({message})"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     machine(True, ["onnxruntime-gpu"], ["CUDAExecutionProvider"])
-    for backend in ("onnx", "paddle"):
+    for backend in ("onnx", "openvino", "paddle"):
         assert find_gpu("gpu", backend=backend) == "cpu"
         assert printed.pop() == "device gpu: predicting on the CPU (CUDA_VISIBLE_DEVICES hides every GPU)"
+
+
+def test_openvino_takes_no_gpu(machine, printed, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine(True, ["onnxruntime-gpu"], ["CUDAExecutionProvider"])
+    assert find_gpu("gpu", backend="openvino") == "cpu"
+    assert printed == ["device gpu: predicting on the CPU (the back end openvino is for CPUs)"]
 
 
 @pytest.mark.parametrize("built_for_gpus", [False, True])
