@@ -282,8 +282,7 @@ def main(argv=None):
     report = {split.name: figures(split, tree, args) for split in splits}
     found = [(what, int(n), list(islice(some, SHOWN))) for what, n, some in warnings(tree, splits, args) if n]
 
-    per_level = " + ".join(str(n) for n in np.bincount(tree.levels)[1:])
-    print(f"{args.label_file}: {len(tree)} labels in {tree.depth} levels ({per_level})\n")
+    print(f"{args.label_file}: {tree.size()}\n")
     print(" " * 36 + "".join(f"{name:>14}" for name in report))
     for name in report[splits[0].name]:
         values = [column[name] for column in report.values()]

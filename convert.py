@@ -11,7 +11,7 @@ Reads   input      tables: CSV and its like, JSON, Excel, Parquet, rows of this 
 Writes  into save_dir, unless with --dry_run
         train.txt, dev.txt, test.txt   one file per number of --splits, or per --train_input, --dev_input, --test_input
         data.txt                       the texts of the last of them; all texts, if the table has no labels
-        label.txt                      all labels and their ancestors
+        label.txt, label_graph.txt     all labels and their ancestors; the further parents of those with several
         unlabeled.txt                  texts without a label
         conflicts.jsonl                texts that are there more than once, with different labels
         and to stdout what was understood
@@ -27,8 +27,6 @@ from collections import Counter
 from glob import glob
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from hierarchical import folders
 from hierarchical.annotation import Annotation
@@ -56,6 +54,7 @@ from utils import (
 
 ROWS_SHOWN, LABELS_SHOWN = 3, 10
 UNLABELLED = "texts without a label, to unlabeled; --keep_empty says that none applies"
+DAG_HELP = "a label with several parents: kept as one label with all of them, or under the first, or copied to each"
 FORWARD = "text_column label_column label_columns onehot_columns taxonomy class_names".split()
 
 
@@ -84,7 +83,7 @@ def parse_args(argv):
     labels.add_argument("--class_names", help="labels are numbers; a name per line, the first of class 0")
     labels.add_argument("--taxonomy", help="all labels: a path per line, parent<TAB>children, nested JSON or YAML")
     labels.add_argument("--match_names", action="store_true", help="labels are the ends of paths in the taxonomy")
-    labels.add_argument("--dag", choices=("first", "copy"), help="a label with several parents: the first, or each")
+    labels.add_argument("--dag", choices=("keep", "first", "copy"), help=DAG_HELP)
     labels.add_argument("--label_file", help="label.txt whose classes are kept; left out: save_dir/label.txt")
 
     folder = parser.add_argument_group("data folder")
@@ -165,7 +164,7 @@ def labelling_of(args, taxonomy, known, rows_of_project):
     """The Labelling that the flags and the taxonomy ask for. rows_of_project: labels are joined by commas."""
     tree, paths = None, []
     if taxonomy:
-        tree, paths = tree_of(taxonomy.paths, taxonomy.path, taxonomy.words), taxonomy.paths
+        tree, paths = tree_of(*taxonomy.labels), taxonomy.paths
     elif known and args.match_names:
         tree, paths = known, [tuple(known.segments(i)) for i in range(len(known))]
     if args.match_names and not tree:
@@ -301,14 +300,13 @@ def settle(rows, understood, classes, args, tally):
 
 def label_tree(args, taxonomy, known, label_path, labels):
     """The tree that class indices refer to: label_file, if there is one, with new labels at its end. labels: paths"""
-    paths = taxonomy.paths if taxonomy else sorted(labels)
-    if not paths:
+    if not taxonomy and not labels:
         raise InputError("no row with a label is left. Nothing was written.")
-    tree = tree_of(paths, taxonomy.path if taxonomy else "the labels of the table", taxonomy and taxonomy.words)
+    tree = tree_of(*taxonomy.labels) if taxonomy else tree_of(sorted(labels), "the labels of the table")
     if known is None:
         return tree
     source = "the taxonomy" if taxonomy else "the table"
-    return folders.extended(known, tree.labels, args.add_labels, label_path, source, "correct them there")
+    return folders.extended(known, tree, args.add_labels, label_path, source, "correct them there")
 
 
 def files_of_rows(args, settled, tree, logger):
@@ -336,10 +334,10 @@ def new_labels(args, tree, known):
     path = Path(args.save_dir or "") / "label.txt"
     if not args.save_dir or not path.exists():
         return folders.label_contents(tree)
-    there = LabelTree.read(path).labels
-    if there != tree.labels[: len(there)]:
+    there = LabelTree.read(path)
+    if there.labels != tree.labels[: len(there)] or not set(there.further) <= set(tree.further):
         raise InputError(f"{path}: has other classes than {args.label_file}. Use another --save_dir.")
-    return folders.label_contents(tree) if len(tree) > len(there) else {}
+    return {} if there.is_same(tree) else folders.label_contents(tree)
 
 
 def texts_alone(args, parts, labelling, logger):
@@ -358,8 +356,7 @@ def taxonomy_alone(args, taxonomy, known, label_path):
     """A taxonomy without rows -> label.txt."""
     tree = label_tree(args, taxonomy, known, label_path, ())
     print(f"{taxonomy.path}: {taxonomy.said}")
-    levels = " + ".join(str(count) for count in np.bincount(tree.levels)[1:])
-    print(f"\n{len(tree):,} labels in {tree.depth} levels ({levels})")
+    print(f"\n{tree.size()}")
     for label in tree.labels[:LABELS_SHOWN]:
         print(f"    {shown(label)}")
     return new_labels(args, tree, known)

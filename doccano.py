@@ -138,9 +138,9 @@ def label_tree(known, label_sets, args):
     names = [SEPARATOR.join(path) for path in paths]
     if known is None:
         return LabelTree(names, "the labels of the export")
-    path = Path(args.save_dir) / "label.txt"
+    path, tree = Path(args.save_dir) / "label.txt", LabelTree(names, "the labels of the export")
     return folders.extended(
-        known, names, args.add_labels, path, "the export", "rename them in the tool and export again"
+        known, tree, args.add_labels, path, "the export", "rename them in the tool and export again"
     )
 
 
@@ -198,7 +198,7 @@ def convert(args, logger):
     if conflicts:
         lines = [folders.conflict_line(*conflict, indices.names) for conflict in conflicts.items()]
         contents["conflicts.jsonl"] = f"{len(lines)} examples", lines
-    answers = [(one, one.labels and [SEPARATOR.join(path) for path in one.labels]) for one in annotations]
+    answers = [(one, one.labels and names_of(one.labels, tree)) for one in annotations]
     said = [(one.text, one.annotator, names) for one, names in answers if names is not None]
     contents |= agreement_contents(said, tree, logger)
     if len(tree) > len(known or ()) and (known or not returned):
@@ -207,6 +207,14 @@ def convert(args, logger):
         folders.warn_of_older(folder, contents, logger)
         return contents, []
     return contents, answers
+
+
+def names_of(paths, tree):
+    """The labels of an answer by name, with all above them."""
+    names = [SEPARATOR.join(path) for path in paths]
+    if not tree.further or any(name not in tree.index for name in names):
+        return names
+    return [tree.labels[i] for i in tree.closure(tree.index[name] for name in names)]
 
 
 def agreement_contents(said, tree, logger):

@@ -76,8 +76,10 @@ def with_unseen(args, predictor, decision, job):
 
 def require_known_labels(known, both, path):
     """Raise InputError if label.txt, less the new labels, is not what the checkpoint was trained with."""
-    there = LabelTree.read(path).labels
-    if known.labels not in (there, [label for label in there if label in known.index or label not in both.index]):
+    there = LabelTree.read(path)
+    labels = [label for label in there.labels if label in known.index or label not in both.index]
+    further = [line for line in there.graph_lines() if line.split("\t")[0] in known.index]
+    if known.labels not in (there.labels, labels) or sorted(further) != sorted(known.graph_lines()):
         require_same_labels(known, path)
 
 

@@ -30,6 +30,7 @@ import warnings
 from pathlib import Path
 
 from hierarchical.encoders import encoder_config
+from hierarchical.label_graph import label_files
 from hierarchical.learning_rates import fitting_rate
 from hierarchical.losses import LOSSES
 from hierarchical.sources import model_directory, require_model
@@ -406,8 +407,7 @@ def inner_split(args, tree, train):
     parts = stratified_split(train.labels, len(tree), [1 - args.inner_dev, args.inner_dev], args.seed)
     folder = args.work_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "label.txt") as file:
-        file.writelines(f"{label}\n" for label in tree.labels)
+    tree.write(folder / "label.txt")
     for part, name in enumerate(("train", "dev")):
         rows = [i for i in range(len(parts)) if parts[i] == part]
         if not rows:
@@ -429,7 +429,9 @@ def main(argv=None):
     source = model_directory(args.model_name)
     config, has_weights = encoder_config(source), find_encoder_weights(source) is not None
     rate = fitting_rate(config["num_hidden_layers"], config["hidden_size"], has_weights)
-    fingerprint = {name: file_digest(directory / getattr(args, name))[:16] for name in ("train_file", "label_file")}
+    fingerprint = {"train_file": file_digest(directory / args.train_file)[:16]}
+    names = ("label_file", "label_graph")
+    fingerprint |= {name: file_digest(p)[:16] for name, p in zip(names, label_files(directory / args.label_file))}
     fingerprint |= {name: getattr(args, name) for name in ("select_by", "max_epochs", "max_seq_length", "seed")}
     fingerprint |= {"inner_dev": str(args.inner_dev), "train flags": " ".join(args.train_flags)}
     args.work_dir.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import family_of, open_tokenizer
+from hierarchical.label_graph import label_files
 from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
 from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
@@ -213,7 +214,8 @@ def explain_zero(logger, scores, train, tree, args):
 
 def fingerprint(args, world, lessons):
     """What a resumed run must share with the one it continues."""
-    files = [Path(args.dataset_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
+    folder = Path(args.dataset_dir)
+    files = [*label_files(folder / args.label_file), folder / args.train_file, folder / args.dev_file]
     free = (
         "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
         "eval_steps save_steps token_cache recipe"
@@ -272,7 +274,7 @@ def finish(args, model, tokenizer, tree, train, dev, ids, decision, logger):
         chosen, windows = [ids[i] for i in rows], tokenizer.windows
         return predict_logits(model, chosen, tokenizer.pad_id, args.batch_size, windows=windows)
 
-    linear = read_linear(args.save_dir, tree.labels)  # of an earlier end of this run
+    linear = read_linear(args.save_dir, tree)  # of an earlier end of this run
     if args.hybrid:
         linear = linear_branch(tree, train, dev, logits_of, decision, logger)
         save_checkpoint(args.save_dir, model, tokenizer, tree, decision, linear=linear)

@@ -249,7 +249,7 @@ def confusion_tables(tree, findings, rows):
     support = Counter(i for labels in rows.labels for i in labels)
     siblings, across = [], []
     for (missed, extra), count in findings.confused.most_common():
-        related = tree.parents[missed] == tree.parents[extra] >= 0
+        related = set(tree.parents_of(missed)).intersection(tree.parents_of(extra))
         text = rows.texts[findings.example[missed, extra]]
         entry = {"missed": tree.labels[missed], "extra": tree.labels[extra], "count": count}
         (siblings if related else across).append(entry | {"support": support[missed], "text": text})

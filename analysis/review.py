@@ -32,6 +32,7 @@ from analysis.merging import ids_elsewhere, train_path_of, user, warn_of_torn
 from analysis.review_queue import QUEUE, ROWS_QUEUE, make_queue, queue_of_rows, read_queue, write_queue
 from deploy.simple_serving.addresses import listen
 from hierarchical.checkpoints import require_same_labels
+from hierarchical.label_graph import label_files
 from hierarchical.ledger import MARGIN, Ledger, id_of
 from hierarchical.predictor import Predictor
 from hierarchical.rows import read_rows
@@ -99,7 +100,8 @@ def queue_of(args, directory, tree, train, ledger, predict, logger):
     """The items to ask about: those of the last time, unless there is a reason for new ones."""
     picked, texts_path = args.rows_file, in_directory(directory, args.texts_file)
     chosen_from = [picked] if picked else [train_path_of(directory, args.train_file), texts_path]
-    path, sources = directory / (ROWS_QUEUE if picked else QUEUE), [*chosen_from, directory / args.label_file]
+    path = directory / (ROWS_QUEUE if picked else QUEUE)
+    sources = [*chosen_from, *label_files(directory / args.label_file)]
     items = None if args.refresh else read_queue(path, sources)
     if items and (picked or Desk(items, ledger).progress(args.annotator)["open"]):
         logger.info(f"{path}: going on with it; --refresh chooses anew")

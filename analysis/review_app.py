@@ -62,12 +62,16 @@ def make_app(desk, evidence, tree, directory, token, hosts, name):
     def page():
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=SAFE)
 
+    # What a label's path does not say: where labels have several parents, all that is above each.
+    above = {label: [tree.labels[k] for k in tree.ancestors(i)] for i, label in enumerate(tree.labels) if tree.further}
+
     @app.get("/api/labels")
     def labels():
         """The tree, and what its labels are for."""
         return {
             "labels": tree.labels,
             "separator": SEPARATOR,
+            "above": above,
             "guidelines": read_guidelines(directory),
             "name": name,
         }

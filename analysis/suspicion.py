@@ -253,8 +253,7 @@ def suspicion(tree, gold, probabilities):
     """
 
     def deepest(labels):
-        inner = {int(tree.parents[i]) for i in labels}
-        return [i for i in labels if i not in inner]
+        return [i for i in labels if not set(labels).intersection(tree.children[i])]
 
     doubted = deepest(np.flatnonzero(gold & (probabilities < 0.5)).tolist())
     expected = deepest(np.flatnonzero(~gold & (probabilities > 0.5)).tolist())

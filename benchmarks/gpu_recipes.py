@@ -172,7 +172,7 @@ def write_linear_values(args):
     args.linear_dir.mkdir(parents=True, exist_ok=True)
     for rows in args.rows:
         for seed in [1] if rows == "all" else args.seeds:
-            branch = read_linear(args.linear / f"{rows}-{seed}" / "linear", tree.labels)
+            branch = read_linear(args.linear / f"{rows}-{seed}" / "linear", tree)
             values = branch.decision_values([*choosing, *test.texts]).astype(np.float16)
             unlabelled = np.clip(np.rint(branch.decision_values(texts) * UNIT), -127, 127).astype(np.int8)
             np.savez_compressed(args.linear_dir / f"{rows}-{seed}.npz", values=values, unlabelled=unlabelled)

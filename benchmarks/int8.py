@@ -13,7 +13,6 @@ a form's time is the sum of each turn's best of --repetitions. One thread.
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.timing import BUSY
+from benchmarks.timing import BUSY, take_turns
 from hierarchical.batches import run_batches
 from hierarchical.calibration import sigmoid
 from hierarchical.engines import OnnxModel
@@ -60,23 +59,6 @@ def quantize_both(source, work):
     return library, ours
 
 
-def take_turns(sides, ids, repetitions):
-    """name -> (logits float32 [N, L], seconds); sides: name -> function from lists of token ids to logits."""
-    turns = [range(start, min(start + TURN, len(ids))) for start in range(0, len(ids), TURN)]
-    best = {name: np.full(len(turns), np.inf) for name in sides}
-    outputs = {name: [] for name in sides}
-    for turn, rows in enumerate(turns):
-        some = [ids[row] for row in rows]
-        for repetition in range(repetitions):
-            for name, compute in sides.items():
-                began = time.perf_counter()
-                logits = compute(some)
-                best[name][turn] = min(best[name][turn], time.perf_counter() - began)
-                if not repetition:
-                    outputs[name].append(logits)
-    return {name: (np.concatenate(outputs[name]), best[name].sum()) for name in sides}
-
-
 def main(argv=None):
     args = parse_args(argv)
     load = os.getloadavg()[0]
@@ -99,7 +81,7 @@ def main(argv=None):
         "ours, batches of 32": side(ours, 32),
         "ours, singly": side(ours, 1),
     }
-    found = take_turns(sides, ids, args.repetitions)
+    found = take_turns(sides, ids, args.repetitions, TURN)
     exact = sigmoid(found["float32, batches of 32"][0])
     labels = decide(exact, tree, predictor.decision)
     slowest = found["quantize_dynamic, batches of 32"][1]

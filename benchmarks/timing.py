@@ -50,3 +50,24 @@ def operations(config, lengths):
     linear = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner)
     attention = 2 * 2 * tokens**2 * hidden
     return float(layers * (linear + attention).sum())
+
+
+def take_turns(sides, ids, repetitions, size):
+    """name -> (logits float32 [N, L], seconds); sides: name -> function from lists of token ids to logits.
+
+    All sides have the same `size` texts, one after the other, before they get the next ones, so that whatever else the
+    machine does hits all of them; the time is the sum of each turn's best of so many repetitions.
+    """
+    turns = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
+    best = {name: np.full(len(turns), np.inf) for name in sides}
+    outputs = {name: [] for name in sides}
+    for turn, rows in enumerate(turns):
+        some = [ids[row] for row in rows]
+        for repetition in range(repetitions):
+            for name, compute in sides.items():
+                began = time.perf_counter()
+                logits = compute(some)
+                best[name][turn] = min(best[name][turn], time.perf_counter() - began)
+                if not repetition:
+                    outputs[name].append(logits)
+    return {name: (np.concatenate(outputs[name]), best[name].sum()) for name in sides}

@@ -33,6 +33,7 @@ from hierarchical.decisions import probabilities_of
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size
+from hierarchical.label_graph import label_files
 from hierarchical.labelled import FLOOR, label_texts
 from hierarchical.modeling import predict_logits, score
 from hierarchical.predictions import jsonl_rows
@@ -206,7 +207,8 @@ def fingerprint(args):
         "do_train do_eval do_predict do_export data_dir test_file output_dir device export_type logging_steps "
         "per_device_eval_batch_size early_stop_patience resume_from_checkpoint"
     ).split()
-    paths = [Path(args.data_dir) / name for name in (args.label_file, args.train_file, args.dev_file)]
+    folder = Path(args.data_dir)
+    paths = [*label_files(folder / args.label_file), folder / args.train_file, folder / args.dev_file]
     data = [file_digest(path)[:16] if path.exists() else None for path in paths]
     same = {name: value for name, value in vars(args).items() if name not in (*free, *ACCEPTED)}
     return same | {"data": data}

@@ -6,7 +6,7 @@
 In it are:
     config.json, model.safetensors, model_state.pdparams     the library's files, see weights.py
     vocab.txt, tokenizer_config.json, ...                    the tokenizer
-    label.txt                                                the labels in class-index order
+    label.txt, label_graph.txt                               the labels in class-index order, and further parents
     decision.json                                            maximum length, what is read of longer texts, threshold(s),
                                                              decoding it was scored with
     linear.safetensors                                       a linear branch, if it has one, see linear.py
@@ -28,6 +28,7 @@ from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write, require_file
 from hierarchical.identity import (
     DECISION,
+    LABELS,
     OLD_CONFIG,
     RECORD,
     digests,
@@ -38,6 +39,7 @@ from hierarchical.identity import (
     require_fit,
     require_listed,
 )
+from hierarchical.label_graph import graph_path
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LINEAR, MODEL_TYPE, WHOLE, Characters, LinearBranch, read_linear, write_linear
 from hierarchical.long_texts import CUT, LongText, long_text_for
@@ -56,7 +58,7 @@ from hierarchical.weights import (
 )
 
 LONG_TEXT = ("long_text", "window_stride", "max_windows")  # of a LongText, in decision.json
-SETTINGS = ("config.json", "label.txt", DECISION)  # what belongs to a model besides its weights and tokenizer
+SETTINGS = ("config.json", LABELS, DECISION)  # what belongs to a model besides its weights and tokenizer
 # What a model directory can hold: (what it is, which scripts take it and its export, where both come from).
 KINDS = {
     "classifier": (
@@ -155,7 +157,7 @@ class Checkpoint:
                     require_fit(folder, weights.name, told := identity, found, "train again")
             tokenizer.require_known(config)
             require_calibrated(folder, decision, mark := mark_of(told.get(NUMBERS), found.get(LINEAR)))
-            linear = read_linear(folder, tree.labels)
+            linear = read_linear(folder, tree)
             return cls(Path(directory), config, tree, tokenizer, decision, exported, found, identity, linear, mark)
 
         return read_set(directory, read)
@@ -204,7 +206,7 @@ def linear_checkpoint(
 ) -> Checkpoint:
     """The Checkpoint of a linear model. folder: where the directory is read."""
     require_file(folder / LINEAR, "It is the model; copy the whole folder again from where it was made.")
-    found, linear = digests(tree.labels, config, read_others(folder, config)), read_linear(folder, tree.labels)
+    found, linear = digests(tree.labels, config, read_others(folder, config)), read_linear(folder, tree)
     require_calibrated(folder, decision, mark := mark_of(found[LINEAR]))
     return Checkpoint(directory, config, tree, Characters(max_seq_length), decision, False, found, None, linear, mark)
 
@@ -262,9 +264,8 @@ def require_model_kind(folder: Path, config: dict, tree: LabelTree, kind: str, e
 def write_settings(
     directory: str | Path, tree: LabelTree, max_seq_length: int, decision: Decision, long_text: LongText = CUT
 ) -> None:
-    """The part of a checkpoint that makes it self-contained: label.txt and decision.json."""
-    with atomic_write(Path(directory) / "label.txt") as file:
-        file.writelines(f"{label}\n" for label in tree.labels)
+    """The part of a checkpoint that makes it self-contained: the labels and decision.json."""
+    tree.write(Path(directory) / LABELS)
     write_decision(directory, max_seq_length, decision, long_text)
 
 
@@ -350,7 +351,7 @@ def save_checkpoint(
         tokenizer.save(folder)
         write_settings(folder, tree, tokenizer.max_seq_length, decision, tokenizer.long_text)
         if linear:
-            write_linear(folder, linear, tree.labels)
+            write_linear(folder, linear, tree)
         if write_more:
             write_more(folder)
         write_weights(folder, model, digests_of(folder))
@@ -362,20 +363,22 @@ def save_linear_model(directory: str | Path, branch: LinearBranch, tree: LabelTr
         with atomic_write(folder / "config.json") as file:
             json.dump({"model_type": MODEL_TYPE}, file)
         write_settings(folder, tree, WHOLE, decision)
-        write_linear(folder, branch, tree.labels)
+        write_linear(folder, branch, tree)
 
 
 def require_same_labels(tree: LabelTree, path: str | Path) -> None:
-    """Raise InputError when a data folder's label.txt is not the list the checkpoint was trained with."""
-    if not Path(path).exists():
+    """Raise InputError when a data folder's labels, or their further parents, are not those of the checkpoint."""
+    if not Path(path).exists() or tree.is_same(other := LabelTree.read(path)):
         return
-    other = LabelTree.read(path)
-    if other.labels == tree.labels:
-        return
-    gone, new = [x for x in tree.labels if x not in other.index], [x for x in other.labels if x not in tree.index]
+    if tree.labels == other.labels:
+        path, what = graph_path(path), "further parents"
+        own, others = (dict.fromkeys(one.graph_lines()) for one in (tree, other))
+    else:
+        what, (own, others) = "labels", (dict.fromkeys(one.labels) for one in (tree, other))
+    gone, new = [x for x in own if x not in others], [x for x in others if x not in own]
     sides = {"only in the checkpoint": gone, "only in the file": new}
-    what = [f"{side}: {some(labels)}" for side, labels in sides.items() if labels]
+    told = [f"{side}: {some(lines)}".replace("\t", " under ") for side, lines in sides.items() if lines]
     raise InputError(
-        f"{path}: differs from the labels the checkpoint was trained with "
-        f"({'; '.join(what) or 'same labels in another order'}). Restore the file, or train again."
+        f"{path}: differs from the {what} the checkpoint was trained with "
+        f"({'; '.join(told) or 'same labels in another order'}). Restore the file, or train again."
     )

@@ -14,6 +14,7 @@ probabilities that are normalised among siblings would trust an only child blind
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,35 +36,39 @@ def leave_alone(values: np.ndarray, tree: LabelTree) -> None:
 
 def raise_to_subtree_maximum(values: np.ndarray, tree: LabelTree) -> None:
     """Bottom-up, in place; on bool values [N, L] this adds the ancestors of every label set."""
-    for level in range(tree.depth, 1, -1):
-        children = np.flatnonzero(tree.levels == level)
-        children = children[np.argsort(tree.parents[children], kind="stable")]
-        parents, starts = np.unique(tree.parents[children], return_index=True)
-        best_child = np.maximum.reduceat(values[:, children], starts, axis=1)
+    for children, parents in chain.from_iterable(reversed(tree.steps)):
+        order = np.argsort(parents, kind="stable")
+        parents, starts = np.unique(parents[order], return_index=True)
+        best_child = np.maximum.reduceat(values[:, children[order]], starts, axis=1)
         values[:, parents] = np.maximum(values[:, parents], best_child)
 
 
 def lower_to_path_minimum(values: np.ndarray, tree: LabelTree) -> None:
     """Top-down, in place: no value is above its parent's."""
-    for level in range(2, tree.depth + 1):
-        children = np.flatnonzero(tree.levels == level)
-        values[:, children] = np.minimum(values[:, children], values[:, tree.parents[children]])
+    for children, parents in chain.from_iterable(tree.steps):
+        values[:, children] = np.minimum(values[:, children], values[:, parents])
 
 
 def best_path(probabilities: np.ndarray, tree: LabelTree) -> np.ndarray:
     """bool [N, L]: in each row the likeliest path from a root to a leaf, by the product of its odds.
 
-    Of equals the one whose leaf has the lowest class index. Probabilities nearer to 0 or 1 than SMALLEST count as
-    that. Time O(N L).
+    Where labels have several parents, a path is a leaf with all labels above it. Of equals the one whose leaf has the
+    lowest class index. Probabilities nearer to 0 or 1 than SMALLEST count as that. Time O(N L).
     """
     probabilities = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
     sums = np.log(probabilities / (1 - probabilities))
-    for level in range(2, tree.depth + 1):
-        children = np.flatnonzero(tree.levels == level)
-        sums[:, children] += sums[:, tree.parents[children]]
+    beside = [sums[:, above].sum(axis=1) for above in tree.beside.values()]  # each ancestor counts once
+    for label, more in zip(tree.beside, beside):
+        sums[:, label] += more
+    for (children, parents), *_ in tree.steps:
+        sums[:, children] += sums[:, parents]
     leaves = np.array([label for label, children in enumerate(tree.children) if not children])
     labels = leaves[np.argmax(sums[:, leaves], axis=1)]
     path, rows = np.zeros(probabilities.shape, bool), np.arange(len(probabilities))
+    if tree.further:
+        path[rows, labels] = True
+        raise_to_subtree_maximum(path, tree)
+        return path
     while len(rows):
         path[rows, labels] = True
         labels = tree.parents[labels]
@@ -71,18 +76,24 @@ def best_path(probabilities: np.ndarray, tree: LabelTree) -> np.ndarray:
     return path
 
 
-def best_per_level(values: np.ndarray, tree: LabelTree, k: int) -> np.ndarray:
+def best_per_level(values: np.ndarray, tree: LabelTree, k: int, path: np.ndarray | None = None) -> np.ndarray:
     """bool [N, L]: from the roots down, of each level the k highest values [N, L] below what was chosen above.
 
-    There are fewer where the chosen labels have fewer children. Of equals the lowest class index. Time O(N L).
+    There are fewer where the chosen labels have fewer children. A label with several parents needs all of them. Of
+    equals the lowest class index. path: bool [N, L] of best_path(), whose labels come first, and are all chosen, which
+    can be more than k where labels have several parents. Time O(N L).
     """
     chosen = np.zeros(values.shape, bool)
-    for level in range(1, tree.depth + 1):
-        labels = np.flatnonzero(tree.levels == level)
-        within = values[:, labels]
-        if level > 1:
-            within = np.where(chosen[:, tree.parents[labels]], within, -np.inf)
-        chosen[:, labels] = _highest(within, min(k, len(labels))) & (within > -np.inf)
+    if path is not None:
+        chosen, values = path.copy(), values + 3 * path
+    roots = np.flatnonzero(tree.levels == 1)
+    chosen[:, roots] |= _highest(values[:, roots], min(k, len(roots)))
+    for (labels, parents), *further in tree.steps:
+        allowed = chosen[:, parents]
+        for children, others in further:
+            allowed[:, np.searchsorted(labels, children)] &= chosen[:, others]
+        within = np.where(allowed, values[:, labels], -np.inf)
+        chosen[:, labels] |= _highest(within, min(k, len(labels))) & (within > -np.inf)
     return chosen
 
 
@@ -327,12 +338,10 @@ def cut_values(probabilities: np.ndarray, tree: LabelTree, decoding: str, per_le
 
 def _chosen(values: np.ndarray, probabilities: np.ndarray, tree: LabelTree, decision: Decision) -> np.ndarray:
     """The labels of a path, or per level, bool [N, L], with all their ancestors. values: consistent, of -1 to 1."""
-    path = None
-    if decision.decoding == "path":
-        path = best_path(probabilities, tree)
-        if not decision.per_level:
-            return path
-    return best_per_level(values if path is None else values + 3 * path, tree, decision.per_level)
+    path = best_path(probabilities, tree) if decision.decoding == "path" else None
+    if path is not None and not decision.per_level:
+        return path
+    return best_per_level(values, tree, decision.per_level, path)
 
 
 def _chosen_first(margins: np.ndarray, probabilities: np.ndarray, tree: LabelTree, decision: Decision) -> np.ndarray:

@@ -23,6 +23,7 @@ from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxru
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
+from hierarchical.label_graph import GRAPH
 from hierarchical.labels import LabelTree
 from hierarchical.linear import write_linear
 from hierarchical.long_texts import Windows
@@ -217,10 +218,12 @@ def copy_settings(checkpoint: Checkpoint, target: Path) -> None:
     checkpoint.tokenizer.save(target)
     for name in SETTINGS:
         shutil.copyfile(in_force(checkpoint.directory) / name, target / name)
+    if checkpoint.tree.further:
+        shutil.copyfile(in_force(checkpoint.directory) / GRAPH, target / GRAPH)
     if (long_text := checkpoint.tokenizer.long_text) != read_decision(target, checkpoint.tree)[2]:
         write_decision(target, checkpoint.tokenizer.max_seq_length, checkpoint.decision, long_text)  # as was asked for
     if checkpoint.linear:
-        write_linear(target, checkpoint.linear, checkpoint.tree.labels)
+        write_linear(target, checkpoint.linear, checkpoint.tree)
 
 
 def write_export(folder: Path, identity: Mapping[str, str], models: Iterable[Path]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from hierarchical.annotation import Annotation
 from hierarchical.errors import SHOWN, InputError, some
 from hierarchical.files import atomic_write
+from hierarchical.label_graph import GRAPH, graph_path
 from hierarchical.labels import SEPARATOR, LabelTree
 from hierarchical.ledger import resolved
 from hierarchical.rows import format_rows
@@ -84,12 +85,14 @@ def closure(labels: Iterable[tuple[str, ...]]) -> Paths:
     return tuple(sorted({label[:depth] for label in labels for depth in range(1, len(label) + 1)}))
 
 
-def extended(known: LabelTree, names: Iterable[str], add: bool, path: Path, source: str, remedy: str) -> LabelTree:
-    """The tree of a label.txt with the names that it lacks at its end, so that its classes keep their numbers.
+def extended(known: LabelTree, wanted: LabelTree, add: bool, path: Path, source: str, remedy: str) -> LabelTree:
+    """The tree of a label.txt with the labels that it lacks at its end, so that its classes keep their numbers.
 
-    add     False: such names are an InputError
-    path    that label.txt; source: where the names come from; remedy: what to do if they are wrong
+    wanted  a tree with these labels; a label of `known` may get further parents by it
+    add     False: labels and parents that are new are an InputError
+    path    that label.txt; source: where the labels come from; remedy: what to do if they are wrong
     """
+    names = wanted.labels
     new = [name for name in names if name not in known.index]
     if new and not add:
         guesses = [known.guess(name) for name in new[:SHOWN]]
@@ -104,11 +107,23 @@ def extended(known: LabelTree, names: Iterable[str], add: bool, path: Path, sour
             "trained again. Nothing was written."
         )
     words = known.words + [""] * len(new)
-    return LabelTree(known.labels + new, f"label.txt with the labels of {source}", words=words)
+    both = LabelTree(known.labels + new, source, words=words, further=known.further)
+    edges = {(both.index[names[child]], both.index[names[parent]]) for child, parent in wanted.further}
+    further = sorted(edges - set(known.further) - set(enumerate(both.parents.tolist())))
+    if further and not add:
+        told = some([f"{both.labels[child]!r} under {both.labels[parent]!r}" for child, parent in further])
+        raise InputError(
+            f"{graph_path(path)}: {len(further)} parents of {source} are not in it: {told}. --add_labels adds them; a "
+            "model trained before does not know them and must be trained again. Nothing was written."
+        )
+    return LabelTree(both.labels, f"{path} with the labels of {source}", words=words, further=known.further + further)
 
 
 class ClassIndices:
-    """Labels as paths -> class indices, ascending; every set of labels is looked up once."""
+    """Labels as paths, with all their ancestors -> class indices, ascending; every set of labels is looked up once.
+
+    Of a label with several parents the ancestors are added that its path does not name.
+    """
 
     def __init__(self, tree: LabelTree):
         self.tree = tree
@@ -116,7 +131,8 @@ class ClassIndices:
 
     def __call__(self, paths: Paths) -> tuple[int, ...]:
         if paths not in self.of:
-            self.of[paths] = tuple(sorted(self.tree.index[SEPARATOR.join(path)] for path in paths))
+            labels = sorted({self.tree.index[SEPARATOR.join(path)] for path in paths})
+            self.of[paths] = tuple(self.tree.closure(labels) if self.tree.further else labels)
         return self.of[paths]
 
     def names(self, paths: Iterable) -> list[str]:
@@ -180,7 +196,10 @@ def row_contents(files: Mapping[str, Sequence[Labelled]], tree: LabelTree, form:
 
 
 def label_contents(tree: LabelTree) -> Contents:
-    return {"label.txt": (f"{len(tree)} labels", [f"{line}\n" for line in tree.lines()])}
+    contents: Contents = {"label.txt": (f"{len(tree)} labels", [f"{line}\n" for line in tree.lines()])}
+    if tree.further:
+        contents[GRAPH] = f"{len(tree.further)} further parents", [f"{line}\n" for line in tree.graph_lines()]
+    return contents
 
 
 def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
@@ -192,8 +211,8 @@ def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
 
 
 def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None:
-    """Raise InputError if files of these names are there and may not be replaced; label.txt may."""
-    there = [name for name in contents if (folder / name).exists() and name != "label.txt"]
+    """Raise InputError if files of these names are there and may not be replaced; label.txt and its graph may."""
+    there = [name for name in contents if (folder / name).exists() and name not in ("label.txt", GRAPH)]
     if there and not overwrite:
         raise InputError(
             f"{folder}: already has {', '.join(there)}. Use another --save_dir, or --overwrite to replace them. "

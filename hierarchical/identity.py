@@ -17,6 +17,7 @@ from typing import Any
 
 from hierarchical.errors import InputError, some
 from hierarchical.files import file_digest
+from hierarchical.label_graph import GRAPH
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LINEAR
 from hierarchical.sets import in_force
@@ -27,7 +28,10 @@ LABELS, CONFIG, DECISION = "label.txt", "config.json", "decision.json"
 OLD_CONFIG = "model_config.json"  # config.json under its older name, for tools that expect it
 TEMPLATE, WORDS = "template_config.json", "verbalizer_config.json"  # of few-shot/train.py
 RECORD = "export.json"  # beside exported models: their list, and what export_model.py measured of them
-MEMBERS = (LABELS, CONFIG, OLD_CONFIG, DECISION, TEMPLATE, WORDS, *FILES, WEIGHTS, PICKLED_WEIGHTS, LINEAR, RECORD)
+MEMBERS = (
+    *(LABELS, GRAPH, CONFIG, OLD_CONFIG, DECISION, TEMPLATE, WORDS),
+    *(*FILES, WEIGHTS, PICKLED_WEIGHTS, LINEAR, RECORD),
+)
 GRAPH_FILES = (".pdmodel", ".json", ".pdiparams", ".pdiparams.info")  # of a static graph
 
 
@@ -52,8 +56,8 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def read_others(folder: Path, config: dict) -> dict[str, bytes]:
-    """Name -> content of a linear branch, and of what few-shot/train.py adds to a model; mostly {}."""
-    names = (LINEAR, *((TEMPLATE, WORDS) if "mlm_transform" in config else ()))
+    """Name -> content of further parents, a linear branch, and what few-shot/train.py adds to a model; mostly {}."""
+    names = (GRAPH, LINEAR, *((TEMPLATE, WORDS) if "mlm_transform" in config else ()))
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 

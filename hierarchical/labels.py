@@ -1,21 +1,25 @@
 """The label tree: full paths in class-index order, and how they hang together.
 
 label.txt has one label per line, a path with its levels joined by `##`; class index = line order. `path==word` gives
-the few-shot route a word for the label; others ignore it.
+the few-shot route a word for the label; others ignore it. Further parents of a label, should it have several, stand in
+label_graph.txt beside it, see label_graph.py.
 """
 
 import difflib
 import heapq
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from functools import cached_property
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
 
 from hierarchical.console import FLAT
-from hierarchical.errors import Problems
-from hierarchical.files import read_lines, require_file
+from hierarchical.errors import InputError, Problems
+from hierarchical.files import atomic_write, read_lines, require_file
+from hierarchical.label_graph import Edge, graph_levels, graph_path, read_graph
 
 SEPARATOR, WORD_SEPARATOR = "##", "=="
 SEPARATORS = ("-->", "->", "=>", "::", "--", ">", "→", "»", "/", "|", "\\")  # what others put between levels
@@ -27,11 +31,15 @@ class LabelTree:
 
     labels   list[str], length L; `index` maps a path back to its class index
     parents  int64 [L], class index of the parent, -1 for a root
-    levels   int64 [L], 1 for a root; `depth` is the largest
+    further  list[(class index, that of another parent)], ascending; [] for a tree. Then `parents` are the first ones,
+             by which labels are named, and `index` knows a label by the path through a further parent, too, where no
+             other label has that
+    children list[list[int]], by all edges
+    levels   int64 [L], 1 for a root, and by the longest way from one; `depth` is the largest
     words    list[str], what a label is called in a sentence: its path's last level, unless label.txt gives another word
     line_of  list[int], the line of label.txt that a label stands on, the first is 1
-    Raises InputError for duplicates, empty segments, children whose parent is missing, and names that label.txt cannot
-    hold. A node is its full path: equal names under two parents are two nodes.
+    Raises InputError for duplicates, empty segments, children whose parent is missing, names that label.txt cannot
+    hold, and further parents in a circle. A node is its full path: equal names under two parents are two nodes.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class LabelTree:
         source: str | Path = "label list",
         lines: Sequence[int] | None = None,
         words: Sequence[str] | None = None,
+        further: Iterable[Edge] = (),
     ):
         self.labels = list(labels)
         self.line_of = lines = list(lines or range(1, len(self.labels) + 1))
@@ -65,20 +74,51 @@ class LabelTree:
             problems.add(source, None, "no label in it; write one label per line")
         problems.raise_if_any()
         self.parents = np.array([self.index[parent] if parent else -1 for parent in parents], np.int64)
-        self.levels = np.array([label.count(SEPARATOR) + 1 for label in self.labels], np.int64)
+        self.further = sorted(set(further))
+        if self.further:
+            self.levels = graph_levels(self.parents.tolist(), self.further)
+            if not self.levels.all() or any(self.parents[child] < 0 for child, _ in self.further):
+                raise InputError(f"{source}: further parents go in a circle, or are those of a root.")
+        else:
+            self.levels = np.array([label.count(SEPARATOR) + 1 for label in self.labels], np.int64)
         self.depth = int(self.levels.max())
         words = words or [""] * len(self.labels)
         self.words = [word or label.split(SEPARATOR)[-1] for label, word in zip(self.labels, words)]
         self.children: list[list[int]] = [[] for _ in self.labels]
-        for child, parent in enumerate(self.parents):
+        for child, parent in sorted([*enumerate(self.parents.tolist()), *self.further]):
             if parent >= 0:
                 self.children[parent].append(child)
+        self.index |= self._other_paths()
+
+    def _other_paths(self) -> dict[str, int]:
+        """The paths through further parents -> class index, of those that can be meant by no other label."""
+        paths: dict[str, set[int]] = {}
+        for child, parent in self.further:
+            path = self.labels[parent] + SEPARATOR + self.segments(child)[-1]
+            paths.setdefault(path, set()).add(child)
+        return {path: min(of) for path, of in paths.items() if len(of) == 1 and path not in self.index}
 
     @classmethod
     def read(cls, path: str | Path) -> "LabelTree":
-        """Read label.txt; blank lines are skipped, every fault is named with its line."""
+        """Read label.txt and, if there is one, label_graph.txt; blank lines are skipped, faults named by line."""
         lines, labels, words = read_labels(path)
-        return cls(labels, path, lines, words)
+        tree = cls(labels, path, lines, words)
+        further = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
+        return cls(labels, path, lines, words, further) if further else tree
+
+    def write(self, path: str | Path) -> None:
+        """Write label.txt, without words, and label_graph.txt beside it; one that is there goes if this is a tree."""
+        with atomic_write(path) as file:
+            file.writelines(f"{label}\n" for label in self.labels)
+        if self.further:
+            with atomic_write(graph_path(path)) as file:
+                file.writelines(f"{line}\n" for line in self.graph_lines())
+        else:
+            graph_path(path).unlink(missing_ok=True)
+
+    def is_same(self, other: "LabelTree") -> bool:
+        """Whether the other one has the same labels in the same order, under the same parents."""
+        return self.labels == other.labels and self.further == other.further
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,12 +131,68 @@ class LabelTree:
             for label, word, name in zip(self.labels, self.words, own)
         ]
 
+    def size(self) -> str:
+        """How many labels and levels there are, in words."""
+        per_level = " + ".join(f"{count:,}" for count in np.bincount(self.levels)[1:])
+        further = f", {len(self.further):,} further parents" if self.further else ""
+        return f"{len(self):,} labels in {self.depth} levels ({per_level}){further}"
+
+    def graph_lines(self) -> list[str]:
+        """The lines of label_graph.txt, without line ends; none for a tree."""
+        return [f"{self.labels[child]}\t{self.labels[parent]}" for child, parent in self.further]
+
     def segments(self, i: int) -> list[str]:
-        """The names on the path to node i, root first."""
+        """The names on the path to node i, through first parents, root first."""
         return self.labels[i].split(SEPARATOR)
 
+    @cached_property
+    def steps(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """All edges, level by level from the second down: for each level pairs (children, parents), int64.
+
+        The first pair of a level has each of its labels with the first parent, the second those that have a further
+        one with that, and so on: in no pair is a child twice. A tree has one pair for each level.
+        """
+        edges = [list(group) for _, group in groupby(self.further, key=lambda edge: edge[0])]
+        steps = []
+        for level in range(2, self.depth + 1):
+            children = np.flatnonzero(self.levels == level)
+            pairs, more = [(children, self.parents[children])], [of for of in edges if self.levels[of[0][0]] == level]
+            for place in range(max(map(len, more), default=0)):
+                chosen = np.array([of[place] for of in more if len(of) > place], np.int64)
+                pairs.append((chosen[:, 0], chosen[:, 1]))
+            steps.append(pairs)
+        return steps
+
+    @cached_property
+    def _above(self) -> list[list[int]]:
+        """The ancestors of each label through all parents, by level and then class index."""
+        above: list[set[int]] = [set() for _ in self.labels]
+        for pairs in self.steps:
+            for children, parents in pairs:
+                for child, parent in zip(children.tolist(), parents.tolist()):
+                    above[child] |= above[parent] | {parent}
+        return [sorted(of, key=lambda i: (self.levels[i], i)) for of in above]
+
+    @cached_property
+    def beside(self) -> dict[int, list[int]]:
+        """Label of several parents -> its ancestors that the first of them does not bring; {} for a tree."""
+        found = {}
+        for child in sorted({child for child, _ in self.further}):
+            first = int(self.parents[child])
+            if rest := set(self.ancestors(child)) - {first, *self.ancestors(first)}:
+                found[child] = sorted(rest)
+        return found
+
+    def parents_of(self, i: int) -> list[int]:
+        """The class indices of all parents of node i, the first one first; [] for a root."""
+        start, end = (bisect_left(self.further, (child, -1)) for child in (i, i + 1))
+        first = [int(self.parents[i])] if self.parents[i] >= 0 else []
+        return first + [parent for _, parent in self.further[start:end]]
+
     def ancestors(self, i: int) -> list[int]:
-        """The class indices above node i, root first."""
+        """The class indices above node i, through all parents, from the roots down."""
+        if self.further:
+            return self._above[i].copy()
         above = []
         while (i := int(self.parents[i])) >= 0:
             above.append(i)
@@ -206,10 +302,15 @@ def separator_in(names: Iterable[str]) -> str | None:
 def levels_text(tree: LabelTree, predicted: Iterable[int]) -> list[str]:
     """The `level k : name,name` lines of a prediction: each level's names once, in first-seen order.
 
-    predicted: class indices in ascending order. A child shows its parent's name above it whether or not the parent's
-    own class was predicted.
+    predicted: class indices in ascending order. A child shows its parent's name above it, and those of all its parents,
+    whether or not their own classes were predicted.
     """
-    paths = [tree.segments(i) for i in predicted]
-    depth = max(map(len, paths), default=0)
-    names = [dict.fromkeys(path[k] for path in paths if len(path) > k) for k in range(depth)]
-    return [f"level {k} : {','.join(level)}" for k, level in enumerate(names, start=1)]
+    names: dict[int, dict[str, None]] = {}
+    for i in predicted:
+        if tree.further:
+            for above in (*tree.ancestors(i), i):
+                names.setdefault(int(tree.levels[above]), {})[tree.segments(above)[-1]] = None
+        else:
+            for level, name in enumerate(tree.segments(i), start=1):
+                names.setdefault(level, {})[name] = None
+    return [f"level {level} : {','.join(names[level])}" for level in sorted(names)]

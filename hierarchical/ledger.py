@@ -298,7 +298,12 @@ def confirmed_rows(ledger: Ledger, rows: Rows, tree: LabelTree) -> set[int]:
     found = set()
     for number, (text, labels) in enumerate(zip(rows.texts, rows.labels)):
         verdict = ledger.verdict(id_of(text))
-        if verdict and verdict.labels is not None and {tree.labels[i] for i in labels} == set(verdict.labels):
+        if not verdict or verdict.labels is None:
+            continue
+        decided = set(verdict.labels)
+        if tree.further and decided <= tree.index.keys():  # maybe from before the labels had further parents
+            decided = {tree.labels[i] for i in tree.closure(tree.index[label] for label in decided)}
+        if {tree.labels[i] for i in labels} == decided:
             found.add(number)
     return found
 

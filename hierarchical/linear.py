@@ -1,6 +1,6 @@
 """The linear branch: what character n-grams alone say of a text, beside an encoder or in its place.
 
-    branch = read_linear(folder, tree.labels)            # None if the model has none
+    branch = read_linear(folder, tree)                   # None if the model has none
     logits = with_linear(logits, branch, texts)          # what every script and server does with an encoder's logits
 
 linear.safetensors holds an n-gram vocabulary, a linear support vector machine for each label, its weights in 8 bits and
@@ -22,6 +22,8 @@ import numpy as np
 
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
+from hierarchical.label_graph import GRAPH
+from hierarchical.labels import LabelTree
 from hierarchical.long_texts import CUT
 from hierarchical.n_grams import LONGEST, NGrams, codes_of, hashed, normalised
 
@@ -171,13 +173,13 @@ class LinearModel:
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def write_linear(folder: str | Path, branch: LinearBranch, labels: list[str]) -> None:
-    """linear.safetensors in a folder; the same branch makes the same bytes. labels: those that it is for."""
+def write_linear(folder: str | Path, branch: LinearBranch, tree: LabelTree) -> None:
+    """linear.safetensors in a folder; the same branch makes the same bytes. tree: what it is for."""
     arrays = {
         "bits": branch.n_grams.bits, "idf": branch.n_grams.idf, "starts": branch.starts, "labels": branch.labels,
         "weights": branch.weights, "scales": branch.scales, "bias": branch.bias,
     }  # fmt: skip
-    metadata = {"format": FORMAT, "labels": digest_of(labels)}
+    metadata = {"format": FORMAT, "labels": digest_of(tree)}
     metadata |= {"weight": repr(float(branch.weight)), "shift": repr(float(branch.shift))}
     header: dict[str, Any]
     header, position = {"__metadata__": metadata}, 0
@@ -193,7 +195,7 @@ def write_linear(folder: str | Path, branch: LinearBranch, labels: list[str]) ->
             file.write(arrays[name].astype(DTYPES[kind]).tobytes())
 
 
-def read_linear(folder: str | Path, labels: list[str]) -> LinearBranch | None:
+def read_linear(folder: str | Path, tree: LabelTree) -> LinearBranch | None:
     """The branch of a model with these labels; None if its folder has none.
 
     The format is that of the library safetensors, which prediction does without. Raises InputError for a damaged file,
@@ -223,17 +225,18 @@ def read_linear(folder: str | Path, labels: list[str]) -> LinearBranch | None:
         require_sound(branch)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). Copy the whole folder again from where it was made.") from None
-    if metadata.get("labels") != digest_of(labels) or len(branch.bias) != len(labels):
+    if metadata.get("labels") != digest_of(tree) or len(branch.bias) != len(tree):
         raise InputError(
-            f"{path.with_name('label.txt')}: is not the file that goes with {LINEAR} beside it; the answers would be "
-            "wrong. Put the original back, or copy the whole folder again from where it was made; or train again."
+            f"{path.with_name('label.txt')}: is not the file that goes with {LINEAR} beside it, or {GRAPH} is not; the "
+            "answers would be wrong. Put the original back, or copy the whole folder again from where it was made; or "
+            "train again."
         )
     return branch
 
 
-def digest_of(labels: list[str]) -> str:
-    """SHA-256 of labels in their order."""
-    return hashlib.sha256("\n".join(labels).encode()).hexdigest()
+def digest_of(tree: LabelTree) -> str:
+    """SHA-256 of labels in their order, and of their further parents."""
+    return hashlib.sha256("\n".join([*tree.labels, *tree.graph_lines()]).encode()).hexdigest()
 
 
 def require_sound(branch: LinearBranch) -> None:

@@ -39,7 +39,7 @@ def library_config(config: dict) -> Any:
 def set_labels(config: Any, tree: LabelTree) -> None:
     """Give a network's configuration an output for every label."""
     config.num_labels = len(tree)
-    config.id2label, config.label2id = dict(enumerate(tree.labels)), tree.index
+    config.id2label, config.label2id = dict(enumerate(tree.labels)), dict(zip(tree.labels, range(len(tree))))
 
 
 def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:

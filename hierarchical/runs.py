@@ -137,7 +137,7 @@ def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str |
     same = identity["label.txt"] == now["label.txt"] if identity else not (tree and old) or old.labels == tree.labels
     if not tree or same:
         return
-    known = old.index if old else tree.index
+    known = dict.fromkeys(old.labels if old else tree.labels)
     new, gone = [x for x in tree.labels if x not in known], [x for x in known if x not in tree.index]
     sides = {f"new in {label_file}": new, "only in the old model": gone}
     what = "; ".join(f"{side}: {some(labels)}" for side, labels in sides.items() if labels)

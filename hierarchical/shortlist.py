@@ -50,7 +50,7 @@ class Sampler:
         self.sorted_parents = tree.parents[self.by_parent]
 
     def siblings(self, labels: np.ndarray) -> np.ndarray:
-        """Those of some labels, ascending int64, which they are not themselves."""
+        """Those of some labels by their first parents, ascending int64, which they are not themselves."""
         parents = np.unique(self.parents[labels])
         starts, ends = (np.searchsorted(self.sorted_parents, parents, side) for side in ("left", "right"))
         families = [self.by_parent[start:end] for start, end in zip(starts, ends)]

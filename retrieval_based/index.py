@@ -11,7 +11,7 @@ Vectors are kept in this process or in a Milvus server, see vectors.py.
 
 Files of a saved index:
     index.json          what it is: by, encoder_id, entries, mark, decision, HNSW or Milvus settings; replaced last
-    label-*.txt         the labels in class-index order
+    label-*.txt         the labels in class-index order; label-*_graph.txt: their further parents, if they have any
     entries-*.jsonl     one line per vector: the list of its labels
     vectors-*.faiss     the vectors, unless Milvus has them
 """
@@ -34,7 +34,9 @@ from retrieval_based.vectors import MilvusVectors, Vectors
 
 RECALL_AT = (1, 5, 10, 20, 50)
 # What `save` and its unfinished writes are called; anything else in the directory belongs to the user.
-OWN_FILE = re.compile(r"(entries-M\.jsonl|label-M\.txt|vectors-M\.faiss)(\.\d+\.tmp)?".replace("M", r"\d+-[0-9a-f]{8}"))
+OWN_FILE = re.compile(
+    r"(entries-M\.jsonl|label-M(_graph)?\.txt|vectors-M\.faiss)(\.\d+\.tmp)?".replace("M", r"\d+-[0-9a-f]{8}")
+)
 KEPT = {"milvus": {"uri": str, "collection": str}, "hnsw": {"m": int, "ef": int}}  # in index.json, about the vectors
 
 
@@ -85,8 +87,7 @@ class SemanticIndex:
         with atomic_write(directory / f"entries-{mark}.jsonl") as file:
             for entry in self.entries:
                 file.write(json.dumps([self.tree.labels[label] for label in entry], ensure_ascii=False) + "\n")
-        with atomic_write(directory / f"label-{mark}.txt") as file:
-            file.writelines(f"{label}\n" for label in self.tree.labels)
+        self.tree.write(directory / f"label-{mark}.txt")
         about = {"by": self.by, "encoder_id": self.encoder_id, "entries": len(self.entries), "mark": mark}
         about["decision"] = self.decision.to_dict()
         if isinstance(self.vectors, MilvusVectors):
@@ -170,7 +171,7 @@ def index_or_labels(args, encoder):
 
 def require_same_thresholds(decision, known, tree):
     """Raise InputError if a Decision has a threshold for each label of the LabelTree `known`, and `tree` is another."""
-    if isinstance(decision.threshold, list) and tree.labels != known.labels:
+    if isinstance(decision.threshold, list) and not tree.is_same(known):
         raise InputError(
             "decision.json of the encoder has one threshold per label, and these labels are others than it was tuned "
             'for. Write a single number there, as in "threshold": 0.5, and build indexes of it again.'

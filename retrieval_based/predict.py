@@ -97,7 +97,7 @@ def main(argv=None):
         return
     index, tree = index_or_labels(args, encoder)
     if args.dataset_dir and (path := Path(args.dataset_dir) / args.label_file).exists():
-        if LabelTree.read(path).labels != tree.labels:
+        if not LabelTree.read(path).is_same(tree):
             way = "build_index.py --add brings the new labels in" if index else f"pass --corpus_file {path}"
             raise InputError(f"{path}: other labels than those to choose from; {way}.")
     decision = decision_from_arguments(args, tree, index.decision if index else encoder.decision)

@@ -27,6 +27,7 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical.batches import CHOOSING_CELLS
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
+from hierarchical.label_graph import label_files
 from hierarchical.modeling import model_inputs, predict_logits
 from hierarchical.runs import (
     begin_run,
@@ -234,7 +235,7 @@ def train_and_save(args, rank, world, logger):
     if args.init_from_ckpt:
         require_file(args.init_from_ckpt, "--init_from_ckpt names the parameter file of a checkpoint.")
     tree, train, dev = read_data(args, logger)
-    files = [args.train_set_file, args.similar_text_pair_file, args.corpus_file]
+    files = [args.train_set_file, args.similar_text_pair_file, *label_files(args.corpus_file)]
     free = "save_dir resume log_steps device train_set_file similar_text_pair_file corpus_file".split()
     same = {name: value for name, value in vars(args).items() if name not in free}
     same |= {"processes": world, "data": [file_digest(path)[:16] for path in files]}

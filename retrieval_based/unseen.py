@@ -25,6 +25,7 @@ from hierarchical.calibration import sigmoid
 from hierarchical.decisions import decide, probabilities_of, raise_to_subtree_maximum
 from hierarchical.errors import InputError, Problems, some
 from hierarchical.files import atomic_write, file_digest, read_lines, require_file
+from hierarchical.label_graph import graph_path, label_files, read_graph
 from hierarchical.labels import LabelTree, read_labels
 from retrieval_based.encoder import path_text
 
@@ -138,18 +139,22 @@ class NewLabels:
 
     @classmethod
     def read(cls, path, known):
-        """Those of a file like label.txt, which may hold known ones, too. known: LabelTree.
+        """Those of a file like label.txt, which may hold known ones, too, and may have a graph beside it.
 
-        Raises InputError for what no label tree can be, and where none is new.
+        known: LabelTree. Raises InputError for what no label tree can be, and where none is new.
         """
         lines, labels, _ = read_labels(path)
         added = [(line, label) for line, label in zip(lines, labels) if label not in known.index]
         if not added:
             raise InputError(f"{path}: no label in it that the checkpoint does not know; add a line for each new one.")
         numbers = [0] * len(known) + [line for line, _ in added]
-        tree = LabelTree([*known.labels, *(label for _, label in added)], path, numbers)
+        labels = [*known.labels, *(label for _, label in added)]
+        tree = LabelTree(labels, path, numbers)
+        edges = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
+        further = [*known.further, *(edge for edge in edges if edge[0] >= len(known))]
+        tree = LabelTree(labels, path, numbers, further=further)
         described, descriptions = Path(path).with_name(DESCRIPTIONS), {}
-        digest = file_digest(path)[:16]
+        digest = "".join(file_digest(one)[:16] for one in label_files(path))
         if described.exists():
             descriptions = read_descriptions(described, tree)
             digest += file_digest(described)[:16]

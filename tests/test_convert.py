@@ -26,7 +26,7 @@ SHAPES = {  # --input or --train_input -> rows of train and dev, labels, and two
     "onehot.csv": (30, 3, {"well, text 0": "anger,fear,joy", "well, text 2": "joy"}),
     "train.tsv": (50, 7, {'"Well train 1, he said': "positive,positive##joy,negative,negative##fear"}),
     "headlines.train.txt": (36, 3, {"东栖第1届train运动会开幕": "财经"}),
-    "memes.json": (30, 9, {"MEME 0\nsecond line": "Ethos,Ethos##Ad Hominem,Ethos##Ad Hominem##Smears,Pathos,Pathos##Smears",
+    "memes.json": (30, 8, {"MEME 0\nsecond line": "Ethos,Ethos##Ad Hominem,Ethos##Ad Hominem##Smears,Pathos",
                            "MEME 2\nsecond line": ""}),
     "news_train.json": (36, 8, {"train shares rose 2": "C,C##C2,M,M##M1,M##M1##M11"}),
     "toutiao.txt": (30, 3, {"霁城头条0，速看": "民生"}),

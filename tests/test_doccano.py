@@ -248,6 +248,26 @@ def test_an_existing_label_file_keeps_its_order(convert, out, tmp_path):
     assert sorted(out("train.txt")) == sorted(["甲\t体育,体育##足求", "丙\t财经,体育"])
 
 
+def test_labels_under_several_parents_stay_so(convert, out, tmp_path):
+    (tmp_path / "out").mkdir()
+    LabelTree(["财经", "体育", "体育##转会"], further=[(2, 0)]).write(tmp_path / "out" / "label.txt")
+    records = [row("甲", "体育##转会"), row("乙", "财经##转会"), row("丙", "财经##股市")]
+    code, log = convert(records, "--splits", "1.0", "--add_labels")
+    assert code == 0 and out("label.txt") == ["财经", "体育", "体育##转会", "财经##股市"]
+    assert out("label_graph.txt") == ["体育##转会\t财经"]
+    assert sorted(out("train.txt")) == sorted(
+        [f"{text}\t财经,体育,体育##转会" for text in "甲乙"] + ["丙\t财经,财经##股市"]
+    )
+    # Out again, and back as answers, which hold all parents in the ledger, too.
+    assert convert(tmp_path / "out" / "train.txt", to="--annotate_file")[0] == 0
+    lines = [json.loads(line) for line in out("doccano_import.jsonl")]
+    assert sorted(line["label"] for line in lines) == [["体育##转会"], ["体育##转会"], ["财经##股市"]]
+    assert convert([row("丁", "财经##转会")], "--valid")[0] == 0
+    assert out("valid.txt") == ["丁\t财经,体育,体育##转会"]
+    (decision,) = Ledger(tmp_path / "out").decisions[id_of("丁")]
+    assert sorted(decision.after) == ["体育", "体育##转会", "财经"]
+
+
 def test_without_new_labels_the_label_file_is_not_touched(convert, out, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "label.txt").write_bytes(b"\xef\xbb\xbfB\r\n\r\nA\r\n")

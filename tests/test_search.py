@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 import search
 from tests.conftest import ROOT, SAMPLE
-from utils import run
+from utils import LabelTree, Rows, run
 
 PLAYED = """
 import json, math, pathlib, sys, time
@@ -106,6 +107,13 @@ def test_flags_by_hand():
 
 
 @pytest.mark.slow
+def test_the_trainings_get_the_graph_of_the_labels(tmp_path):
+    tree = LabelTree(["A", "A##B", "C"], further=[(1, 2)])
+    args = SimpleNamespace(inner_dev=Fraction(1, 4), seed=1, work_dir=tmp_path)
+    search.inner_split(args, tree, Rows([f"text {i}" for i in range(12)], [(0, 1, 2)] * 12, 0, 0))
+    assert LabelTree.read(tmp_path / "data" / "label.txt").is_same(tree)
+
+
 def test_a_search_keeps_the_best_and_says_what_to_type(searched, played, data, tmp_path):
     log, code = searched("--trials", 4, "--", "--weight_decay", "0.05")
     assert code == 0 and len(trials(tmp_path)) == 4

@@ -35,7 +35,7 @@ class Answers:
     def __init__(self, directory: str | Path, tree: LabelTree) -> None:
         folder = require_directory(directory)
         path = folder / "label.txt"
-        if path.exists() and LabelTree.read(path).labels != tree.labels:
+        if path.exists() and not LabelTree.read(path).is_same(tree):
             how = "Serve a model that was trained on this folder."
             raise InputError(f"{path}: its labels are not those of the model. {how}")
         self.ledger = Ledger(folder)

@@ -143,7 +143,7 @@ def write_folder(folder, args, predictor, output, decision):
     tokenizer.save(server)
     write_settings(server, predictor.tree, tokenizer.max_seq_length, decision, tokenizer.long_text)
     if predictor.linear:
-        write_linear(server, predictor.linear, predictor.tree.labels)
+        write_linear(server, predictor.linear, predictor.tree)
     models = [server / path.name for path in models]
     require_listed(record, models)  # even if another export took the place of the first meanwhile
     write_export(server, record["identity"] if record else predictor.digests, models)

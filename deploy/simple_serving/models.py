@@ -73,7 +73,7 @@ class Models:
         """Raise InputError where models that answer the same requests have other labels."""
         others = self.alike if name == self.default else [self.default] if name in self.alike else []
         for other in others:
-            if other in self.loaded and self.loaded[other].tree.labels != model.tree.labels:
+            if other in self.loaded and not self.loaded[other].tree.is_same(model.tree):
                 raise InputError(
                     f"{model.path}: the labels of {name!r} are not those of {other!r}, beside which it is to answer. "
                     "--split and --shadow are for versions of one model."

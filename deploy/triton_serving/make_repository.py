@@ -212,7 +212,7 @@ def write_repository(folder, args, predictor, decision):
         shutil.copyfile(predictor.file.with_name("config.json"), version / "config.json")
         write_settings(version, predictor.tree, tokenizer.max_seq_length, decision, tokenizer.long_text)
         if predictor.linear:
-            write_linear(version, predictor.linear, predictor.tree.labels)
+            write_linear(version, predictor.linear, predictor.tree)
     tokenizer.save(folder / "tokenizer" / "1")
     shutil.copyfile(predictor.file, folder / "seqcls_model" / "1" / "model.onnx")
     if args.backend == "python":

@@ -49,7 +49,7 @@ class Labelling:
     delimiter    what stands between the labels of a cell; None: each cell is a label, or a list
     separator    what stands between the levels of a label
     class_names  number -> name, where labels are class numbers; tree: the labels that there are, None: all names are
-    match        a label may be the end of a path; dag: "copy" or "first", for one that several paths end in
+    match        a label may be the end of a path; dag: if "copy" or "first", for one that several paths end in
     """
 
     delimiter: str | None = None
@@ -70,7 +70,7 @@ class Labelling:
             self.said.append("each cell is a list")
         split = [self._labels(key, printed) for key in keys]
         first = self._first_number(split) if self.class_names else 0
-        self.names, self.known, self.found = Names(self.paths), set(self.paths), dict[Raw, Any]()
+        self.names, self.found = Names(self.paths), dict[Raw, Any]()
         understood = []
         for labels, notes in split:
             found = [self._find(label, first) for label in labels]
@@ -157,11 +157,11 @@ class Labelling:
         deepest = max(found, key=len, default=())
         if all(deepest[: len(one)] == one for one in found) and found:  # one path, in which names repeat
             return [deepest]
-        if levels in self.known:
-            return [levels]
+        if self.tree and path in self.tree.index:
+            return [tuple(self.tree.segments(self.tree.index[path]))]
         if not found:
             return Fault(path, lambda: self._unknown(levels, path))
-        if self.dag:
+        if self.dag in ("copy", "first"):
             return found if self.dag == "copy" else found[:1]
         shown = [repr(join_levels(one)) for one in found]
         return Fault(

@@ -8,6 +8,7 @@ from logging import Logger
 import numpy as np
 
 from hierarchical.console import shown
+from hierarchical.label_graph import GRAPH
 from hierarchical.labels import LabelTree, clean_name, separator_in
 from hierarchical.tables.gathering import Rows
 from hierarchical.tables.labelling import Labelling
@@ -52,6 +53,8 @@ def print_labels(rows: Iterable[tuple[int, ...]], tree: LabelTree) -> None:
     print(f"\nLabels: {len(tree):,}")
     for level in range(1, tree.depth + 1):
         print(f"{levels.count(level):>10,} of level {level}, in {at_level[level]:,} rows")
+    if tree.further:
+        print(f"{len(tree.further):>10,} further parents, in {GRAPH}")
     if without := support.count(0):
         print(f"{without:>10,} without a row")
     order = [i for i in np.argsort(-np.array(support), kind="stable") if support[i]]

@@ -4,17 +4,18 @@
     A<TAB>B<TAB>C                 a parent and its children on each line (NeuralClassifier, edge lists)
     {"A": {"B": ["C", "D"]}}      nested JSON or YAML; also {"name": "A", "children": [...]}
 
-A node of the second form may have several parents: then it is for the user to say what becomes of it.
+A node of the second form may have several parents: then it is for the user to say what becomes of it, see --dag.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError, some
+from hierarchical.label_graph import graph_path
 from hierarchical.labels import SEPARATOR, SEPARATORS, WORD_SEPARATOR, LabelTree, clean_name, join_levels, separator_in
 from hierarchical.tables.text_files import TextFile, open_text
 
@@ -33,6 +34,7 @@ class Taxonomy(NamedTuple):
     paths      of all nodes, each parent before its children, in the order of the file
     separator  what joined levels in the file; None: they were not joined
     words      path -> a word for it, from a label.txt that has some
+    further    (path, that of another parent) of nodes with several, which are under the first one in `paths`
     """
 
     path: Path
@@ -40,13 +42,20 @@ class Taxonomy(NamedTuple):
     paths: list[Levels]
     separator: str | None = None
     words: dict[Levels, str] = {}
+    further: Sequence[tuple[Levels, Levels]] = ()
+
+    @property
+    def labels(self) -> tuple[list[Levels], Path, dict[Levels, str], Sequence[tuple[Levels, Levels]]]:
+        """What tree_of() makes a tree of."""
+        return self.paths, self.path, self.words, self.further
 
 
 def read_taxonomy(path: str | Path, separator: str | None, dag: str | None, encoding: str | None = None) -> Taxonomy:
     """Read a taxonomy of any form.
 
     separator  what joins levels, if lines are paths; None: found out
-    dag        of a node with several parents: "first" keeps it under the first, "copy" has one under each
+    dag        of a node with several parents: "first" keeps it under the first, "copy" has one under each, "keep" has
+               one under the first, and the others in `further`
     Raises InputError for what is no tree, with the line, and for several parents where `dag` is None.
     """
     path = Path(path)
@@ -63,9 +72,11 @@ def read_taxonomy(path: str | Path, separator: str | None, dag: str | None, enco
     if not lines:
         raise InputError(f"{path}: no label in it; a taxonomy has one path per line, such as Animals > Cats.")
     if separator != "\t" and any("\t" in line.strip() for _, line in lines):
-        paths, several = _edges(path, lines, dag)
+        paths, further, several = _edges(path, lines, dag)
         what = f"a parent and its children per line{several}"
-        return Taxonomy(path, f"{what}, {text.said}", _without_root(paths))
+        return Taxonomy(path, f"{what}, {text.said}", _without_root(paths), further=further)
+    if (graph := graph_path(path)).exists():
+        raise InputError(f"{path}: has further parents of its labels in {graph.name}. Pass it as --label_file.")
     return _of_lines(path, lines, separator, text)
 
 
@@ -114,16 +125,21 @@ def _closed(path: Path, paths: Iterable[Levels]) -> list[Levels]:
 
 def _without_root(paths: list[Levels]) -> list[Levels]:
     """The paths without their first name, if it is that of a single root which only holds the others."""
-    if len({one[0] for one in paths}) == 1 and paths[0][0].casefold() in ROOTS and len(paths) > 1:
+    if _is_root({one[0] for one in paths}) and len(paths) > 1:
         return [one[1:] for one in paths if len(one) > 1]
     return paths
+
+
+def _is_root(roots: Collection[str]) -> bool:
+    """Whether of these roots, all there are, one only holds the labels."""
+    return len(roots) == 1 and next(iter(roots)).casefold() in ROOTS
 
 
 # ---- parents and children --------------------------------------------------------------------------------------------
 
 
-def _edges(path: Path, lines: Sequence[tuple[int, str]], dag: str | None) -> tuple[list[Levels], str]:
-    """(paths of all nodes, what is said of nodes with several parents) of lines parent<TAB>child<TAB>child..."""
+def _edges(path: Path, lines: Sequence[tuple[int, str]], dag: str | None) -> tuple[list[Levels], list, str]:
+    """(paths of all nodes, further, what is said of nodes with several parents) of parent<TAB>child<TAB>child..."""
     children: dict[str, dict[str, None]] = defaultdict(dict)
     parents: dict[str, list[str]] = defaultdict(list)
     nodes: dict[str, None] = {}
@@ -142,20 +158,29 @@ def _edges(path: Path, lines: Sequence[tuple[int, str]], dag: str | None) -> tup
                 parents[child].append(parent)
                 children[parent][child] = None
     _require_no_circle(path, nodes, parents)
+    roots = [name for name in nodes if not parents[name]]
+    if dag == "keep" and _is_root(roots):  # all labels are below it, so that it is nobody's further parent
+        for name in [name for name in children[roots[0]] if len(parents[name]) > 1]:
+            parents[name].remove(roots[0])
+            del children[roots[0]][name]
     several = {name: above for name, above in parents.items() if len(above) > 1}
     if several and not dag:
         shown = [f"{name!r} under {', '.join(map(repr, above))}" for name, above in several.items()]
         raise InputError(
-            f"{path}: not a tree, {len(several)} labels have several parents: {some(shown, 3)}. --dag first keeps each "
-            "under its first parent, --dag copy has one under each of them."
+            f"{path}: not a tree, {len(several)} labels have several parents: {some(shown, 3)}. --dag keep has one "
+            "label with several parents, --dag first one under its first parent, --dag copy one under each of them."
         )
-    if dag == "first":
+    if dag in ("first", "keep"):
         for name, above in several.items():
             for other in above[1:]:
                 del children[other][name]
-    roots = [name for name in nodes if not parents[name]]
     note = f", {len(several)} labels with several parents ({dag})" if several else ""
-    return _closed(path, _downwards(roots, children)), note
+    paths = _closed(path, _downwards(roots, children))
+    further = []
+    if dag == "keep":
+        own = {one[-1]: one[_is_root(roots) :] for one in paths}
+        further = [(own[name], own[other]) for name, above in several.items() for other in above[1:]]
+    return paths, further, note
 
 
 def _downwards(roots: Sequence[str], children: dict[str, dict[str, None]]) -> Iterator[Levels]:
@@ -266,9 +291,18 @@ class Names:
         return [one for one in self.by_last.get(levels[-1], ()) if one[-len(levels) :] == levels]
 
 
-def tree_of(paths: Sequence[Levels], source: str, words: dict[Levels, str] | None = None) -> LabelTree:
+def tree_of(
+    paths: Sequence[Levels],
+    source: str | Path,
+    words: dict[Levels, str] | None = None,
+    further: Iterable[tuple[Levels, Levels]] = (),
+) -> LabelTree:
     """The LabelTree of these paths. Raises InputError for names that a label.txt can't hold."""
-    return LabelTree(map(join_levels, paths), source, words=[(words or {}).get(one, "") for one in paths])
+    number = {one: i for i, one in enumerate(paths)}
+    edges = [(number[child], number[parent]) for child, parent in further]
+    return LabelTree(
+        map(join_levels, paths), source, words=[(words or {}).get(one, "") for one in paths], further=edges
+    )
 
 
 def all_names(paths: Iterable[Levels]) -> set[str]:

@@ -98,6 +98,12 @@ def test_confusions_within_siblings_and_across_branches():
     assert across == [{"missed": "乙##子", "extra": "甲##子", "count": 1, "support": 1, "text": "四行四行四行"}]
 
 
+def test_labels_with_one_parent_in_common_are_siblings():
+    tree = LabelTree(TREE.labels, further=[(4, 0)])
+    siblings, across = confusion_tables(tree, found(tree=tree)[1], ROWS)
+    assert ("乙##子", "甲##子") in [(one["missed"], one["extra"]) for one in siblings] and not across
+
+
 def test_label_table():
     scores, findings = found()
     scores["train"] = {"labels": {label: {"support": 7} for label in TREE.labels}}

@@ -234,9 +234,9 @@ def served(tmp_path):
 
     running = []
 
-    def served(items, train=None):
-        desk, evidence = Desk(items, Ledger(tmp_path)), Evidence(Model(), train or planted_rows(), TREE)
-        app = make_app(desk, evidence, TREE, tmp_path, "secret", Hosts("127.0.0.1"), "ann")
+    def served(items, train=None, tree=TREE):
+        desk, evidence = Desk(items, Ledger(tmp_path)), Evidence(Model(), train or planted_rows(), tree)
+        app = make_app(desk, evidence, tree, tmp_path, "secret", Hosts("127.0.0.1"), "ann")
         sock = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
         thread = threading.Thread(target=server.run, args=([sock],))
@@ -320,6 +320,28 @@ def opened(chromium):
 
 def see(page, text):
     page.locator("#text", has_text=text).wait_for()
+
+
+def graph_of(label, parent):
+    return LabelTree(TREE.labels, further=[(TREE.index[label], TREE.index[parent])])
+
+
+def test_labels_of_several_parents(served):
+    there = served([one := item(0, "suspect", rank=0)], tree=graph_of("组织##裁员", "财经"))
+    with httpx.Client(base_url=there.url, headers={"X-Token": "secret"}) as client:
+        above = client.get("api/labels").json()["above"]
+        assert above["组织##裁员"] == ["组织", "财经"] and above["组织"] == []
+        client.post("api/next", json={"browser": "12345678", "who": "ann"}).raise_for_status()
+        answer = {"browser": "12345678", "who": "ann", "id": one["id"], "labels": ["组织##裁员"]}
+        client.post("api/answer", json=answer).raise_for_status()
+    assert sorted(Ledger(there.folder).decisions[one["id"]][0].after) == ["组织", "组织##裁员", "财经"]
+
+
+@pytest.mark.slow
+def test_the_deepest_of_several_parents(served, opened):
+    page = opened(served([item(0, "suspect", rank=0)], tree=graph_of("组织##裁员", "财经")).url, locale="en")
+    see(page, "第0条")
+    assert page.evaluate("names => deepest(names)", [*LAYOFFS, SHARES[0]]) == [LAYOFFS[-1]]
 
 
 @pytest.mark.slow

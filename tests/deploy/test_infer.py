@@ -43,7 +43,9 @@ def export(tiny_export, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--backend", "paddle"], ["--backend", "openvino"], ["--num_threads", "3", "--batch_size", "7"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--backend", "paddle"], ["--backend", "openvino"], ["--num_threads", "3", "--batch_size", "7"]]
+)
 def test_writes_what_predict_writes(call, hybrid_checkpoint, tmp_path, flags):
     words = f"--params_path {hybrid_checkpoint} --dataset_dir {SAMPLE} --device cpu --output_file {tmp_path}/a.jsonl --quiet"
     predict.main(words.split())

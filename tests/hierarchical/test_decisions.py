@@ -11,12 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchical.decisions import STOPS, cut_values, thresholds_of
+from hierarchical.labels import LabelTree
 from metric import (
     DECODINGS,
     Decision,
     decide,
 )
-from tests.hierarchical.trees import TREE, cases, is_closed, limits, multi_hot, random_tree
+from tests.hierarchical.trees import (
+    PATHS,
+    TREE,
+    ancestors_of,
+    cases,
+    is_closed,
+    limits,
+    multi_hot,
+    parents_of,
+    random_tree,
+)
 
 BY_THRESHOLD = ("raw", "closure", "topdown")
 
@@ -113,10 +124,11 @@ def test_decide_equals_a_plain_loop(case, decoding, limit):
         margins = row.tolist()
         for level in range(tree.depth, 1, -1) if decoding == "closure" else ():
             for label in np.flatnonzero(tree.levels == level):
-                margins[tree.parents[label]] = max(margins[tree.parents[label]], margins[label])
+                for parent in parents_of(tree, label):
+                    margins[parent] = max(margins[parent], margins[label])
         for level in range(2, tree.depth + 1) if decoding == "topdown" else ():
             for label in np.flatnonzero(tree.levels == level):
-                margins[label] = min(margins[tree.parents[label]], margins[label])
+                margins[label] = min(margins[label], *(margins[parent] for parent in parents_of(tree, label)))
         ranking = sorted(range(len(tree)), key=lambda label: (-margins[label], tree.levels[label], label))
         count = sum(margin > 0 for margin in margins)
         lowest = limit.get("top_k") or limit.get("min_labels", 0)
@@ -174,7 +186,8 @@ def test_certain_labels_have_a_path_too():
 @settings(max_examples=200, deadline=None)
 def test_path_is_the_best_of_all(case):
     tree, probabilities, _ = case
-    paths = [[*tree.ancestors(i), i] for i in range(len(tree)) if not tree.children[i]]
+    inner = {parent for i in range(len(tree)) for parent in parents_of(tree, i)}
+    paths = [[*ancestors_of(tree, i), i] for i in range(len(tree)) if i not in inner]
     sets = decide(probabilities, tree, Decision(decoding="path"))
     for row, selected in zip(probabilities.astype(float).tolist(), sets):
         odds = [Fraction(min(max(p, 2**-24), 1 - 2**-24)) for p in row]
@@ -195,18 +208,19 @@ def test_per_level_equals_a_plain_loop(case, decoding, k):
     margins = probabilities.astype(float) - threshold
     for level in range(tree.depth, 1, -1) if decoding == "closure" else ():
         for label in np.flatnonzero(tree.levels == level):
-            parent = tree.parents[label]
-            margins[:, parent] = np.maximum(margins[:, parent], margins[:, label])
+            for parent in parents_of(tree, label):
+                margins[:, parent] = np.maximum(margins[:, parent], margins[:, label])
     for level in range(2, tree.depth + 1) if decoding == "topdown" else ():
         for label in np.flatnonzero(tree.levels == level):
-            margins[:, label] = np.minimum(margins[:, tree.parents[label]], margins[:, label])
+            for parent in parents_of(tree, label):
+                margins[:, label] = np.minimum(margins[:, parent], margins[:, label])
     whole = decide(probabilities, tree, Decision(threshold, decoding, per_level=k))
     for row, selected in zip(margins.tolist(), whole):
-        chosen, candidates = [], [i for i in range(len(tree)) if tree.parents[i] < 0]
-        while candidates:
-            best = sorted(candidates, key=lambda label: (-row[label], label))[:k]
-            chosen += best
-            candidates = [child for label in best for child in tree.children[label]]
+        chosen: list[int] = []
+        for level in range(1, tree.depth + 1):
+            labels = np.flatnonzero(tree.levels == level).tolist()
+            candidates = [label for label in labels if set(parents_of(tree, label)) <= set(chosen)]
+            chosen += sorted(candidates, key=lambda label: (-row[label], label))[:k]
         assert sorted(chosen) == np.flatnonzero(selected).tolist()
 
 
@@ -225,6 +239,28 @@ def test_confident_stops_at_the_deepest_label_above_its_threshold(case, rule):
     if np.ndim(threshold) == 0:  # what tuning cuts
         values = cut_values(probabilities, tree, rule["decoding"], rule["per_level"])
         assert ((values > threshold) == part).all()
+
+
+def test_several_parents_by_hand():
+    """加盟 is below 财经##其他, too, and so on level 3."""
+    tree = LabelTree(PATHS, further=[(1, 4)])
+    #                          组织  加盟  其他  财经  其他  利率
+    probabilities = np.array([[0.60, 0.70, 0.20, 0.50, 0.60, 0.40]])
+
+    def labels(**settings):
+        return np.flatnonzero(decide(probabilities, tree, Decision(**settings))[0]).tolist()
+
+    assert tree.levels.tolist() == [1, 3, 2, 1, 2, 3]
+    assert labels() == [0, 1, 4]
+    assert labels(decoding="closure") == [0, 1, 3, 4]
+    assert labels(decoding="topdown") == [0]  # 财经 is not above .5, and without it neither 财经##其他 nor 加盟 stands
+    assert labels(decoding="topdown", threshold=0.4) == [0, 1, 3, 4]
+    # Odds 3/2 x 1 x 3/2 x 7/3 = 21/4 for 加盟 with all above it; 3/2 x 1/4 for 组织##其他, 1 x 3/2 x 2/3 for 利率.
+    assert labels(decoding="path") == [0, 1, 3, 4]
+    # 组织 alone is chosen on level 1, so that 加盟 lacks a parent; with two of each level it has both.
+    assert labels(per_level=1) == [0, 2] and labels(per_level=2) == [0, 1, 2, 3, 4, 5]
+    assert labels(decoding="path", per_level=1) == [0, 1, 3, 4]  # the path is whole, with two labels of level 1
+    assert labels(top_k=2, decoding="topdown") == [0, 3]
 
 
 def cost(n_labels, decision):

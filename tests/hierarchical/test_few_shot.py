@@ -17,13 +17,13 @@ TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经"], words
 TEXTS = ["国足今晚出战", "两市小幅收涨，大盘午后跳水", "门将扑出点球"]
 
 
-def make(encoder, prompt=TEXT_ONLY, method="similarity", length=32):
+def make(encoder, prompt=TEXT_ONLY, method="similarity", length=32, tree=TREE):
     """(network in eval mode, tokenizer)"""
     from hierarchical.few_shot import new_network
 
     plain, size = load_tokenizer(encoder, length), read_config(encoder)["vocab_size"]
     tokenizer = TemplateTokenizer(plain, prompt, method, size)
-    network = new_network(encoder, TREE, tokenizer, TEXTS)
+    network = new_network(encoder, tree, tokenizer, TEXTS)
     network.eval()
     return network, tokenizer
 
@@ -53,6 +53,17 @@ def test_probabilities_are_a_soft_max_summed_over_subtrees(tiny_checkpoint, padd
     # in one batch, so that padding is shown to play no part
     found = sigmoid(predict_logits(network, tokenizer.encode(TEXTS), tokenizer.pad_id, 8))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_label_of_several_parents_counts_for_each_once(tiny_checkpoint, paddle):
+    """篮球 is below 财经, too, and 足球 below 篮球: 体育 is above it by two ways."""
+    plain, _ = make(tiny_checkpoint)
+    network, tokenizer = make(tiny_checkpoint, tree=LabelTree(TREE.labels, further=[(1, 2), (2, 3)]))
+    ids = tokenizer.encode(TEXTS)
+    alone, found = (sigmoid(predict_logits(one, ids, tokenizer.pad_id, 8)) for one in (plain, network))
+    own = np.column_stack([alone[:, 0] - alone[:, 1] - alone[:, 2], alone[:, 1:]])  # as the deepest label
+    expected = [own[:, :3].sum(1), own[:, 1], own[:, 1] + own[:, 2], own[:, 1:].sum(1)]
+    np.testing.assert_allclose(found, np.column_stack(expected), atol=1e-4)
 
 
 def test_labels_start_as_their_words_and_texts_are_centred(tiny_checkpoint, paddle):

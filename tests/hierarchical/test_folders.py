@@ -39,13 +39,32 @@ def test_closure():
 
 def test_new_labels_go_to_the_end(tmp_path):
     known = LabelTree(["B", "A"], words=["word", ""])
-    arguments = (known, ["A", "A##C", "B", "D"])
+    arguments = (known, LabelTree(["A", "A##C", "B", "D"]))
     tree = folders.extended(*arguments, True, tmp_path, "the table", "mend them")
     assert tree.lines() == ["B==word", "A", "A##C", "D"]
     with pytest.raises(InputError) as error:
         folders.extended(*arguments, False, tmp_path / "label.txt", "the table", "mend them there")
     assert f"{tmp_path / 'label.txt'}: 2 labels of the table are not in it:\n  A##C" in str(error.value)
     assert "If they are wrong, mend them there." in str(error.value)
+
+
+def test_further_parents_are_added_like_labels(tmp_path):
+    known = LabelTree(["A", "A##X", "B", "C"], further=[(1, 2)])
+    # By another first parent, with one that is known, one that is new, and a new label with two.
+    wanted = LabelTree(["B", "B##X", "C", "A", "A##N"], further=[(1, 2), (1, 3), (4, 2)])
+    tree = folders.extended(known, wanted, True, tmp_path, "the table", "mend them")
+    assert tree.lines() == ["A", "A##X", "B", "C", "A##N"]
+    assert tree.graph_lines() == ["A##X\tB", "A##X\tC", "A##N\tC"]
+    assert folders.extended(known, known, False, tmp_path, "the table", "mend them").is_same(known)
+    other = LabelTree(["B", "B##X", "C"], further=[(1, 2)])
+    with pytest.raises(InputError, match="labels_graph.txt: 1 parents of the table are not in it: 'A##X' under 'C'"):
+        folders.extended(known, other, False, tmp_path / "labels.txt", "the table", "mend them")
+
+
+def test_rows_of_a_graph_are_closed():
+    indices = folders.ClassIndices(LabelTree(["A", "A##X", "B"], further=[(1, 2)]))
+    assert indices((("A",), ("A", "X"))) == (0, 1, 2) == indices((("B",), ("B", "X")))
+    assert indices.names([("A", "X")]) == ["A", "A##X", "B"]
 
 
 def test_parts():

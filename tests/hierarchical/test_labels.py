@@ -2,11 +2,15 @@
 
 import time
 
+import networkx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree, levels_text
+from tests.hierarchical.trees import parents_of, random_graph
 
 PATHS = ["体育", "体育##足球", "体育##其他", "财经", "财经##其他", "财经##其他##利率"]
 TREE = LabelTree(PATHS)
@@ -43,6 +47,116 @@ def test_a_node_is_its_full_path():
 def test_parents_may_come_after_children():
     tree = LabelTree(["a##b##c", "a##b", "a"])
     assert tree.parents.tolist() == [1, 2, -1] and tree.ancestors(0) == [2, 1]
+
+
+# ---- several parents -------------------------------------------------------------------------------------------------
+
+GRAPH = LabelTree(["甲", "乙", "乙##丙", "甲##丁", "甲##丁##戊", "己"], further=[(3, 2), (4, 5), (4, 1)])
+"""丁 is below 甲 and 乙##丙, and so on level 3; 戊 below 丁, 己 and 乙, on level 4."""
+
+
+def test_graph_structure():
+    assert GRAPH.parents.tolist() == [-1, -1, 1, 0, 3, -1] and GRAPH.further == [(3, 2), (4, 1), (4, 5)]
+    assert GRAPH.children == [[3], [2, 4], [3], [4], [], [4]]
+    assert GRAPH.levels.tolist() == [1, 1, 2, 3, 4, 1] and GRAPH.depth == 4
+    assert GRAPH.ancestors(4) == [0, 1, 5, 2, 3] and GRAPH.ancestors(3) == [0, 1, 2] and GRAPH.ancestors(2) == [1]
+    assert GRAPH.closure([3]) == [0, 1, 2, 3]
+    assert [GRAPH.parents_of(i) for i in range(6)] == [[], [], [1], [0, 2], [3, 1, 5], []]
+    assert GRAPH.by_level([3]) == {1: ["甲", "乙"], 2: ["乙##丙"], 3: ["甲##丁"]}
+    assert levels_text(GRAPH, [4]) == ["level 1 : 甲,乙,己", "level 2 : 丙", "level 3 : 丁", "level 4 : 戊"]
+    assert GRAPH.beside == {3: [1, 2], 4: [5]} and TREE.beside == {}
+    assert [[(c.tolist(), p.tolist()) for c, p in pairs] for pairs in GRAPH.steps] == [
+        [([2], [1])],
+        [([3], [0]), ([3], [2])],
+        [([4], [3]), ([4], [1]), ([4], [5])],
+    ]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+def test_graph_structure_equals_networkx(seed, size):
+    tree = random_graph(np.random.default_rng(seed), size)
+    graph = networkx.DiGraph((parent, child) for child in range(size) for parent in parents_of(tree, child))
+    graph.add_nodes_from(range(size))
+    assert [set(tree.ancestors(i)) for i in range(size)] == [networkx.ancestors(graph, i) for i in range(size)]
+    assert all(tree.levels[tree.ancestors(i)].tolist() == sorted(tree.levels[tree.ancestors(i)]) for i in range(size))
+    assert [set(children) for children in tree.children] == [{*graph.successors(i)} for i in range(size)]
+    generations = [sorted(generation) for generation in networkx.topological_generations(graph)]
+    assert generations == [np.flatnonzero(tree.levels == level).tolist() for level in range(1, tree.depth + 1)]
+
+
+def test_a_label_has_the_paths_of_all_its_parents():
+    assert GRAPH.index["乙##丙##丁"] == 3 and GRAPH.index["己##戊"] == GRAPH.index["乙##戊"] == 4
+    assert "乙##丙##丁##戊" not in GRAPH.index and len(GRAPH.labels) == 6  # one step aside, no more
+    # 乙##丁 is a label, 丙##丁 could be two.
+    tree = LabelTree(["甲", "甲##丁", "乙", "乙##丁", "丙"], further=[(1, 2), (1, 4), (3, 4)])
+    assert tree.index["乙##丁"] == 3 and "丙##丁" not in tree.index
+
+
+def test_a_graph_is_written_and_read(tmp_path):
+    for name, graph in (("label.txt", "label_graph.txt"), ("mine.v2.txt", "mine.v2_graph.txt")):
+        GRAPH.write(tmp_path / name)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, graph])
+        assert (tmp_path / graph).read_text("utf-8") == "甲##丁\t乙##丙\n甲##丁##戊\t乙\n甲##丁##戊\t己\n"
+        assert LabelTree.read(tmp_path / name).is_same(GRAPH)
+        LabelTree(GRAPH.labels).write(tmp_path / name)  # without it: the graph that was there would be wrong
+        assert not LabelTree.read(tmp_path / name).is_same(GRAPH)
+        (tmp_path / name).unlink()
+    write(tmp_path / "label.txt", "".join(f"{label}\n" for label in GRAPH.labels))
+    write(tmp_path / "label_graph.txt", "\ufeff甲##丁##戊 \t 己\r\n\n甲##丁\t乙##丙\n甲##丁##戊\t乙")
+    assert LabelTree.read(tmp_path / "label.txt").is_same(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        ("甲##丁\t乙##丙\n甲##丁 乙\n", 2, "no TAB in it; a line is label<TAB>further parent"),
+        ("甲##丁\t乙\t己\n", 1, "2 TAB in it"),
+        ("甲##丁\t乙##丁\n", 1, "unknown label '乙##丁'; did you mean '甲##丁'?"),
+        ("甲##丁\t\n", 1, "no TAB in it"),
+        ("甲##丁\t乙\n甲##丁\t甲\n", 2, "'甲' is the first parent of '甲##丁' already"),
+        ("甲##丁\t甲##丁\n", 1, "is its own parent"),
+        ("甲\t乙\n", 1, "'甲' is a root by its name"),
+        ("甲##丁\t乙\n\n甲##丁\t 乙\n", 3, "repeats line 1"),
+        (
+            "甲##丁\t乙\n乙##丙\t甲##丁##戊\n甲##丁\t乙##丙\n",
+            2,
+            "'乙##丙' under '甲##丁##戊' under '甲##丁' under '乙##丙'",
+        ),
+        ("甲##丁\t甲##丁##戊\n", 1, "goes in a circle, '甲##丁' under '甲##丁##戊' under '甲##丁'; remove this line"),
+        (b"\xff\xfe", 1, "UTF-16"),
+    ],
+)
+def test_graph_faults_name_the_line(tmp_path, content, line, says):
+    LabelTree(GRAPH.labels).write(tmp_path / "label.txt")
+    write(tmp_path / "label_graph.txt", content)
+    with pytest.raises(InputError) as error:
+        LabelTree.read(tmp_path / "label.txt")
+    assert f"label_graph.txt:{line}: " in str(error.value) and says in str(error.value)
+
+
+def test_all_graph_faults_at_once(tmp_path):
+    LabelTree(GRAPH.labels).write(tmp_path / "label.txt")
+    write(tmp_path / "label_graph.txt", "甲\n甲##丁\t甲##丁\n无\t甲\n甲##丁\t乙\n")
+    with pytest.raises(InputError, match="3 problems found"):
+        LabelTree.read(tmp_path / "label.txt")
+    with pytest.raises(InputError, match="go in a circle"):
+        LabelTree(GRAPH.labels, further=[(3, 4)])
+
+
+def test_ten_thousand_labels_with_as_many_further_parents(tmp_path):
+    labels, rng = deep_labels(), np.random.default_rng(0)
+    further = [(i, int(rng.integers(1250)) * 8 + i % 8 - 1) for i in range(10_000) if i % 8]
+    tree = LabelTree(labels)
+    further = [edge for edge in further if tree.parents[edge[0]] != edge[1]]
+    LabelTree(labels, further=further).write(tmp_path / "label.txt")
+    started = time.process_time()
+    tree = LabelTree.read(tmp_path / "label.txt")
+    assert sum(len(tree.closure([i])) for i in range(10_000)) > 100_000 and tree.depth == 8
+    assert time.process_time() - started < 4
+
+
+# ---- label.txt -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", ["\ufeffa\nb\n", "a\r\nb\r\n", "a\n\n  \nb", " a \nb\t\n", "\n\na\nb\n\n"])

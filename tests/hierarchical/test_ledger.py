@@ -102,6 +102,12 @@ def test_rows_with_the_labels_that_were_decided_on(tmp_path):
     assert confirmed_rows(ledger, Rows(["甲", "乙", "丙", "丁"], [(0,), (1,), (0,), (0,)], 0, 0), tree) == {0}
 
 
+def test_an_answer_from_before_a_label_had_further_parents_still_stands(tmp_path):
+    tree, ledger = LabelTree(["A", "A##B", "C"], further=[(1, 2)]), Ledger(tmp_path)
+    ledger.add([ledger.answer("甲", "ann", ["A", "A##B"])])
+    assert confirmed_rows(ledger, Rows(["甲", "甲"], [(0, 1, 2), (0, 1)], 0, 0), tree) == {0}
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 

@@ -95,20 +95,20 @@ def test_with_linear():
 
 
 def test_the_file_keeps_everything(branch, tmp_path):
-    write_linear(tmp_path, branch, TREE.labels)
+    write_linear(tmp_path, branch, TREE)
     content = (tmp_path / LINEAR).read_bytes()
-    again = read_linear(tmp_path, TREE.labels)
+    again = read_linear(tmp_path, TREE)
     assert (again.weight, again.shift) == (3.0, 0.5)
     assert np.array_equal(again.logits(TEXTS), branch.logits(TEXTS))
-    write_linear(tmp_path, again, TREE.labels)
+    write_linear(tmp_path, again, TREE)
     assert (tmp_path / LINEAR).read_bytes() == content
-    assert read_linear(tmp_path / "nowhere", TREE.labels) is None
+    assert read_linear(tmp_path / "nowhere", TREE) is None
 
 
 def test_it_is_a_safetensors_file(branch, tmp_path):
     from safetensors import safe_open
 
-    write_linear(tmp_path, branch, TREE.labels)
+    write_linear(tmp_path, branch, TREE)
     with safe_open(tmp_path / LINEAR, "np") as file:
         assert file.metadata()["weight"] == "3.0"
         assert np.array_equal(file.get_tensor("weights"), branch.weights)
@@ -116,23 +116,23 @@ def test_it_is_a_safetensors_file(branch, tmp_path):
 
 
 def test_other_labels_are_refused(branch, tmp_path):
-    write_linear(tmp_path, branch, TREE.labels)
+    write_linear(tmp_path, branch, TREE)
     for labels in (TREE.labels[::-1], TREE.labels[:-1], [*TREE.labels, "新"]):
         with pytest.raises(InputError, match="label.txt: is not the file that goes with linear.safetensors beside it"):
-            read_linear(tmp_path, labels)
+            read_linear(tmp_path, LabelTree(labels))
 
 
 @pytest.mark.slow
 def test_damaged_files_are_refused_and_lead_nowhere(tmp_path):
     """Every byte of a small file changed: it is refused, or means something that can be computed."""
-    write_linear(tmp_path, by_hand(), ["甲", "乙"])
+    write_linear(tmp_path, by_hand(), LabelTree(["甲", "乙"]))
     path, content = tmp_path / LINEAR, (tmp_path / LINEAR).read_bytes()
     refused = 0
     for place in range(0, len(content)):
         for new in (255, content[place] ^ 1):
             path.write_bytes(content[:place] + bytes([new]) + content[place + 1 :])
             try:
-                found = read_linear(tmp_path, ["甲", "乙"]).logits(["甲乙", ""])
+                found = read_linear(tmp_path, LabelTree(["甲", "乙"])).logits(["甲乙", ""])
             except InputError as error:
                 assert str(tmp_path) in str(error)
                 refused += 1
@@ -142,15 +142,15 @@ def test_damaged_files_are_refused_and_lead_nowhere(tmp_path):
     for cut in (0, 1, 8, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:cut])
         with pytest.raises(InputError, match="damaged .* Copy the whole folder again"):
-            read_linear(tmp_path, ["甲", "乙"])
+            read_linear(tmp_path, LabelTree(["甲", "乙"]))
 
 
 def test_a_newer_format_is_told(branch, tmp_path):
-    write_linear(tmp_path, branch, TREE.labels)
+    write_linear(tmp_path, branch, TREE)
     content = (tmp_path / LINEAR).read_bytes()
     (tmp_path / LINEAR).write_bytes(content.replace(b'"format":"1"', b'"format":"2"'))
     with pytest.raises(InputError, match="of format 2, which a newer version writes"):
-        read_linear(tmp_path, TREE.labels)
+        read_linear(tmp_path, TREE)
 
 
 # ---- a model without an encoder --------------------------------------------------------------------------------------

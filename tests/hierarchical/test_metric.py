@@ -3,16 +3,21 @@
 import json
 import warnings
 
+import networkx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hierarchical.labels import LabelTree
+from hierarchical.tables.taxonomies import read_taxonomy, tree_of
 from metric import (
     Decision,
     Scores,
     decide,
     evaluate,
 )
-from tests.hierarchical.trees import PATHS, TREE, multi_hot, random_tree
+from tests.hierarchical.trees import PATHS, TREE, ancestors_of, multi_hot, random_graph, random_tree
 
 
 def test_scores_by_hand():
@@ -135,6 +140,90 @@ def test_hierarchical_scores_equal_hiclass():
         assert result[f"hierarchical_{name}"] == pytest.approx(expected, rel=1e-12)
     closed = evaluate(*(decide(sets, tree, Decision(decoding="closure")) for sets in (predicted, gold)), tree)
     assert closed["hierarchical_f1"] == result["hierarchical_f1"]  # closing twice changes nothing
+
+
+# SemEval-2024 task 4 (Dimitrov et al.): 22 techniques of persuasion, six of them under two parents.
+PERSUASION = {
+    "Ethos": ["Ad Hominem", "Glittering generalities (Virtue)", "Appeal to authority", "Bandwagon", "Transfer"],
+    "Ad Hominem": ["Name calling/Labeling", "Doubt", "Smears", "Reductio ad hitlerum", "Whataboutism"],
+    "Pathos": ["Exaggeration/Minimisation", "Loaded Language", "Appeal to (Strong) Emotions", "Appeal to fear/prejudice",
+               "Flag-waving", "Transfer"],
+    "Logos": ["Repetition", "Obfuscation, Intentional vagueness, Confusion", "Justification", "Reasoning"],
+    "Justification": ["Slogans", "Bandwagon", "Appeal to authority", "Flag-waving", "Appeal to fear/prejudice"],
+    "Reasoning": ["Distraction", "Simplification"],
+    "Distraction": ["Misrepresentation of Someone's Position (Straw Man)", "Presenting Irrelevant Data (Red Herring)",
+                    "Whataboutism"],
+    "Simplification": ["Causal Oversimplification", "Black-and-white Fallacy/Dictatorship",
+                       "Thought-terminating cliché"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def persuasion(tmp_path):
+    """(LabelTree, the names of its labels in their order, networkx graph), by the way that a user has."""
+    edges = [f"{parent}\t{child}\n" for parent, children in PERSUASION.items() for child in children]
+    top = [f"Root\t{name}\n" for name in ("Ethos", "Pathos", "Logos")]
+    (tmp_path / "techniques.txt").write_text("".join(top + edges), "utf-8")
+    tree = tree_of(*read_taxonomy(tmp_path / "techniques.txt", None, "keep").labels)
+    graph = networkx.DiGraph((parent, child) for parent, children in PERSUASION.items() for child in children)
+    return tree, [label.split("##")[-1] for label in tree.labels], graph
+
+
+def test_levels_of_semeval_2024_task_4(persuasion):
+    tree, names, graph = persuasion
+    assert sorted(names) == sorted(graph) and len(tree.further) == 6 and tree.depth == 4
+    assert sum(not children for children in tree.children) == 22
+    level = dict(zip(names, tree.levels.tolist()))
+    # By the longest way: Flag-waving is below Pathos on level 2, and below Logos > Justification on level 3.
+    assert (level["Transfer"], level["Flag-waving"], level["Bandwagon"], level["Whataboutism"]) == (2, 3, 3, 4)
+    above = {names[i] for i in tree.ancestors(names.index("Whataboutism"))}
+    assert above == {"Ethos", "Ad Hominem", "Logos", "Reasoning", "Distraction"}
+
+
+@pytest.mark.parametrize("every", ["techniques", "all"])
+def test_scores_of_semeval_2024_task_4(persuasion, every):
+    """Its scorer closes both label sets, without the root that all share, and sums over rows before it divides.
+
+    So do these scores; where nothing is common to any row it divides by 0, and here that is a 0.
+    """
+    tree, names, graph = persuasion
+    rng = np.random.default_rng(7)
+    gold, predicted = rng.random((2, 300, len(tree))) < 0.08
+    predicted |= gold & (rng.random(gold.shape) < 0.6)
+    if every == "techniques":  # which is all that annotators and systems give
+        inner = [i for i, children in enumerate(tree.children) if children]
+        gold[:, inner] = predicted[:, inner] = False
+
+    def closed(sets):
+        chosen = [{names[i] for i in np.flatnonzero(row)} for row in sets]
+        return [row.union(*(networkx.ancestors(graph, name) for name in row)) for row in chosen]
+
+    pairs = list(zip(closed(predicted), closed(gold)))
+    both, given, wanted = (sum(map(len, sets)) for sets in ([a & b for a, b in pairs], *zip(*pairs)))
+    precision, recall = both / given, both / wanted
+    expected = {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall)}
+    result = evaluate(predicted, gold, tree)
+    assert {name: result[f"hierarchical_{name}"] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert [level["n_labels"] for level in result["levels"]] == [3, 10, 11, 6]
+    # As a tree, with the first parent alone, or with a copy under each parent, it would be another score.
+    alone = evaluate(predicted, gold, LabelTree(tree.labels))
+    assert abs(alone["hierarchical_f1"] - result["hierarchical_f1"]) > 0.001
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_hierarchical_scores_of_any_graph(seed):
+    rng = np.random.default_rng(seed)
+    tree = random_graph(rng, 12)
+    gold, predicted = rng.random((2, 4, 12)) < 0.2
+
+    def closed(sets):
+        return [{int(i) for i in np.flatnonzero(row)} | {a for i in np.flatnonzero(row) for a in ancestors_of(tree, i)}
+                for row in sets]  # fmt: skip
+
+    pairs = list(zip(closed(predicted), closed(gold)))
+    both, all_of_them = sum(len(a & b) for a, b in pairs), sum(len(a) + len(b) for a, b in pairs)
+    assert evaluate(predicted, gold, tree)["hierarchical_f1"] == pytest.approx(2 * both / max(all_of_them, 1))
 
 
 def test_batches_and_processes_add_up():

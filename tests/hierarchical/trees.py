@@ -27,16 +27,38 @@ def random_tree(rng, n_labels, depth=5):
     return LabelTree([paths[i] for i in rng.permutation(n_labels)])
 
 
+def random_graph(rng, n_labels, depth=5):
+    """The same, but about every second label that is no root has one to three further parents."""
+    tree, further = random_tree(rng, n_labels, depth), set()
+    rank = np.empty(n_labels, int)  # a parent comes first in it, so that there is no circle
+    rank[np.argsort(tree.levels, kind="stable")] = np.arange(n_labels)
+    for child in np.flatnonzero(tree.parents >= 0):
+        above = np.flatnonzero((rank < rank[child]) & (np.arange(n_labels) != tree.parents[child]))
+        for parent in rng.permutation(above)[: rng.integers(1, 4) * rng.integers(2)]:
+            further.add((int(child), int(parent)))
+    return LabelTree(tree.labels, further=further)
+
+
+def parents_of(tree, label):
+    """All parents of a label, by the edges alone."""
+    edges = [*enumerate(tree.parents.tolist()), *tree.further]
+    return [parent for child, parent in edges if child == label and parent >= 0]
+
+
+def ancestors_of(tree, label):
+    """All labels above one, by the edges alone."""
+    return {above for parent in parents_of(tree, label) for above in (parent, *ancestors_of(tree, parent))}
+
+
 def is_closed(sets, tree):
-    children = np.flatnonzero(np.asarray(tree.parents) >= 0)
-    return not (sets[:, children] & ~sets[:, np.asarray(tree.parents)[children]]).any()
+    return not any((sets[:, i] & ~sets[:, parent]).any() for i in range(len(tree)) for parent in parents_of(tree, i))
 
 
 @st.composite
 def cases(draw):
-    """A tree, probabilities with many exact ties, and thresholds."""
+    """A tree, or labels some of which have several parents, probabilities with many exact ties, and thresholds."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    tree = random_tree(rng, draw(st.integers(1, 14)))
+    tree = draw(st.sampled_from([random_tree, random_graph]))(rng, draw(st.integers(1, 14)))
     shape = (draw(st.integers(0, 5)), len(tree))
     steps = draw(st.sampled_from([1, 2, 4, 10, 10**6]))
     probabilities = rng.integers(0, steps + 1, shape) / steps

@@ -48,6 +48,18 @@ def test_recall_counts_every_row_and_every_label_of_it():
     assert recalls([[]], [(1,)])["recall@1"] == 0
 
 
+def test_a_graph_is_kept_with_the_labels(tmp_path):
+    index = labels_of_four()
+    index.tree = LabelTree(TREE.labels, further=[(2, 3)])
+    index.save(tmp_path / "index")
+    again = SemanticIndex.read(tmp_path / "index", ENCODER)
+    assert again.tree.is_same(index.tree)
+    again.tree = TREE
+    again.save(tmp_path / "index")  # the older files go, all of them
+    assert SemanticIndex.read(tmp_path / "index", ENCODER).tree.is_same(TREE)
+    assert not list((tmp_path / "index").glob("*_graph.txt")) and len(list((tmp_path / "index").iterdir())) == 4
+
+
 def test_save_read_grow_and_notice(tmp_path):
     index = labels_of_four()
     index.save(tmp_path / "index")

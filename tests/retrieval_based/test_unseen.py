@@ -111,6 +111,34 @@ def test_decodings_and_new_labels(tmp_path):
     require_no_number(Decision(0.3, "closure", min_labels=1))
 
 
+def test_a_new_label_under_several_parents(tmp_path):
+    (tmp_path / "new_graph.txt").write_text("财经##期货\t体育\n财经##股票\t体育\n", "utf-8")
+    labeller = stand_in(labels_in(tmp_path, "体育\n财经\n财经##股票\n财经##期货\n"))
+    assert labeller.tree.graph_lines() == ["财经##期货\t体育"], "of known labels the checkpoint's parents hold"
+    found = np.array([[0.6, 0.2, 0.3, 0.4, 0.9]])
+    for decoding, labels in (("raw", [0, 4]), ("closure", [0, 2, 4]), ("topdown", [0])):
+        chosen = labeller.decide(found, labeller.tree, Decision(decoding=decoding))
+        assert np.flatnonzero(chosen[0]).tolist() == labels
+    with_graph = labeller.labels.digest
+    (tmp_path / "new_graph.txt").unlink()
+    assert labels_in(tmp_path, "体育\n财经\n财经##股票\n财经##期货\n").digest != with_graph
+
+
+def test_label_txt_with_new_labels_is_compared_with_its_graph(tmp_path):
+    known = LabelTree(KNOWN.labels, further=[(1, 2)])
+    both = LabelTree([*KNOWN.labels, "军事"], further=[(1, 2)])
+    for there in (known, both, LabelTree(["军事", *KNOWN.labels, "军事##演习"], further=[(2, 3), (5, 2)])):
+        there.write(tmp_path / "label.txt")
+        new = LabelTree([*KNOWN.labels, "军事", "军事##演习"], further=[(1, 2)])
+        predict.require_known_labels(known, new, tmp_path / "label.txt")
+    LabelTree(both.labels).write(tmp_path / "label.txt")
+    with pytest.raises(InputError, match="label.txt: differs from the labels"):
+        predict.require_known_labels(known, both, tmp_path / "label.txt")
+    LabelTree(known.labels).write(tmp_path / "label.txt")
+    with pytest.raises(InputError, match="label_graph.txt: differs from the further parents"):
+        predict.require_known_labels(known, both, tmp_path / "label.txt")
+
+
 def test_descriptions_are_read_with_their_labels(tmp_path):
     row = json.dumps({"label": "军事", "description": " 军队与演习 "}, ensure_ascii=False)
     labels = labels_in(tmp_path, "军事\n财经##期货\n", label_descriptions=f"{row}\n\n")

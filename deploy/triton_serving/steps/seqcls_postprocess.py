@@ -24,7 +24,7 @@ class TritonPythonModel:
     def initialize(self, args):
         here = Path(__file__).resolve().parent
         self.tree, _, self.decision, _ = read_settings(here, exported=True)
-        self.linear = read_linear(here, self.tree.labels)
+        self.linear = read_linear(here, self.tree)
         self.names = np.array([*(label.encode("utf-8") for label in self.tree.labels), b""], object)  # "" at -1
 
     def execute(self, requests):

@@ -1,5 +1,7 @@
 """deploy/label_studio/projects.py: where a project's texts are, and how it writes each label."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from deploy.label_studio.projects import Project
 from hierarchical.annotation import import_files
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
+from hierarchical.rows import Row
 
 from tests.deploy.label_studio.messages import choices, taxonomy  # isort: skip
 
@@ -32,6 +35,17 @@ def test_the_interface_that_doccano_py_writes_has_every_label():
     assert found.missing == [] and found.written[2] == ("财经", "股市", "上市")
     assert found.result([0, 1, 3]) == taxonomy(("财经", "股市"), ("体育",)) and found.result([]) == []
     assert [found.label_of(path) for path in (("财经", "股市"), ("月亮",))] == ["财经##股市", "月亮"]
+
+
+def test_a_label_of_several_parents_is_shown_once():
+    """上市 is below 天气, too: in a Taxonomy it has the path of its label, and stands for all that is above it."""
+    tree = LabelTree(TREE.labels, further=[(2, 5)])
+    config = "".join(import_files([Row(1, "x", (0, 1, 2, 5))], [], tree)["label_studio_config.xml"][1])
+    assert config.count("上市") == 1
+    found = Project.read(config, tree)
+    assert found.missing == [] and found.result([0, 1, 2, 5]) == taxonomy(("财经", "股市", "上市"))
+    task = "".join(import_files([Row(1, "x", (0, 1, 2, 5))], [], tree)["label_studio_tasks.json"][1])
+    assert json.loads(task)[0]["predictions"][0]["result"][0]["value"] == {"taxonomy": [["财经", "股市", "上市"]]}
 
 
 def test_choices_by_full_names_or_by_own_names_of_one_label():

@@ -14,7 +14,7 @@ from metric import decide
 
 from tests.conftest import SAMPLE  # isort: skip
 
-LABELS = LabelTree.read(SAMPLE / "label.txt").labels
+TREE = LabelTree.read(SAMPLE / "label.txt")
 MODELS = ("tokenizer", "seqcls_model", "seqcls_postprocess", "seqcls")
 
 

@@ -18,7 +18,7 @@ from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip
 
-from tests.deploy.triton_serving.asking import LABELS, MODELS  # isort: skip
+from tests.deploy.triton_serving.asking import MODELS, TREE  # isort: skip
 
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def test_models_of_two_exports_are_not_started(make, tiny_export, tmp_path):
             require_repository(mixed)
     for name in ("tokenizer", "seqcls_postprocess"):
         mixed = shutil.copytree(models, tmp_path / f"{name} {LINEAR}")
-        write_linear(mixed / name / "1", read_linear(mixed / name / "1", LABELS).scaled(1.0, 0.0), LABELS)
+        write_linear(mixed / name / "1", read_linear(mixed / name / "1", TREE).scaled(1.0, 0.0), TREE)
         with pytest.raises(InputError, match=f"{LINEAR}: (is not the file that goes with|not of this model)"):
             require_repository(mixed)
     (mixed / "seqcls_postprocess" / "1" / LINEAR).unlink()

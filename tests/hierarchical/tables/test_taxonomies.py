@@ -5,6 +5,7 @@ import time
 import pytest
 
 from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
 from hierarchical.tables import taxonomies
 from hierarchical.tables.taxonomies import Names, read_taxonomy, tree_of
 
@@ -76,10 +77,31 @@ DAG = "R\tA\tB\nA\tX\tY\nB\tX\nX\tZ\n"
 
 def test_several_parents(read):
     message = refused(read, DAG)
-    assert "not a tree, 1 labels have several parents: 'X' under 'A', 'B'. --dag first keeps" in message
+    assert "not a tree, 1 labels have several parents: 'X' under 'A', 'B'. --dag keep has one label" in message
     assert read(DAG, dag="first")[0] == ["R", "R/A", "R/A/X", "R/A/X/Z", "R/A/Y", "R/B"]
     paths, said = read(DAG, dag="copy")
     assert paths == ["R", "R/A", "R/A/X", "R/A/X/Z", "R/A/Y", "R/B", "R/B/X", "R/B/X/Z"] and "(copy)" in said
+
+
+@pytest.mark.parametrize("root", ["R", "Root"])
+def test_several_parents_that_are_kept(tmp_path, root):
+    (tmp_path / "a.txt").write_text(f"{root}\tA\tB\tX\nA\tX\tY\nB\tX\nX\tZ\n", "utf-8")
+    found = read_taxonomy(tmp_path / "a.txt", None, "keep")
+    tree = tree_of(*found.labels)
+    if root == "R":  # a label, and the first parent of X
+        assert tree.labels == ["R", "R##A", "R##A##Y", "R##B", "R##X", "R##X##Z"]
+        assert tree.graph_lines() == ["R##X\tR##A", "R##X\tR##B"]
+    else:  # no label, and so no parent
+        assert tree.labels == ["A", "A##X", "A##X##Z", "A##Y", "B"] and tree.graph_lines() == ["A##X\tB"]
+    assert "1 labels with several parents (keep)" in found.said
+
+
+def test_a_label_file_with_a_graph_is_no_taxonomy(tmp_path):
+    LabelTree(["A", "A##X", "B"], further=[(1, 2)]).write(tmp_path / "label.txt")
+    with pytest.raises(
+        InputError, match="label.txt: has further parents .* in label_graph.txt. Pass it as --label_file"
+    ):
+        read_taxonomy(tmp_path / "label.txt", None, "keep")
 
 
 def test_only_a_node_that_says_so_is_left_out_at_the_top(read):
