@@ -193,7 +193,7 @@ def test_a_change_is_made_in_all_workers_or_in_none(with_workers, printed):
         assert workers.asked(0)[-1] == workers.asked(1)[-1] == "drop other"
         other.write_text("first")
         await workers.kill(1)
-        await workers.until(lambda: workers.asked(1)[-1] == "joined other")  # which it is to unload
+        await workers.until(lambda: workers.asked(1)[-1:] == ["joined other"])  # which it is to unload
         reloads = {tuple(labels.items()): count for name, _, _, samples in await workers.supervisor.figures()
                    if name == "model_reloads" for _, labels, count in samples}  # fmt: skip
         assert reloads == {(("outcome", "done"),): 1, (("outcome", "failed"),): 1}
@@ -210,7 +210,7 @@ def test_no_worker_answers_with_another_model_than_the_others(with_workers, prin
         await workers.kill(0)
         assert workers.supervisor.changes.loaded == {"default": "second", "other": "first"}
         assert workers.asked(1)[1:] == ["refresh", "read default", "use", "read other", "use"]
-        assert workers.asked(0)[-1] == "joined"
+        await workers.until(lambda: workers.asked(0)[-1:] == ["joined"])
         (workers.folder / "default").write_text("broken for 1")  # which 0 could read
         workers.process(0).kill()
         await workers.until(lambda: any("not those in use" in line for line in printed))
@@ -255,7 +255,7 @@ def test_one_that_hangs_is_killed_before_the_others_change(with_workers, monkeyp
         await workers.supervisor.changes.load("default")
         assert workers.asked(0)[-1] == "use"
         await workers.until(lambda: len(workers.supervisor._answering()) == 2)
-        assert workers.asked(1)[-1] == "joined"
+        await workers.until(lambda: workers.asked(1)[-1:] == ["joined"])
 
     assert with_workers(test) == 0
     assert any("Worker 2" in line and "has not answered for 0.2 s" in line for line in printed)
