@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from deploy.label_studio.answers import Answers
+from deploy.label_studio.answers import Answers, NotKept
 from deploy.label_studio.projects import Project
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.model import Work
@@ -144,6 +144,10 @@ def add_routes(app, service, post, directory=None, control=None, trainer=None):
         except InputError as error:
             get_logger().error(f"An answer was not kept: {error}")
             raise Refusal(422, "body", str(error), "Correct it in Label Studio, and update the annotation.") from None
+        except NotKept as error:
+            get_logger().error(f"An answer was not kept: {error}")
+            how = "The server's log tells why; when that is mended, update the annotation in Label Studio."
+            raise Refusal(503, "server", "the ledger is out of reach", how, {"Retry-After": "5"}, "ledger") from None
         if trainer:
             trainer.look()
         return JSONResponse({"answers": new})

@@ -1,6 +1,7 @@
 """What is served: a model with its labels, answers to texts, and the words that an answer depends on."""
 
 import copy
+import hashlib
 import json
 import logging
 import re
@@ -33,6 +34,7 @@ class Model:
     reads_all: the answer may depend on what comes after a text's last token, too
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
     version: tells one set of numbers from another; None: when it was loaded
+    identity: the same where all answers are; None: the version
 
     name: the one it is served by, which whoever serves it gives it
     """
@@ -41,7 +43,7 @@ class Model:
 
     def __init__(
         self, path, config, tree, tokenizer, decision, score,
-        has_changed=None, singly=False, reads_all=False, version=None,
+        has_changed=None, singly=False, reads_all=False, version=None, identity=None,
     ):  # fmt: skip
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
         self.score, self.has_changed, self.singly, self.reads_all = score, has_changed, singly, reads_all
@@ -49,6 +51,7 @@ class Model:
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.version = version or self.loaded
+        self.identity = identity or self.version
         # a text of full length: what the first ones would wait for is done
         self.probabilities(["第一句，a first text " * (self.max_seq_length // 8 + 1)], [self.max_seq_length])
 
@@ -90,9 +93,11 @@ def load_exported(path, precision, max_seq_length=None, device="cpu", backend="o
             raise InputError(f"{file}: its outputs are not finite. Train with a lower learning rate and export.")
         return probabilities_of(logits, tree, predictor.decision)
 
+    digest = file_digest(file)
+    all_of_it = f"{digest} {sorted(predictor.digests.items())} {predictor.decision}"
     return Model(
         file, predictor.config, tree, tokenizer, predictor.decision, score, singly=singly, reads_all=reads_all,
-        version=file_digest(file)[:12],
+        version=digest[:12], identity=hashlib.sha256(all_of_it.encode()).hexdigest(),
     )  # fmt: skip
 
 

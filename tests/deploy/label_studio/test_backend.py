@@ -339,6 +339,29 @@ def test_answers_that_are_not_kept(submit, folder, action, more, status, message
     assert lines(folder, "一", "") == []
 
 
+def test_an_answer_comes_again_where_the_ledger_is_out_of_reach(client, tmp_path, monkeypatch, printed):
+    """It is no fault of the annotation's: a full disk, or a line that somebody has edited."""
+    (tmp_path / "label.txt").write_text("\n".join(TREE.labels), encoding="utf-8")
+    asked, message = client(directory=tmp_path), {"annotation": annotation(5, []), "task": task(41, "一")}
+
+    def submit(action, **more):
+        return asked.post("/webhook", json=webhook(action, CONFIG, **more))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_append", full)
+        refused = submit("ANNOTATION_CREATED", **message)
+    assert refused.status_code == 503 and refused.headers["Retry-After"] == "5"
+    assert problem(refused)["what"] == "the ledger is out of reach" and "No space left" in printed[-1]
+    assert submit("ANNOTATION_CREATED", **message).json() == {"answers": 1}
+    with open(tmp_path / "ledger.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"id": "x"}\n')
+    assert submit("ANNOTATIONS_DELETED", annotations=[{"id": 5}]).status_code == 503
+    assert "ledger.jsonl:2: no decision" in printed[-1]
+
+
 def test_without_a_data_folder_nothing_is_kept(client):
     message = webhook("ANNOTATION_CREATED", CONFIG, annotation=annotation(5, []), task=task(41, "一"))
     refused = client(directory=None).post("/webhook", json=message)
