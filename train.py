@@ -25,6 +25,7 @@ from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_kernels import has_bfloat16
 from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
+from hierarchical.dynamics import dynamics_for
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.label_graph import label_files
 from hierarchical.learning_rates import settled_rate
@@ -38,6 +39,7 @@ from hierarchical.recipes import LAST, RECIPES, defaults_of, settle
 from hierarchical.runs import (
     begin_run,
     earlier_state,
+    explain_zero,
     join_processes,
     open_model,
     require_other_directory,
@@ -156,6 +158,8 @@ def parse_args(argv):
     result.add_argument(
         "--save_steps", type=int, default=1000, help="steps between states for --resume; 0: none within"
     )
+    dynamics = "note how sure the model is of each train row in each epoch, for evaluate.py --data_map"
+    result.add_argument("--keep_dynamics", action="store_true", help=dynamics)
     result.add_argument("--logging_steps", type=int, default=5, help="steps between progress lines")
     result.add_argument("--log_dir", help="write scalars for VisualDL here")
     decision = add_decision_arguments(parser, Decision())
@@ -200,25 +204,13 @@ def read_data(args, logger):
     return tree, train, dev
 
 
-def explain_zero(logger, scores, train, tree, args):
-    """Say why nothing is predicted, with the numbers to act on."""
-    counts = train.label_counts(len(tree))
-    logger.warning(
-        f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
-        f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
-        f"{counts.max()}; learning rate {args.learning_rate:g}. Few rows need more --epochs or a higher "
-        "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
-        "whether the labels can be learned from these texts."
-    )
-
-
 def fingerprint(args, world, lessons):
     """What a resumed run must share with the one it continues."""
     folder = Path(args.dataset_dir)
     files = [*label_files(folder / args.label_file), folder / args.train_file, folder / args.dev_file]
     free = (
         "save_dir resume logging_steps log_dir early_stop early_stop_nums hybrid tune_threshold device dataset_dir "
-        "eval_steps save_steps token_cache recipe"
+        "eval_steps save_steps token_cache recipe keep_dynamics"
     ).split()
     if schedule(args) == "constant" and not lessons:
         free.append("epochs")  # a constant rate does not depend on where the run ends
@@ -386,6 +378,7 @@ def train_and_save(args, rank, world, logger):
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
     total_steps = args.epochs * -(-len(order) // global_batch)
     trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
+    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs)
 
     if args.resume:
         trainer.restore(arrays, progress.step)
@@ -421,7 +414,7 @@ def train_and_save(args, rank, world, logger):
             if rank == 0:
                 log_scores(logger, scores)
                 if scores["micro_f1"] == 0:
-                    explain_zero(logger, scores, train, tree, args)
+                    explain_zero(logger, scores, train, tree, args.learning_rate)
                 if better:
                     older = earlier_state(args.resume or 0 < args.save_steps <= trainer.step, progress)
                     with trainer.whole():

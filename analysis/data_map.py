@@ -1,20 +1,23 @@
-"""The data map of a report: dev and train rows as points, alike to the model where they are near each other.
+"""The data map of a report: rows and texts as points, alike to the model where they are near each other.
 
     marks = {name: Marks(len(part.texts)) for name, part in rows.items()}       # updated while the rows are scored
-    points = map_points(predictor, rows, marks)                                 # for report.write_report
+    points = map_points(predictor, rows, marks, paths, seen)                    # for report.write_report
 
-The two directions are those in which the model's features vary most: principal components.
+The two directions are those in which the model's features vary most: principal components. Where a training has kept
+how sure the model was of its rows (train.py --keep_dynamics), these have a second place: by that, see dynamics.py.
 """
 
 import numpy as np
 
+from analysis.features import Features
+from hierarchical.dynamics import KINDS
 from hierarchical.long_texts import CUT
-from hierarchical.modeling import encode_features
 
-MOST_POINTS = 2000  # of dev, and of train
+MOST_POINTS = 2000  # of dev, of train, and of the unlabelled texts
+HARDEST = 100  # train rows that are there in any case, if it is known which those are
 SIDE = 1000  # coordinates are whole numbers up to this
 LONGEST = 100  # characters of a point's text
-SPLITS = ("train", "dev")  # in the order in which they are drawn
+SPLITS = ("train", "dev", "unlabelled")  # in the order in which they are drawn, and numbered
 
 
 class Marks:
@@ -33,29 +36,53 @@ class Marks:
         self.surest[rows] = np.abs(gold - probabilities).max(1)
 
 
-def map_points(predictor, rows, marks, seed=3):
-    """{points, share}; a point is [x, y, 1 for dev, row number, 1 if wrong, surest in %, class indices, text, length].
+def map_points(predictor, rows, marks, paths, seen=None, seed=3):
+    """{points, share, kinds, epochs}, to be shown; kinds: how many train rows were easy, ambiguous and hard, or {}.
 
-    rows, marks: name -> Rows, Marks. Of more than MOST_POINTS a random draw. share: of the features' variance that is
-    in the two directions. Length is there only where the text is cut.
+    A point is [x, y, number in SPLITS, row number, 1 if wrong, surest in %, class indices, text, length of a text that
+    is cut, else 0], and for train rows of which it is known also [confidence, variability in tenths of %, number in
+    KINDS].
+    rows, paths: name in SPLITS -> Rows, whose texts may be read anew each time, and the file; marks: of dev and train;
+    seen: the dynamics.Seen of train, or None. Of more than MOST_POINTS a random draw. share: of the features' variance
+    that is in the two directions.
     """
-    rng = np.random.default_rng(seed)
-    drawn = [(name, i) for name in SPLITS if name in rows for i in draw(len(rows[name].texts), rng)]
-    texts = [rows[name].texts[i] for name, i in drawn]
-    model, tokenizer = predictor.engine.model, predictor.tokenizer
+    rng, kinds = np.random.default_rng(seed), seen.kinds() if seen else []
+    hardest = np.argsort(seen.confidence, kind="stable")[:HARDEST].tolist() if seen else ()  # unknown ones sort last
+    drawn, known = {}, set()
+    for name in (name for name in SPLITS if name in rows):
+        numbers = draw(len(rows[name].texts), rng, hardest if name == "train" else ())
+        drawn[name] = [(i, text) for i, text in enumerate(rows[name].texts) if i in numbers and text not in known]
+        if name != "unlabelled" and "unlabelled" in rows:
+            known.update(rows[name].texts)
+    tokenizer = predictor.tokenizer
     if tokenizer.windows:
         tokenizer = tokenizer.reading(CUT)  # one place for each text: that of its beginning
-    places, share = flattened(encode_features(model, tokenizer, texts, predictor.batch_size, "data map"))
+    kept = Features(predictor, predictor.engine.model, tokenizer, predictor.batch_size, paths["dev"].parent)
+    texts = {name: [text for _, text in part] for name, part in drawn.items() if part}
+    found = [kept.of(part, paths[name], f"data map, {name}") for name, part in texts.items()]
+    places, share = flattened(np.concatenate(found))
     points = []
-    for (x, y), (name, i), text in zip(places.tolist(), drawn, texts):
-        mark, labels = marks[name], list(rows[name].labels[i])
-        about = [SPLITS.index(name), i, int(mark.wrong[i]), round(100 * float(mark.surest[i])), labels, text[:LONGEST]]
-        points.append([x, y, *about, *([len(text)] if len(text) > LONGEST else [])])
-    return {"points": points, "share": share}
+    for (x, y), (name, i, text) in zip(places.tolist(), ((name, *one) for name, part in drawn.items() for one in part)):
+        wrong, surest, labels = 0, 0, []
+        if name in marks:
+            wrong, surest = int(marks[name].wrong[i]), round(100 * float(marks[name].surest[i]))
+            labels = list(rows[name].labels[i])
+        length = len(text) if len(text) > LONGEST else 0
+        point = [x, y, SPLITS.index(name), i, wrong, surest, labels, text[:LONGEST], length]
+        if name == "train" and kinds and kinds[i]:
+            of_training = round(1000 * float(seen.confidence[i])), round(1000 * float(seen.variability[i]))
+            point += [*of_training, KINDS.index(kinds[i])]
+        points.append(point)
+    counts = {kind: kinds.count(kind) for kind in KINDS} if any(kinds) else {}
+    return {"points": points, "share": share, "kinds": counts, "epochs": seen.epochs if seen else 0}
 
 
-def draw(n_rows, rng):
-    return sorted(rng.choice(n_rows, min(n_rows, MOST_POINTS), replace=False).tolist())
+def draw(n_rows, rng, first=()):
+    """A set of at most MOST_POINTS row numbers, `first` among them."""
+    if n_rows <= MOST_POINTS:
+        return set(range(n_rows))
+    others = np.setdiff1d(np.arange(n_rows), first)
+    return {*first, *rng.choice(others, MOST_POINTS - len(first), replace=False).tolist()}
 
 
 def flattened(features):

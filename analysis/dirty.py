@@ -142,7 +142,7 @@ def find(args, logger, directory, paths):
     require_merged(paths["dirty_file"], rows, ledger, tree)
 
     train = with_answers(train, ledger, tree)
-    search = Search(args.seed, checkpoint, args.device, args.batch_size, args.dirty_threshold)
+    search = Search(args.seed, checkpoint, args.device, args.batch_size, args.dirty_threshold, paths["train_file"])
     found = find_suspects(train, ledger, tree, args.strategy, search, args.margin)
     worst, names = found.order[: args.dirty_num], [tuple(tree.labels[i] for i in labels) for labels in train.labels]
     if found.resting:

@@ -21,13 +21,14 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.features import Features
 from analysis.neighbours import nearest
 from analysis.shifts import moved_labels, shifts
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.decisions import decide, probabilities_of
 from hierarchical.devices import set_device
 from hierarchical.linear import with_linear
-from hierarchical.modeling import classify_features, encode_features
+from hierarchical.modeling import classify_features
 from hierarchical.rows import read_texts
 from utils import (
     InputError,
@@ -56,7 +57,7 @@ def parse_args(argv):
         "--sample_file", required=True, help="texts in service: answers of the server, or any file of texts"
     )
     data.add_argument("--max_texts", type=int, default=5000, help="of each set, at most; the last ones of the sample")
-    add_checkpoint_arguments(parser, batch_size=32)
+    add_checkpoint_arguments(parser, batch_size=16)
     result = parser.add_argument_group("result")
     result.add_argument("--output_file", type=Path, help="the numbers, as JSON")
     args = parser.parse_args(argv)
@@ -77,12 +78,12 @@ def read(path, tree, most, logger):
     return texts[-most:]
 
 
-def measure(texts, checkpoint, model, batch_size, name):
-    """({measure: float [N]}, features float32 [N, H], predicted labels bool [N, L]) of texts."""
+def measure(texts, path, checkpoint, kept, name):
+    """({measure: float [N]}, features float32 [N, H], predicted labels bool [N, L]) of texts; kept: a Features."""
     counts = [checkpoint.tokenizer.count(text) for text in texts]
     tokens = np.array([length for length, _ in counts], float)
-    features = encode_features(model, checkpoint.tokenizer, texts, batch_size, name)
-    logits = with_linear(classify_features(model, features), checkpoint.linear, texts)
+    features = kept.of(texts, path, name)
+    logits = with_linear(classify_features(kept.model, features), checkpoint.linear, texts)
     probabilities = probabilities_of(logits, checkpoint.tree, checkpoint.decision)
     labels = decide(probabilities, checkpoint.tree, checkpoint.decision)
     measures = {
@@ -132,9 +133,9 @@ def main(argv=None):
         require_outputs({"--output_file": args.output_file}, paths)
 
     set_device(args.device)
-    model = checkpoint.load_model()
+    kept = Features(checkpoint, checkpoint.load_model(), checkpoint.tokenizer, args.batch_size, directory)
     dev, sample = (
-        measure(part, checkpoint, model, args.batch_size, name) for part, name in zip(texts, ("dev", "sample"))
+        measure(part, path, checkpoint, kept, name) for part, path, name in zip(texts, paths, ("dev", "sample"))
     )
     dev[0]["likeness to dev"], sample[0]["likeness to dev"] = likeness(dev[1], sample[1])
     found, moved = shifts(dev[0], sample[0]), moved_labels(dev[2], sample[2])

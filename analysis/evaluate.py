@@ -11,7 +11,7 @@
 Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/formats.py); dev alone without a train file
         dataset_dir/label.txt              if it is there, it must be what the checkpoint was trained with
         params_path/                       weights, tokenizer, labels, maximum length and decision settings
-        compare/                           another checkpoint, with settings of its own, that this one is held against
+        compare/                           other checkpoints, with settings of their own, that this one is held against
         unseen, unseen_encoder/            new labels, which the rows may have, and what predict.py reads for them
 Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels in class-index order, joined by commas
         bad_case_labels.txt beside it, with more than 200 labels: their scores, which the log has otherwise
@@ -46,9 +46,12 @@ from hierarchical.batches import row_windows
 from hierarchical.calibration import METHODS
 from hierarchical.checkpoints import require_same_labels, write_decision
 from hierarchical.decisions import probabilities_of, recalibrated
+from hierarchical.dynamics import read_dynamics
+from hierarchical.formats import existing
 from hierarchical.identity import DECISION
 from hierarchical.ledger import Ledger, confirmed_rows
 from hierarchical.predictor import Predictor
+from hierarchical.rows import Rows, load_texts
 from hierarchical.selective import LEAST_ROWS
 from hierarchical.sets import only_writer
 from hierarchical.unseen import require_no_number
@@ -78,8 +81,8 @@ from utils import (
 
 WEIGHTS = ("model.safetensors", "linear.safetensors")
 TOLD = (
-    "decoding threshold min_labels max_labels top_k tune_threshold select_by compare baseline max_seq_length "
-    "long_text window_stride max_windows"
+    "decoding threshold min_labels max_labels top_k tune_threshold select_by compare more_seeds baseline "
+    "max_seq_length long_text window_stride max_windows"
 ).split()
 LOGGED_LABELS = 200  # with more of them, the lines of each are in a file
 
@@ -100,16 +103,23 @@ def parse_args(argv):
     result.add_argument("--bad_case_file", default="bad_case.txt", help="a bare name lies in dataset_dir")
     result.add_argument("--output_json", help="write all scores to this file")
     result.add_argument("--report", help="write a web page with scores, charts and wrong rows to this file")
-    how = "a map of dev and train rows in the report, by the model's features"
+    how = "a map of dev and train rows and unlabelled texts in the report, by the model's features"
     result.add_argument("--data_map", action="store_true", help=how)
-    how = "another checkpoint: what has changed since, and whether that could be luck"
-    result.add_argument("--compare", help=how)
+    result.add_argument("--unlabeled_file", default="data.txt", help="texts for the data map, if it is there; '': none")
+    how = "another checkpoint, or several of other seeds: what has changed since, and whether that could be luck"
+    result.add_argument("--compare", nargs="+", metavar="DIR", help=how)
+    how = "with --compare: further trainings like that of --params_path, from other seeds"
+    result.add_argument("--more_seeds", nargs="+", metavar="DIR", help=how)
     result.add_argument("--baseline", action="store_true", help="show a linear classifier's scores beside the model's")
     add_unseen_arguments(parser)
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
+    if args.more_seeds and not args.compare:
+        parser.error("argument --more_seeds: goes with --compare")
+    if args.more_seeds and (args.tune_threshold or args.calibrate):
+        parser.error("argument --more_seeds: --tune_threshold and --calibrate are for one model; call them for each")
     if args.data_map and not args.report:
         parser.error("argument --data_map: is part of a report, which --report writes")
     about_known = ("tune_threshold", "calibrate", "report", "compare", "baseline")
@@ -191,29 +201,66 @@ def calibrate(predictor, dev, decision, args, logger):
     return decision, parts
 
 
-def compared(older, rows, bad_cases, logger):
-    """The Comparison of the model with these bad cases and an older one, in the log too."""
-    older.load()
-    _, before = score_rows(older, rows, older.decision, "dev, older model")
-    comparison = compare(rows.labels, label_sets(rows, before), label_sets(rows, bad_cases), older.tree)
+def others_for(args):
+    """(the Predictors of --compare, those of --more_seeds). Raises InputError for what cannot be compared."""
+    sides = args.compare or [], [args.params_path, *(args.more_seeds or [])]
+    for side in sides:
+        paths = [Path(one).resolve() for one in side]
+        if twice := [one for one, path in zip(side, paths) if paths.count(path) > 1]:
+            raise InputError(f"{twice[0]}: given twice, which would count as two seeds. Leave it out once.")
+
+    def opened(path):
+        other = Predictor(path, kind="checkpoint", device=args.device, batch_size=args.batch_size)
+        require_same_labels(other.tree, Path(args.params_path) / "label.txt")
+        return other
+
+    return list(map(opened, sides[0])), list(map(opened, sides[1][1:]))
+
+
+def compared(args, older, alike, rows, bad_cases, logger):
+    """The Comparison of the model with these bad cases, and others of its kind, with older ones, in the log too."""
+
+    def sets(others, name):
+        for number, other in enumerate(others, start=1):
+            other.load()
+            decision = decision_from_arguments(args, other.tree, other.decision) if other in alike else other.decision
+            yield label_sets(rows, score_rows(other, rows, decision, f"dev, {name} {number}")[1])
+            other.engine.model = None  # one at a time in memory
+
+    new = [label_sets(rows, bad_cases), *sets(alike, "further seed")]
+    comparison = compare(rows.labels, list(sets(older, "older model")), new, older[0].tree)
     for line in verdicts(comparison):
         logger.info(line)
     return comparison
+
+
+def texts_of_map(directory, name, tree, logger):
+    """The unlabelled texts of a data folder as Rows without labels; None: there are none, or they are not wanted."""
+    path = name and existing(directory / name)
+    if not path:
+        return None
+    texts = load_texts(path, tree, "--unlabeled_file names texts for the data map.", logger)
+    return Rows(texts, [], 0, len(texts))
+
+
+def spelt(name, value):
+    """A flag as it is typed."""
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return " ".join([f"--{name}", *map(str, values)])
 
 
 def origin(args, dev_path, tree):
     """What the report was made of: {name: text}."""
     checkpoint = Path(args.params_path)
     weights = next(filter(Path.is_file, (checkpoint / name for name in WEIGHTS)), None)
-    flags = {name: value for name, value in vars(args).items() if name in TOLD and value not in (None, False)}
-    given = (f"--{name}" if value is True else f"--{name} {value}" for name, value in flags.items())
+    flags = [(name, value) for name, value in vars(args).items() if name in TOLD and value not in (None, False)]
     return {
         "made": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         "rows": f"{dev_path} (sha256 {file_digest(dev_path)[:16]})",
         "checkpoint": f"{checkpoint} ({weights.name}, sha256 {file_digest(weights)[:16]})" if weights else checkpoint,
         "labels": len(tree),
         "version": hierarchical.__version__,
-        "flags": " ".join(given),
+        "flags": " ".join(spelt(name, value) for name, value in flags),
     }
 
 
@@ -269,12 +316,12 @@ def main(argv=None):
     elif args.train_file:
         logger.warning(f"{train_path}: no such file, the dev rows are scored alone")
     rows["dev"] = load_reported(dev_path, tree, logger)
-    older = None
-    if args.compare:
-        older = Predictor(args.compare, kind="checkpoint", device=args.device, batch_size=args.batch_size)
-        require_same_labels(older.tree, Path(args.params_path) / "label.txt")
+    older, alike = others_for(args)
+    texts, seen = None, None
     if args.data_map:
         predictor.require_network()
+        texts = texts_of_map(directory, args.unlabeled_file, tree, logger)
+        seen = read_dynamics(args.params_path, rows["train"]) if "train" in rows else None
     if args.baseline and "train" not in rows:
         raise InputError("--baseline: needs the rows of a train file.")
     if args.calibrate not in (None, "none") and len(rows["dev"].texts) < LEAST_ROWS:
@@ -329,11 +376,15 @@ def main(argv=None):
         _, scores["baseline"] = fit_baseline(rows["train"], rows["dev"], tree, logger)
         for line in comparison(scores["dev"], scores["baseline"]):
             logger.info(line)
-    against = compared(older, rows["dev"], bad_cases, logger) if older else None
+    against = compared(args, older, alike, rows["dev"], bad_cases, logger) if older else None
     if args.report:
         facts = origin(args, dev_path, tree)
         checked = confirmed_rows(ledger, rows["dev"], tree)
-        about = facts, left_out.to_dict(), checked, against, map_points(predictor, rows, marks) if marks else None
+        points = None
+        if marks:
+            paths = {"train": train_path, "dev": dev_path, "unlabelled": directory / args.unlabeled_file}
+            points = map_points(predictor, rows | ({"unlabelled": texts} if texts else {}), marks, paths, seen)
+        about = facts, left_out.to_dict(), checked, against, points
         write_report(outputs["--report"], tree, tokenizer, rows["dev"], scores, findings, *about)
         logger.info(f"Report saved in {args.report}: open it in a browser")
     if args.output_json:

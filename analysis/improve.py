@@ -15,7 +15,6 @@ command is printed, and can be typed. What follows a bare -- goes to train.py. C
 begins the next one, which asks about what is still doubtful, and never twice.
 """
 
-import json
 import shlex
 import subprocess
 import sys
@@ -27,10 +26,11 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.merging import train_path_of
 from analysis.review_queue import QUEUE
 from hierarchical.formats import TEXT, existing, format_of
+from hierarchical.rounds import NAME, STEPS, Done, read_done, write_done
+from hierarchical.sets import only_writer
 from utils import (
     InputError,
     add_device_argument,
-    atomic_write,
     get_logger,
     make_parser,
     require_directory,
@@ -39,7 +39,6 @@ from utils import (
 )
 
 TOOLKIT = Path(__file__).resolve().parents[1]
-STEPS = ("train", "report", "texts", "ask", "merge", "retrain", "compare")
 KEPT = "dataset_dir model_name params_path device ask train_flags".split()  # of a round, for --resume and the next one
 MAY_FAIL = ("texts",)  # where there is nothing to choose, a round goes on
 
@@ -80,7 +79,7 @@ class Round:
     """
 
     def __init__(self, work_dir, settings, number, done, began=None):
-        self.path, self.settings, self.number, self.done = work_dir / "state.json", settings, number, done
+        self.path, self.settings, self.number, self.done = work_dir / NAME, settings, number, done
         self.began = began or time.time()
 
     @classmethod
@@ -88,17 +87,13 @@ class Round:
         """The round that is to be worked on. Raises InputError for a state that the flags do not fit."""
         work_dir = Path(args.work_dir)
         given = {name: getattr(args, name) for name in KEPT}
-        path = work_dir / "state.json"
-        if not path.exists():
+        path, found = work_dir / NAME, read_done(work_dir)
+        if not found:
             if args.resume:
                 raise InputError(f"{path}: no such file: there is no round to go on with. Leave --resume out.")
             return cls(work_dir, required(given), 1, [])
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            settings, number, done, began = (state[name] for name in ("settings", "round", "done", "began"))
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: is damaged. Remove it, or take another --work_dir.") from None
-        if done[-1:] == [STEPS[-1]]:
+        settings, number, done, began = found
+        if found.ended:
             if args.resume:
                 raise InputError(f"{path}: round {number} has ended. Without --resume the next one begins.")
             new = {name: value for name, value in given.items() if value and name != "device"}
@@ -121,10 +116,7 @@ class Round:
         self.save()
 
     def save(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path) as file:
-            state = {"settings": self.settings, "round": self.number, "done": self.done, "began": self.began}
-            json.dump(state, file, ensure_ascii=False, indent=1)
+        write_done(self.path.parent, Done(self.settings, self.number, self.done, self.began))
 
 
 def required(settings):
@@ -260,6 +252,12 @@ def main(argv=None):
     args = parse_args(argv)
     logger = get_logger()
     round_ = Round.open(args, logger)
+    with only_writer(args.work_dir, "wait until its round ends, or take another --work_dir"):
+        work(args, round_, logger)
+
+
+def work(args, round_, logger):
+    """Do the steps of a round that are left."""
     round_.save()
     commands = Commands(round_, args.answers, args.port)
     waits = commands.settings["ask"] == "files" and not args.answers and "ask" not in [*args.skip, *round_.done]

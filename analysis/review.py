@@ -30,7 +30,7 @@ from analysis.cases import in_directory
 from analysis.desk import KINDS, Desk
 from analysis.merging import ids_elsewhere, train_path_of, user, warn_of_torn
 from analysis.review_queue import QUEUE, ROWS_QUEUE, make_queue, queue_of_rows, read_queue, write_queue
-from deploy.simple_serving.serving import listen
+from deploy.simple_serving.addresses import listen
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.label_graph import label_files
 from hierarchical.ledger import MARGIN, Ledger, id_of

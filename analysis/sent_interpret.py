@@ -21,7 +21,8 @@ import numpy as np
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory, read_cases, report_other_predictions
-from analysis.models import feature_logits, load_model, open_checkpoint, text_features
+from analysis.features import Features
+from analysis.models import feature_logits, load_model, open_checkpoint
 from analysis.neighbours import nearest
 from analysis.report import render
 from hierarchical.checkpoints import require_same_labels
@@ -104,8 +105,7 @@ def page_case(tree, case, predicted, probabilities, supports):
 def main(argv=None):
     args = parse_args(argv)
     logger, checkpoint = get_logger(), open_checkpoint(args.params_path, args.max_seq_length)
-    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
-    directory = require_directory(args.dataset_dir)
+    tree, directory = checkpoint.tree, require_directory(args.dataset_dir)
     inputs = [
         directory / args.label_file,
         directory / args.train_file,
@@ -119,9 +119,10 @@ def main(argv=None):
 
     set_device(args.device)
     model = load_model(checkpoint)
-    train_features = text_features(model, tokenizer, train.texts, args.batch_size, "train rows")
+    kept = Features(checkpoint, model, checkpoint.tokenizer, args.batch_size, directory)
+    train_features = kept.of(train.texts, inputs[1], "train rows")
     texts = [case.text for case in cases]
-    features = text_features(model, tokenizer, texts, args.batch_size, "texts")
+    features = kept.of(texts, inputs[2], "texts")
     probabilities, selected = predict(model, features, texts, checkpoint)
     predicted = [tuple(np.flatnonzero(row).tolist()) for row in selected]
     report_other_predictions(inputs[2], cases, predicted, logger)

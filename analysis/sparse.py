@@ -8,7 +8,8 @@ Reads   dataset_dir/{train.txt, dev.txt}   (or JSON or CSV, see hierarchical/for
         dataset_dir/data.txt               with --annotate: one text per line, or rows
         dataset_dir/ledger.jsonl           what was answered: such texts are not chosen again
         params_path/                       the checkpoint
-Writes  dataset_dir/sparse.txt             the dev rows that are least alike to any training row, least first
+Writes  dataset_dir/.cache/                the features of these files, for the next call
+        dataset_dir/sparse.txt             the dev rows that are least alike to any training row, least first
         dataset_dir/support.txt            the rows nearest to them: training rows changed by --aug_strategy, with their
                                            labels, to be put after the training rows; with --annotate: texts to label
 
@@ -27,6 +28,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.augmentation import CYCLE, augment
 from analysis.cases import in_directory
+from analysis.features import Features
 from analysis.merging import (
     ids_elsewhere,
     in_order,
@@ -41,7 +43,6 @@ from analysis.words import load_dictionary
 from hierarchical.checkpoints import Checkpoint, require_same_labels
 from hierarchical.devices import set_device
 from hierarchical.ledger import Decision, Ledger, id_of
-from hierarchical.modeling import encode_features
 from hierarchical.rows import read_texts
 from utils import (
     InputError,
@@ -143,8 +144,7 @@ def choose_support(rows, similarities, threshold, number):
 def main(argv=None):
     args = parse_args(argv)
     logger, checkpoint = get_logger(), Checkpoint.open(args.params_path, args.max_seq_length, windows=False)
-    tree, tokenizer = checkpoint.tree, checkpoint.tokenizer
-    directory = require_directory(args.dataset_dir)
+    tree, directory = checkpoint.tree, require_directory(args.dataset_dir)
     require_same_labels(tree, directory / args.label_file)
     inputs = [directory / name for name in (args.train_file, args.dev_file, args.label_file, args.unlabeled_file)]
     inputs[:2] = [train_path_of(directory, name) for name in (args.train_file, args.dev_file)]
@@ -160,9 +160,9 @@ def main(argv=None):
     if args.annotate:
         elsewhere = ids_elsewhere(directory, tree)
         texts = read_candidates(inputs[3], tree, {*train.texts, *dev.texts}, elsewhere, logger)
-        texts = undecided(texts, ledger, inputs[3], logger)
+        left = undecided(texts, ledger, inputs[3], logger)
         train = with_new_rows(train, ledger, tree, elsewhere)
-        candidates = [(text, None) for text in texts]
+        candidates = [(text, None) for text in left]
     sparse_path, support_path = (in_directory(directory, name) for name in (args.sparse_file, args.support_file))
     require_row_format(sparse_path, "--sparse_file", dev_rows)
     require_row_format(support_path, "--support_file", candidates)
@@ -175,9 +175,13 @@ def main(argv=None):
         dictionary = load_dictionary("synonym", args.dictionary)
 
     set_device(args.device)
-    model = checkpoint.load_model()
-    train_features = encode_features(model, tokenizer, train.texts, args.batch_size, "train rows")
-    dev_features = encode_features(model, tokenizer, dev.texts, args.batch_size, "dev rows")
+    features = Features(checkpoint, checkpoint.load_model(), checkpoint.tokenizer, args.batch_size, directory)
+    of_file, of_ledger = train.texts[: len(train_rows)], train.texts[len(train_rows) :]
+    train_features = features.of(of_file, inputs[0], "train rows")
+    if of_ledger:
+        new = features.of(of_ledger, ledger.path, "texts that were labelled")
+        train_features = np.concatenate([train_features, new])
+    dev_features = features.of(dev.texts, inputs[1], "dev rows")
     _, similarities = nearest(dev_features, train_features, args.rationale_num_sparse)
     cover = similarities.mean(1)
     sparse = np.argsort(cover, kind="stable")[: args.sparse_num]
@@ -185,10 +189,11 @@ def main(argv=None):
     logger.info(f"Sparse data saved in {sparse_path}")
     logger.info(f"Average score in sparse data: {cover[sparse].mean():.4f}")
 
-    features = train_features
+    others = train_features
     if args.annotate:
-        features = encode_features(model, tokenizer, texts, args.batch_size, "texts")
-    rows, similarities = nearest(dev_features[sparse], features, args.rationale_num_support)
+        number = {text: i for i, text in enumerate(texts)}
+        others = features.of(texts, inputs[3], "texts")[[number[text] for text in left]]
+    rows, similarities = nearest(dev_features[sparse], others, args.rationale_num_support)
     chosen = choose_support(rows, similarities, args.support_threshold, args.support_num)
     if not chosen:
         raise InputError(

@@ -3,9 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
+from analysis.features import Features
 from analysis.neighbours import nearest
 from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
@@ -15,7 +17,7 @@ from hierarchical.devices import set_device
 from hierarchical.errors import InputError
 from hierarchical.linear import with_linear
 from hierarchical.linear_training import feature_matrix
-from hierarchical.modeling import classify_features, encode_features
+from hierarchical.modeling import classify_features
 from hierarchical.n_grams import NGrams
 
 FOLDS = 5
@@ -105,7 +107,8 @@ def n_gram_features(texts):
 class Search:
     """seed: of the folds of out_of_fold; the others are for neighbours and representer.
 
-    weight_threshold: representer counts the weights of a row that are above it
+    weight_threshold: representer counts the weights of a row that are above it; train_path: the file of the rows, in
+    whose folder features are kept
     """
 
     seed: int = 3
@@ -113,6 +116,7 @@ class Search:
     device: str = "cpu"
     batch_size: int = 16
     weight_threshold: float = 0.0
+    train_path: Path | None = None
 
 
 def out_of_fold(train, n_labels, search):
@@ -231,16 +235,22 @@ def representer(train, n_labels, search):
 
 def model_outputs(texts, search):
     """(features float32 [N, H], logits float32 [N, L]) of the checkpoint."""
-    features = encoded(texts, search)
-    model = search.checkpoint.load_model()
-    return features, with_linear(classify_features(model, features), search.checkpoint.linear, texts)
+    kept = features_of(search)
+    features = kept.of(texts, search.train_path, "train rows")
+    return features, with_linear(classify_features(kept.model, features), search.checkpoint.linear, texts)
 
 
 def encoded(texts, search):
     """Features float32 [N, H] of the checkpoint."""
+    return features_of(search).of(texts, search.train_path, "train rows")
+
+
+def features_of(search):
+    """The Features of the checkpoint, which is loaded."""
     set_device(search.device)
-    model = search.checkpoint.load_model()
-    return encode_features(model, search.checkpoint.tokenizer, texts, search.batch_size, "train rows")
+    checkpoint = search.checkpoint
+    model, directory = checkpoint.load_model(), search.train_path.parent
+    return Features(checkpoint, model, checkpoint.tokenizer, search.batch_size, directory)
 
 
 STRATEGIES = {function.__name__: function for function in (out_of_fold, neighbours, representer)}

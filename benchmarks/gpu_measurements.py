@@ -40,10 +40,11 @@ CELLS = (  # of the predictor: model, precision, the texts' own lengths or LENGT
     ("own", "float16", False), ("wide", "float16", False), ("own", "float16", True),
     ("own", "float32", False), ("own", "float32", True), ("wide", "float32", False),
 )  # fmt: skip
-TUNED = ("--batch_size", "64", "--num_threads", "2")
+ONE = ("--batch_size", "64", "--num_threads", "2")
+FOUR = ("--workers", "4", "--batch_size", "64", "--num_threads", "8")
 COMMANDS = (("own", 128, 4), ("wide", 32, 1), ("own", 32, 1), ("own", 64, 8), ("wide", 128, 4))
 # model, batch size, processes: they share windows of 4,096 rows, so that 32,768 texts are eight of them
-SERVERS = ((1, TUNED, (1, 32, 128)), (4, TUNED, (128, 256)), (1, (), (128,)))  # processes, flags, clients
+SERVERS = ((ONE, (1, 32, 128)), (FOUR, (128, 256)), ((), (128,)))  # flags, clients
 MODEL_FILES = {".onnx", ".pdmodel", ".pdiparams", ".info"}
 PREDICTED = re.compile(r"Predicted (\d+) texts in [\d.]+ s \(([\d.]+) texts/s\)")
 
@@ -278,37 +279,35 @@ def precision_of(args):
 
 
 def server(args):
-    """Requests per second and waiting times of the HTTP server, one text a request, in one process and in several."""
+    """Requests per second and waiting times of the HTTP server, one text a request, by one process and by several."""
     texts, senders = texts_of(args)[:2000], min(6, max(1, available_cores() - 2))
-    for count, flags, all_clients in SERVERS:
+    for flags, all_clients in SERVERS:
         with processes(senders) as pool, ExitStack() as servers:
             ports: list[int] = []
-            what = f"{precision_of(args)}, processes {count}, {' '.join(flags) or 'default flags'}"
-            note(args, f"{what}, start", partial(begin_servers, args, count, flags, servers, ports))
-            if not ports:
-                continue
-            load(pool, ports, texts, max(all_clients), min(1, args.seconds))  # the first calls
-            for clients in all_clients:
-                note(args, f"{what}, clients {clients}", partial(load, pool, ports, texts, clients, args.seconds))
+            what = f"{precision_of(args)}, {' '.join(flags) or 'default flags'}"
+            note(args, f"{what}, start", partial(begin_server, args, flags, servers, ports))
+            for port in ports:
+                load(pool, port, texts, max(all_clients), min(1, args.seconds))  # the first calls
+                for clients in all_clients:
+                    note(args, f"{what}, clients {clients}", partial(load, pool, port, texts, clients, args.seconds))
 
 
-def begin_servers(args, count, flags, servers, ports):
-    """Start servers, whose ends the ExitStack `servers` sees to, and add their ports to the list when all answer."""
+def begin_server(args, flags, servers, ports):
+    """Start a server, whose end the ExitStack `servers` sees to, and add its port to the list when it answers."""
     began = time.perf_counter()
-    running = [servers.enter_context(serving(args, number, flags)) for number in range(count)]
-    ports += [port() for port in running]
-    return {"s until they answer": time.perf_counter() - began}
+    ports.append(servers.enter_context(serving(args, flags)))
+    return {"s until it answers": time.perf_counter() - began}
 
 
 @contextmanager
-def serving(args, number, flags):
-    """A server that starts; yields a function that waits until it answers, and tells its port."""
-    log = args.work_dir / f"server{number}.log"
+def serving(args, flags):
+    """A server that answers; yields its port."""
+    log = args.work_dir / "server.log"
     words = ["deploy/simple_serving/server.py", "--model_path", args.work_dir / "own", "--device", args.device]
     words += ["--precision", precision_of(args), "--port", 0, *flags]
     process = start([sys.executable, *words], log)
     try:
-        yield lambda: int(wait_for(lambda text: re.search(r"Serving on \S+:(\d+);", text), process, log, 60)[1])
+        yield int(wait_for(lambda text: re.search(r"Serving on \S+:(\d+);", text), process, log, 60)[1])
     finally:
         process.terminate()
         try:

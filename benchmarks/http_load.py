@@ -1,6 +1,6 @@
 """Load on an HTTP server in a closed loop, from several processes, with nothing but Python. No script of its own.
 
-figures = load(processes(4), [8189], texts, clients=128, seconds=3)
+figures = load(processes(4), 8189, texts, clients=128, seconds=3)
 """
 
 import asyncio
@@ -50,26 +50,26 @@ async def client(port, requests, first, began, seconds):
     return times, failed
 
 
-def clients_of_process(ports, texts, numbers, began, seconds):
-    """[(milliseconds, failed)] of the clients with these numbers, one after the other on the ports in turn."""
+def clients_of_process(port, texts, numbers, began, seconds):
+    """[(milliseconds, failed)] of the clients with these numbers."""
     requests = [(text, request_of(text)) for text in texts]
 
     async def all_of_them():
         step = max(1, len(requests) // 131)  # clients begin at different texts
-        loops = (client(ports[n % len(ports)], requests, n * step, began, seconds) for n in numbers)
+        loops = (client(port, requests, n * step, began, seconds) for n in numbers)
         return await asyncio.gather(*loops)
 
     return asyncio.run(all_of_them())
 
 
-def load(pool, ports, texts, clients, seconds):
+def load(pool, port, texts, clients, seconds):
     """Requests per second of all clients together, p50 and p99 in ms, and how many were not answered rightly.
 
     The rate counts answers within `seconds`, from a moment on when every client is connected.
     """
     count, began = min(clients, pool._max_workers), time.time() + 1
     shares = [range(i, clients, count) for i in range(count)]
-    parts = [pool.submit(clients_of_process, ports, texts, share, began, seconds) for share in shares]
+    parts = [pool.submit(clients_of_process, port, texts, share, began, seconds) for share in shares]
     answers = [answer for part in parts for answer in part.result()]
     times = [time for part, _ in answers for time in part]
     p50, p99 = np.percentile(times, [50, 99]).tolist() if times else (float("nan"),) * 2

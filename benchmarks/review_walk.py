@@ -14,7 +14,6 @@ from the last key to the next row on the screen. A Chinese character that is sea
 """
 
 import json
-import random
 import re
 import shutil
 import statistics
@@ -26,29 +25,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from utils import SEPARATOR, LabelTree, load_rows, make_parser, run
+from benchmarks.planting import plant
+from utils import SEPARATOR, LabelTree, make_parser, run
 
 READ, DECIDE, KEY = 60 / 255, 1.35, 0.28  # seconds: a character, an answer, a key
-
-
-def plant(source, folder, errors, seed):
-    """Copy a data folder with wrong labels in it; the right ones: {text: set of names}."""
-    folder.mkdir(parents=True)
-    for name in ("label.txt", "dev.txt"):
-        shutil.copy(source / name, folder / name)
-    tree, rng = LabelTree.read(source / "label.txt"), random.Random(seed)
-    rows = load_rows(source / "train.txt", tree)
-    wrong = set(rng.sample(range(len(rows.texts)), errors))
-    leaves = [i for i in range(len(tree)) if not tree.children[i]]
-    with open(folder / "train.txt", "w", encoding="utf-8") as file:
-        for i, (text, labels) in enumerate(zip(rows.texts, rows.labels)):
-            if i in wrong:
-                own = [k for k in labels if k in leaves]
-                gone = rng.choice(own or list(labels))
-                kept = [k for k in labels if k in leaves and k != gone]
-                labels = tree.closure([*kept, rng.choice([k for k in leaves if k not in labels])])
-            file.write(f"{text}\t{','.join(tree.labels[k] for k in labels)}\n")
-    return {text: {tree.labels[k] for k in labels} for text, labels in zip(rows.texts, rows.labels)}
 
 
 def deepest(names):

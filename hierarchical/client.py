@@ -117,6 +117,11 @@ def body_of(texts: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     return {"texts": texts} | {name: value for name, value in settings.items() if value is not None}
 
 
+def question(text: str, labels: list[str] | None, model: str | None) -> dict[str, Any]:
+    """The body that asks for an explanation."""
+    return {"text": text} | {name: value for name, value in (("labels", labels), ("model", model)) if value}
+
+
 def predictions(content: dict[str, Any]) -> list[Prediction]:
     return [
         Prediction(
@@ -167,8 +172,7 @@ class Client:
 
     def explain(self, text: str, labels: list[str] | None = None, model: str | None = None) -> Explanation:
         """By how much the probability of each label falls without each word. labels: None: the predicted ones."""
-        body = {"text": text} | {name: value for name, value in (("labels", labels), ("model", model)) if value}
-        return explanation(self._ask("POST", "/v1/explain", body))
+        return explanation(self._ask("POST", "/v1/explain", question(text, labels, model)))
 
     def models(self) -> list[dict[str, Any]]:
         """The models behind the server's port, as /v1/models lists them."""
@@ -234,8 +238,7 @@ class AsyncClient:
 
     async def explain(self, text: str, labels: list[str] | None = None, model: str | None = None) -> Explanation:
         """See Client.explain."""
-        body = {"text": text} | {name: value for name, value in (("labels", labels), ("model", model)) if value}
-        return explanation(await self._ask("POST", "/v1/explain", body))
+        return explanation(await self._ask("POST", "/v1/explain", question(text, labels, model)))
 
     async def models(self) -> list[dict[str, Any]]:
         """See Client.models."""

@@ -8,6 +8,8 @@ from logging import Logger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import hierarchical
 from hierarchical.console import get_logger
 from hierarchical.devices import installed, launched_processes
@@ -118,6 +120,18 @@ def write_run_files(save_dir: Path, arguments: dict, tree: LabelTree, train: Row
     sizes = {"labels": len(tree), "train_rows": len(train.texts), "dev_rows": len(dev.texts) if dev else 0}
     with atomic_write(save_dir / "run.json") as file:
         json.dump({"arguments": arguments, "versions": versions, "data": sizes}, file, ensure_ascii=False, indent=1)
+
+
+def explain_zero(logger: Logger, scores: dict, train: Rows, tree: LabelTree, learning_rate: float) -> None:
+    """Say why nothing is predicted, with the numbers to act on."""
+    counts = train.label_counts(len(tree))
+    logger.warning(
+        f"F1 is 0: {scores['labels_never_predicted']} of {len(tree)} labels are never predicted. The checkpoint was "
+        f"saved all the same. Training rows per label: least {counts.min()}, median {int(np.median(counts))}, most "
+        f"{counts.max()}; learning rate {learning_rate:g}. Few rows need more --epochs or a higher "
+        "--learning_rate; training from scratch may start like this. `python analysis/baseline.py` shows in a minute "
+        "whether the labels can be learned from these texts."
+    )
 
 
 def require_same_start(path: str | Path, tokenizer: Tokenizer, label_file: str | Path | None = None) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from hierarchical.console import progress_bar
 from hierarchical.cpu_kernels import flush_denormals, speed_up
+from hierarchical.dynamics import Dynamics
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.long_texts import Windows
@@ -29,7 +30,7 @@ from hierarchical.shortlist import SampledHead
 from hierarchical.weights import write_tensors
 from hierarchical.window_training import joined_logits
 
-STATE = "state.safetensors"
+STATE, DYNAMICS = "state.safetensors", "dynamics"
 BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense", "long_text": "cut"}  # version 0.9.0's, whose states say none
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -149,7 +150,10 @@ class Trainer:
     """The model, its optimizer and how far they have come; `state()` is all that --resume needs.
 
     head: of the model, if its steps see a shortlist of the labels; windows: of the tokenizer that made the ids
+    dynamics: what is noted about train rows, if it is
     """
+
+    dynamics: Dynamics | None = None
 
     def __init__(
         self,
@@ -208,6 +212,8 @@ class Trainer:
             labels = shortlist.multi_hot(own) if shortlist else soft_targets(own, self.model.config.num_labels)
             with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
                 logits = self.logits_of([ids[row] for row in part], labels, pad_id, i)
+            if self.dynamics:
+                self.dynamics.note(rows[i * self.world + self.rank :: parts], labels, logits)
             labels = paddle.to_tensor(labels, "float32")
             loss = LOSSES[settings.loss].of_batch(logits.astype("float32"), labels, *weights)
             loss = loss * (self.world / len(rows))
@@ -241,6 +247,11 @@ class Trainer:
         self.paddle.seed((self.settings.seed * 1_000_003 + self.step) * self.world + self.rank)
         self.optimizer.set_lr(self.settings.learning_rate * self.factor(self.step))
 
+    def share(self) -> None:
+        """Let the process that saves the state know what the others have noted."""
+        if self.dynamics:
+            self.dynamics.share(self.paddle)
+
     def any_process(self, flag: object) -> bool:
         """True on every process if `flag` is true on one, so that all leave a loop at the same step."""
         if self.world == 1:
@@ -258,11 +269,14 @@ class Trainer:
             for key, value in moments.items():  # keys are <parameter's internal name>_<moment>_0
                 if key.startswith(f"{parameter.name}_"):
                     tensors[f"{key[len(parameter.name) + 1 :]}/{name}"] = value
+        tensors |= {DYNAMICS: self.dynamics.values} if self.dynamics else {}
         return tensors | self.head.state() if self.head else tensors
 
     def restore(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Take over the arrays of `state()`, after `step` updates."""
         self.step, moments = step, {}
+        if self.dynamics:
+            self.dynamics.restore(arrays.get(DYNAMICS))
         arrays = self.head.restore(arrays) if self.head else arrays
         for name, parameter in self.model.named_parameters():
             parameter.set_value(arrays[f"parameter/{name}"])
@@ -311,6 +325,8 @@ def train_epoch(
     state goes every `save_steps` updates.
     """
     number = progress.epoch + 1
+    if trainer.dynamics:
+        trainer.dynamics.epoch = progress.epoch
     since, started = progress.step, time.perf_counter()
     with progress_bar(len(batches), f"epoch {number}", progress.batch) as bar:
         for batch in range(progress.batch, len(batches)):
@@ -330,10 +346,14 @@ def train_epoch(
                     scalars.add_scalar("train/loss", loss, trainer.step)
                     scalars.add_scalar("train/learning_rate", trainer.optimizer.get_lr(), trainer.step)
                 since, started = trainer.step, time.perf_counter()
-            if is_due(trainer.settings.save_steps, trainer.step) and save_dir and trainer.rank == 0:
-                save_state(save_dir / STATE, trainer, progress)
+            if is_due(trainer.settings.save_steps, trainer.step) and save_dir:
+                trainer.share()
+                if trainer.rank == 0:
+                    save_state(save_dir / STATE, trainer, progress)
             if trainer.any_process(stop):
+                trainer.share()
                 return False
+    trainer.share()
     return True
 
 
@@ -376,6 +396,8 @@ def save_progress(save_dir: Path, trainer: Trainer, progress: Progress) -> None:
     """After an evaluation: metrics.jsonl, a line for each of them, and the state to go on from."""
     with atomic_write(save_dir / "metrics.jsonl") as file:
         file.writelines(f"{json.dumps(entry)}\n" for entry in progress.history)
+    if trainer.dynamics:
+        trainer.dynamics.write(save_dir)
     save_state(save_dir / STATE, trainer, progress)
 
 

@@ -44,7 +44,7 @@ IN_ENGLISH = {
     "必填": REQUIRED,
     "关": OFF,
     "与训练时相同": "as in training",
-    "dataset_dir 中的 .tokens": ".tokens in dataset_dir",
+    "dataset_dir 中的 .cache/tokens": ".cache/tokens in dataset_dir",
     "100，且不少于验证集的批数": "100, and at least as many as dev has batches",
     "全部核": "all cores",
     "放得下多少就多少": "as many as there is room for",

@@ -337,7 +337,7 @@ def wait_for(process, text):
 @pytest.mark.slow
 def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train, rows_dir, tmp_path, capsys):
     """While it runs, another one into its directory is refused; a kill gives the directory free."""
-    flags = ["--epochs", "3", "--learning_rate", "1e-3", "--warmup_steps", "4"]
+    flags = ["--epochs", "3", "--learning_rate", "1e-3", "--warmup_steps", "4", "--keep_dynamics"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_train("--dataset_dir", rows_dir, "--save_dir", whole, *flags)
 
@@ -361,6 +361,10 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
     assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
     assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
     assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+    with np.load(whole / "dynamics.npz") as noted:
+        assert noted["values"].shape == (3, 20) and (0 <= noted["values"]).all() and (noted["values"] <= 1).all()
+        assert np.array_equal(noted["values"], arrays(broken / "state.safetensors")["dynamics"])
+        assert noted["values"][2].mean() > noted["values"][0].mean() + 0.1, "it learns"
 
 
 @pytest.mark.slow
@@ -712,6 +716,7 @@ def test_two_gloo_processes_equal_one_with_the_same_global_batch(run_train, rows
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (model / "config.json").write_text(json.dumps(config))
     common = ["--dataset_dir", str(rows_dir), "--model_name", str(model), "--epochs", "2", "--learning_rate", "1e-3"]
+    common.append("--keep_dynamics")
     run_train(*common, "--batch_size", 4, "--save_dir", tmp_path / "one")
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     command += ["--log_dir", str(tmp_path / "log"), "train.py", *QUICK, *common, "--batch_size", "2"]
@@ -726,7 +731,7 @@ def test_two_gloo_processes_equal_one_with_the_same_global_batch(run_train, rows
         assert a["micro_f1"] == b["micro_f1"] and a["macro_f1"] == b["macro_f1"]
     first, second = arrays(tmp_path / "one" / "state.safetensors"), arrays(tmp_path / "two" / "state.safetensors")
     for name in first:
-        if name.startswith("parameter/") and NO_GRADIENT not in name:
+        if name == "dynamics" or name.startswith("parameter/") and NO_GRADIENT not in name:
             np.testing.assert_allclose(first[name], second[name], atol=2e-3, err_msg=name)
     assert (tmp_path / "two" / "train.log").read_text("utf-8").count("eval loss") == 2  # one writer
 

@@ -7,6 +7,8 @@
 An answer names the annotation that it came from, so that nothing has to be remembered but the ledger.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from hierarchical.formats import JSON_LINES, existing, format_of
 from hierarchical.labels import SEPARATOR, LabelTree
 from hierarchical.ledger import Decision, Ledger, id_of, standing
 from utils import require_directory
+
+
+class NotKept(Exception):
+    """The ledger can't be read or written now: a full disk, another process that holds it, a line that was edited."""
 
 
 class Answers:
@@ -40,7 +46,7 @@ class Answers:
         """Put annotations into the ledger; how many were new.
 
         records: (where, {"task", "annotation"}); source: what the annotations are numbered in
-        Raises InputError for one that is none, or has a label that the tree has not: then none of them is kept.
+        Raises InputError for one that is none, or has a label that the tree has not, and NotKept: then none is kept.
         """
         problems, fields = Problems(), Fields(project.text_field, project.control)
         own = [(where, of_control(project.control, record)) for where, record in records]
@@ -48,18 +54,21 @@ class Answers:
         via = {where: of_annotation(source, record["annotation"].get("id")) for where, record in records}
         decisions = [self._decision(project, one, via[one.where], problems) for one in found if one.annotator != "None"]
         problems.raise_if_any()
-        return self.ledger.add(decision for decision in decisions if decision)
+        with ledger_at_hand():
+            return self.ledger.add(decision for decision in decisions if decision)
 
     def take_back(self, numbers: list[Any], source: str) -> int:
-        """The answers that came from annotations with these numbers hold no more; how many they were."""
-        self.ledger.refresh()
+        """The answers that came from annotations with these numbers hold no more; how many. Raises NotKept."""
+        with ledger_at_hand():
+            self.ledger.refresh()
         wanted, undone = {of_annotation(source, number) for number in numbers}, []
         for text_id, lines in self.ledger.decisions.items():
             lines = [one for one in lines if one.id == text_id]  # an edited text is found by a second id
             while mine := next((one for one in standing(lines) if one.via in wanted), None):
                 lines.append(Decision(text_id, "undone", mine.who, via=mine.via))  # else what it was before would hold
                 undone.append(lines[-1])
-        return self.ledger.add(undone)
+        with ledger_at_hand():
+            return self.ledger.add(undone)
 
     def given(self, project: Project, tasks: list[dict]) -> list[list[dict]]:
         """For each task the labels that its row had when it was put up for review, as a prediction.
@@ -96,6 +105,14 @@ class Answers:
             names = [tree.labels[i] for i in tree.closure(tree.index[name] for name in names)]
         more = {"id": one.row_id, "via": via, "final": one.checked}
         return self.ledger.answer(text.strip(), one.annotator, names, **more)
+
+
+@contextmanager
+def ledger_at_hand() -> Iterator[None]:
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise NotKept(str(error)) from None
 
 
 def of_control(control: str, record: dict) -> dict:

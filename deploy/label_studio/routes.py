@@ -5,6 +5,7 @@ It sends more fields than are read here, and a later version may send others: th
 
 import asyncio
 import json
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from deploy.label_studio.answers import Answers
+from deploy.label_studio.answers import Answers, NotKept
 from deploy.label_studio.projects import Project
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.model import Work
@@ -61,16 +62,28 @@ class WebhookAnswer(BaseModel):
     answers: int = Field(description="lines that were added to the ledger")
 
 
+class TrainAnswer(BaseModel):
+    answers: int = Field(description="how many the ledger has")
+
+
 class VersionsAnswer(BaseModel):
     versions: list[str]
 
 
-def add_routes(app, service, post, directory=None, control=None):
+def add_routes(app, service, post, directory=None, control=None, trainer=None):
     """Give the server's app these routes.
 
-    directory: the data folder that answers go into, None: they are not kept; control: as --label_control names it
+    directory: the data folder that answers go into, None: they are not kept; control: as --label_control names it;
+    trainer: a training.Trainer, None: the server trains nothing
     """
     answers = Answers(directory, service.model.tree) if directory else None
+
+    async def reload():
+        with suppress(Refusal):  # the log tells why
+            await service.reload()
+
+    if trainer:
+        service.tasks.append(partial(trainer.run, reload))
     writing, told = asyncio.Lock(), set()
 
     @post("/setup", SetupBody, SetupAnswer, *STATUSES)
@@ -113,7 +126,7 @@ def add_routes(app, service, post, directory=None, control=None):
         refuse_pages(request)
         body = await service.read(request, WebhookBody)
         if body.action == TRAIN:
-            raise refused_training()
+            start_training(trainer)
         if body.action not in (*SUBMITTED, DELETED):
             return JSONResponse({"answers": 0})
         if not answers:
@@ -127,16 +140,25 @@ def add_routes(app, service, post, directory=None, control=None):
                 project = project_of(label_config, service.find(None), control, "body.project.label_config")
                 work = partial(answers.add, project, pairs_of(body), source_of(body))
             async with writing:
-                return JSONResponse({"answers": await asyncio.to_thread(work)})
+                new = await asyncio.to_thread(work)
         except InputError as error:
             get_logger().error(f"An answer was not kept: {error}")
             raise Refusal(422, "body", str(error), "Correct it in Label Studio, and update the annotation.") from None
+        except NotKept as error:
+            get_logger().error(f"An answer was not kept: {error}")
+            how = "The server's log tells why; when that is mended, update the annotation in Label Studio."
+            raise Refusal(503, "server", "the ledger is out of reach", how, {"Retry-After": "5"}, "ledger") from None
+        if trainer:
+            trainer.look()
+        return JSONResponse({"answers": new})
 
-    @post("/train", None, None, *STATUSES, 409)
+    @post("/train", None, TrainAnswer, *STATUSES, 409)
     async def train(request: Request):
-        """Refused: training takes a round of its own."""
+        """Train now, without waiting for more answers; refused by a server that does not train."""
+        refuse_pages(request)
         service.admit(request, "classify")
-        raise refused_training()
+        start_training(trainer)
+        return JSONResponse({"answers": trainer.known})
 
     @app.get("/versions")
     async def versions(request: Request) -> VersionsAnswer:
@@ -202,6 +224,9 @@ def source_of(body):
     return f"Label Studio, project {project.get('id')} of {project.get('created_at')}"
 
 
-def refused_training():
-    how = "Train with analysis/improve.py, export, and load the model anew by SIGHUP or /admin/reload."
-    return Refusal(409, "server", "it trains nothing", how)
+def start_training(trainer):
+    """Let the trainer begin. Raises Refusal, 409, if there is none."""
+    if not trainer:
+        how = "Start the server with --train_after, or train with analysis/improve.py, export, and send it SIGHUP."
+        raise Refusal(409, "server", "it trains nothing", how)
+    trainer.look(now=True)

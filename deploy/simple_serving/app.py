@@ -36,7 +36,9 @@ def make_app(service, hosts, log=None, spans=None, add_routes=None):
     @asynccontextmanager
     async def lifespan(app):
         service.start()
-        if hasattr(signal, "SIGHUP"):
+        if service.worker:
+            await service.worker.join(service)
+        elif hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.reload_in_background)
         yield
         service.stop()
@@ -111,7 +113,7 @@ def make_app(service, hosts, log=None, spans=None, add_routes=None):
     async def reload(request: Request):
         """Load the model files anew. Needs a key, so a server that has none refuses it; SIGHUP does the same."""
         require_admin(request)
-        await service.reload()
+        await service.changes.reload()
         return JSONResponse(service.state("reloaded", request).model_dump())
 
     @app.get("/v1/models", responses={401: {"model": bodies.ErrorAnswer}, 403: {"model": bodies.ErrorAnswer}})
@@ -125,7 +127,7 @@ def make_app(service, hosts, log=None, spans=None, add_routes=None):
         """Load one of the models that the server was started with, anew if it is there. Needs the right admin."""
         require_admin(request)
         service.models.require_known(name, "path", 404)
-        await service.load(name)
+        await service.changes.load(name)
         return JSONResponse(service.models.state(name).model_dump())
 
     @post("/v1/models/{name}/unload", None, bodies.ModelState, 401, 403, 404, 409)
@@ -133,7 +135,7 @@ def make_app(service, hosts, log=None, spans=None, add_routes=None):
         """Free the memory of one of them. Needs the right admin."""
         require_admin(request)
         service.models.require_known(name, "path", 404)
-        await service.unload(name)
+        await service.changes.unload(name)
         return JSONResponse(service.models.state(name).model_dump())
 
     @app.get("/health")
@@ -153,7 +155,7 @@ def make_app(service, hosts, log=None, spans=None, add_routes=None):
         @app.get("/metrics", response_class=Response)
         async def metrics():
             """Figures for Prometheus."""
-            return Response(generate_latest(service.figures.registry), media_type=CONTENT_TYPE_LATEST)
+            return Response(generate_latest(await service.collect()), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page():

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError
@@ -17,9 +18,13 @@ class Journal:
     The file is opened anew a second after it was moved away, so logrotate needs no signal. Where it cannot be written,
     as on a full disk, the server goes on without it and says so once, until lines can be written again. Raises
     InputError if it cannot be opened at all. What is made is for its owner and group alone.
+
+    lock: held while a line is written to standard output, where other processes write theirs: in a pipe long ones would
+    get mixed up. At the end of a file the system sees to that.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, lock=None):
+        self.lock = lock if lock and str(path) == "-" else nullcontext()
         self.path, self.failing, self.looked = str(path), False, time.monotonic()
         try:
             self.file = sys.stdout.fileno() if self.path == "-" else self._open()
@@ -31,7 +36,8 @@ class Journal:
         line = json.dumps(row, ensure_ascii=False) + "\n"
         try:
             self._follow()
-            os.write(self.file, line.encode("utf-8", "backslashreplace"))
+            with self.lock:
+                os.write(self.file, line.encode("utf-8", "backslashreplace"))
         except OSError as error:
             if not self.failing:
                 get_logger().error(f"{self.path}: {error.strerror}; lines are lost until this is mended")

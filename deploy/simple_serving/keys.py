@@ -17,6 +17,7 @@ from pathlib import Path
 
 from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.key import digest, is_name, read_api_key
+from deploy.simple_serving.shared import Usage
 from hierarchical.console import get_logger
 from hierarchical.errors import InputError, Problems
 from hierarchical.files import read_lines, require_file
@@ -25,15 +26,6 @@ RIGHTS = ("classify", "explain", "admin")
 FIELDS = ("name", "sha256", "rights", "texts_per_second", "concurrency")
 LOOK_SECONDS = 1  # between two looks at files that may change
 ALONE = "key"  # the name of the one of --api_key_file
-
-
-@dataclass(slots=True)
-class Usage:
-    """What a key has in use; it outlives a reread of the file."""
-
-    active: int = 0
-    allowance: float = math.inf  # texts it may ask for now; below 0 after a request larger than that
-    at: float = 0.0  # when that was so
 
 
 @dataclass(slots=True)
@@ -47,41 +39,37 @@ class Key:
 
     def begin(self):
         """Count a request of it as being worked on; raise Refusal, 429, where there are enough."""
-        if self.concurrency is not None and self.usage.active >= self.concurrency:
+        if active := self.usage.begin(self.concurrency):
             how = "Wait for their answers, then ask again."
-            raise Refusal(
-                429, "header X-API-Key", f"{self.usage.active} requests of this key are being worked on", how,
-                {"Retry-After": "1"}, "concurrency",
-            )  # fmt: skip
-        self.usage.active += 1
+            what = f"{active} requests of this key are being worked on"
+            raise Refusal(429, "header X-API-Key", what, how, {"Retry-After": "1"}, "concurrency")
 
     def end(self):
-        self.usage.active -= 1
+        self.usage.end()
 
     def take(self, texts):
-        """Let so many texts pass, or raise Refusal, 429. A second's worth may be saved; a large request is a debt."""
-        if (rate := self.texts_per_second) is None:
-            return
-        usage, now = self.usage, time.monotonic()
-        usage.allowance, usage.at = min(rate, usage.allowance + (now - usage.at) * rate), now
-        if usage.allowance <= 0:
-            seconds = max(1, math.ceil(-usage.allowance / rate))
+        """Let so many texts pass, or raise Refusal, 429."""
+        if (rate := self.texts_per_second) and (seconds := self.usage.take(rate, texts)):
             what, how = f"more than {rate:g} texts a second with this key", "Ask again later, or for a higher limit."
             raise Refusal(429, "header X-API-Key", what, how, {"Retry-After": str(seconds)}, "rate")
-        usage.allowance -= texts
+
+    def give_back(self, texts):
+        """Texts that were let pass, and then refused for another reason."""
+        if self.texts_per_second:
+            self.usage.give_back(texts)
 
 
 class Keys:
     """The keys that are known: those of a file, and the one of --api_key_file or the environment, which may all.
 
-    Files are looked at again once a second at most; what is broken is told once and changes nothing.
-    Raises InputError if they are broken from the start.
+    Files are looked at again once a second at most; what is broken is told once and changes nothing. shared: a
+    shared.Shared, where other processes count with this one. Raises InputError if the files are broken from the start.
     """
 
-    def __init__(self, path=None, api_key_file=None):
-        self.path, self.api_key_file = path, api_key_file
+    def __init__(self, path=None, api_key_file=None, shared=None):
+        self.path, self.api_key_file, self.shared = path, api_key_file, shared
         self.files = [Path(file) for file in (path, api_key_file) if file]
-        self.known, self.looked, self.mark = {}, time.monotonic(), self._mark()
+        self.usages, self.looked, self.mark = {}, time.monotonic(), self._mark()
         self.known = self._read()
 
     def __bool__(self):
@@ -120,9 +108,9 @@ class Keys:
         keys = read_keys(self.path) if self.path else []
         if alone := read_api_key(self.api_key_file):
             keys.append(Key(ALONE, digest(alone), frozenset(RIGHTS)))
+        usages = self.shared.usages([key.name for key in keys]) if self.shared else self.usages
         for key in keys:
-            if key.name in self.known:
-                key.usage = self.known[key.name].usage
+            key.usage = usages.setdefault(key.name, key.usage)
         return {key.name: key for key in keys}
 
 

@@ -1,6 +1,7 @@
 """What is served: a model with its labels, answers to texts, and the words that an answer depends on."""
 
 import copy
+import hashlib
 import json
 import logging
 import re
@@ -34,6 +35,7 @@ class Model:
     reads_all: the answer may depend on what comes after a text's last token, too
     has_changed: whether the files are no longer those that were read, asked all the time; None: never look
     version: tells one set of numbers from another; None: when it was loaded
+    identity: the same where all answers are; None: the version
     beside: the WithUnseen whose new labels are answered, too; None: there are none
 
     trained: the labels that decision settings are about, which are all but the new ones; known: how many, or None
@@ -45,7 +47,7 @@ class Model:
 
     def __init__(
         self, path, config, tree, tokenizer, decision, score,
-        has_changed=None, singly=False, reads_all=False, version=None, beside=None,
+        has_changed=None, singly=False, reads_all=False, version=None, identity=None, beside=None,
     ):  # fmt: skip
         self.path, self.tree, self.tokenizer, self.decision = path, tree, tokenizer, decision
         self.score, self.has_changed, self.singly, self.reads_all = score, has_changed, singly, reads_all
@@ -56,6 +58,7 @@ class Model:
         self.most_tokens = config.get("max_position_embeddings", self.max_seq_length)
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.version = version or self.loaded
+        self.identity = identity or self.version
         # a text of full length: what the first ones would wait for is done
         self.probabilities(["第一句，a first text " * (self.max_seq_length // 8 + 1)], [self.max_seq_length])
 
@@ -85,10 +88,7 @@ def load_exported(path, precision, max_seq_length=None, device="cpu", backend="o
     predictor = Predictor(path, precision, kind="export", **settings, **long_text)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
     singly, reads_all = predictor.singly, predictor.linear is not None or unseen is not None
-    version, beside = file_digest(file)[:12], None
-    if unseen:
-        beside = load_beside(predictor, *unseen)
-        version += f"-{beside.version}"
+    beside = load_beside(predictor, *unseen) if unseen else None
 
     def logits_of(ids):
         if tokenizer.windows is None:
@@ -104,9 +104,12 @@ def load_exported(path, precision, max_seq_length=None, device="cpu", backend="o
             return beside.combine(logits, beside.encoder.encode(texts))
         return probabilities_of(logits, tree, predictor.decision)
 
+    digest = file_digest(file)
+    version = f"{digest[:12]}-{beside.version}" if beside else digest[:12]
+    all_of_it = f"{digest} {version} {sorted(predictor.digests.items())} {predictor.decision}"
     return Model(
         file, predictor.config, beside.tree if beside else tree, tokenizer, predictor.decision, score, singly=singly,
-        reads_all=reads_all, version=version, beside=beside,
+        reads_all=reads_all, version=version, identity=hashlib.sha256(all_of_it.encode()).hexdigest(), beside=beside,
     )  # fmt: skip
 
 

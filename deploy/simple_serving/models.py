@@ -38,6 +38,10 @@ class Models:
         self.loaded.pop(name, None)
         self.memory.pop(name, None)
 
+    def identities(self):
+        """name -> identity of those that are loaded."""
+        return {name: model.identity for name, model in self.loaded.items()}
+
     def find(self, name=None):
         """The Model of a name, None: the default. Raises Refusal for one that is unknown, or not loaded."""
         model = self.loaded.get(name or self.default)

@@ -14,9 +14,12 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
+from deploy.simple_serving.taking import Taking
+
 HEAD_SECONDS, ANSWER_SECONDS = 10, 30
 BODY_SECONDS = 15  # for bodies that nobody reads, such as after a 404; Service.read gives up on the others earlier
 REFUSED_SECONDS = 5  # for a client to read why its request was no HTTP, and to leave
+FAREWELL_SECONDS = 1
 HEAD_BYTES = 65_536
 
 
@@ -98,6 +101,11 @@ class Protocol(HttpToolsProtocol):
             self.owing.setdefault(self)
         super().on_response_complete()
 
+    def shutdown(self):
+        super().shutdown()
+        if self.transport.is_closing():  # over TLS it waits for a farewell, which an idle client does not give
+            self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
+
     def pause_writing(self):
         super().pause_writing()
         self.answer_timer = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
@@ -166,11 +174,24 @@ class Server(uvicorn.Server):
     """On SIGTERM or Ctrl-C new requests are refused, and the process ends, with code 0, when all others are answered.
 
     A second signal ends it without waiting. service: a Service, which may let requests in for some seconds more.
+    shared: a shared.Shared, where other processes take connections from the same sockets.
     """
 
-    def __init__(self, config, service):
+    def __init__(self, config, service, shared=None):
         super().__init__(config)
-        self.service = service
+        self.service, self.shared, self.taking = service, shared, None
+
+    async def startup(self, sockets=None):
+        if not self.shared:
+            return await super().startup(sockets)
+        await super().startup([])
+
+        def protocol():
+            return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        (sock,), counts = sockets, self.shared.connections
+        self.taking = Taking(sock, self.config.ssl, protocol, self.server_state.connections, counts, self.shared.worker)
+        self.servers.append(self.taking)  # which are closed
 
     def handle_exit(self, sig, frame):
         self.service.leave()
@@ -179,4 +200,6 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter):
         self.service.drain_if_due()
+        if self.taking:
+            self.taking.tell()
         return await super().on_tick(counter) or (self.service.draining and not self.service.active)

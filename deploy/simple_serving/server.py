@@ -3,6 +3,7 @@
     python deploy/simple_serving/server.py --model_path export                  # http://127.0.0.1:8189
     python deploy/simple_serving/server.py --model_path export --host 0.0.0.0 --api_key_file key.txt
     python deploy/simple_serving/server.py --model_path export --model new=export_new --split new=0.1
+    python deploy/simple_serving/server.py --model_path export --device gpu --workers 4
     python deploy/simple_serving/server.py --model_path export --unseen new_labels.txt --unseen_encoder output
 
 Reads   model_path/{float32,int8}.onnx and what export_model.py left beside it; files of keys and certificates;
@@ -31,6 +32,7 @@ from deploy.simple_serving.key import is_name
 from deploy.simple_serving.serving import (
     add_export_arguments,
     add_serving_arguments,
+    add_workers_arguments,
     check_serving_arguments,
     exported,
     serve,
@@ -51,8 +53,9 @@ def parse_args(argv):
     model.add_argument("--shadow", metavar="NAME", help="one that is asked, too; differences go to the access log")
     add_unseen_arguments(parser, "./output")
     add_serving_arguments(parser)
+    add_workers_arguments(parser)
     args = parser.parse_args(argv)
-    check_minima(parser, args, max_seq_length=3)
+    check_minima(parser, args, max_seq_length=3, workers=1)
     check_serving_arguments(parser, args)
     args.model = [("default", args.model_path), *(args.model or ())]
     names = [name for name, _ in args.model]

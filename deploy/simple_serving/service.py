@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from deploy.simple_serving.batcher import Batcher, Full, Item
 from deploy.simple_serving.bodies import Refusal, State, parse
+from deploy.simple_serving.changes import Changes, Steps
 from deploy.simple_serving.figures import Figures
 from deploy.simple_serving.model import plain, run, sample_of
 from deploy.simple_serving.models import Models
@@ -49,20 +50,33 @@ class Service:
     log, samples: a Journal for differences between versions, and one for answers, or None
 
     renew: what else is read anew on a reload, a function
+    worker: this process as one of several, a worker.Worker, or None
     """
 
     leaving = False  # clients are to ask anew, and by that perhaps another server
 
-    def __init__(self, args, loads, keys, log=None, samples=None, renew=None):
-        self.args, self.keys, self.renew = args, keys, renew
+    def __init__(self, args, loads, keys, log=None, samples=None, renew=None, worker=None):
+        self.args, self.keys, self.renew, self.worker = args, keys, renew, worker
         self.models = Models(loads, [name for name in (args.shadow, args.split and args.split[0]) if name])
         self.split = Split(*args.split) if args.split else None
         self.shadow = Shadow(args.shadow, self, log) if args.shadow else None
-        self.draining, self.active, self.explaining, self.reloading = False, 0, 0, asyncio.Lock()
+        self.draining, self.active, self.explaining = False, 0, 0
         self.samples, self.figures = samples, Figures()
+        self.tasks = [self.watch] if self.model.has_changed else []  # what goes on while it serves: coroutine functions
+        self.changes = worker or self._changes()
         self.figures.gauge("queue_length", "Texts that wait for a free thread", lambda: len(self.batcher.queue))
         self.figures.gauge("http_requests_in_flight", "Requests that are being worked on", lambda: self.active)
         self.figures.note_models(self.models.loaded.values())
+
+    def _changes(self):
+        """Changes of the models of this process, which is alone."""
+        steps = Steps(self).all()
+
+        async def everywhere(what, **given):
+            return [await steps[what](**given)]
+
+        kept, count = (self.models.default, *self.models.alike), self.figures.reloads
+        return Changes(everywhere, self.models.identities(), kept, lambda outcome: count.labels(outcome).inc())
 
     @property
     def model(self):
@@ -73,9 +87,10 @@ class Service:
         """The Model that a request asks for; None: the default, or the one that has a share of its requests."""
         return self.split.choose(self.models) if self.split and name is None else self.models.find(name)
 
-    def leave(self):
-        """Say that another server should be asked; after --drain_seconds, refuse what comes."""
-        self.leaving, self.drain_at = True, time.monotonic() + self.args.drain_seconds
+    def leave(self, at_once=False):
+        """Say that another server should be asked; after --drain_seconds, or at once, refuse what comes."""
+        if not self.leaving or at_once:
+            self.leaving, self.drain_at = True, time.monotonic() + (0 if at_once else self.args.drain_seconds)
         self.drain_if_due()
 
     def drain_if_due(self):
@@ -84,12 +99,16 @@ class Service:
     def start(self):
         threads = self.args.num_threads or available_cores()
         self.batcher = Batcher(run, threads, self.args.batch_size, self.args.queue_size, self.figures.batches.observe)
-        self.watching = asyncio.ensure_future(self.watch()) if self.model.has_changed else None
+        self.running = [asyncio.ensure_future(task()) for task in self.tasks]
+
+    async def collect(self):
+        """What prometheus_client makes the figures of the whole server of."""
+        return await self.worker.figures() if self.worker else self.figures.registry
 
     def stop(self):
         self.batcher.close()
-        if self.watching:
-            self.watching.cancel()
+        for task in self.running:
+            task.cancel()
 
     def admit(self, request, right):
         """Raise Refusal unless the request may do this: 401, 403, or 429 where its key has enough to do."""
@@ -181,6 +200,8 @@ class Service:
         try:
             futures = self.batcher.submit(items)
         except Full as full:
+            if key:
+                key.give_back(len(works))
             headers = {"Retry-After": str(full.seconds)}
             raise Refusal(429, "server", "too many texts are waiting", "Ask again later.", headers) from None
         everything = asyncio.gather(*futures, return_exceptions=True)
@@ -256,7 +277,7 @@ class Service:
             pause = LOOK_SECONDS
             if await asyncio.to_thread(self.model.has_changed):
                 try:
-                    await self.reload()
+                    await self.changes.reload()
                 except Refusal:  # the log tells why
                     pause = RETRY_SECONDS
 
@@ -265,58 +286,9 @@ class Service:
 
         async def reload():
             with suppress(Refusal):
-                await self.reload()
+                await self.changes.reload()
 
         self.background = asyncio.ensure_future(reload())
-
-    async def reload(self):
-        """Read keys, certificate and all loaded models anew, while the old ones go on.
-
-        What is broken stays in use as it was; then raises Refusal, for the first such, when all others are done.
-        """
-        self.keys.look(now=True)
-        broken = None
-        if self.renew:
-            try:
-                self.renew()
-            except InputError as error:
-                broken = self._not_loaded("certificate", "--tls_cert", error)
-        for name in list(self.models.loaded):
-            try:
-                await self.load(name)
-            except Refusal as refusal:
-                broken = broken or refusal
-        if broken:
-            raise broken
-
-    async def load(self, name):
-        """Load a model, anew if it is there. Raises Refusal, 409, if its files are broken."""
-        async with self.reloading:
-            try:
-                model, memory = await asyncio.to_thread(self.models.read, name)
-            except Exception as error:  # whatever broken files can lead to
-                place = self.models.loaded[name].path if name in self.models.loaded else name
-                raise self._not_loaded("model", place, error) from None
-            self.models.use(name, model, memory)
-        self.figures.reloads.labels("done").inc()
-        self.figures.note_models(self.models.loaded.values())
-        get_logger().info(f"Reloaded {model.path} ({len(model.tree)} labels)")
-
-    def _not_loaded(self, what, where, error):
-        self.figures.reloads.labels("failed").inc()
-        get_logger().error(f"Not reloaded, the {what} loaded before stays in service: {error}")
-        how = f"Mend the files and reload again; the {what} loaded before stays in service."
-        return Refusal(409, str(where), str(error), how)
-
-    async def unload(self, name):
-        """Forget a model, but for the requests that have it. Raises Refusal for one that must stay."""
-        if name in (self.models.default, *self.models.alike):
-            how = "Start the server with other models; --model_path, --split and --shadow name those that must stay."
-            raise Refusal(409, "model", f"{name!r} cannot be unloaded", how)
-        async with self.reloading:
-            self.models.drop(name)
-        self.figures.note_models(self.models.loaded.values())
-        get_logger().info(f"Unloaded {name}")
 
     def state(self, status, request):
         """For /health and the like; the folder of the model is for those alone who may reload it."""

@@ -1,11 +1,11 @@
-"""What every script that serves over HTTP shares: its flags but for the model, the socket, and serving."""
+"""What every script that serves over HTTP shares: its flags but for the model, and serving."""
 
+import argparse
+import os
 import re
-import socket
-import ssl
 from pathlib import Path
 
-from deploy.simple_serving.journal import Journal
+from deploy.simple_serving.addresses import Place, listen
 from deploy.simple_serving.key import KEY_VARIABLE, MakeKey
 from hierarchical.engines import PRECISIONS, find_gpu
 from utils import (
@@ -16,7 +16,6 @@ from utils import (
     engine_device_word,
     get_logger,
     long_text_arguments,
-    require_file,
 )
 
 ORIGIN = re.compile(r"https?://[^/\s]+")
@@ -43,7 +42,7 @@ def exported(args):
 
     Its second argument is load_exported's `unseen`, for the model that has new labels beside it.
     """
-    device = find_gpu(args.device, backend=args.backend)
+    device = args.device = find_gpu(args.device, backend=args.backend)
 
     def load(path, unseen=None):
         from deploy.simple_serving.model import load_exported
@@ -56,6 +55,7 @@ def exported(args):
 
 def add_serving_arguments(parser):
     """The flags of everything but the model."""
+    parser.set_defaults(workers=1, worker=None)  # for scripts without such flags
     address = parser.add_argument_group("address")
     address.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines")
     address.add_argument("--port", type=int, default=8189, help="0: any free one")
@@ -90,6 +90,16 @@ def add_serving_arguments(parser):
     limits.add_argument("--max_bytes", type=int, default=1_000_000, help="bytes of a request")
 
 
+def add_workers_arguments(parser):
+    """The flags of a server that several processes may answer for."""
+    group = parser.add_argument_group("processes")
+    text = (
+        "processes that answer, on the same port; N need N times the memory of the model, and share threads and queue"
+    )
+    group.add_argument("--workers", type=int, default=1, help=text)
+    group.add_argument("--worker", type=Place.parse, help=argparse.SUPPRESS)  # what starts each of them
+
+
 def add_observing_arguments(parser):
     group = parser.add_argument_group("observation")
     group.add_argument("--access_log", help="file for a JSON line per request; -: standard output")
@@ -100,6 +110,7 @@ def add_observing_arguments(parser):
 
 
 def check_serving_arguments(parser, args):
+    """Refuse what cannot be; args.workers and args.worker are those of one process, unless the script has flags."""
     check_minima(
         parser, args, num_threads=1, batch_size=1, queue_size=1, explain_limit=1, max_texts=1, max_chars=1, max_bytes=1
     )
@@ -122,43 +133,10 @@ def check_serving_arguments(parser, args):
         parser.error(f"argument --drain_seconds: must be from 0 to below 3600, got {args.drain_seconds}")
     if not 0 < args.timeout < 3600:
         parser.error(f"argument --timeout: must be above 0 and below 3600, got {args.timeout}")
+    if args.workers > 1 and os.name != "posix":
+        parser.error("argument --workers: more than one needs Linux or macOS")
     if args.queue_size < max(2, args.max_texts):
         parser.error(f"argument --queue_size: must be at least 2, and hold the {args.max_texts} texts of --max_texts")
-
-
-def listen(host, port):
-    """A listening socket. Raises InputError for an address that cannot be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:
-        raise InputError(
-            f"--host {host} --port {port}: {getattr(error, 'strerror', error)}. Another server may have this port; "
-            "choose another one, or stop that server."
-        ) from None
-
-
-def show_metrics(host, port, registry):
-    """Answer at /metrics on an address of its own. Raises InputError for one that cannot be had."""
-    from prometheus_client import start_http_server
-
-    try:
-        server, _ = start_http_server(port, host, registry)
-    except OSError as error:
-        raise InputError(f"--metrics_port {port}: {error.strerror or error}. Choose another one.") from None
-    get_logger().info(f"Figures on http://{host}:{server.server_port}/metrics")
-
-
-def read_certificate(context, cert, key):
-    """Use the certificate of --tls_cert; again, after it was renewed. Raises InputError for what is none."""
-    for path in (cert, key):
-        require_file(path, "A certificate and its key are two files in PEM form.")
-    try:
-        trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        trial.load_cert_chain(cert, key)  # in the context in use a mismatch would spoil what is there
-        context.load_cert_chain(cert, key)
-    except (ssl.SSLError, OSError) as error:
-        raise InputError(f"--tls_cert {cert} --tls_key {key}: {error}. They must be PEM files that fit.") from None
 
 
 def serve(args, loads, add_routes=None):
@@ -166,61 +144,18 @@ def serve(args, loads, add_routes=None):
 
     args: see add_serving_arguments; loads: see models.Models; add_routes: see app.make_app
     """
-    logger = get_logger()
     try:
-        import uvicorn
+        if args.worker:
+            from deploy.simple_serving.worker import serve_as_one
 
-        from deploy.simple_serving.app import make_app
-        from deploy.simple_serving.guard import LOCAL, Hosts
-        from deploy.simple_serving.keys import Keys
-        from deploy.simple_serving.protocol import Protocol, Server
-        from deploy.simple_serving.service import Service
-        from deploy.simple_serving.tracing import Spans
+            return serve_as_one(args, loads)
+        if args.workers > 1:
+            from deploy.simple_serving.supervisor import supervise as answer
+        else:
+            from deploy.simple_serving.answering import answer
     except ModuleNotFoundError as error:
         hint = "pip install -r deploy/simple_serving/requirements.txt"
         raise InputError(f"The package {error.name} is not installed: {hint}") from None
-    log, samples = (Journal(path) if path else None for path in (args.access_log, args.sample_file))
-    spans = Spans(args.otlp_endpoint) if args.otlp_endpoint else None
-    keys = Keys(args.keys_file, args.api_key_file)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if args.tls_cert else None
-    renew = (lambda: read_certificate(tls, args.tls_cert, args.tls_key)) if tls else None
-    if renew:
-        renew()
     with listen(args.host, args.port) as sock:
-        service = Service(args, loads, keys, log, samples, renew)
-        if args.metrics_port is not None:
-            show_metrics(args.host, args.metrics_port, service.figures.registry)
-        Protocol.most_connections = most_connections()
-        app = make_app(service, Hosts(args.host, args.allowed_hosts), log, spans, add_routes)
-        config = uvicorn.Config(
-            app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
-            proxy_headers=False, timeout_keep_alive=65, timeout_graceful_shutdown=int(args.timeout) + 5,
-        )  # fmt: skip
-        config.load()
-        config.ssl = tls
-        if args.host not in LOCAL and not keys:
-            logger.warning(f"--host {args.host}: whoever reaches this machine may use the server; see --keys_file")
-        host, port = sock.getsockname()[:2]
-        for model in service.models.loaded.values():
-            reads = f"{model.max_seq_length} tokens of a text, longer ones: {model.tokenizer.long_text}"
-            new = f", {len(model.tree) - model.known} by their words alone" if model.known else ""
-            logger.info(f"Loaded {model.path} ({len(model.tree)} labels{new}, {reads})")
-        logger.info(
-            f"Serving on {'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it"
-        )
-        Server(config, service).run([sock])
-    if spans:
-        spans.close()
-    logger.info("Every request is answered; the server has ended")
-
-
-def most_connections():
-    """How many connections may stand open: as many files as this process may have, less some for its own."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 400
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted - 100
+        answer(args, loads, sock, add_routes)
+    get_logger().info("Every request is answered; the server has ended")

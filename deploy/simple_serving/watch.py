@@ -66,11 +66,12 @@ class Watch:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        service.active += 1
+        taken = not service.draining  # those that come later are refused at once: the end does not wait for them
+        service.active += taken
         try:
             await self.app(scope, receive, send_and_note)
         finally:
-            service.active -= 1
+            service.active -= taken
             if record.key:
                 record.key.end()
             route = getattr(scope.get("route"), "path", None)  # with the {name} of a model in it

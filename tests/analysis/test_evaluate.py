@@ -520,6 +520,37 @@ def test_batch_size_and_kind_of_parameter_file_do_not_matter(tiny_checkpoint, sa
     assert found[0] == found[1]
 
 
+def test_checkpoints_of_several_seeds(data, checkpoint, call, refused, monkeypatch, tmp_path, log_of):
+    log, given, loaded = log_of(evaluate), Predictor.text_logits, []
+    others = [tmp_path / name for name in ("old-1", "old-2", "new-2")]
+    for other in others:
+        shutil.copytree(checkpoint, other)
+    monkeypatch.setattr(Predictor, "load", lambda predictor: loaded.append(predictor))
+
+    def text_logits(predictor, texts, progress):
+        logits = given(predictor, texts, progress)
+        if predictor.file.parent.name.startswith("old"):
+            logits[:, -2] = 4.0  # 财经##其他 everywhere
+        return logits
+
+    monkeypatch.setattr(Predictor, "text_logits", text_logits)
+    flags = ["--compare", others[0], others[1], "--more_seeds", others[2]]
+    call(data, checkpoint, *flags, "--report", tmp_path / "r.html", "--output_json", tmp_path / "s.json")
+    assert [predictor.file.parent.name for predictor in loaded[1:]] == ["new-2", "old-1", "old-2"]
+    assert all(predictor.engine.model is None for predictor in loaded[1:]), "one at a time in memory"
+    changed = json.loads((tmp_path / "s.json").read_bytes())["comparison"]
+    label = changed["labels"]["财经##其他"]
+    assert changed["seeds"] == [2, 2] and label["old"] == pytest.approx(2 / 3)
+    assert label["seeds_low"] == label["seeds_high"] == pytest.approx(label["new"] - label["old"]), "seeds are alike"
+    assert "(means of 2 and 2 seeds). This gain could be luck: +" in log.text
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "seeds: from" in page and f"--compare {others[0]} {others[1]} --more_seeds {others[2]}" in page
+    assert "old-1: given twice" in refused(data, checkpoint, "--compare", others[0], others[1], f"{others[0]}/")
+    assert "checkpoint: given twice" in refused(data, checkpoint, "--compare", others[0], "--more_seeds", checkpoint)
+    assert "--more_seeds: goes with --compare" in refused(data, checkpoint, "--more_seeds", others[2])
+    assert "are for one model" in refused(data, checkpoint, *flags, "--tune_threshold", "global")
+
+
 def test_an_older_checkpoint_beside_it(data, checkpoint, call, monkeypatch, tmp_path, log_of):
     log, older, given, loaded = log_of(evaluate), tmp_path / "older", Predictor.text_logits, []
     shutil.copytree(checkpoint, older)

@@ -48,7 +48,7 @@ def checkpoint(like_a_checkpoint, monkeypatch):
 
     monkeypatch.setattr(sparse, "set_device", lambda device: None)
     monkeypatch.setattr(Checkpoint, "load_model", lambda self: None)
-    monkeypatch.setattr(sparse, "encode_features", encode_features)
+    monkeypatch.setattr("analysis.features.text_features", encode_features)
     monkeypatch.setattr("hierarchical.checkpoints.load_tokenizer", lambda directory, length: StandIn())
     return like_a_checkpoint(TREE)
 

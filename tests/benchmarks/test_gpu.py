@@ -90,3 +90,20 @@ def test_models_equality_and_predictor(tiny_export, tmp_path, monkeypatch, capsy
     told = capsys.readouterr().out
     assert "Error" not in told and "float32, 5 texts | 100 % same labels, 0 farthest probability" in told
     assert told.count(" ms a text") == 2 * (1 + 2) * 3  # own and wide at 128 tokens, own at its lengths
+
+
+@pytest.mark.slow
+def test_a_server_of_several_processes(tiny_export, tmp_path, monkeypatch, capsys):
+    """Its load, and that what cannot start costs nothing else."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "data.txt").write_text("球队赢得比赛\n股市今日上涨\n", encoding="utf-8")
+    (tmp_path / "own").symlink_to(tiny_export)
+    several = ("--workers", "2", "--num_threads", "2")
+    monkeypatch.setattr(measurements, "SERVERS", ((("--workers", "0"), (1,)), (several, (3,))))
+    args = Namespace(work_dir=tmp_path, device="cpu", run_one="server", seconds=0.3)
+    measurements.server(args)
+    broken, started, loaded = capsys.readouterr().out.splitlines()
+    assert "--workers 0, start" in broken and "The server did not start" in broken
+    assert "s until it answers" in started and "2 workers are ready" in (tmp_path / "server.log").read_text("utf-8")
+    assert re.search(r"--workers 2 --num_threads 2, clients 3 \| \d\S* requests/s, \d\S* ms p50", loaded)
+    assert "failed" not in loaded

@@ -3,12 +3,13 @@
 import pytest
 
 from benchmarks import review_walk as walk
+from benchmarks.planting import plant
 from tests.conftest import SAMPLE
 from utils import LabelTree, load_rows
 
 
 def test_planted_errors_change_one_leaf_and_are_known(tmp_path):
-    truth = walk.plant(SAMPLE, tmp_path / "data", 30, 3)
+    truth = plant(SAMPLE, tmp_path / "data", 30, 3)
     tree = LabelTree.read(tmp_path / "data" / "label.txt")
     right, wrong = (load_rows(folder / "train.txt", tree) for folder in (SAMPLE, tmp_path / "data"))
     assert right.texts == wrong.texts and all(tree.closure(labels) == list(labels) for labels in wrong.labels)

@@ -91,11 +91,12 @@ def client(folder):
         return Model(folder, {}, TREE, tokenizer, Decision(), score, version="v1")
 
     @lru_cache
-    def client(*flags, directory=folder, control=None):
+    def client(*flags, directory=folder, control=None, trainer=None):
         args = backend.parse_args(["--model_path", "unused", "--num_threads", "1", *flags])
         args.split = args.shadow = None
         service = Service(args, {"default": load}, Keys(args.keys_file, args.api_key_file))
-        app = make_app(service, Hosts(args.host), add_routes=partial(add_routes, directory=directory, control=control))
+        more = {"directory": directory, "control": control, "trainer": trainer}
+        app = make_app(service, Hosts(args.host), add_routes=partial(add_routes, **more))
         opened.append(Asked(service, app))
         return opened[-1]
 
@@ -338,11 +339,63 @@ def test_answers_that_are_not_kept(submit, folder, action, more, status, message
     assert lines(folder, "一", "") == []
 
 
+def test_an_answer_comes_again_where_the_ledger_is_out_of_reach(client, tmp_path, monkeypatch, printed):
+    """It is no fault of the annotation's: a full disk, or a line that somebody has edited."""
+    (tmp_path / "label.txt").write_text("\n".join(TREE.labels), encoding="utf-8")
+    asked, message = client(directory=tmp_path), {"annotation": annotation(5, []), "task": task(41, "一")}
+
+    def submit(action, **more):
+        return asked.post("/webhook", json=webhook(action, CONFIG, **more))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_append", full)
+        refused = submit("ANNOTATION_CREATED", **message)
+    assert refused.status_code == 503 and refused.headers["Retry-After"] == "5"
+    assert problem(refused)["what"] == "the ledger is out of reach" and "No space left" in printed[-1]
+    assert submit("ANNOTATION_CREATED", **message).json() == {"answers": 1}
+    with open(tmp_path / "ledger.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"id": "x"}\n')
+    assert submit("ANNOTATIONS_DELETED", annotations=[{"id": 5}]).status_code == 503
+    assert "ledger.jsonl:2: no decision" in printed[-1]
+
+
 def test_without_a_data_folder_nothing_is_kept(client):
     message = webhook("ANNOTATION_CREATED", CONFIG, annotation=annotation(5, []), task=task(41, "一"))
     refused = client(directory=None).post("/webhook", json=message)
     assert refused.status_code == 409 and "--dataset_dir" in problem(refused)["how"]
     assert client(directory=None).post("/train", json={}).status_code == 409
+
+
+class StubTrainer:
+    """Notes what is asked of it."""
+
+    known = 7
+
+    def __init__(self):
+        self.looks = []
+
+    async def run(self, reload):
+        self.looks.append("runs")
+
+    def look(self, now=False):
+        self.looks.append(now)
+
+
+def test_answers_and_people_start_a_training(client):
+    trainer = StubTrainer()
+    asked, looks = client(trainer=trainer), trainer.looks
+    message = webhook(
+        "ANNOTATION_CREATED", CONFIG, annotation=annotation(95, taxonomy(("体育",))), task=task(95, "训练")
+    )
+    assert asked.post("/webhook", json=message).json() == {"answers": 1} and looks == ["runs", False]
+    assert asked.post("/webhook", json=webhook("PROJECT_UPDATED", CONFIG)).status_code == 200
+    assert asked.post("/webhook", json=webhook("START_TRAINING", CONFIG)).json() == {"answers": 0}
+    assert asked.post("/train", json={}).json() == {"answers": 7} and looks == ["runs", False, True, True]
+    elsewhere = {"Origin": "http://elsewhere.example"}
+    assert asked.post("/train", json={}, headers=elsewhere).status_code == 403 and len(looks) == 4
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Real servers on free ports, and what they are compared with."""
 
+import hashlib
+import json
 import os
 import re
 import signal
@@ -22,7 +24,7 @@ KEY = "correct horse battery staple"
 LAUNCHER = """
 import sys, time
 sys.path.insert(0, ".")
-from deploy.simple_serving import model, protocol, server, service, serving
+from deploy.simple_serving import answering, model, protocol, server, service, serving
 from utils import run
 {change}
 run(server.main)
@@ -30,16 +32,17 @@ run(server.main)
 
 
 class Running:
-    """A server in a process of its own: `url`, `process`, `log()`."""
+    """A server in a process of its own: `url`, `process`, `log()`. stdout: a descriptor."""
 
-    def __init__(self, folder, *flags, change="", environment=()):
+    def __init__(self, folder, *flags, change="", environment=(), stdout=None):
         words = ["--port", "0", "--num_threads", "2", *map(str, flags)]
         self.log_path = folder / f"{time.monotonic_ns()}.log"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"} | dict(environment)
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", LAUNCHER.format(change=change), *words], cwd=ROOT, env=environment, stderr=log
-            )
+                [sys.executable, "-c", LAUNCHER.format(change=change), *words],
+                cwd=ROOT, env=environment, stdout=stdout, stderr=log,
+            )  # fmt: skip
         self.url = self.wait_for(r"Serving on (https?://\S+);")
         self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
 
@@ -103,6 +106,28 @@ def predictor(tiny_export):
 @pytest.fixture(scope="module")
 def texts(predictor):
     return load_rows(SAMPLE / "dev.txt", predictor.tree).texts
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """(certificate, key) for localhost, for the years that a test takes."""
+    paths = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def make():
+        command = (
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+        )
+        done = subprocess.run([*command.split(), "-out", paths[0], "-keyout", paths[1]], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return paths
+
+    make()
+    return make
+
+
+def key_line(name, value, **fields):
+    row = {"name": name, "sha256": hashlib.sha256(value.encode()).hexdigest(), "rights": ["classify"]} | fields
+    return json.dumps(row) + "\n"
 
 
 def probabilities(predictor, texts):

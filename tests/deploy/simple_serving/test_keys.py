@@ -1,10 +1,8 @@
 """deploy/simple_serving: keys with names, what they may do, how much; CORS, TLS, figures on their own address."""
 
-import hashlib
 import json
 import re
 import ssl
-import subprocess
 import sys
 
 import pytest
@@ -21,12 +19,8 @@ from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.keys import Key, Keys
 from utils import InputError
 
-from tests.deploy.simple_serving.conftest import KEY, figures, in_background, problem, wait_until  # isort: skip
-
-
-def line(name, value, **fields):
-    row = {"name": name, "sha256": hashlib.sha256(value.encode()).hexdigest(), "rights": ["classify"]} | fields
-    return json.dumps(row) + "\n"
+from tests.deploy.simple_serving.conftest import KEY, figures, in_background, key_line, problem  # isort: skip
+from tests.deploy.simple_serving.conftest import wait_until  # isort: skip
 
 
 @pytest.fixture
@@ -41,7 +35,7 @@ def test_a_made_key_is_found_and_is_not_in_the_file(file, capsys):
     with pytest.raises(SystemExit) as ended:
         server.main(["--make_key", "shop"])
     out, err = capsys.readouterr()
-    file.write_text(out + line("other", "another key"))
+    file.write_text(out + key_line("other", "another key"))
     value = re.search(r"The key of shop, shown this once: ([\w-]{43})\n", err)[1]
     assert ended.value.code == 0 and value not in out
     keys = Keys(file)
@@ -57,16 +51,16 @@ def test_a_made_key_is_found_and_is_not_in_the_file(file, capsys):
     [
         ("{", ".jsonl:1: no JSON"),
         ("[]", ".jsonl:1: no JSON object"),
-        (line("a b", "x"), ".jsonl:1: name: 1 to 64"),
-        (line("key", "x"), ".jsonl:1: the name 'key' is taken"),
-        (line("a", "x") + line("a", "y"), ".jsonl:2: the name 'a' is taken"),
-        (line("a", "x", sha256="ab"), ".jsonl:1: sha256: 64 hex"),
-        (line("a", "x", rights=["all"]), "rights: a list of some of classify, explain, admin"),
-        (line("a", "x", rights=[]), "rights: a list"),
-        (line("a", "x", limit=3), "unknown 'limit'; known are name"),
-        (line("a", "x", texts_per_second=0), "texts_per_second: a number above 0"),
-        (line("a", "x", concurrency=1.5), "concurrency: a number above 0"),
-        (line("a", "x", concurrency=True), "concurrency: a number above 0"),
+        (key_line("a b", "x"), ".jsonl:1: name: 1 to 64"),
+        (key_line("key", "x"), ".jsonl:1: the name 'key' is taken"),
+        (key_line("a", "x") + key_line("a", "y"), ".jsonl:2: the name 'a' is taken"),
+        (key_line("a", "x", sha256="ab"), ".jsonl:1: sha256: 64 hex"),
+        (key_line("a", "x", rights=["all"]), "rights: a list of some of classify, explain, admin"),
+        (key_line("a", "x", rights=[]), "rights: a list"),
+        (key_line("a", "x", limit=3), "unknown 'limit'; known are name"),
+        (key_line("a", "x", texts_per_second=0), "texts_per_second: a number above 0"),
+        (key_line("a", "x", concurrency=1.5), "concurrency: a number above 0"),
+        (key_line("a", "x", concurrency=True), "concurrency: a number above 0"),
         ("\n", "no key in it"),
     ],
 )
@@ -80,10 +74,10 @@ def test_bad_lines_are_told(file, content, message):
 def test_changes_are_read_and_faults_change_nothing(file, printed, monkeypatch):
     now = 100.0
     monkeypatch.setattr(keys_module.time, "monotonic", lambda: now)
-    file.write_text(line("a", "first", concurrency=1))
+    file.write_text(key_line("a", "first", concurrency=1))
     keys = Keys(file)
     keys.find(b"first").begin()
-    file.write_text(line("a", "second", concurrency=1) + line("b", "third"))
+    file.write_text(key_line("a", "second", concurrency=1) + key_line("b", "third"))
     assert keys.find(b"second") is None  # not looked at again yet
     now += 1.1
     assert keys.find(b"first") is None and keys.find(b"third").name == "b"
@@ -129,9 +123,9 @@ def test_rights_and_limits_of_keys(start, tiny_export, file, tmp_path):
     slow = "import time; service.run = lambda items: (time.sleep(0.5), model.run(items))[1]"
     admin, some, one_at_once = "admin's key", "some other key", "one at once"
     file.write_text(
-        line("boss", admin, rights=["classify", "explain", "admin"])
-        + line("some", some, texts_per_second=0.01)
-        + line("one", one_at_once, concurrency=1)
+        key_line("boss", admin, rights=["classify", "explain", "admin"])
+        + key_line("some", some, texts_per_second=0.01)
+        + key_line("one", one_at_once, concurrency=1)
     )
     log = tmp_path / "log"
     one = start("--model_path", tiny_export, "--keys_file", file, "--access_log", log, change=slow)
@@ -160,7 +154,7 @@ def test_rights_and_limits_of_keys(start, tiny_export, file, tmp_path):
         assert str(tiny_export) in client.get("/health", headers={"X-API-Key": admin}).json()["model"]
         assert str(tiny_export) not in client.get("/health", headers={"X-API-Key": some}).text
 
-        file.write_text(line("new", "a new key", rights=["admin"]))
+        file.write_text(key_line("new", "a new key", rights=["admin"]))
         wait_until(lambda: ask("a new key", "/admin/reload").status_code == 200, seconds=5)
         assert ask(admin).status_code == 401
     one.stop()
@@ -185,23 +179,6 @@ def test_pages_of_other_origins_and_figures_on_their_own_port(start, tiny_export
         assert client.get("/metrics").status_code == 404
     address = re.search(r"Figures on (http://\S+)", one.log())[1]
     assert "http_requests_total" in httpx.get(address, timeout=30).text
-
-
-@pytest.fixture
-def certificate(tmp_path):
-    """(certificate, key) for localhost, for the years that a test takes."""
-    paths = tmp_path / "cert.pem", tmp_path / "key.pem"
-
-    def make():
-        command = (
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-        )
-        done = subprocess.run([*command.split(), "-out", paths[0], "-keyout", paths[1]], capture_output=True)
-        assert done.returncode == 0, done.stderr
-        return paths
-
-    make()
-    return make
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def test_slow_heads_and_bodies_stop_nobody(start, tiny_export):
 
 
 def test_where_connections_run_out_the_oldest_slow_one_makes_room(start, tiny_export):
-    one = start("--model_path", tiny_export, change="serving.most_connections = lambda: 10")
+    one = start("--model_path", tiny_export, change="answering.most_connections = lambda: 10")
     slow = [one.connect() for _ in range(30)]
     assert httpx.get(f"{one.url}/health", timeout=30).status_code == 200
     for sock in slow:

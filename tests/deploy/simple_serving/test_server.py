@@ -22,7 +22,8 @@ from deploy.simple_serving import server, serving
 from hierarchical.engines import find_gpu
 from utils import InputError
 
-from tests.deploy.simple_serving.conftest import KEY, figures, in_background, problem, wait_until  # isort: skip
+from tests.deploy.simple_serving.conftest import KEY, figures, in_background, key_line, problem  # isort: skip
+from tests.deploy.simple_serving.conftest import wait_until  # isort: skip
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_the_device_is_that_of_the_model(monkeypatch, printed):
     monkeypatch.setattr(server, "serve", lambda args, loads: [load() for load in loads.values()])
     monkeypatch.setattr("deploy.simple_serving.model.load_exported", lambda *given, **long_text: asked.append(given))
     flags = ["--model_path", "a", "--model", "b=c", "--precision", "float32", "--device", "gpu:1"]
-    monkeypatch.setattr(serving, "find_gpu", lambda device: device)
+    monkeypatch.setattr(serving, "find_gpu", lambda device, backend: device)
     server.main(flags)
     assert asked == [("a", "float32", None, "gpu:1"), ("c", "float32", None, "gpu:1")]
     monkeypatch.setattr(serving, "find_gpu", find_gpu)
@@ -81,21 +82,25 @@ def test_an_answer_depends_on_its_text_alone(start, request, texts, export_of, p
 # ---- overload, time and the end --------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses(start, tiny_export):
+def test_a_full_queue_refuses(start, tiny_export, tmp_path):
+    """And charges nobody's limit of texts a second for what it refuses."""
     flags = "--num_threads 1 --batch_size 1 --queue_size 2 --max_texts 2".split()
-    one = start("--model_path", tiny_export, *flags, change=SLOW)
-    with httpx.Client(base_url=one.url, timeout=30) as client:
+    (tmp_path / "keys").write_text(key_line("some", KEY) + key_line("slow", "a slow one", texts_per_second=0.001))
+    one = start("--model_path", tiny_export, *flags, "--keys_file", tmp_path / "keys", change=SLOW)
+    slow = {"X-API-Key": "a slow one"}
+    with httpx.Client(base_url=one.url, timeout=30, headers={"X-API-Key": KEY}) as client:
         first = in_background(client.post, "/v1/classify", json={"texts": "一"})
         wait_until(lambda: figures(client)["batch_size_count"] == 1)
         second = in_background(client.post, "/v1/classify", json={"texts": ["二", "三"]})
         wait_until(lambda: figures(client)["queue_length"] == 2)
-        refused = client.post("/v1/classify", json={"texts": "四"})
+        refused = client.post("/v1/classify", json={"texts": "四"}, headers=slow)
         assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
         assert problem(refused)["how"] == "Ask again later."
         for box, count in ((first, 1), (second, 2)):
             box.thread.join()
             assert box.value.status_code == 200 and len(box.value.json()["results"]) == count
-        assert client.post("/v1/classify", json={"texts": "五"}).status_code == 200
+        assert client.post("/v1/classify", json={"texts": "五"}, headers=slow).status_code == 200
+        assert client.post("/v1/classify", json={"texts": "六"}, headers=slow).status_code == 429
 
 
 def test_no_answer_in_time(start, tiny_export):
@@ -339,6 +344,7 @@ def test_what_can_be_wrong_at_the_start(call, shared, tmp_path, monkeypatch):
 
 def test_missing_packages_are_named(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "deploy.simple_serving.answering", raising=False)  # as in a new process
     with pytest.raises(InputError, match="uvicorn is not installed: pip install -r deploy/simple_serving/requirements"):
         call("--port", "0")
 

@@ -1,10 +1,12 @@
 """deploy/simple_serving: ids and traces of requests, the access log, sampled answers, figures, spans."""
 
+import asyncio
 import json
 import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,8 +17,9 @@ for package in ("fastapi", "fastapi_offline", "httptools", "httpx", "prometheus_
 import httpx
 
 from deploy.simple_serving import journal
+from deploy.simple_serving.figures import Figures
 from deploy.simple_serving.journal import Journal
-from deploy.simple_serving.watch import Record, line_of, record_of
+from deploy.simple_serving.watch import Record, Watch, line_of, record_of
 from utils import InputError, load_rows
 
 from tests.deploy.simple_serving.conftest import figures, problem  # isort: skip
@@ -66,6 +69,22 @@ def test_a_refused_request_has_a_line_without_a_model():
     assert line == {
         "id": "a", "method": "POST", "route": "/v1/classify", "status": 429, "total_ms": 1.5, "reason": "queue_full"
     }  # fmt: skip
+
+
+def test_the_end_waits_for_what_was_taken_and_for_nothing_else():
+    """Clients that go on asking while the server drains are refused, and must not keep it from ending."""
+    service, active = SimpleNamespace(active=0, draining=False, leaving=False, figures=Figures()), []
+
+    async def app(scope, receive, send):
+        active.append(service.active)
+
+    async def ask():
+        await Watch(app, service, ())({"type": "http", "headers": [], "path": "/", "method": "GET"}, None, None)
+
+    asyncio.run(ask())
+    service.draining = True
+    asyncio.run(ask())
+    assert active == [1, 0] and service.active == 0
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
