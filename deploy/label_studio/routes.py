@@ -80,7 +80,7 @@ def add_routes(app, service, post, directory=None, control=None, trainer=None):
 
     async def reload():
         with suppress(Refusal):  # the log tells why
-            await service.reload()
+            await service.changes.reload()
 
     if trainer:
         service.tasks.append(partial(trainer.run, reload))

@@ -1,7 +1,7 @@
 """Training after so many answers: a round of analysis/improve.py that asks nobody, an export, and the new model served.
 
     trainer = Trainer(100, "improve", "my_data", "export")
-    await trainer.run(service.reload)                       # for as long as the server runs
+    await trainer.run(service.changes.reload)               # for as long as the server runs
 
 Reads   work_dir/state.json     the settings of the rounds: folder, encoder, flags of train.py
         dataset_dir/ledger.jsonl

@@ -370,7 +370,7 @@ def test_without_a_data_folder_nothing_is_kept(client):
 
 
 class StubTrainer:
-    """Notes what is asked of it."""
+    """Notes what is asked of it, after a training of no time."""
 
     known = 7
 
@@ -378,7 +378,8 @@ class StubTrainer:
         self.looks = []
 
     async def run(self, reload):
-        self.looks.append("runs")
+        await reload()
+        self.looks.append("loaded")
 
     def look(self, now=False):
         self.looks.append(now)
@@ -387,13 +388,17 @@ class StubTrainer:
 def test_answers_and_people_start_a_training(client):
     trainer = StubTrainer()
     asked, looks = client(trainer=trainer), trainer.looks
+    older, end = asked.service.model, time.monotonic() + 20
+    while not looks:
+        assert asked.get("/health").status_code == 200 and time.monotonic() < end
+    assert asked.service.model is not older
     message = webhook(
         "ANNOTATION_CREATED", CONFIG, annotation=annotation(95, taxonomy(("体育",))), task=task(95, "训练")
     )
-    assert asked.post("/webhook", json=message).json() == {"answers": 1} and looks == ["runs", False]
+    assert asked.post("/webhook", json=message).json() == {"answers": 1} and looks == ["loaded", False]
     assert asked.post("/webhook", json=webhook("PROJECT_UPDATED", CONFIG)).status_code == 200
     assert asked.post("/webhook", json=webhook("START_TRAINING", CONFIG)).json() == {"answers": 0}
-    assert asked.post("/train", json={}).json() == {"answers": 7} and looks == ["runs", False, True, True]
+    assert asked.post("/train", json={}).json() == {"answers": 7} and looks == ["loaded", False, True, True]
     elsewhere = {"Origin": "http://elsewhere.example"}
     assert asked.post("/train", json={}, headers=elsewhere).status_code == 403 and len(looks) == 4
 
