@@ -73,6 +73,7 @@ def commands(args, work):
         "predict.py": ours,
         "predictor, paddle float32": [*infer, export, "--backend", "paddle"],
         "predictor, paddle bfloat16": [*infer, export, "--backend", "paddle", "--use_bf16"],
+        "predictor, openvino bfloat16": [*infer, export, "--backend", "openvino", "--use_bf16"],
         "predictor, onnx float32": [*infer, export],
         "predictor, onnx int8": [*infer, export, "--use_quantize"],
     }
