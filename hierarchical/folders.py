@@ -221,7 +221,10 @@ def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None
 
 
 def write_folder(folder: Path, contents: Contents, overwrite: bool, logger: Logger) -> None:
-    """Write all the files, or none; what is there is replaced only with `overwrite`, label.txt in any case."""
+    """Write all the files, or none; what is there is replaced only with `overwrite`, label.txt in any case.
+
+    With a label.txt that has no graph, one that is there goes: it would give these labels the parents of others.
+    """
     require_free(folder, contents, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:  # all of them take their names at the end, or none does
@@ -229,3 +232,6 @@ def write_folder(folder: Path, contents: Contents, overwrite: bool, logger: Logg
             files.enter_context(atomic_write(folder / name)).writelines(lines)
     for name, (what, _) in contents.items():
         logger.info(f"Save {what} to {folder / name}.")
+    if "label.txt" in contents and GRAPH not in contents and (folder / GRAPH).exists():
+        (folder / GRAPH).unlink()
+        logger.info(f"Remove {folder / GRAPH}, which was of other labels: none of these has several parents.")

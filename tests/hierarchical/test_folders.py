@@ -101,6 +101,17 @@ def test_all_files_are_written_or_none(tmp_path):
     assert (tmp_path / "new" / "train.txt").read_text() == "x\n"
 
 
+def test_the_graph_of_earlier_labels_goes_with_them(tmp_path):
+    graph = LabelTree(["A", "B", "A##x"], further=[(2, 1)])
+    folders.write_folder(tmp_path, folders.label_contents(graph), False, LOGGER)
+    folders.write_folder(tmp_path, {"train.txt": ("1 examples", ["x\tA\n"])}, False, LOGGER)
+    assert LabelTree.read(tmp_path / "label.txt").further == [(2, 1)], "other files leave the labels alone"
+    tree = LabelTree(graph.labels)
+    folders.write_folder(tmp_path, folders.label_contents(tree), False, LOGGER)
+    assert LabelTree.read(tmp_path / "label.txt").is_same(tree)
+    assert not (tmp_path / "label_graph.txt").exists()
+
+
 def test_lines_of_rows():
     tree = LabelTree(["A", "A##B"])
     files = {"train": [("a", (0, 1))], "data": [("a", None)]}
