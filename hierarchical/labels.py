@@ -9,7 +9,7 @@ import difflib
 import heapq
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
@@ -49,7 +49,9 @@ class LabelTree:
         lines: Sequence[int] | None = None,
         words: Sequence[str] | None = None,
         further: Iterable[Edge] = (),
+        other_paths: Mapping[str, str] | None = None,
     ):
+        """other_paths: see other_paths_of; they are for the advice on a missing parent alone."""
         self.labels = list(labels)
         self.line_of = lines = list(lines or range(1, len(self.labels) + 1))
         problems = Problems()
@@ -69,7 +71,8 @@ class LabelTree:
             elif WORD_SEPARATOR in label:
                 problems.add(source, line, f"label {label!r} holds {WORD_SEPARATOR!r}, which sets off a label's word")
             elif parent and parent not in self.index:
-                problems.add(source, line, f"the parent of {label!r} is missing; add the line {parent!r}")
+                advice = _by_first_path(label, other_paths or {}, self.index) or f"add the line {parent!r}"
+                problems.add(source, line, f"the parent of {label!r} is missing; {advice}")
         if not self.labels:
             problems.add(source, None, "no label in it; write one label per line")
         problems.raise_if_any()
@@ -102,7 +105,7 @@ class LabelTree:
     def read(cls, path: str | Path) -> "LabelTree":
         """Read label.txt and, if there is one, label_graph.txt; blank lines are skipped, faults named by line."""
         lines, labels, words = read_labels(path)
-        tree = cls(labels, path, lines, words)
+        tree = cls(labels, path, lines, words, other_paths=other_paths_of(graph_path(path)))
         further = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
         return cls(labels, path, lines, words, further) if further else tree
 
@@ -253,6 +256,29 @@ def read_labels(path: str | Path) -> tuple[list[int], list[str], list[str]]:
             words.append(word)
     problems.raise_if_any()
     return lines, labels, words
+
+
+def other_paths_of(graph: Path) -> dict[str, str]:
+    """The paths through further parents that a graph file gives to labels -> these, by their first paths.
+
+    Without those that two labels would have, and without complaint: read_graph() says what is wrong with the file.
+    """
+    found: dict[str, set[str]] = {}
+    for _, text in read_lines(graph, Problems()) if graph.exists() else ():
+        child, _, parent = (name.strip() for name in text.strip().partition("\t"))
+        if parent:
+            found.setdefault(parent + SEPARATOR + child.split(SEPARATOR)[-1], set()).add(child)
+    return {path: min(of) for path, of in found.items() if len(of) == 1}
+
+
+def _by_first_path(label: str, other_paths: Mapping[str, str], index: Mapping[str, int]) -> str:
+    """How to write a label below one that it names by a path through a further parent; "": it doesn't."""
+    above = label
+    while (above := above.rpartition(SEPARATOR)[0]) and above not in index:
+        if above in other_paths:
+            first = other_paths[above]
+            return f"{above!r} is {first!r}, by its first parent; write {first + label[len(above) :]!r}"
+    return ""
 
 
 def _pairs(name: str) -> set[tuple[str, str]]:

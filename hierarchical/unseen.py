@@ -37,7 +37,7 @@ from hierarchical.errors import InputError, Problems, some
 from hierarchical.files import atomic_write, file_digest, read_lines, require_file
 from hierarchical.label_graph import graph_path, label_files, read_graph
 from hierarchical.labelled import FLOOR, Prediction, predictions
-from hierarchical.labels import LabelTree, read_labels
+from hierarchical.labels import LabelTree, other_paths_of, read_labels
 from hierarchical.predictions import Job, predict_file
 
 FILE, VECTORS, DESCRIPTIONS = "unseen.json", "unseen.npy", "label_descriptions.jsonl"
@@ -192,7 +192,9 @@ class NewLabels:
             raise InputError(f"{path}: no label in it that the checkpoint does not know; add a line for each new one.")
         numbers = [0] * len(known) + [line for line, _ in added]
         labels = [*known.labels, *(label for _, label in added)]
-        tree = LabelTree(labels, path, numbers)
+        other_paths = {name: known.labels[i] for name, i in known.index.items() if name != known.labels[i]}
+        other_paths |= other_paths_of(graph_path(path))
+        tree = LabelTree(labels, path, numbers, other_paths=other_paths)
         edges = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
         further = [*known.further, *(edge for edge in edges if edge[0] >= len(known))]
         tree = LabelTree(labels, path, numbers, further=further)

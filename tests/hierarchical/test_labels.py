@@ -93,6 +93,22 @@ def test_a_label_has_the_paths_of_all_its_parents():
     assert tree.index["乙##丁"] == 3 and "丙##丁" not in tree.index
 
 
+@pytest.mark.parametrize(
+    ("label", "advice"),
+    [
+        ("乙##丁##子", "'乙##丁' is '甲##丁', by its first parent; write '甲##丁##子'"),
+        ("乙##丁##戊##子", "'乙##丁' is '甲##丁', by its first parent; write '甲##丁##戊##子'"),
+        ("乙##庚##子", "add the line '乙##庚'"),  # two labels could be meant
+        ("乙##己##丑##子", "add the line '乙##己##丑'"),  # 乙##己 is a label itself
+    ],
+)
+def test_a_label_below_a_further_path_of_another(tmp_path, label, advice):
+    labels = ["甲", "甲##丁", "甲##丁##戊", "甲##庚", "甲##己", "丙", "丙##庚", "乙", "乙##己", label]
+    write(tmp_path / "label_graph.txt", "甲##丁\t乙\n甲##庚\t乙\n丙##庚\t乙\n甲##己\t乙\n甲\n")
+    message = faults_of(tmp_path / "label.txt", "\n".join(labels))
+    assert message.strip().endswith(f"label.txt:10: the parent of {label!r} is missing; {advice}")
+
+
 def test_a_graph_is_written_and_read(tmp_path):
     for name, graph in (("label.txt", "label_graph.txt"), ("mine.v2.txt", "mine.v2_graph.txt")):
         GRAPH.write(tmp_path / name)

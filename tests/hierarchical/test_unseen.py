@@ -55,12 +55,12 @@ def test_a_curve_is_the_logistic_regression_of_what_it_has_seen(tmp_path):
         Curve.fit(-found, gold, threshold=0.4, encoder="e", classifier="c", vectors="v")
 
 
-def labels_in(folder, text, **more):
+def labels_in(folder, text, known=KNOWN, **more):
     path = folder / "new.txt"
     path.write_text(text, encoding="utf-8")
     for name, content in more.items():
         (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
-    return NewLabels.read(path, KNOWN)
+    return NewLabels.read(path, known)
 
 
 def stand_in(labels, folder=None, curve=CURVE):
@@ -166,6 +166,17 @@ def test_a_new_label_under_several_parents(tmp_path):
     with_graph = labeller.new.digest
     (tmp_path / "new_graph.txt").unlink()
     assert labels_in(tmp_path, "体育\n财经\n财经##股票\n财经##期货\n").digest != with_graph
+
+
+def test_a_new_label_below_a_further_path_of_a_known_one(tmp_path):
+    known = LabelTree(KNOWN.labels, further=[(1, 2)])
+    for text in ("财经##足球##世界杯\n", "财经##足球\n财经##足球##世界杯\n"):
+        with pytest.raises(InputError, match="'财经##足球' is '体育##足球', .*; write '体育##足球##世界杯'"):
+            labels_in(tmp_path, text, known)
+    assert labels_in(tmp_path, "体育##足球##世界杯\n", known).tree.ancestors(4) == [0, 2, 1]
+    (tmp_path / "new_graph.txt").write_text("军事##演习\t体育\n", "utf-8")
+    with pytest.raises(InputError, match="new.txt:3: .* write '军事##演习##海上'"):
+        labels_in(tmp_path, "军事\n军事##演习\n体育##演习##海上\n", known)
 
 
 def test_label_txt_with_new_labels_is_compared_with_its_graph(tmp_path):
