@@ -21,7 +21,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,24 +50,41 @@ def leaves_of(tree: LabelTree) -> np.ndarray:
     return np.array([i for i in range(len(tree)) if not tree.children[i]], np.int64)
 
 
-def best_other(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The highest of each row's values [n, m], without that of one column: float64 [n, len(columns)]; -1: of all."""
+def best_other(
+    values: np.ndarray, columns: np.ndarray, several: Mapping[int, Sequence[int]] | None = None
+) -> np.ndarray:
+    """The highest of each row's values [n, m], without that of one column: float64 [n, len(columns)]; -1: of all.
+
+    several: place in columns -> what is left out there instead, where that is more than one
+    """
+    several = several or {}
+    of_several = [np.delete(values, left_out, axis=1).max(axis=1, initial=-np.inf) for left_out in several.values()]
     values = np.array(values, np.float64)
     rows, first = np.arange(len(values)), values.argmax(axis=1)
     best = values[rows, first]
     values[rows, first] = -np.inf
-    return np.where(first[:, None] == columns, values.max(axis=1)[:, None], best[:, None])
+    found = np.where(first[:, None] == columns, values.max(axis=1)[:, None], best[:, None])
+    for place, others in zip(several, of_several):
+        found[:, place] = others
+    return found
 
 
-def features(similarities: np.ndarray, places: np.ndarray, logits: np.ndarray, own: np.ndarray) -> np.ndarray:
+def features(
+    similarities: np.ndarray,
+    places: np.ndarray,
+    logits: np.ndarray,
+    own: np.ndarray,
+    several: Mapping[int, Sequence[int]] | None = None,
+) -> np.ndarray:
     """What the Curve looks at, float64 [n, len(places), 3].
 
     similarities float [n, S]: of the text to all leaves; places int: which of them are asked about. logits float
-    [n, K]: the classifier's, of its leaves; own int: which of them each is, or lies below; -1: none of them
+    [n, K]: the classifier's, of its leaves; own int: which of them each is, or lies below; -1: none of them. several:
+    place in own -> all of them, where a label of several parents lies below more than one
     """
     near = np.asarray(similarities, np.float64)[:, places]
     others = best_other(similarities, places)
-    return np.stack([near, others, np.clip(best_other(logits, own), -LIMIT, LIMIT)], axis=2)
+    return np.stack([near, others, np.clip(best_other(logits, own, several), -LIMIT, LIMIT)], axis=2)
 
 
 @dataclass(frozen=True)
@@ -184,7 +201,8 @@ class NewLabels:
     def read(cls, path: str | Path, known: LabelTree) -> "NewLabels":
         """Those of a file like label.txt, which may hold known ones, too, and may have a graph beside it.
 
-        known: LabelTree. Raises InputError for what no label tree can be, and where none is new.
+        What its graph says of known labels under known ones is passed over: the checkpoint's parents hold. Raises
+        InputError for what no label tree can be, where no label is new, and for a known label under a new one.
         """
         lines, labels, _ = read_labels(path)
         added = [(line, label) for line, label in zip(lines, labels) if label not in known.index]
@@ -196,6 +214,11 @@ class NewLabels:
         other_paths |= other_paths_of(graph_path(path))
         tree = LabelTree(labels, path, numbers, other_paths=other_paths)
         edges = read_graph(graph_path(path), tree.index, tree.parents.tolist(), tree.guess)
+        if below := [f"{labels[i]!r} under {labels[j]!r}" for i, j in edges if i < len(known) <= j]:
+            raise InputError(
+                f"{graph_path(path)}: {some(below)}: the checkpoint knows the first, and not the second, and a known "
+                "label's parents stay as they were trained. Remove these lines, or train with them."
+            )
         further = [*known.further, *(edge for edge in edges if edge[0] >= len(known))]
         tree = LabelTree(labels, path, numbers, further=further)
         described, descriptions = Path(path).with_name(DESCRIPTIONS), dict[str, str]()
@@ -252,6 +275,7 @@ class WithUnseen:
         column = {leaf: i for i, leaf in enumerate(self.known_leaves.tolist())}
         above = [[column[i] for i in self.tree.ancestors(leaf) if i in column] for leaf in self.leaves[self.places]]
         self.own = np.array([columns[0] if columns else -1 for columns in above], np.int64)
+        self.several = {i: columns for i, columns in enumerate(above) if len(columns) > 1}
         self.settings: dict = {"unseen": [new.digest, asdict(curve)]}
         self.vectors: np.ndarray | None = None
 
@@ -328,7 +352,8 @@ class WithUnseen:
         """The probabilities float32 [n, len(tree)] of texts, by the classifier's logits and the encoder's vectors."""
         assert self.vectors is not None
         found = np.zeros((len(logits), len(self.tree)), np.float32)
-        asked = features(vectors @ self.vectors.T, self.places, logits[:, self.known_leaves], self.own)
+        similarities, of_leaves = vectors @ self.vectors.T, logits[:, self.known_leaves]
+        asked = features(similarities, self.places, of_leaves, self.own, self.several)
         found[:, self.leaves[self.places]] = self.curve.probabilities(asked)
         raise_to_subtree_maximum(found, self.tree)  # new labels above others; known ones are written now
         found[:, : self.known] = probabilities_of(logits, self.predictor.tree, self.predictor.decision)

@@ -31,6 +31,8 @@ def test_best_other_by_hand():
     values = np.array([[0.1, 0.9, 0.4], [0.5, 0.2, 0.3]])
     found = best_other(values, np.array([0, 1, 2, -1]))
     assert found.tolist() == [[0.9, 0.4, 0.9, 0.9], [0.3, 0.5, 0.5, 0.5]]
+    assert best_other(values, np.array([0, 1, -1]), {1: [1, 2]}).tolist() == [[0.9, 0.1, 0.9], [0.3, 0.5, 0.5]]
+    assert best_other(values, np.array([2]), {0: [0, 1, 2]}).tolist() == [[-np.inf], [-np.inf]]
     assert values[0, 1] == 0.9, "the caller's own numbers stay"
 
 
@@ -63,7 +65,7 @@ def labels_in(folder, text, known=KNOWN, **more):
     return NewLabels.read(path, known)
 
 
-def stand_in(labels, folder=None, curve=CURVE):
+def stand_in(labels, folder=None, curve=CURVE, known=KNOWN):
     """A WithUnseen of a predictor and an encoder whose numbers are given: a text is a row of them, as JSON.
 
     Of labels the encoder makes the vector of ones, and notes which; folder: where vectors of the known ones are.
@@ -77,7 +79,7 @@ def stand_in(labels, folder=None, curve=CURVE):
         return np.array([json.loads(text)[1] for text in texts], np.float32)
 
     encoded = []
-    predictor = SimpleNamespace(tree=KNOWN, tokenizer=None, file="f", decision=Decision(), load=lambda: None)
+    predictor = SimpleNamespace(tree=known, tokenizer=None, file="f", decision=Decision(), load=lambda: None)
     predictor.begin_text_logits = lambda texts: Begun(lambda: logits(texts))
     encoder = SimpleNamespace(encode=encode, directory=folder, load=lambda device: None, encoded=encoded)
     encoder.begin = lambda texts: Begun(lambda: encode(texts))
@@ -166,6 +168,25 @@ def test_a_new_label_under_several_parents(tmp_path):
     with_graph = labeller.new.digest
     (tmp_path / "new_graph.txt").unlink()
     assert labels_in(tmp_path, "体育\n财经\n财经##股票\n财经##期货\n").digest != with_graph
+
+
+def test_a_known_label_comes_under_no_new_one(tmp_path):
+    lines = "财经##期货\t体育\n财经##股票\t体育\n体育##足球\t财经\n体育##足球\t财经##期货\n"
+    (tmp_path / "new_graph.txt").write_text(lines, "utf-8")
+    with pytest.raises(InputError) as error:
+        labels_in(tmp_path, "财经##期货\n")
+    assert "new_graph.txt: '体育##足球' under '财经##期货': the checkpoint knows" in str(error.value)
+
+
+def test_known_leaves_above_a_new_label_are_no_other_labels(tmp_path):
+    (tmp_path / "new_graph.txt").write_text("体育##足球##转会\t财经##股票\n", "utf-8")
+    known = LabelTree([*KNOWN.labels, "科技"])
+    labeller = stand_in(labels_in(tmp_path, "体育##足球##转会\n军事\n", known), known=known)
+    assert labeller.labels[5:] == ["体育##足球##转会", "军事"] and labeller.several == {0: [0, 1]}
+    text = json.dumps([[0.1, 0.4, 0.2], [0, 3, 0, 5, -1]])  # near 科技, 转会, 军事; logits 足球 3, 股票 5, 科技 -1
+    found = labeller.probabilities([text])
+    # 转会: 10 x 0.4 - 5 x 0.2 + 0.5 x 1 - 2 = 1.5, by 科技 alone; 军事: 2 - 2 - 0.5 x 5 - 2 = -4.5, by 股票
+    assert found[0, 5:] == pytest.approx(sigmoid(np.array([1.5, -4.5])), abs=1e-6)
 
 
 def test_a_new_label_below_a_further_path_of_a_known_one(tmp_path):
