@@ -24,7 +24,8 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical.bi_encoder import EXPORTED, Encoder
 from hierarchical.devices import set_device
 from hierarchical.exporting import export_onnx, export_static, new_export, require_onnx_size
-from hierarchical.unseen import FILE, VECTORS
+from hierarchical.files import require_file
+from hierarchical.unseen import FILE, MADE_BY, VECTORS
 from hierarchical.weights import find_weights
 from retrieval_based.encoder import graph_of
 from utils import InputError, get_logger, make_parser, run
@@ -48,6 +49,9 @@ def main(argv=None):
     require_onnx_size(
         encoder.file, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is"
     )
+    beside = [source / FILE, source / VECTORS] if (source / FILE).is_file() else []
+    for path in beside:
+        require_file(path, f"It belongs to {FILE}. {MADE_BY}")
     encoder.load("cpu")  # the graph is the same everywhere
     paddle = set_device("cpu")
     with new_export(encoder.checkpoint, encoder.model, target, EXPORTED) as (folder, work, metadata):
@@ -56,9 +60,8 @@ def main(argv=None):
         export_onnx(program, work / "float32.onnx", encoder.tree.labels, **metadata)
         for path in list(work.iterdir()):
             os.replace(path, folder / path.name.replace("float32", EXPORTED))
-        if (source / FILE).is_file():
-            for name in (FILE, VECTORS):
-                shutil.copyfile(source / name, folder / name)
+        for path in beside:
+            shutil.copyfile(path, folder / path.name)
     exported = Encoder(target)
     exported.load("cpu")
     texts = encoder.tree.labels[:100]

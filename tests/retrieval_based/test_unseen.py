@@ -220,6 +220,14 @@ def test_scores_of_new_labels(ready, printed, capsys):
     assert "--calibrate is about" in capsys.readouterr().err
 
 
+def test_an_export_needs_both_files_of_new_labels(ready, tmp_path, capsys):
+    _, encoder, _ = ready
+    (encoder / "unseen.npy").unlink()
+    error = fails(export_model, capsys, "--params_path", encoder, "--output_path", tmp_path / "out")
+    assert f"{encoder / 'unseen.npy'}: no such file." in error and "It belongs to unseen.json. Make it with" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_exports_refuse(deployed, ready, tmp_path, capsys):
     pytest.importorskip("fastapi")
     _, export, serving, data = deployed
