@@ -161,13 +161,28 @@ class Trainer:
 
 
 async def end(process):
-    """End a process that leads its session, and those it has started."""
-    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", None)):
+    """End a process that leads its session, and those it has started: train.py ends its step, and saves its state."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        await process.wait()
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, number) if hasattr(os, "killpg") else process.kill()
+            os.killpg(process.pid, number)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), END_SECONDS)
+            await asyncio.wait_for(all_ended(process), END_SECONDS)
             return
+
+
+async def all_ended(process):
+    """Wait for a process and its whole group, which may outlive it."""
+    await process.wait()
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, for those that have ended
+        while True:
+            with suppress(ChildProcessError):  # as process 1 of a container the server inherits them
+                os.waitpid(-process.pid, os.WNOHANG)
+            os.killpg(process.pid, 0)
+            await asyncio.sleep(0.05)
 
 
 def require_round(work_dir, directory):

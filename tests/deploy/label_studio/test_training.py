@@ -166,20 +166,30 @@ def test_an_export_that_fails_is_made_without_another_training(work, trainer, an
     assert scripts(work) == ["improve.py", "export_model.py", "export_model.py"] and note(work)["trained"] == 2
 
 
-def test_a_server_that_ends_takes_its_training_along(work, trainer, answer):
-    (work / "improve.py").write_text(
-        "import subprocess\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "(folder / 'pids').write_text(f'{os.getpid()} {child.pid}'); child.wait()"
-    )
+# A process that goes on after SIGTERM, as train.py does, and then saves.
+LATE = """
+import os, signal, sys, time
+def end(*_):
+    time.sleep({seconds})
+    open({saved!r}, "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+with open({pids!r}, "w") as file:
+    file.write(f"{{os.getppid()}} {{os.getpid()}}")
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "patience"), [pytest.param(0.1, 20, marks=pytest.mark.slow), (600, 0.1)])
+def test_a_server_that_ends_takes_its_training_along(work, trainer, answer, monkeypatch, seconds, patience):
+    monkeypatch.setattr(training, "END_SECONDS", patience)
+    child = LATE.format(seconds=seconds, saved=str(work / "saved"), pids=str(work / "pids"))
+    (work / "improve.py").write_text(f"import subprocess; subprocess.run([sys.executable, '-c', {child!r}])")
     one = trainer()
     answer("一", "二")
     watched(one, lambda _: (work / "pids").exists() and (work / "pids").read_text())
-    for process in map(int, (work / "pids").read_text().split()):
-        end = time.monotonic() + 10
-        while is_running(process):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    assert not any(is_running(process) for process in map(int, (work / "pids").read_text().split()))
+    assert (work / "saved").exists() == (seconds < patience)
     assert note(work) == {"trained": 0, "begun": 2, "round": 2}
     answer("三")
     state = read_done(work)
