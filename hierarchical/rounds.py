@@ -31,7 +31,12 @@ def read_done(work_dir: str | Path) -> Done | None:
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return Done(*(state[name] for name in ("settings", "round", "done", "began")))
+        done = Done(*(state[name] for name in ("settings", "round", "done", "began")))
+        if not all(map(isinstance, (*done, done.settings["dataset_dir"]), (dict, int, list, (int, float), str))):
+            raise TypeError("other values than were written")
+        if not set(done.steps) <= set(STEPS):
+            raise ValueError("other steps")
+        return done
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is damaged. Remove it, or take another --work_dir.") from None
 

@@ -96,7 +96,10 @@ class Trainer:
         return self.asked or since >= self.after
 
     async def run(self, reload):
-        """Train whenever it is time. reload: a coroutine function, after which the server has the new model."""
+        """Train whenever it is time.
+
+        reload: a coroutine function, after which the server has the new model; it raises InputError if it cannot.
+        """
         while True:
             try:
                 if await asyncio.to_thread(self.is_time):
@@ -106,6 +109,9 @@ class Trainer:
             except (InputError, OSError) as error:
                 self.failed_at = self.known
                 self.logger.error(f"Not trained, the model stays: {error}")
+            except Exception:  # whatever it was, the next answers may train
+                self.failed_at = self.known
+                self.logger.exception(f"Not trained, the model stays. It is tried again {self._next()}")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wanted.wait(), LOOK_SECONDS)
             self.wanted.clear()
@@ -126,9 +132,13 @@ class Trainer:
         flags = ["--params_path", model, "--output_path", self.model_path]
         if await self._call("export_model.py", *flags, *(["--precision", *precisions] if precisions else [])):
             raise InputError(f"{model} was not exported, {log} tells why. It is tried again {self._next()}")
+        try:
+            await reload()
+        except InputError as error:
+            told = f"{model} was exported, but not served: {error}. It is exported and loaded again {self._next()}"
+            raise InputError(told) from None
         self.failed_at = None
         self._note(self.begun, 0, self.round)
-        await reload()
         report = self.work_dir / f"report-{self.round}.html"
         self.logger.info(f"Training has ended: {model}, compared with the model before in {report}")
 
