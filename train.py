@@ -378,7 +378,7 @@ def train_and_save(args, rank, world, logger):
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
     total_steps = args.epochs * -(-len(order) // global_batch)
     trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
-    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs)
+    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs, arrays)
 
     if args.resume:
         trainer.restore(arrays, progress.step)
