@@ -59,7 +59,10 @@ def map_points(predictor, rows, marks, paths, seen=None, seed=3):
         tokenizer = tokenizer.reading(CUT)  # one place for each text: that of its beginning
     kept = Features(predictor, predictor.engine.model, tokenizer, predictor.batch_size, paths["dev"].parent)
     texts = {name: [text for _, text in part] for name, part in drawn.items() if part}
-    found = [kept.of(part, paths[name], f"data map, {name}") for name, part in texts.items()]
+    found = [
+        kept.of(part, paths[name] if len(part) == len(rows[name].texts) else part_of(paths[name]), f"data map, {name}")
+        for name, part in texts.items()
+    ]
     places, share = flattened(np.concatenate(found))
     points = []
     for (x, y), (name, i, text) in zip(places.tolist(), ((name, *one) for name, part in drawn.items() for one in part)):
@@ -75,6 +78,11 @@ def map_points(predictor, rows, marks, paths, seen=None, seed=3):
         points.append(point)
     counts = {kind: kinds.count(kind) for kind in KINDS} if any(kinds) else {}
     return {"points": points, "share": share, "kinds": counts, "epochs": seen.epochs if seen else 0}
+
+
+def part_of(path):
+    """A name for a part of a file's texts, whose features are not to take the place of all of them."""
+    return path.with_name(f"map-{path.name}")
 
 
 def new_ones(numbered, known):

@@ -99,6 +99,14 @@ def test_of_many_rows_a_draw(points, monkeypatch):
     assert len(made) == 9 and numbers == sorted(set(numbers)) and numbers != list(range(5))
 
 
+def test_parts_of_files_are_not_kept_as_the_files(points, monkeypatch):
+    monkeypatch.setattr(data_map, "MOST_POINTS", 5)
+    named, of = [], data_map.Features.of
+    monkeypatch.setattr(data_map.Features, "of", lambda self, *all: named.append(all[1].name) or of(self, *all))
+    points(train=rows_of(map(str, range(50)), [()] * 50), dev=rows_of("23", [()] * 2))
+    assert named == ["map-rows.txt", "rows.txt"]
+
+
 @pytest.mark.slow
 def test_from_files_to_the_map(tiny_checkpoint, tmp_path):
     """What a training kept, and the texts of data.txt, of which one is in train, are on the page."""
