@@ -1,6 +1,6 @@
 """How the model saw each train row in each epoch: train.py --keep_dynamics, for the data map of a report.
 
-    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, epochs, state)   # noted by every step, for nothing
+    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, epochs, state)   # noted by every step
     found = read_dynamics("checkpoint", rows)                                             # Seen, or None
 
 Of a row and an epoch one number is kept: how likely the least likely of its labels' states was (that each label it has

@@ -32,8 +32,11 @@ def read_done(work_dir: str | Path) -> Done | None:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         done = Done(*(state[name] for name in ("settings", "round", "done", "began")))
-        if not all(map(isinstance, (*done, done.settings["dataset_dir"]), (dict, int, list, (int, float), str))):
+        kinds = {"settings": dict, "number": int, "steps": list, "began": (int, float)}
+        if not all(isinstance(getattr(done, name), kind) for name, kind in kinds.items()):
             raise TypeError("other values than were written")
+        if not isinstance(done.settings["dataset_dir"], str):
+            raise TypeError("other settings")
         if not set(done.steps) <= set(STEPS):
             raise ValueError("other steps")
         return done
