@@ -90,9 +90,10 @@ def parse_args(argv):
         parser.error(f"argument --inner_dev: must be between 0 and 1, got {float(args.inner_dev):g}")
     if args.train_flags and not args.train_flags[0].startswith("--"):
         parser.error(f"{args.train_flags[0]}: is no flag; those of train.py follow a bare --")
-    for word in Objective(args, rate=1.0, n_rows=1).command(defaults(args, 1.0), args.work_dir):
-        if word.startswith("--") and any(flag.partition("=")[0] == word for flag in args.train_flags):
-            parser.error(f"{word}: each trial has its own; leave it out after --")
+    own = [*Objective(args, rate=1.0, n_rows=1).command(defaults(args, 1.0), args.work_dir), "--resume"]
+    for flag in (word.partition("=")[0] for word in args.train_flags if word.startswith("--")):
+        if taken := [word for word in own if word.startswith("--") and word.startswith(flag)]:  # or an abbreviation
+            parser.error(f"{taken[0]}: each trial has its own; leave it out after --")
     return args
 
 
@@ -250,7 +251,8 @@ def open_study(args, fingerprint):
                 raise InputError(f"--storage {without_password(storage)}: {told}") from None
             time.sleep(1)  # another process may just be making the tables
     known = study.user_attrs.get("of", fingerprint)
-    if changed := [name for name, value in fingerprint.items() if known.get(name, "") != value]:
+    names = [*fingerprint, *(name for name in known if name not in fingerprint)]
+    if changed := [name for name in names if known.get(name, "") != fingerprint.get(name, "")]:
         others = ", ".join(changed)
         raise InputError(
             f"--storage {without_password(storage)}: holds a search with another {others}. Give another place."

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
@@ -24,7 +25,7 @@ from hierarchical.calibration import sigmoid
 from hierarchical.engines import has_bf16, model_path
 from hierarchical.predictor import Predictor
 from metric import decide, evaluate
-from utils import check_minima, load_rows, make_parser, run
+from utils import InputError, check_minima, load_rows, make_parser, run
 
 TURN, BATCH = 400, 32  # texts
 SIDES = {
@@ -58,8 +59,13 @@ def predictors(path):
         file = model_path(path, precision if precision == "int8" else "float32", ".onnx")
         if backend == "paddle":
             file = file.with_suffix(".pdmodel")
-        if file.exists() and (precision != "bfloat16" or has_bf16()):
-            found[name] = Predictor(path, precision, backend=backend, num_threads=1, kind="export")
+        package = {"onnx": "onnxruntime"}.get(backend, backend)
+        if not file.exists() or not find_spec(package) or (precision == "bfloat16" and not has_bf16()):
+            print(f"{name}: left out; it needs {file}, the package {package}, and for bfloat16 a processor that has it")
+            continue
+        found[name] = Predictor(path, precision, backend=backend, num_threads=1, kind="export")
+    if not found:
+        raise InputError(f"{path}: no model of export_model.py that could be loaded here. Export one.")
     return found
 
 

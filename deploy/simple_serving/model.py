@@ -78,14 +78,13 @@ class Model:
         return np.flatnonzero(self.choose(probabilities[None], self.tree, decision)[0]).tolist()
 
 
-def load_exported(path, precision, max_seq_length=None, device="cpu", backend="onnx", unseen=None, **long_text):
-    """The Model of an export; long_text: settings of LongText.updated that replace the stored ones.
+def load_exported(path, precision, unseen=None, **settings):
+    """The Model of an export; settings: further ones of a Predictor.
 
     unseen: (file of new labels, folder of the encoder that knows them by their words), or None.
     Raises InputError for whatever is missing, damaged or does not fit together.
     """
-    settings = {"backend": backend, "device": device, "max_seq_length": max_seq_length}
-    predictor = Predictor(path, precision, kind="export", **settings, **long_text)
+    predictor = Predictor(path, precision, kind="export", **settings)
     file, tree, tokenizer = predictor.file, predictor.tree, predictor.tokenizer
     singly, reads_all = predictor.singly, predictor.linear is not None or unseen is not None
     beside = load_beside(predictor, *unseen) if unseen else None

@@ -47,8 +47,9 @@ def exported(args):
     def load(path, unseen=None):
         from deploy.simple_serving.model import load_exported
 
-        settings = {"backend": args.backend, "unseen": unseen, **long_text_arguments(args)}
-        return load_exported(path, args.precision, args.max_seq_length, device, **settings)
+        settings = {"backend": args.backend, "device": device, "num_threads": args.num_threads}
+        settings |= {"max_seq_length": args.max_seq_length, **long_text_arguments(args)}
+        return load_exported(path, args.precision, unseen, **settings)
 
     return load
 

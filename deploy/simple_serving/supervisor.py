@@ -27,6 +27,7 @@ PAUSE_SECONDS = 0.5  # before a worker is started again
 RETRY_SECONDS = 10  # the same after it could not start, as its files are broken
 MANY_DEATHS, DEATH_SECONDS = 3, 60  # so many deaths of each worker within that time are a fault that will not pass
 STEP_SECONDS = 300  # for a worker to do its part of a change; then it is taken for dead, and started again
+LEAVE_SECONDS = 20  # for a worker to say that it begins to leave; then it is killed
 FIGURE_SECONDS = 5  # for a worker to tell its figures; then those count that it told last
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -89,10 +90,17 @@ class Supervisor:
         self.left.set()
         for member in filter(None, self.members.values()):
             if member.answers():
-                self._in_background(member.channel.ask("leave"))
+                self._in_background(self._ask_to_leave(member))
             else:  # nobody asks it yet
                 with suppress(ProcessLookupError):
                     member.process.kill()
+
+    async def _ask_to_leave(self, member):
+        try:
+            await asyncio.wait_for(member.channel.ask("leave"), LEAVE_SECONDS)
+        except asyncio.TimeoutError:  # it would never end
+            get_logger().error(f"{member} has not answered for {LEAVE_SECONDS} s, and is ended")
+            member.process.kill()
 
     async def everywhere(self, what, **given):
         """What all workers that answer say; one that dies meanwhile is left out. Raises Refusal if one refuses."""

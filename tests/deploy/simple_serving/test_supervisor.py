@@ -41,6 +41,8 @@ for line in file:
     what, given = message["ask"], message["given"]
     print(what, *given.values(), file=asked, flush=True)
     answered += 1
+    if what == "leave" and how == "hang":
+        signal.pause()
     answer = None
     if what == "read":
         content = model(given["name"])
@@ -124,6 +126,18 @@ def test_all_are_asked_and_all_end(with_workers):
     assert with_workers(test) == 0
     assert [process.returncode for process in test.workers.processes] == [0, 0]
     assert [test.workers.asked(number)[-1] for number in (0, 1)] == ["leave", "leave"]
+
+
+def test_one_that_hangs_does_not_hold_up_the_end(with_workers, printed, monkeypatch, tmp_path):
+    monkeypatch.setattr(supervisor_module, "LEAVE_SECONDS", 0.2)
+    (tmp_path / "1.how").write_text("hang")
+
+    async def test(workers):
+        test.processes = [workers.process(number) for number in (0, 1)]
+
+    assert with_workers(test) == 0
+    assert [process.returncode for process in test.processes] == [0, -signal.SIGKILL]
+    assert any("has not answered for 0.2 s, and is ended" in line for line in printed)
 
 
 def test_one_that_dies_is_started_again(with_workers, printed):
