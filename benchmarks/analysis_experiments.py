@@ -36,7 +36,6 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from analysis.augmentation import CYCLE
 from analysis.suspicion import STRATEGIES, Search
-from benchmarks.drawing import copy_labels
 from hierarchical.checkpoints import Checkpoint
 from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
 
@@ -73,8 +72,8 @@ class Bench:
         self.folder, self.record = args.work_dir / f"{args.rows}-{seed}", args.work_dir / "results.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tree = LabelTree.read(args.dataset_dir / "label.txt")
-        copy_labels(args.dataset_dir, self.folder)
-        (self.folder / "dev.txt").write_bytes((args.dataset_dir / "dev.txt").read_bytes())
+        for name in ("dev.txt", "label.txt"):
+            (self.folder / name).write_bytes((args.dataset_dir / name).read_bytes())
         dev = load_rows(self.folder / "dev.txt", self.tree, unlabelled="skip")
         chosen = random.Random(0).sample(list(zip(dev.texts, dev.labels)), min(args.dev_rows, len(dev.texts)))
         self.write("dev_epoch.txt", chosen)

@@ -1,21 +1,11 @@
-"""Labels and rows that benchmarks train on, those that choose, and how long a training is."""
-
-import shutil
+"""Rows that benchmarks train on, those that choose, and how long a training is."""
 
 import numpy as np
 
-from hierarchical.label_graph import GRAPH, label_files
 from hierarchical.recipes import FEW, by_rows
 
 RARE = 30  # a label with fewer train rows is rare
 UNIT = 32  # decision values of texts without labels are stored in so many parts of 1
-
-
-def copy_labels(source, folder):
-    """Copy the label.txt of a data folder into another folder, words and all, with its graph if there is one."""
-    (folder / GRAPH).unlink(missing_ok=True)  # of an earlier run
-    for path in label_files(source / "label.txt"):
-        shutil.copyfile(path, folder / path.name)
 
 
 def split(n_rows, choose):

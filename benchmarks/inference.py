@@ -27,7 +27,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.drawing import copy_labels
 from benchmarks.timing import BUSY, operations, timed
 from hierarchical.devices import available_cores
 from hierarchical.encoders import read_config
@@ -187,7 +186,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         (work / "data.txt").write_text("".join(f"{text}\n" for text in rows.texts), encoding="utf-8")
-        copy_labels(args.dataset_dir, work)
+        (work / "label.txt").write_bytes((args.dataset_dir / "label.txt").read_bytes())
         words = ["export_model.py", "--params_path", args.params_path, "--output_path", work / "export"]
         timed([*words, "--dataset_dir", args.dataset_dir])
         sides = compare_commands(args, work, tree, rows)

@@ -24,7 +24,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.drawing import copy_labels
 from hierarchical.encoders import read_config
 from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run, write_rows
 
@@ -50,7 +49,7 @@ def parse_args(argv):
 def write_data(args, folder):
     """The first rows of a shuffled train.txt and of dev.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy_labels(args.dataset_dir, folder)
+    shutil.copyfile(args.dataset_dir / "label.txt", folder / "label.txt")
     tree = LabelTree.read(folder / "label.txt")
     for name, count in (("train.txt", args.rows), ("dev.txt", args.dev_rows)):
         rows = load_rows(args.dataset_dir / name, tree)

@@ -34,7 +34,7 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical.decisions import probabilities_of
 from hierarchical.predictor import Predictor
 from metric import decide, dev_cells, evaluate, tuned_decision
-from utils import LabelTree, check_minima, load_rows, make_parser, progress_bar, run, write_rows
+from utils import LabelTree, atomic_write, check_minima, load_rows, make_parser, progress_bar, run, write_rows
 
 ROWS_OF_DOCUMENT = 8
 DEV_SHARE = 10  # one row in so many that are written
@@ -117,7 +117,8 @@ def write_folder(args):
         chance.shuffle(written)
         named = ((text, [tree.labels[i] for i in np.flatnonzero(row)]) for text, row in written)
         write_rows(args.write / name, named)
-    tree.write(args.write / "label.txt")
+    with atomic_write(args.write / "label.txt") as file:
+        file.writelines(f"{label}\n" for label in tree.labels)
 
 
 def mean_logits(predictor, documents):

@@ -22,7 +22,6 @@ from statistics import mean, median
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.drawing import copy_labels
 from benchmarks.timing import BUSY, timed
 from utils import InputError, Problems, atomic_write, make_parser, read_lines, require_file, run
 
@@ -66,7 +65,6 @@ def write_data(args, directory):
             random.Random(0).shuffle(lines)
         counts[name] = len(lines[:limit])
         (directory / path.name).write_text("".join(f"{line}\n" for line in lines[:limit]), encoding="utf-8")
-    copy_labels(args.dataset_dir, directory)  # with its graph
     return counts
 
 

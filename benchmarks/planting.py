@@ -3,15 +3,14 @@
 import random
 import shutil
 
-from benchmarks.drawing import copy_labels
 from utils import LabelTree, load_rows
 
 
 def plant(source, folder, errors, seed):
     """Copy a data folder with wrong labels in it; the right ones: {text: set of names}."""
     folder.mkdir(parents=True)
-    copy_labels(source, folder)
-    shutil.copy(source / "dev.txt", folder)
+    for name in ("label.txt", "dev.txt"):
+        shutil.copy(source / name, folder / name)
     tree, rng = LabelTree.read(source / "label.txt"), random.Random(seed)
     rows = load_rows(source / "train.txt", tree)
     wrong = set(rng.sample(range(len(rows.texts)), errors))

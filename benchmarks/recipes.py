@@ -25,7 +25,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.drawing import RARE, copy_labels, drawn, plan, split
+from benchmarks.drawing import RARE, drawn, plan, split
 from benchmarks.timing import call, cpu_seconds
 from hierarchical.recipes import by_rows
 from utils import LabelTree, check_minima, load_rows, make_parser, run, write_rows
@@ -64,7 +64,7 @@ def make_data(args, tree, folder, rows, seed):
     choose, others = split(len(known.texts), args.choose)
     chosen = others[drawn(known.multi_hot(len(tree), others), rows, seed)]
     test = load_rows(args.dataset_dir / "dev.txt", tree, unlabelled="skip")
-    copy_labels(args.dataset_dir, folder)
+    (folder / "label.txt").write_bytes((args.dataset_dir / "label.txt").read_bytes())
     for name, part, of in (("train", chosen, known), ("dev", choose, known), ("test", range(len(test.texts)), test)):
         named = [(of.texts[i], [tree.labels[label] for label in of.labels[i]]) for i in part]
         write_rows(folder / f"{name}.txt", named)

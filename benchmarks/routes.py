@@ -27,7 +27,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.drawing import copy_labels, plan
+from benchmarks.drawing import plan
 from benchmarks.timing import call, cpu_seconds
 from benchmarks.withholding import withheld_labels, write_some
 from hierarchical.tokenizer import load_tokenizer
@@ -78,7 +78,7 @@ def make_data(args, tree, folder, shots, draw, withheld):
     else:
         flags = ["--data_dir", args.dataset_dir, "--shots", shots, "--seed", draw]
         call(folder / "sample.log", "few-shot/sample.py", *flags, "--output_file", folder / "train.txt")
-    copy_labels(args.dataset_dir, folder)
+    (folder / "label.txt").write_bytes((args.dataset_dir / "label.txt").read_bytes())
     rows = load_rows(args.dataset_dir / "dev.txt", tree, unlabelled="skip")
     order = np.random.default_rng(0).permutation(len(rows.texts)).tolist()
     chosen = [i for i in order[: args.dev_rows] if not withheld & set(rows.labels[i])]

@@ -69,7 +69,7 @@ def made_rows(tree, n_rows, seed):
 def make_data(folder, args):
     folder.mkdir(parents=True, exist_ok=True)
     tree = made_tree(args.branches)
-    tree.write(folder / "label.txt")
+    (folder / "label.txt").write_text("".join(f"{label}\n" for label in tree.labels), "utf-8")
     write_rows(folder / "train.txt", made_rows(tree, args.rows, 2))
     write_rows(folder / "dev.txt", made_rows(tree, min(2000, args.rows // 10), 3))
     return tree

@@ -24,7 +24,6 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import call
 from benchmarks.withholding import withheld_labels, write_some
-from hierarchical.label_graph import graph_path
 from hierarchical.unseen import FILE
 from utils import LabelTree, load_rows, make_parser, multi_hot, run
 
@@ -58,10 +57,6 @@ def make_rows(args, folder):
     for name, is_new in (("label.txt", False), ("new_labels.txt", True)):
         lines = [f"{label}\n" for i, label in enumerate(tree.labels) if (i in new) == is_new]
         (folder / name).write_text("".join(lines), encoding="utf-8")
-        graph = zip(tree.further, tree.graph_lines())
-        lines = [f"{line}\n" for (child, _), line in graph if (child in new) == is_new]
-        if lines:
-            graph_path(folder / name).write_text("".join(lines), encoding="utf-8")
 
 
 def train(args, rows, classifier):
