@@ -10,6 +10,7 @@ Writes  output_dir/width_mult_0.75/        for each width, its ratio rounded to 
             pruned_model.{pdmodel, pdiparams, pdiparams.info}, pruned_model.onnx, pruned_model_int8.onnx
                                            the same for prediction only, written at the end
         output_dir/{prune.json, prune.log}   arguments, scores, sizes and latencies; the log
+        dataset_dir/.cache/                the tokens of files with 50,000 rows or more, for the next call
 
 The method is DynaBERT's, see dynabert.py: rank heads and neurons, train all widths together as slices of one network,
 cut. PaddleSlim is not used for it: its last release, 2.6.0, crashes on current Paddle, prunes one shared model in place

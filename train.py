@@ -9,6 +9,7 @@ Writes  save_dir/   the best model so far, self-contained: weights, tokenizer, l
                     at the end with --hybrid also linear.safetensors, a linear branch on character n-grams
         save_dir/{setting.txt, run.json, metrics.jsonl, curves.png, train.log}   what made it
         save_dir/state.safetensors   the last state, for --resume: parameters, optimizer, counters, best score
+        dataset_dir/.cache/          tokens of files with 50,000 rows or more, for the next call; or --token_cache
 
 One sigmoid per node of the tree, binary cross-entropy, AdamW. The random numbers of a step depend on the seed and the
 step alone, so a resumed run repeats what an uninterrupted one would have done.
@@ -378,7 +379,7 @@ def train_and_save(args, rank, world, logger):
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)
     total_steps = args.epochs * -(-len(order) // global_batch)
     trainer = Trainer(paddle, settings, model, total_steps, head, tokenizer.windows)
-    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs)
+    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs, arrays)
 
     if args.resume:
         trainer.restore(arrays, progress.step)

@@ -48,18 +48,21 @@ def map_points(predictor, rows, marks, paths, seen=None, seed=3):
     """
     rng, kinds = np.random.default_rng(seed), seen.kinds() if seen else []
     hardest = np.argsort(seen.confidence, kind="stable")[:HARDEST].tolist() if seen else ()  # unknown ones sort last
-    drawn, known = {}, set()
+    drawn = {}
     for name in (name for name in SPLITS if name in rows):
         numbers = draw(len(rows[name].texts), rng, hardest if name == "train" else ())
-        drawn[name] = [(i, text) for i, text in enumerate(rows[name].texts) if i in numbers and text not in known]
-        if name != "unlabelled" and "unlabelled" in rows:
-            known.update(rows[name].texts)
+        drawn[name] = [(i, text) for i, text in enumerate(rows[name].texts) if i in numbers]
+    if "unlabelled" in drawn:
+        drawn["unlabelled"] = new_ones(drawn["unlabelled"], {text for name in marks for text in rows[name].texts})
     tokenizer = predictor.tokenizer
     if tokenizer.windows:
         tokenizer = tokenizer.reading(CUT)  # one place for each text: that of its beginning
     kept = Features(predictor, predictor.engine.model, tokenizer, predictor.batch_size, paths["dev"].parent)
     texts = {name: [text for _, text in part] for name, part in drawn.items() if part}
-    found = [kept.of(part, paths[name], f"data map, {name}") for name, part in texts.items()]
+    found = [
+        kept.of(part, paths[name] if len(part) == len(rows[name].texts) else part_of(paths[name]), f"data map, {name}")
+        for name, part in texts.items()
+    ]
     places, share = flattened(np.concatenate(found))
     points = []
     for (x, y), (name, i, text) in zip(places.tolist(), ((name, *one) for name, part in drawn.items() for one in part)):
@@ -75,6 +78,20 @@ def map_points(predictor, rows, marks, paths, seen=None, seed=3):
         points.append(point)
     counts = {kind: kinds.count(kind) for kind in KINDS} if any(kinds) else {}
     return {"points": points, "share": share, "kinds": counts, "epochs": seen.epochs if seen else 0}
+
+
+def part_of(path):
+    """A name for a part of a file's texts, whose features are not to take the place of all of them."""
+    return path.with_name(f"map-{path.name}")
+
+
+def new_ones(numbered, known):
+    """Those of [(row number, text)] whose texts are not known; of texts that repeat the first."""
+    first = {}
+    for i, text in numbered:
+        if text not in known:
+            first.setdefault(text, i)
+    return [(i, text) for text, i in first.items()]
 
 
 def draw(n_rows, rng, first=()):

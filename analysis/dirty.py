@@ -12,8 +12,8 @@ Reads   dataset_dir/train.txt               (or JSON or CSV, see hierarchical/fo
 Writes  dataset_dir/train_dirty.txt         the most suspicious rows, in the order of the training file
         dataset_dir/train_dirty_rest.txt    all others
         dataset_dir/train_dirty.jsonl       the suspicious rows again, worst first, each with the label in question
-
         dataset_dir/ledger.jsonl            what was asked; rows that it says were answered are not asked about again
+        dataset_dir/.cache/                 what the encoder gives for the rows, for the strategies that need one
 
 With --merge
 Reads   the training file, the answers in ledger.jsonl, and what was changed in train_dirty.txt by hand

@@ -6,6 +6,7 @@ Reads   dataset_dir/dev.txt     (or JSON or CSV, see hierarchical/formats.py); i
         sample_file             answers that the HTTP server sampled (--sample_file), what predict.py wrote, or texts
         params_path/            the checkpoint
 Writes  output_file             with --output_file: the numbers, as JSON
+        dataset_dir/.cache/     what the encoder gives for 100 texts or more, for the next call
 
 Both sets of texts are labelled by the same checkpoint and compared: how long they are, what the tokenizer does not
 know, how sure the model is, how many labels they get and which, and how much they look like dev texts to the model.

@@ -18,6 +18,7 @@ Writes  bad_case_file   Text<TAB>Label<TAB>Prediction, one dev row each; labels 
         output_json     all scores as fractions, if asked for
         report          a web page about the dev rows, if asked for: see report.py
         params_path/decision.json, with --tune_threshold or --calibrate
+        dataset_dir/.cache/        with --data_map: what the encoder gives for the texts, for the next call
 
 A label is its full path, and a level's scores count the labels predicted at that level: a predicted child does not
 stand for its parent. See metric.Scores for what each number is.

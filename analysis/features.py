@@ -4,8 +4,9 @@
     train = features.of(rows.texts, "data/train.txt", "train rows")         # float32 [N, hidden size]
 
 They depend on the texts, in their order, the network's parameters and configuration, the tokenizer and what it reads of
-a text, the size of batches and the kind of device: with all of these alike they are the same to the last bit, kept or
-computed. Labels play no part, so that train.txt and train_clean.txt share them. The files: hierarchical/cache.py.
+a text, the size of batches, the kind of device and Paddle's version: with all of these alike on one machine what is
+kept is what would be computed; another CPU or number of threads may round the last bits otherwise. Labels play no part,
+so that train.txt and train_clean.txt share them. The files: hierarchical/cache.py.
 """
 
 import hashlib
@@ -79,4 +80,4 @@ class Features:
             sha256.update(f"{name} {values.dtype} {values.shape}".encode())
             sha256.update(values.data)
         device = paddle.get_device().partition(":")[0]
-        return [sha256.hexdigest(), self.opened.digests, device]
+        return [sha256.hexdigest(), self.opened.digests, device, paddle.__version__]

@@ -251,9 +251,10 @@ def call(command, step, logger, may_fail=False):
 def main(argv=None):
     args = parse_args(argv)
     logger = get_logger()
-    round_ = Round.open(args, logger)
+    if not Path(args.work_dir).exists():
+        Round.open(args, logger)  # flags that can't be right leave no folder behind
     with only_writer(args.work_dir, "wait until its round ends, or take another --work_dir"):
-        work(args, round_, logger)
+        work(args, Round.open(args, logger), logger)
 
 
 def work(args, round_, logger):

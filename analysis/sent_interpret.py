@@ -8,6 +8,7 @@ Reads   dataset_dir/train.txt             (or JSON or CSV, see hierarchical/form
         params_path/                      the checkpoint, of train.py, prune.py or few-shot/train.py
 Writes  dataset_dir/sent_interpret.txt    for every text its predicted and given labels and its nearest train rows
         dataset_dir/sent_interpret.html   the same as a page
+        dataset_dir/.cache/               what the encoder gives for 100 texts or more, for the next call
 
 A text's features are what the classifier layer sees of it, and nearness is the cosine of two features' angle: 1 for the
 same direction. Wrong labels of near train rows teach the model wrong labels: look for them first.

@@ -4,7 +4,7 @@
 
 A file of the cache has what it depends on in its name, as a key: what has changed is never taken for what it was. One
 process makes it while others wait; whoever opens it checks all of it, and makes it again if it is damaged. Of one file
-of rows the KEPT latest are left. The folder may be removed at any time.
+of rows the KEPT latest are left, and of all those of a kind MOST. The folder may be removed at any time.
 
 Layout: a line of JSON with what is where, blanks up to HEADER bytes, then the numbers.
 """
@@ -26,6 +26,7 @@ from hierarchical.sets import only_writer
 
 FOLDER = ".cache"  # in a data folder
 KEPT = 3  # of one file and kind: of other models, tokenizers or settings, or before it was changed
+MOST = 12  # of one kind: the files of rows may be others each day
 HEADER, FORMAT = 512, 1
 
 T = TypeVar("T")
@@ -73,9 +74,10 @@ def cached(
                     new.end(make(new))
                 found = _read(target, opened)
             os.utime(target)
-            others = target.parent.glob(f"{glob_escaped(name)}-*{target.suffix}")
-            for one in sorted(others, key=lambda one: one.stat().st_mtime)[:-KEPT]:
-                one.unlink()
+            for pattern, kept in ((f"{glob_escaped(name)}-*", KEPT), ("*", MOST)):
+                latest_last = sorted(target.parent.glob(pattern + target.suffix), key=lambda one: one.stat().st_mtime)
+                for one in latest_last[:-kept]:
+                    one.unlink()
         return found
     except OSError:
         if (found := _read(target, opened)) is not None:  # a folder that only others may write to

@@ -1,7 +1,7 @@
 """How the model saw each train row in each epoch: train.py --keep_dynamics, for the data map of a report.
 
-    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, epochs)   # noted by every step, for nothing
-    found = read_dynamics("checkpoint", rows)                                      # Seen, or None
+    trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, epochs, state)   # noted by every step
+    found = read_dynamics("checkpoint", rows)                                             # Seen, or None
 
 Of a row and an epoch one number is kept: how likely the least likely of its labels' states was (that each label it has
 applies, and each other does not), in the training step that had the row: with dropout, before the update. Its mean over
@@ -21,7 +21,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.rows import Rows
 
-NAME = "dynamics.npz"  # beside the model
+NAME, DYNAMICS = "dynamics.npz", "dynamics"  # the file beside the model; among the arrays of a state
 NOT_SEEN = -1
 UNSURE = 0.5  # confidence below which a row is hard
 KINDS = ("easy", "ambiguous", "hard")
@@ -62,9 +62,14 @@ class Dynamics:
             np.savez(file, values=self.values[: self.epoch + 1], keys=self.keys)
 
 
-def dynamics_for(keep: bool, directory: Path, rows: Rows, epochs: int) -> Dynamics | None:
-    """The Dynamics of a run; None: they are not to be kept, and those of an earlier one go, with its model."""
-    if keep:
+def dynamics_for(
+    keep: bool, directory: Path, rows: Rows, epochs: int, state: dict[str, np.ndarray] | None = None
+) -> Dynamics | None:
+    """The Dynamics of a run; None: they are not to be kept, and those of an earlier one go, with its model.
+
+    state: of the run that is gone on with; one that has kept them goes on keeping them.
+    """
+    if keep or DYNAMICS in (state or ()):
         return Dynamics(rows, epochs)
     (directory / NAME).unlink(missing_ok=True)
     return None

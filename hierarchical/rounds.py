@@ -31,7 +31,15 @@ def read_done(work_dir: str | Path) -> Done | None:
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return Done(*(state[name] for name in ("settings", "round", "done", "began")))
+        done = Done(state["settings"], state["round"], state["done"], float(state["began"]))
+        kinds: dict[str, type] = {"settings": dict, "number": int, "steps": list, "began": float}
+        if not all(isinstance(getattr(done, name), kind) for name, kind in kinds.items()):
+            raise TypeError("other values than were written")
+        if not isinstance(done.settings["dataset_dir"], str):
+            raise TypeError("no folder")
+        if not set(done.steps) <= set(STEPS):
+            raise ValueError("other steps")
+        return done
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is damaged. Remove it, or take another --work_dir.") from None
 

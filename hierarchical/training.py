@@ -19,7 +19,7 @@ import numpy as np
 
 from hierarchical.console import progress_bar
 from hierarchical.cpu_kernels import flush_denormals, speed_up
-from hierarchical.dynamics import Dynamics
+from hierarchical.dynamics import DYNAMICS, Dynamics
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.long_texts import Windows
@@ -30,7 +30,7 @@ from hierarchical.shortlist import SampledHead
 from hierarchical.weights import write_tensors
 from hierarchical.window_training import joined_logits
 
-STATE, DYNAMICS = "state.safetensors", "dynamics"
+STATE = "state.safetensors"
 BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense", "long_text": "cut"}  # version 0.9.0's, whose states say none
 SCHEDULES = ("constant", "linear", "cosine")
 

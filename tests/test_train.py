@@ -357,7 +357,9 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
         process.kill()
     assert process.returncode == -signal.SIGKILL
 
-    run_train("--dataset_dir", rows_dir, "--save_dir", broken, *flags, "--resume")
+    run_train(
+        "--dataset_dir", rows_dir, "--save_dir", broken, *flags[:-1], "--resume"
+    )  # what it kept it goes on keeping
     assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
     assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")
     assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()

@@ -5,7 +5,6 @@ It sends more fields than are read here, and a later version may send others: th
 
 import asyncio
 import json
-from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,8 +78,10 @@ def add_routes(app, service, post, directory=None, control=None, trainer=None):
     answers = Answers(directory, service.model.tree) if directory else None
 
     async def reload():
-        with suppress(Refusal):  # the log tells why
+        try:
             await service.changes.reload()
+        except Refusal as refusal:
+            raise InputError(str(refusal)) from None
 
     if trainer:
         service.tasks.append(partial(trainer.run, reload))

@@ -96,7 +96,10 @@ class Trainer:
         return self.asked or since >= self.after
 
     async def run(self, reload):
-        """Train whenever it is time. reload: a coroutine function, after which the server has the new model."""
+        """Train whenever it is time.
+
+        reload: a coroutine function, after which the server has the new model; it raises InputError if it cannot.
+        """
         while True:
             try:
                 if await asyncio.to_thread(self.is_time):
@@ -106,6 +109,9 @@ class Trainer:
             except (InputError, OSError) as error:
                 self.failed_at = self.known
                 self.logger.error(f"Not trained, the model stays: {error}")
+            except Exception:  # whatever it was, the next answers may train
+                self.failed_at = self.known
+                self.logger.exception(f"Not trained, the model stays. It is tried again {self._next()}")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wanted.wait(), LOOK_SECONDS)
             self.wanted.clear()
@@ -126,9 +132,13 @@ class Trainer:
         flags = ["--params_path", model, "--output_path", self.model_path]
         if await self._call("export_model.py", *flags, *(["--precision", *precisions] if precisions else [])):
             raise InputError(f"{model} was not exported, {log} tells why. It is tried again {self._next()}")
+        try:
+            await reload()
+        except InputError as error:
+            told = f"{model} was exported, but not served: {error}. It is exported and loaded again {self._next()}"
+            raise InputError(told) from None
         self.failed_at = None
         self._note(self.begun, 0, self.round)
-        await reload()
         report = self.work_dir / f"report-{self.round}.html"
         self.logger.info(f"Training has ended: {model}, compared with the model before in {report}")
 
@@ -161,13 +171,28 @@ class Trainer:
 
 
 async def end(process):
-    """End a process that leads its session, and those it has started."""
-    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", None)):
+    """End a process that leads its session, and those it has started: train.py ends its step, and saves its state."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        await process.wait()
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, number) if hasattr(os, "killpg") else process.kill()
+            os.killpg(process.pid, number)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), END_SECONDS)
+            await asyncio.wait_for(all_ended(process), END_SECONDS)
             return
+
+
+async def all_ended(process):
+    """Wait for a process and its whole group, which may outlive it."""
+    await process.wait()
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, for those that have ended
+        while True:
+            with suppress(ChildProcessError):  # as process 1 of a container the server inherits them
+                os.waitpid(-process.pid, os.WNOHANG)
+            os.killpg(process.pid, 0)
+            await asyncio.sleep(0.05)
 
 
 def require_round(work_dir, directory):

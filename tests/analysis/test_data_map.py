@@ -71,12 +71,13 @@ def test_what_is_told_of_a_row(points):
 def test_texts_without_labels_and_how_a_training_saw_its_rows(points):
     nan = float("nan")
     seen = Seen(np.array([0.96, nan, 0.2, 0.4]), np.array([0.01, nan, 0.02, 0.3]), 5)
-    train, dev = rows_of("1234", [(0,)] * 4), rows_of("5", [(3,)])
-    made = points(seen, train=train, dev=dev, unlabelled=rows_of(["6", "2", "5", "7"], []))
+    train, dev = rows_of("1234", [(0,)] * 4), rows_of("51", [(3,)] * 2)
+    made = points(seen, train=train, dev=dev, unlabelled=rows_of(["6", "2", "5", "7", "6"], []))
     assert made["kinds"] == {"easy": 1, "ambiguous": 1, "hard": 1} and made["epochs"] == 5
-    assert [one[9:] for one in made["points"]] == [[960, 10, 0], [], [200, 20, 2], [400, 300, 1], [], [], []]
-    assert [one[2:8] for one in made["points"][5:]] == [[2, 0, 0, 0, [], "6"], [2, 3, 0, 0, [], "7"]], (
-        "others are known"
+    assert [one[9:] for one in made["points"]] == [[960, 10, 0], [], [200, 20, 2], [400, 300, 1], *[[]] * 4]
+    assert [one[7] for one in made["points"] if one[2] == 1] == ["5", "1"], "what is in train, too, stays a dev row"
+    assert [one[2:8] for one in made["points"][6:]] == [[2, 0, 0, 0, [], "6"], [2, 3, 0, 0, [], "7"]], (
+        "others are known, and 6 is there once"
     )
 
 
@@ -96,6 +97,14 @@ def test_of_many_rows_a_draw(points, monkeypatch):
     made = points(train=rows_of(map(str, range(50)), [()] * 50), dev=rows_of(["2"] * 4, [()] * 4))["points"]
     numbers = [one[3] for one in made if not one[2]]
     assert len(made) == 9 and numbers == sorted(set(numbers)) and numbers != list(range(5))
+
+
+def test_parts_of_files_are_not_kept_as_the_files(points, monkeypatch):
+    monkeypatch.setattr(data_map, "MOST_POINTS", 5)
+    named, of = [], data_map.Features.of
+    monkeypatch.setattr(data_map.Features, "of", lambda self, *all: named.append(all[1].name) or of(self, *all))
+    points(train=rows_of(map(str, range(50)), [()] * 50), dev=rows_of("23", [()] * 2))
+    assert named == ["map-rows.txt", "rows.txt"]
 
 
 @pytest.mark.slow

@@ -81,13 +81,16 @@ def test_what_has_changed_is_computed(made, encoded, tmp_path):
     assert encoded[-1] == ("cut", 120)
 
 
-def test_labels_and_configuration(made, encoded):
+def test_labels_and_configuration(made, encoded, monkeypatch):
     one = made()
     one.of(TEXTS, "train.txt", "first")
     another = made()
     another.opened = type("Opened", (), {"digests": one.opened.digests | {"config.json": "another"}})
     another.of(TEXTS, "train.txt", "other configuration")
     assert len(encoded) == 2
+    monkeypatch.setattr("paddle.__version__", "99.0.0")
+    made().of(TEXTS, "train.txt", "other Paddle")
+    assert len(encoded) == 3
 
 
 def test_a_damaged_file_is_made_again(made, encoded, tmp_path, caplog):

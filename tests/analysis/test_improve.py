@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from analysis import improve
+from hierarchical.rounds import Done, write_done
 from tests.conftest import ROOT
 from utils import InputError, run
 
@@ -166,6 +168,22 @@ def test_a_damaged_state(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(lambda: improve.main(["--work_dir", str(tmp_path), "--resume"]))
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_the_state_is_read_when_nobody_else_works(tmp_path, monkeypatch):
+    settings = dict.fromkeys(improve.KEPT) | {"dataset_dir": "d", "model_name": "m", "ask": "page", "train_flags": []}
+    write_done(tmp_path, Done(settings, 1, ["train"], 1.0))
+
+    @contextmanager
+    def waited(folder, instead):
+        write_done(tmp_path, Done(settings, 1, ["train", "report"], 1.0))  # by the process that was waited for
+        yield
+
+    found = []
+    monkeypatch.setattr(improve, "only_writer", waited)
+    monkeypatch.setattr(improve, "work", lambda args, round_, logger: found.append(round_.done))
+    improve.main(["--work_dir", str(tmp_path), "--resume"])
+    assert found == [["train", "report"]]
 
 
 # ---- for real --------------------------------------------------------------------------------------------------------

@@ -68,12 +68,22 @@ def test_a_state_goes_on(tmp_path):
         known = min(epochs, 2)
         assert np.array_equal(again.values[:known], first.values[:known]) and (again.values[known:] == -1).all()
     again.restore(None)
+    assert np.array_equal(again.values[:2], first.values) and (again.values[2:] == -1).all(), "as it was"
 
 
 def test_an_earlier_run_leaves_nothing(tmp_path):
     noted([(0.9, 0.2), (0.4, 0.5), (0.5, 0.1)]).write(tmp_path)
     assert dynamics_for(False, tmp_path, ROWS, 3) is None and read_dynamics(tmp_path, ROWS) is None
     assert dynamics_for(True, tmp_path, ROWS, 3).values.shape == (3, 3)
+
+
+def test_a_run_that_goes_on_keeps_what_it_kept(tmp_path):
+    noted([(0.9, 0.2), (0.4, 0.5), (0.5, 0.1)]).write(tmp_path)
+    before = (tmp_path / NAME).read_bytes()
+    state = {"parameter/x": np.zeros(1), "dynamics": np.zeros((1, 3), np.float16)}
+    assert dynamics_for(False, tmp_path, ROWS, 3, state).values.shape == (3, 3)
+    assert (tmp_path / NAME).read_bytes() == before
+    assert dynamics_for(False, tmp_path, ROWS, 3, {"parameter/x": np.zeros(1)}) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04\x95"])

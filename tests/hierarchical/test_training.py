@@ -207,6 +207,8 @@ def test_progress_by_hand():
 class Arrays:
     """What save_progress asks of a Trainer."""
 
+    dynamics = None
+
     def state(self):
         return {"parameter/a": np.arange(3, dtype=np.float32), "moment1_0/a": np.zeros(3, np.float32)}
 

@@ -20,6 +20,7 @@ from analysis.merging import merge_answers, read_whole
 from deploy.label_studio import backend
 from deploy.label_studio.routes import add_routes
 from deploy.simple_serving.app import make_app
+from deploy.simple_serving.bodies import Refusal
 from deploy.simple_serving.guard import Hosts
 from deploy.simple_serving.keys import Keys
 from deploy.simple_serving.model import Model
@@ -401,6 +402,26 @@ def test_answers_and_people_start_a_training(client):
     assert asked.post("/train", json={}).json() == {"answers": 7} and looks == ["loaded", False, True, True]
     elsewhere = {"Origin": "http://elsewhere.example"}
     assert asked.post("/train", json={}, headers=elsewhere).status_code == 403 and len(looks) == 4
+
+
+def test_a_model_that_cannot_be_loaded_is_told_to_the_trainer(client, monkeypatch):
+    told = []
+
+    class Listening(StubTrainer):
+        async def run(self, reload):
+            try:
+                await reload()
+            except InputError as error:
+                told.append(str(error))
+
+    async def broken(self):
+        raise Refusal(409, "model", "config.json: damaged", "Mend the files.")
+
+    monkeypatch.setattr("deploy.simple_serving.changes.Changes.reload", broken)
+    asked, end = client(trainer=Listening()), time.monotonic() + 20
+    while not told:
+        assert asked.get("/health").status_code == 200 and time.monotonic() < end
+    assert told == ["config.json: damaged"]
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------

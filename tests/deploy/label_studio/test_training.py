@@ -82,13 +82,20 @@ def note(work):
     return json.loads((work / "training.json").read_text())
 
 
-def watched(trainer, until, meanwhile=None, seconds=20):
-    """Run a trainer until something holds, then stop it as a server does; how often the model was loaded anew."""
+def watched(trainer, until, meanwhile=None, seconds=20, broken=()):
+    """Run a trainer until something holds, then stop it as a server does; how often the model was loaded anew.
+
+    broken: what loading it raises at first
+    """
 
     async def watch():
         reloads, trainer.wanted = [], asyncio.Event()  # of this loop
 
+        faults = list(broken)
+
         async def reload():
+            if faults:
+                raise faults.pop(0)
             reloads.append(1)
 
         task = asyncio.ensure_future(trainer.run(reload))
@@ -166,20 +173,52 @@ def test_an_export_that_fails_is_made_without_another_training(work, trainer, an
     assert scripts(work) == ["improve.py", "export_model.py", "export_model.py"] and note(work)["trained"] == 2
 
 
-def test_a_server_that_ends_takes_its_training_along(work, trainer, answer):
-    (work / "improve.py").write_text(
-        "import subprocess\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "(folder / 'pids').write_text(f'{os.getpid()} {child.pid}'); child.wait()"
-    )
+def test_an_export_that_cannot_be_loaded_is_made_and_loaded_again(work, trainer, answer, log_of_training):
+    one = trainer()
+    answer("一", "二")
+    watched(one, lambda _: "not served" in log_of_training.text, broken=[InputError("float32.onnx: damaged")])
+    assert "model-2 was exported, but not served: float32.onnx: damaged. It is exported" in log_of_training.text
+    assert "Training has ended" not in log_of_training.text
+    assert note(work) == {"trained": 0, "begun": 2, "round": 2} and not one.is_time()
+    one.look(now=True)
+    assert watched(one, lambda reloads: reloads) == 1
+    assert scripts(work) == ["improve.py", "export_model.py", "export_model.py"] and note(work)["trained"] == 2
+
+
+def test_nothing_ends_the_trainer_in_silence(work, trainer, answer, log_of_training):
+    one = trainer()
+    answer("一", "二")
+    fault = RuntimeError("nobody thought of this")
+    watched(one, lambda _: "Not trained, the model stays. It is tried" in log_of_training.text, broken=[fault])
+    assert "RuntimeError: nobody thought of this" in log_of_training.text and not one.is_time()
+    answer("三", "四")
+    assert watched(one, lambda reloads: reloads) == 1
+
+
+# A process that goes on after SIGTERM, as train.py does, and then saves.
+LATE = """
+import os, signal, sys, time
+def end(*_):
+    time.sleep({seconds})
+    open({saved!r}, "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+with open({pids!r}, "w") as file:
+    file.write(f"{{os.getppid()}} {{os.getpid()}}")
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "patience"), [pytest.param(0.1, 20, marks=pytest.mark.slow), (600, 0.1)])
+def test_a_server_that_ends_takes_its_training_along(work, trainer, answer, monkeypatch, seconds, patience):
+    monkeypatch.setattr(training, "END_SECONDS", patience)
+    child = LATE.format(seconds=seconds, saved=str(work / "saved"), pids=str(work / "pids"))
+    (work / "improve.py").write_text(f"import subprocess; subprocess.run([sys.executable, '-c', {child!r}])")
     one = trainer()
     answer("一", "二")
     watched(one, lambda _: (work / "pids").exists() and (work / "pids").read_text())
-    for process in map(int, (work / "pids").read_text().split()):
-        end = time.monotonic() + 10
-        while is_running(process):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    assert not any(is_running(process) for process in map(int, (work / "pids").read_text().split()))
+    assert (work / "saved").exists() == (seconds < patience)
     assert note(work) == {"trained": 0, "begun": 2, "round": 2}
     answer("三")
     state = read_done(work)
@@ -244,11 +283,22 @@ def log_of_training(monkeypatch, caplog):
     return caplog
 
 
+def spoilt(work, **values):
+    """Write other values into the state of the rounds."""
+    path = work / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda work: (work / "state.json").unlink(), "--skip texts ask merge retrain compare"),
         (lambda work: (work / "state.json").write_text("{"), "state.json: is damaged"),
+        (lambda work: spoilt(work, settings=[]), "state.json: is damaged"),
+        (lambda work: spoilt(work, settings={"dataset_dir": 7}), "state.json: is damaged"),
+        (lambda work: spoilt(work, round="2"), "state.json: is damaged"),
+        (lambda work: spoilt(work, done=None), "state.json: is damaged"),
+        (lambda work: spoilt(work, done=["train", "dance"]), "state.json: is damaged"),
         (lambda work: (work / "training.json").write_text("{}"), "training.json: is damaged"),
         (lambda work: write_done(work, Done({"dataset_dir": "/elsewhere"}, 1, [], 0)), "those of /elsewhere, not"),
         (lambda work: os.rename(work.parent / "export", work.parent / "gone"), "no folder; --train_after exports"),
