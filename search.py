@@ -324,7 +324,7 @@ def best_of(study):
 
 
 def dev_scores(args, folder):
-    """(micro-F1, macro-F1) of a trial's model on the dev rows; None: it is not here."""
+    """(micro-F1, macro-F1) of a trial's model on the dev rows; None: it is not here, or not any more."""
     if not find_encoder_weights(folder):
         return None
     path = folder / "dev.json"
@@ -333,6 +333,8 @@ def dev_scores(args, folder):
     command += ["--output_json", path]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
+        if not find_encoder_weights(folder):  # another process has just found a better one
+            return None
         raise InputError(f"analysis/evaluate.py failed: {done.stderr.strip().splitlines()[-1]}")
     found = json.loads(path.read_text(encoding="utf-8"))["dev"]
     return found["micro_f1"], found["macro_f1"]
@@ -346,9 +348,9 @@ def conclude(study, args, n_rows, logger):
     for folder in sorted({FIRST, best.user_attrs["folder"]}):
         name = "defaults" if folder == FIRST else "best trial"
         found = dev_scores(args, args.work_dir / "trials" / folder)
-        scored = (
-            f"micro f1 score: {found[0]:.5f}, macro f1 score: {found[1]:.5f}" if found else "its model is elsewhere"
-        )
+        scored = "its model is elsewhere, or another process has found a better one"
+        if found:
+            scored = f"micro f1 score: {found[0]:.5f}, macro f1 score: {found[1]:.5f}"
         logger.info(f"{name} ({folder}), trained on the inner rows, on {args.dev_file}: {scored}")
     if best.user_attrs["folder"] == FIRST:
         logger.info("No trial was better than the defaults with --learning_rate auto")

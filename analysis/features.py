@@ -27,16 +27,17 @@ FOLDER = f"{cache.FOLDER}/features"  # in a data folder
 class Features:
     """Those of one model.
 
-    opened: its Checkpoint or Predictor; model: the network; tokenizer: what reads texts; directory: the data folder
+    opened: its Checkpoint or Predictor; model: the network; tokenizer: what reads texts; directory: the data folder,
+    None: they are not kept
     """
 
     def __init__(self, opened, model, tokenizer, batch_size, directory):
         self.opened, self.model, self.tokenizer, self.batch_size = opened, model, tokenizer, batch_size
-        self.folder = Path(directory) / FOLDER
+        self.folder = Path(directory) / FOLDER if directory else None
 
     def of(self, texts, path, name):
         """float32 [N, hidden size] of texts that come from the file `path`; `name` is for the progress bar."""
-        if len(texts) < KEPT_FROM:
+        if len(texts) < KEPT_FROM or not self.folder:
             return self._computed(texts, name)
         made, key = [], self._key(texts)
         target = next(self.folder.glob(f"*-{key}.features"), self.folder / f"{Path(path).name}-{key}.features")

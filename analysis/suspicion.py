@@ -108,7 +108,7 @@ class Search:
     """seed: of the folds of out_of_fold; the others are for neighbours and representer.
 
     weight_threshold: representer counts the weights of a row that are above it; train_path: the file of the rows, in
-    whose folder features are kept
+    whose folder features are kept; None: they are not
     """
 
     seed: int = 3
@@ -249,8 +249,8 @@ def features_of(search):
     """The Features of the checkpoint, which is loaded."""
     set_device(search.device)
     checkpoint = search.checkpoint
-    model, directory = checkpoint.load_model(), search.train_path.parent
-    return Features(checkpoint, model, checkpoint.tokenizer, search.batch_size, directory)
+    directory = search.train_path.parent if search.train_path else None
+    return Features(checkpoint, checkpoint.load_model(), checkpoint.tokenizer, search.batch_size, directory)
 
 
 STRATEGIES = {function.__name__: function for function in (out_of_fold, neighbours, representer)}

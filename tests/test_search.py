@@ -214,6 +214,17 @@ def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
         assert code == 2 and message in log and "Traceback" not in log, log
 
 
+def test_a_model_that_another_process_removes_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "EVALUATE", tmp_path / "evaluate.py")
+    args = SimpleNamespace(dataset_dir=tmp_path, dev_file="dev.txt", label_file="label.txt", device="cpu")
+    (tmp_path / "model.safetensors").write_bytes(b"-")
+    (tmp_path / "evaluate.py").write_text("import sys; sys.exit('out of memory')")
+    with pytest.raises(InputError, match="analysis/evaluate.py failed: out of memory"):
+        search.dev_scores(args, tmp_path)
+    (tmp_path / "evaluate.py").write_text(f"import os; os.unlink({str(tmp_path / 'model.safetensors')!r}); 1 / 0")
+    assert search.dev_scores(args, tmp_path) is None
+
+
 RUN = """
 import sys
 import search

@@ -37,15 +37,20 @@ def test_the_device_is_that_of_the_model(monkeypatch, printed):
     """Every model goes to the GPU asked for, or to the CPU where there is none, with a word about it."""
     asked = []
     monkeypatch.setattr(server, "serve", lambda args, loads: [load() for load in loads.values()])
-    monkeypatch.setattr("deploy.simple_serving.model.load_exported", lambda *given, **long_text: asked.append(given))
+
+    def load(path, precision, unseen, device, num_threads, **settings):
+        asked.append((path, precision, device, num_threads))
+
+    monkeypatch.setattr("deploy.simple_serving.model.load_exported", load)
     flags = ["--model_path", "a", "--model", "b=c", "--precision", "float32", "--device", "gpu:1"]
+    flags += ["--num_threads", "3"]
     monkeypatch.setattr(serving, "find_gpu", lambda device, backend: device)
     server.main(flags)
-    assert asked == [("a", "float32", None, "gpu:1"), ("c", "float32", None, "gpu:1")]
+    assert asked == [("a", "float32", "gpu:1", 3), ("c", "float32", "gpu:1", 3)]
     monkeypatch.setattr(serving, "find_gpu", find_gpu)
     monkeypatch.setattr("hierarchical.engines.has_nvidia_driver", lambda: False)
     server.main(flags)
-    assert asked[2:] == [("a", "float32", None, "cpu"), ("c", "float32", None, "cpu")]
+    assert asked[2:] == [("a", "float32", "cpu", 3), ("c", "float32", "cpu", 3)]
     assert "device gpu:1: predicting on the CPU (this machine has no NVIDIA GPU)" in "\n".join(printed)
 
 
