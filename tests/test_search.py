@@ -17,7 +17,7 @@ import pytest
 
 import search
 from tests.conftest import ROOT, SAMPLE
-from utils import LabelTree, Rows, run
+from utils import InputError, LabelTree, Rows, run
 
 PLAYED = """
 import json, math, pathlib, sys, time
