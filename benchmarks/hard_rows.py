@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.planting import plant
+from benchmarks.planting import add_planting_arguments, plant
 from hierarchical.dynamics import KINDS, read_dynamics
 from utils import LabelTree, load_rows, make_parser, run
 
@@ -34,13 +34,8 @@ def call(*command):
 
 def parse_args(argv):
     parser = make_parser("Planted errors among the hardest rows of a training.")
-    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "data", help="data folder with right labels")
-    parser.add_argument("--model_name", default="data/tiny-ernie", help="encoder")
-    parser.add_argument("--work_dir", type=Path, required=True, help="must not be there yet")
-    parser.add_argument("--errors", type=int, default=75, help="rows that get a wrong label")
+    add_planting_arguments(parser)
     parser.add_argument("--looked_at", type=int, default=100, help="rows of each list")
-    parser.add_argument("--seed", type=int, default=3, help="of the errors")
-    parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="passed on to train.py")
     return parser.parse_args(argv)
 
 

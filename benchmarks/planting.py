@@ -2,9 +2,21 @@
 
 import random
 import shutil
+from pathlib import Path
 
 from benchmarks.drawing import copy_labels
+from benchmarks.timing import ROOT
 from utils import LabelTree, load_rows
+
+
+def add_planting_arguments(parser):
+    """The flags of a measurement that plants errors, and trains: the folder, how many, what train.py gets."""
+    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "data", help="data folder with right labels")
+    parser.add_argument("--model_name", default="data/tiny-ernie", help="encoder")
+    parser.add_argument("--work_dir", type=Path, required=True, help="must not be there yet")
+    parser.add_argument("--errors", type=int, default=75, help="rows that get a wrong label")
+    parser.add_argument("--seed", type=int, default=3, help="of the errors")
+    parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="passed on to train.py")
 
 
 def plant(source, folder, errors, seed):

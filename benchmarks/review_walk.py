@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.planting import plant
+from benchmarks.planting import add_planting_arguments, plant
 from utils import SEPARATOR, LabelTree, make_parser, run
 
 READ, DECIDE, KEY = 60 / 255, 1.35, 0.28  # seconds: a character, an answer, a key
@@ -138,15 +138,10 @@ def one_round(command, truth, names, number, pictures):
 
 def parse_args(argv):
     parser = make_parser("Two rounds of improve.py, the page worked on by keyboard.")
-    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "data", help="data folder with right labels")
-    parser.add_argument("--model_name", default="data/tiny-ernie", help="encoder")
     parser.add_argument("--params_path", help="checkpoint: the page alone, nothing is trained and compared")
-    parser.add_argument("--work_dir", type=Path, required=True, help="must not be there yet")
+    add_planting_arguments(parser)
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the page")
-    parser.add_argument("--errors", type=int, default=75, help="rows that get a wrong label")
     parser.add_argument("--answers", type=int, default=50, help="in each round")
-    parser.add_argument("--seed", type=int, default=3, help="of the errors")
-    parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="passed on to train.py")
     return parser.parse_args(argv)
 
 

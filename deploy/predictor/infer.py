@@ -28,7 +28,6 @@ from hierarchical.formats import existing
 from hierarchical.linear import with_linear
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
-from hierarchical.unseen import WithUnseen
 from metric import Scores, decide
 from utils import (
     InputError,
@@ -164,6 +163,8 @@ def main(argv=None):
         require_same_labels(predictor.tree, Path(args.dataset_dir) / args.label_file)
         measure(args, predictor, decision, logger)
     elif args.unseen:
+        from hierarchical.unseen import WithUnseen
+
         beside = WithUnseen.read(predictor, args.unseen, args.unseen_encoder, without_paddle=True)
         beside.predict_file(prediction_job(args), decision)
     else:
