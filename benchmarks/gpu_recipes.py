@@ -58,7 +58,8 @@ class Technique(NamedTuple):
     dropout: float = 0.1
     bfloat16: bool = False
     start: str = ""  # weights to start from: "masked", or "own", those of the plain training
-    teacher: str = ""  # "own", the plain training; "three" of them; either with "+linear", the n-grams
+    teacher: str = ""  # "own", one training; "three" of them; either with "+linear", the n-grams
+    of: str = "plain"  # technique of these teachers
     hard: bool = False  # a teacher's labels in place of its probabilities
 
 
@@ -93,7 +94,19 @@ TECHNIQUES = {
     "soft_three": Technique(teacher="three"),
     "soft_three_linear": Technique(teacher="three+linear"),
     "soft_three_linear_r_drop": Technique(teacher="three+linear", agreement=1.0),
+    "both_layers": Technique(pooling="both", layer_decay=0.85),
+    "both_layers_r_drop": Technique(pooling="both", layer_decay=0.85, agreement=1.0),
+    "both_layers_faster": Technique(pooling="both", layer_decay=0.85, faster=1.67),
+    "both_steep": Technique(pooling="both", layer_decay=0.75, faster=1.67),
+    "both_layers_masked": Technique(pooling="both", layer_decay=0.85, start=MASKED),
+    "layers_r_drop": Technique(layer_decay=0.85, agreement=1.0),
+    "both_layers_soft_own": Technique(pooling="both", layer_decay=0.85, teacher="own+linear", of="both_layers"),
+    "both_layers_soft_three": Technique(pooling="both", layer_decay=0.85, teacher="three+linear", of="both_layers"),
+    "both_layers_soft_three_r_drop": Technique(
+        pooling="both", layer_decay=0.85, agreement=1.0, teacher="three+linear", of="both_layers_r_drop"
+    ),
 }
+TEACHERS = {technique.of for technique in TECHNIQUES.values() if technique.teacher}  # what students learn from
 
 
 class Job(NamedTuple):
@@ -110,16 +123,20 @@ class Job(NamedTuple):
         return TECHNIQUES[self.technique] if self.rows else Technique()
 
     def teachers(self):
-        """The plain trainings that a student learns from; of all rows every seed draws the same."""
-        wanted = self.settings().teacher
+        """The trainings that a student learns from; of all rows every seed draws the same."""
+        wanted, of = self.settings().teacher, self.settings().of
         if wanted.startswith("three"):
             seeds = [(seed, 0) for seed in (1, 2, 3)] if self.rows == "all" else [(self.seed, i) for i in (0, 1, 2)]
-            return [Job(self.rows, seed, "plain", other) for seed, other in seeds]
-        return [Job(self.rows, self.seed, "plain")] if wanted else []
+            return [Job(self.rows, seed, of, other) for seed, other in seeds]
+        return [Job(self.rows, self.seed, of)] if wanted else []
 
     def start(self):
         """The training whose weights this one starts from, or None for the encoder as it is."""
-        return {MASKED: Job("", 0, MASKED), "own": Job(self.rows, self.seed, "plain")}.get(self.settings().start)
+        own = Job(self.rows, self.seed, self.settings().of)
+        return {MASKED: Job("", 0, MASKED), "own": own}.get(self.settings().start)
+
+    def teaches(self):
+        return self.technique in TEACHERS
 
     def needs(self):
         return [*self.teachers(), *filter(None, [self.start()])]
@@ -127,7 +144,7 @@ class Job(NamedTuple):
 
 def with_needs(jobs):
     """The jobs, each after those that it needs, none twice."""
-    return list(dict.fromkeys(each for job in jobs for each in (*job.needs(), job)))
+    return list(dict.fromkeys(each for job in jobs for each in (*with_needs(job.needs()), job)))
 
 
 def parse_args(argv):

@@ -273,7 +273,7 @@ def start_network(world, job, technique, own):
 def train(world, job):
     """Yields None after each step; in the end what `results` makes of the last weights, averages, and the best epoch's.
 
-    name -> logits float32 [rows that choose and test rows, L]; of a plain training also "unlabelled".
+    name -> logits float32 [rows that choose and test rows, L]; of one that teaches others also "unlabelled".
     """
     technique = job.settings()
     torch.manual_seed(job.seed + 100 * job.other)
@@ -316,7 +316,7 @@ def results(world, job, technique, network, models):
     for name, values in models.items():  # the last weights are the last ones here, too
         put(network, values)
         found[name] = world.logits(network, np.concatenate([world.choosing, world.test]))
-    if job.technique == "plain":
+    if job.teaches():
         found["unlabelled"] = world.logits(network, world.unlabelled)
         save_weights(world, job, network)
     return found

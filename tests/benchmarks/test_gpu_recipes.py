@@ -27,6 +27,12 @@ def test_what_a_student_needs_is_made_before_it(tmp_path):
     assert names(Job("20x", 1, "soft_own_linear_warm").needs()) == ["20x-1-plain", "20x-1-plain"]
 
 
+def test_teachers_of_another_technique(tmp_path):
+    student = Job("2000", 1, "both_layers_soft_own")
+    assert names(student.needs()) == ["2000-1-both_layers"]
+    assert student.needs()[0].teaches() and not student.teaches() and not Job("2000", 1, "longer").teaches()
+
+
 def test_a_job_is_claimed_once_and_when_its_needs_are_there(tmp_path):
     args = args_of(tmp_path, "--rows", "20x", "--seeds", "1", "--techniques", "soft_own")
     jobs = gpu_recipes.jobs_of(args)
