@@ -84,6 +84,7 @@ TECHNIQUES = {
     "longer": Technique(longer=2.0),
     "faster": Technique(faster=1.67),
     "slower": Technique(faster=0.67),
+    "half_rate": Technique(faster=0.5),
     "small_batch": Technique(smaller=2),
     "dropout": Technique(dropout=0.2),
     "masked": Technique(start=MASKED),
@@ -99,6 +100,7 @@ TECHNIQUES = {
     "both_layers_faster": Technique(pooling="both", layer_decay=0.85, faster=1.67),
     "both_steep": Technique(pooling="both", layer_decay=0.75, faster=1.67),
     "both_layers_masked": Technique(pooling="both", layer_decay=0.85, start=MASKED),
+    "slower_soft_three": Technique(faster=0.67, teacher="three+linear", of="slower"),
     "layers_r_drop": Technique(layer_decay=0.85, agreement=1.0),
     "both_layers_soft_own": Technique(pooling="both", layer_decay=0.85, teacher="own+linear", of="both_layers"),
     "both_layers_soft_three": Technique(pooling="both", layer_decay=0.85, teacher="three+linear", of="both_layers"),
@@ -117,7 +119,7 @@ class Job(NamedTuple):
 
     @property
     def name(self):
-        return f"{self.rows}-{self.seed}-{self.technique}{f'.{self.other}' if self.other else ''}"
+        return f"{self.rows or 'texts'}-{self.seed}-{self.technique}{f'.{self.other}' if self.other else ''}"
 
     def settings(self):
         return TECHNIQUES[self.technique] if self.rows else Technique()

@@ -23,7 +23,7 @@ def test_what_a_student_needs_is_made_before_it(tmp_path):
     assert names(gpu_recipes.jobs_of(args)) == [*plain, "2000-5-soft_three_linear"]
     of_all = Job("all", 3, "soft_three_linear")
     assert names(of_all.needs()) == ["all-1-plain", "all-2-plain", "all-3-plain"]  # the same rows, whatever the seed
-    assert names(Job("20x", 1, "masked").needs()) == ["-0-masked"] and Job("", 0, "masked").needs() == []
+    assert names(Job("20x", 1, "masked").needs()) == ["texts-0-masked"] and Job("", 0, "masked").needs() == []
     assert names(Job("20x", 1, "soft_own_linear_warm").needs()) == ["20x-1-plain", "20x-1-plain"]
 
 
