@@ -16,10 +16,11 @@ trainings take about as many steps, none fewer than the rows alone. A run whose 
 again.
     baseline  the rows alone; the experiments below share it
     dirty     a tenth of the rows get a wrong label; do the strategies find them? --clean: scores with the wrong labels,
-              and with so many suspects of the default strategy put right
+              and with so many suspects of the default strategy put right, in each of --rounds by a model of the last
     aug       the rows, and two copies of each by every strategy
     sparse    the rows, and 100 supporting rows of sparse.py as they are, or changed by every strategy
-    annotate  the rows, and so many (--support) rows from the rest of train, chosen by sparse.py or at random
+    annotate  the rows, and so many (--support) rows from the rest of train, chosen by sparse.py in each of --rounds, or
+              at random
 """
 
 import json
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from analysis.augmentation import CYCLE
-from analysis.suspicion import STRATEGIES, Search
+from analysis.suspicion import STRATEGIES, Search, out_of_fold
 from benchmarks.drawing import copy_labels
 from hierarchical.checkpoints import Checkpoint
 from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
@@ -56,6 +57,7 @@ def parse_args(argv):
     parser.add_argument("--dev_rows", type=int, default=200, help="to choose the epoch by")
     parser.add_argument("--error", choices=("anywhere", "sibling", "missing", "extra"), default="anywhere", help=ERRORS)
     parser.add_argument("--clean", type=int, nargs="+", default=[], help="dirty: suspects to put right, then train")
+    parser.add_argument("--rounds", type=int, default=1, help="dirty, annotate: each with a model of the one before")
     parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
     parser.add_argument("--support", type=int, nargs="+", default=[50], help="annotate: rows to add")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
@@ -86,6 +88,7 @@ class Bench:
 
     def write(self, name, rows):
         write_rows(self.folder / name, [(text, [self.tree.labels[i] for i in labels]) for text, labels in rows])
+        return self.folder / name
 
     def script(self, script, *flags):
         log = self.folder / "log.txt"
@@ -165,11 +168,34 @@ def dirty(bench):
             precision = {f"precision@{k}": 100 * found[:k].mean() for k in (50, 100, 150)}
             bench.report(what, **precision, **{f"recall@{wrong.sum()}": 100 * found[: wrong.sum()].mean()})
     for k in args.clean:
-        checked = set(orders["out_of_fold"][:k].tolist())
-        bench.write(f"{name}-clean-{k}.txt", [bench.rows[i] if i in checked else row for i, row in enumerate(planted)])
-        bench.train(f"{name}-clean-{k}", f"{name}-clean-{k}.txt")
+        clean(bench, name, planted, orders["out_of_fold"], k)
     if args.clean:
         bench.train("baseline")
+
+
+def clean(bench, name, planted, order, k):
+    """Put the first k suspects right that no round before had, train, and ask that model for the next ones."""
+    checked: list[int] = []
+    for number in range(1, bench.args.rounds + 1):
+        checked += [i for i in order.tolist() if i not in checked][:k]
+        what = f"{name}-clean-{rounds_of(k, number)}"
+        path = bench.write(f"{what}.txt", [bench.rows[i] if i in checked else row for i, row in enumerate(planted)])
+        checkpoint = bench.train(what, path.name)
+        if number < bench.args.rounds:
+            order = order_of_default(bench.args, checkpoint, path)
+
+
+def rounds_of(k, number):
+    """Two rounds of 75 are 75-75."""
+    return "-".join([str(k)] * number)
+
+
+def order_of_default(args, checkpoint, path):
+    """Row numbers, most suspicious first, by the default strategy of dirty.py."""
+    opened = Checkpoint.open(checkpoint)
+    search = Search(seed=3, checkpoint=opened, device=args.device, batch_size=args.batch_size)
+    scores, _ = out_of_fold(load_rows(path, opened.tree), len(opened.tree), search)
+    return np.argsort(-scores, kind="stable")
 
 
 def suspicious_orders(args, checkpoint, path):
@@ -221,17 +247,18 @@ def sparse(bench):
 
 
 def annotate(bench):
-    checkpoint, gold = bench.train("baseline"), dict(bench.others)
-    write_rows(bench.folder / "data.txt", [(text, None) for text, _ in bench.others])
+    baseline, gold = bench.train("baseline"), dict(bench.others)
     for k in bench.args.support:
-        choose(bench, checkpoint, k, "--annotate")
-        chosen = (bench.folder / "support.txt").read_text(encoding="utf-8").splitlines()
-        for what, rows in (
-            (f"annotate-{k}", [(text, gold[text]) for text in chosen]),
-            (f"random-{k}", random.Random(bench.seed).sample(bench.others, len(chosen))),
-        ):
-            bench.write(f"train-{what}.txt", bench.rows + rows)
-            bench.train(what, f"train-{what}.txt")
+        checkpoint, path, added = baseline, bench.folder / "train.txt", []
+        for number in range(1, bench.args.rounds + 1):
+            write_rows(bench.folder / "data.txt", [(text, None) for text in gold if text not in added])
+            choose(bench, checkpoint, k, "--annotate", "--train_file", path.name)
+            added += (bench.folder / "support.txt").read_text(encoding="utf-8").splitlines()
+            what = f"annotate-{rounds_of(k, number)}"
+            path = bench.write(f"train-{what}.txt", bench.rows + [(text, gold[text]) for text in added])
+            checkpoint = bench.train(what, path.name)
+        what, rows = f"random-{len(added)}", random.Random(bench.seed).sample(bench.others, len(added))
+        bench.train(what, bench.write(f"train-{what}.txt", bench.rows + rows).name)
 
 
 def choose(bench, checkpoint, support_num, *flags):

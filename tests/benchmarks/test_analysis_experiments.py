@@ -2,10 +2,11 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from benchmarks import analysis_experiments as experiments
-from utils import InputError, LabelTree
+from utils import InputError, LabelTree, load_rows
 
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经", "财经##股票", "财经##基金"])
 FOOTBALL = (0, 1)
@@ -68,6 +69,39 @@ def test_a_known_run_is_not_made_again_and_steps_stay_the_same(bench):
     assert passes == ["8", "4"]
     scores = {"micro_f1": 50, "macro_f1": 25}
     assert experiments.read_results(bench.record) == {(4, 1, "baseline"): scores, (4, 1, "twice"): scores}
+
+
+def test_each_round_chooses_among_the_texts_that_are_left_with_the_model_of_the_last(bench, monkeypatch):
+    bench.args.support, bench.args.rounds, left, script = [1], 2, [], bench.script
+
+    def choosing(name, *flags):
+        script(name, *flags)
+        if name == "analysis/sparse.py":
+            texts = (bench.folder / "data.txt").read_text(encoding="utf-8").splitlines()
+            left.append(texts)
+            (bench.folder / "support.txt").write_text(f"{texts[0]}\n", encoding="utf-8")
+
+    monkeypatch.setattr(bench, "script", choosing)
+    experiments.annotate(bench)
+    chosen = [call for call in bench.calls if call[0] == "analysis/sparse.py"]
+    assert [len(texts) for texts in left] == [4, 3] and left[0][1:] == left[1]
+    assert [call[call.index("--train_file") + 1] for call in chosen] == ["train.txt", "train-annotate-1.txt"]
+    checkpoints = [bench.folder / f"checkpoint-{what}" for what in ("baseline", "annotate-1")]
+    assert [call[call.index("--params_path") + 1] for call in chosen] == list(map(str, checkpoints))
+    first, second, others = (
+        (bench.folder / f"train-{what}.txt").read_text("utf-8").splitlines()
+        for what in ("annotate-1", "annotate-1-1", "random-2")
+    )
+    assert len(first) == 5 and second[:5] == first and len(second) == len(others) == 6
+
+
+def test_each_round_puts_suspects_right_that_none_before_had(bench, monkeypatch):
+    bench.args.rounds, wrong = 2, [(text, (3, 4)) for text, _ in bench.rows]
+    monkeypatch.setattr(experiments, "order_of_default", lambda args, checkpoint, path: np.array([2, 0, 1, 3]))
+    experiments.clean(bench, "wrong", wrong, np.array([2, 1, 3, 0]), 1)
+    first, second = (load_rows(bench.folder / f"wrong-clean-{what}.txt", TREE).labels for what in ("1", "1-1"))
+    right = [labels for _, labels in bench.rows]
+    assert first == [(3, 4), (3, 4), right[2], (3, 4)] and second == [right[0], (3, 4), right[2], (3, 4)]
 
 
 def test_summary(capsys):
