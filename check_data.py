@@ -300,7 +300,7 @@ def main(argv=None):
         print("tokens: an estimate, from characters and words; --model_name path/to/model counts them")
 
     if all(column[ONE_PATH] == column["labelled rows"] for column in report.values()):
-        print("every row is one path to a leaf: --decoding path predicts that, and so errs less (docs/predict.md)")
+        print("every row is one path to a leaf: with --decoding path more rows are right as a whole (docs/predict.md)")
 
     support = splits[0].support(tree)
     rarest = [(int(support[i]), tree.labels[i]) for i in np.argsort(support, kind="stable")[:RAREST]]

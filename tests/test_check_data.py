@@ -120,7 +120,7 @@ def test_rows_that_are_one_path_are_told_of(data_dir, check):
     paths = "一\t体育,体育##足球,体育##足球##中超\n二\t财经\n"
     out = check(data_dir(label_txt=label, train_txt=paths, dev_txt="三\t财经\n"))[1]
     assert numbers(out)["rows that are one path to a leaf"] == ["2", "1"]
-    assert "every row is one path to a leaf: --decoding path predicts that" in out
+    assert "every row is one path to a leaf: with --decoding path more rows are right" in out
     others = "四\t体育,体育##足球\n五\t体育##足球##中超\n六\t体育,体育##足球,体育##足球##中超,财经\n"
     out = check(data_dir(label_txt=label, train_txt=paths, dev_txt=others))[1]
     assert numbers(out)["rows that are one path to a leaf"] == ["2", "0"] and "--decoding path" not in out
