@@ -54,6 +54,7 @@ CJK, LATIN = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af", "0-
 TOKEN = re.compile(rf"[{CJK}]|[{LATIN}]{{1,6}}|[^\W{CJK}{LATIN}]{{1,3}}|[^\w\s]")
 RAREST = 10
 COMMONEST = 10  # unknown tokens
+ONE_PATH = "rows that are one path to a leaf"  # a figure
 
 
 def parse_args(argv):
@@ -185,6 +186,12 @@ def read_folder(args, tokens):
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
+def is_one_path(labels, tree):
+    """Whether labels, a row's class indices, are a leaf with all its ancestors, as --decoding path predicts."""
+    leaves = [label for label in labels if not tree.children[label]]
+    return len(leaves) == 1 and set(labels) == set(tree.closure(leaves))
+
+
 def figures(split, tree, args):
     """Name -> number, as the table and the JSON file have them."""
     limit = args.max_seq_length
@@ -204,6 +211,7 @@ def figures(split, tree, args):
         "rows that no label applies to": split.rows_with[()],
         **{f"rows with a label of level {level}": at_level[level] for level in range(1, tree.depth + 1)},
         "rows without an ancestor of a label": len(split.missing),
+        ONE_PATH: sum(rows for labels, rows in split.rows_with.items() if is_one_path(labels, tree)),
         "labels per row, mean": float(sizes.mean()),
         "labels per row, most": int(sizes.max()),
         "rows per label, least": int(support.min()),
@@ -290,6 +298,9 @@ def main(argv=None):
         print(f"{name:<36}" + "".join(map(form.format, values)))
     if not args.model_name:
         print("tokens: an estimate, from characters and words; --model_name path/to/model counts them")
+
+    if all(column[ONE_PATH] == column["labelled rows"] for column in report.values()):
+        print("every row is one path to a leaf: with --decoding path more rows are right as a whole (docs/predict.md)")
 
     support = splits[0].support(tree)
     rarest = [(int(support[i]), tree.labels[i]) for i in np.argsort(support, kind="stable")[:RAREST]]

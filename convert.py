@@ -9,7 +9,7 @@ Reads   input      tables: CSV and its like, JSON, Excel, Parquet, rows of this 
         taxonomy   all labels there are, in one of four forms; class_names: the names of class numbers
         label_file, or save_dir/label.txt if it is there: class indices depend on its order, so it is only ever added to
 Writes  into save_dir, unless with --dry_run
-        train.txt, dev.txt, test.txt   one file per number of --splits, or per --train_input, --dev_input, --test_input
+        train.txt, dev.txt, test.txt   one file per number of --splits, and per --train_input, --dev_input, --test_input
         data.txt                       the texts of the last of them; all texts, if the table has no labels
         label.txt, label_graph.txt     all labels and their ancestors; the further parents of those with several
         unlabeled.txt                  texts without a label
@@ -63,7 +63,8 @@ def parse_args(argv):
     tables = parser.add_argument_group("tables: .csv .tsv .txt .json .jsonl .ndjson .xlsx .parquet, also .gz")
     tables.add_argument("--input", nargs="+", help="table(s) whose rows are split into train, dev and test")
     for name in SPLIT_NAMES:
-        tables.add_argument(f"--{name}_input", nargs="+", help=f"table(s) whose rows all go to {name}")
+        beside = "; goes with --input, too" if name == "test" else ""
+        tables.add_argument(f"--{name}_input", nargs="+", help=f"table(s) whose rows all go to {name}{beside}")
     tables.add_argument("--delimiter", type=mark, help="between cells; left out, as all of these: found out")
     tables.add_argument("--encoding", help="of texts, as gb18030 or cp1250")
     tables.add_argument("--no_header", action="store_true", help="the first row is a row; columns have numbers from 0")
@@ -107,11 +108,13 @@ def check_arguments(parser, args):
         return
     if not args.input and not args.parts and not args.taxonomy:
         parser.error("argument --input: needed, or --train_input, or a --taxonomy alone")
-    if args.input and args.parts:
-        parser.error("argument --input: its rows are split; --train_input and the like bring parts: one or the other")
-    if args.parts and args.splits:
+    if args.input and args.parts.keys() - {"test"}:
+        parser.error(
+            "argument --input: its rows are split; --train_input and --dev_input bring parts: one or the other"
+        )
+    if args.parts and args.splits and not args.input:
         parser.error("argument --splits: the parts are given, so leave it out")
-    if args.parts and "train" not in args.parts:
+    if args.parts and not args.input and "train" not in args.parts:
         parser.error("argument --train_input: needed, or --input for rows to be split")
     if len(args.label_column or ()) > 1:
         levels = f"--label_columns {' '.join(args.label_column)}"
@@ -127,6 +130,8 @@ def check_arguments(parser, args):
     if not args.save_dir and not args.dry_run:
         parser.error("argument --save_dir: needed, unless with --dry_run")
     check_folder_arguments(parser, args)
+    if args.input and args.parts and len(args.splits) > 2:
+        parser.error("argument --splits: train and dev, as --test_input brings test: two numbers at most")
 
 
 def mark(text):
@@ -155,7 +160,8 @@ def read_rows(args, tally, problems):
     columns = Columns(args.text_column or (), args.label_column, args.label_columns or (), args.onehot_columns or ())
     dialect = Dialect(args.delimiter, args.encoding, False if args.no_header else None, args.sheet)
     keys = {}
-    inputs = {name: files_of(names) for name, names in (args.parts or {"": args.input}).items()}
+    named = ({"": args.input} if args.input else {}) | args.parts
+    inputs = {name: files_of(names) for name, names in named.items()}
     parts = {name: gather(paths, columns, dialect, keys, tally, problems) for name, paths in inputs.items()}
     return parts, list(keys)
 
@@ -237,7 +243,7 @@ def convert(args, logger):
     if not args.input and not args.parts:
         return taxonomy_alone(args, taxonomy, known, label_path)
     if args.save_dir and not args.dry_run:  # what is certain to be written
-        names = ["train", *(args.parts or SPLIT_NAMES[: len(args.splits)])]
+        names = {*args.parts, *(SPLIT_NAMES[: len(args.splits)] if args.input else ())}
         folders.require_free(Path(args.save_dir), {f"{name}.{args.format}" for name in names}, args.overwrite)
     problems = Problems()
     parts, keys = read_rows(args, tally, problems)
@@ -316,11 +322,12 @@ def files_of_rows(args, settled, tree, logger):
     if "" in parts:
         rows = parts.pop("")
         numbers = folders.split([labels for _, labels in rows], tree, args.splits, args.is_shuffle, args.seed)
-        parts = {name: [rows[i] for i in part] for name, part in zip(SPLIT_NAMES, numbers)}
+        parts = {name: [rows[i] for i in part] for name, part in zip(SPLIT_NAMES, numbers)} | parts
+    learned = {text for text, _ in parts["train"]} if args.parts else set()
     for name, rows in parts.items():
         if not rows:
             raise InputError(f"{name}: no row with a label is left for it. Nothing was written.")
-        if name != "train" and (known := sum(text in settled["train"].rows for text, _ in rows) if args.parts else 0):
+        if name != "train" and (known := sum(text in learned for text, _ in rows)):
             logger.warning(f"texts in {name} that train holds, too; scores will be too good: {known}")
     *_, last = parts.values()
     parts["data"] = [(text, None) for text, _ in last]

@@ -24,7 +24,7 @@ def commands(page="docs/data.md"):
 
 def write(folder):
     """Write all files into a folder that exists."""
-    for make in (levels, cells, onehot, numbers, names, tokens, news, headlines, nested, patents, more):
+    for make in (levels, cells, onehot, numbers, names, benchmark, tokens, news, headlines, nested, patents, more):
         make(Path(folder))
 
 
@@ -87,6 +87,14 @@ def names(folder):
     (folder / "memes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     edges = ["Root\tEthos\tLogos\tPathos", "Ethos\tAd Hominem", "Ad Hominem\tSmears\tDoubt", "Logos\tRepetition"]
     lines(folder / "techniques.txt", *edges, "Pathos\tFlag-waving\tSmears")
+
+
+def benchmark(folder):
+    """A benchmark's intents with a scenario before each, in quotes; train and test apart, no dev."""
+    intents = ["card_lost", "card_pin", "transfer_failed", "transfer_fee"]
+    for name, count in (("train", 40), ("test", 8)):
+        rows = (f'"Please, {name} {i}",{intents[i % 4]}' for i in range(count))
+        lines(folder / f"intents_{name}.csv", "text,category", *rows)
 
 
 def tokens(folder):

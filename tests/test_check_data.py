@@ -34,7 +34,11 @@ def check(capsys):
 
 def numbers(out):
     """Line of the table -> its columns, as text."""
-    rows = [line for line in out.split("\n\n")[1].splitlines() if line.strip() and "an estimate" not in line]
+    rows = [
+        line
+        for line in out.split("\n\n")[1].splitlines()
+        if line.strip() and not line.startswith(("tokens: ", "every "))
+    ]
     return {row[:36].strip(): row[36:].split() for row in rows}
 
 
@@ -59,6 +63,7 @@ def test_small_data(data_dir, check):
     assert table["rows per label, least"] == ["1", "0"] and table["rows per label, most"] == ["3", "1"]
     assert table["rows per label, median"] == ["2.00", "1.00"] and table["labels without a row"] == ["0", "1"]
     assert table["tokens, longest"] == ["10", "8"] and table["share of rows above 128 tokens"] == ["0.0%", "0.0%"]
+    assert table["rows that are one path to a leaf"] == ["3", "2"] and "--decoding path" not in out
     assert warnings_in(out) == {"dev.txt: labels without a row, whose F1 is always 0: 1": ["体育##篮球"]}
     rarest = out.split("The rarest labels in train.txt\n")[1].split("\n\n")[0].splitlines()
     assert [line.split() for line in rarest[:2]] == [["1", "体育##足球"], ["1", "体育##篮球"]] and len(rarest) == 5
@@ -108,6 +113,17 @@ def test_other_names_and_formats(data_dir, check):
     flags = ["--train_file", "train.jsonl", "--dev_file", "dev.csv", "--label_file", "tree.txt"]
     code, out, _ = check(folder, *flags)
     assert code == 0 and numbers(out)["rows that no label applies to"] == ["1", "0"]
+
+
+def test_rows_that_are_one_path_are_told_of(data_dir, check):
+    label = "体育\n体育##足球\n体育##足球##中超\n财经\n"
+    paths = "一\t体育,体育##足球,体育##足球##中超\n二\t财经\n"
+    out = check(data_dir(label_txt=label, train_txt=paths, dev_txt="三\t财经\n"))[1]
+    assert numbers(out)["rows that are one path to a leaf"] == ["2", "1"]
+    assert "every row is one path to a leaf: with --decoding path more rows are right" in out
+    others = "四\t体育,体育##足球\n五\t体育##足球##中超\n六\t体育,体育##足球,体育##足球##中超,财经\n"
+    out = check(data_dir(label_txt=label, train_txt=paths, dev_txt=others))[1]
+    assert numbers(out)["rows that are one path to a leaf"] == ["2", "0"] and "--decoding path" not in out
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ SHAPES = {  # --input or --train_input -> rows of train and dev, labels, and two
     "onehot.csv": (30, 3, {"well, text 0": "anger,fear,joy", "well, text 2": "joy"}),
     "train.tsv": (50, 7, {'"Well train 1, he said': "positive,positive##joy,negative,negative##fear"}),
     "headlines.train.txt": (36, 3, {"东栖第1届train运动会开幕": "财经"}),
+    "intents_train.csv": (40, 6, {"Please, train 6": "transfer,transfer##failed"}),
     "memes.json": (30, 8, {"MEME 0\nsecond line": "Ethos,Ethos##Ad Hominem,Ethos##Ad Hominem##Smears,Pathos",
                            "MEME 2\nsecond line": ""}),
     "news_train.json": (36, 8, {"train shares rose 2": "C,C##C2,M,M##M1,M##M1##M11"}),
@@ -82,7 +83,7 @@ def first_input(command):
 
 
 def test_the_pages_have_the_same_commands():
-    assert strangers.commands("docs/data.zh-CN.md") == COMMANDS and len(COMMANDS) == 16
+    assert strangers.commands("docs/data.zh-CN.md") == COMMANDS and len(COMMANDS) == 17
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -304,6 +305,26 @@ def test_parts_that_are_given(call):
     assert code == 2 and "dev: no row with a label is left for it" in log and not Path("new").exists()
 
 
+def test_test_rows_beside_rows_that_are_split(call):
+    write("t.csv", "text,label", "a,A", "b,B", "c,A", "d,B")
+    write("e.csv", "text,label", "a,A", "d,B", "e,B", "f,C##D")
+    flags = ("--input", "t.csv", "--test_input", "e.csv", "--splits", "0.5", "0.5", "--is_shuffle", "false")
+    code, out, log = call(*flags, "--save_dir", "out")
+    assert (
+        code == 0
+        and rows_of(folder="out") == {"a": "A", "b": "B"}
+        and rows_of("dev.txt", "out") == {"c": "A", "d": "B"}
+    )
+    assert rows_of("test.txt", "out") == {"a": "A", "d": "B", "e": "B", "f": "C,C##D"}
+    assert Path("out/data.txt").read_text() == "a\nd\ne\nf\n" and "test: e.csv: " in out
+    assert "texts in test that train holds, too; scores will be too good: 1" in log
+    Path("out/train.txt").unlink()
+    code, _, log = call(*flags, "--save_dir", "out")
+    assert code == 2 and "test.txt" in log and not Path("out/train.txt").exists()
+    assert call("--input", "t.csv", "--test_input", "e.csv", "--splits", "1", "--save_dir", "one")[0] == 0
+    assert rows_of(folder="one").keys() == set("abcd") and not Path("one/dev.txt").exists()
+
+
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +336,8 @@ def test_parts_that_are_given(call):
         (["--input", "a.csv", "--train_input", "a.csv"], "one or the other"),
         (["--dev_input", "a.csv"], "--train_input: needed"),
         (["--train_input", "a.csv", "--splits", "1"], "the parts are given, so leave it out"),
+        (["--input", "a.csv", "--test_input", "a.csv", "--dev_input", "a.csv"], "one or the other"),
+        (["--input", "a.csv", "--test_input", "a.csv", "--save_dir", "x", "--splits", "0.8", "0.1", "0.1"], "two numbers at most"),
         (["--input", "a.csv", "--label_column", "b", "--onehot_columns", "c"], "one of --label_column"),
         (["--input", "a.csv", "--label_columns", "b", "--label_delimiter", ";"], "--label_delimiter: is for --label_column"),
         (["--input", "a.csv", "--onehot_columns", "b", "--class_names", "c"], "--class_names: is for --label_column"),
