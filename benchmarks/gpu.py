@@ -32,7 +32,7 @@ from hierarchical.devices import ENGINE_DEVICES, available_cores, installed
 from hierarchical.engines import find_gpu
 from utils import InputError, atomic_write, check_minima, make_parser, require_file, run
 
-MEASUREMENTS = OTHERS | {"forms": (forms, 120)}
+MEASUREMENTS = OTHERS | {"forms": (forms, 150)}
 
 
 def parse_args(argv):

@@ -48,10 +48,11 @@ def forms(args):
             rows = rng.integers(5, model.config["vocab_size"], (len(rows), LENGTH)).tolist()
         return {"ms a text": 1000 * seconds_of(lambda: model.logits(rows)) / len(rows)}
 
+    for name in MODELS:
+        write_forms(args.work_dir / name)
     for name, form in product(MODELS, FORMS):
         if name != "own" and form.startswith("cuDNN"):
             continue
-        write_forms(args.work_dir / name)
         try:
             model = opened_as(args, name, form)
         except Exception as error:  # of a form that this card or version has not, which must not cost the others
