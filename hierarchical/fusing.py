@@ -200,7 +200,8 @@ class Graph:
 def fuse_model(model: Any) -> int:
     """Fuse a float32 model (onnx.ModelProto) in place; returns how many layers' attention is one node then.
 
-    Where the attention of a layer is not found, the layer stays as it was; 0: so does the whole model.
+    0, and the model stays as it was, where the attention of a layer is not found, or where other tokens are read after
+    the last layer than the first, since tokens change their places.
     """
     from onnx import helper, numpy_helper, parser
 
@@ -208,8 +209,10 @@ def fuse_model(model: Any) -> int:
     read = Graph(graph)
     found = [read.attention(node) for node in graph.node if node.op_type == "Softmax"]
     layers = {attention.context: attention for attention in found if attention}
-    tables = read.tables()
-    if not layers or not tables:
+    tables, last = read.tables(), found[-1] if found else None
+    if len(layers) < len(found) or not tables or not last:
+        return 0
+    if last.tokens in last.query.input and not read.first_token(last)[0]:
         return 0
     padding = next(node.input[1] for node in graph.node if node.op_type == "Equal" and node.input[0] == "input_ids")
     nodes = [helper.make_node("OrderRows", ["input_ids", padding], [TARGETS, LENGTHS, ROWS], domain=OWN_DOMAIN)]
