@@ -7,7 +7,7 @@ Reads   model_path/float32.onnx and what export_model.py left beside it; data_fi
 Writes  work_dir     the same model in float16, and one of twice the width for speed alone; texts, answers, logs
         output_json  every figure so far, after each measurement, if asked for; the table goes to the terminal
 
-Under four minutes on an H100 with 16 cores. It needs what .[gpu] installs and onnx; the server's measurement what
+Under five minutes on an H100 with 16 cores. It needs what .[gpu] installs and onnx; the server's measurement what
 deploy/simple_serving/requirements.txt names; torch's is left out where there is no torch. Each measurement is a process
 of its own with a time limit: one that fails is reported, and the others go on. With --device cpu everything can be
 tried without a GPU; such times mean nothing.
@@ -25,10 +25,14 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.gpu_measurements import MEASUREMENTS, told
+from benchmarks.gpu_forms import forms
+from benchmarks.gpu_measurements import MEASUREMENTS as OTHERS
+from benchmarks.gpu_measurements import told
 from hierarchical.devices import ENGINE_DEVICES, available_cores, installed
 from hierarchical.engines import find_gpu
 from utils import InputError, atomic_write, check_minima, make_parser, require_file, run
+
+MEASUREMENTS = OTHERS | {"forms": (forms, 150)}
 
 
 def parse_args(argv):
@@ -40,7 +44,7 @@ def parse_args(argv):
     parser.add_argument("--device", choices=ENGINE_DEVICES, default="gpu", help="cpu: only to try it out")
     parser.add_argument("--texts", type=int, default=32_768, help="that a whole command labels")
     parser.add_argument("--seconds", type=float, default=2.5, help="of load on a server, with each number of clients")
-    parser.add_argument("--total_seconds", type=float, default=220, help="after which no measurement goes on")
+    parser.add_argument("--total_seconds", type=float, default=300, help="after which no measurement goes on")
     parser.add_argument("--measurements", nargs="+", choices=MEASUREMENTS, default=[*MEASUREMENTS], help="only these")
     parser.add_argument("--run_one", choices=MEASUREMENTS, help=argparse.SUPPRESS)  # what this script calls itself with
     args = parser.parse_args(argv)

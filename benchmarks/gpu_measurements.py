@@ -152,20 +152,31 @@ def opened(args, name, precision, **settings):
     return Predictor(args.work_dir / name, precision, **{"kind": "export", "device": args.device} | settings)
 
 
-def compare(args, precisions=("float32", "float16"), suffix=""):
-    """Share of texts with the same labels as float32 on the CPU, and how far a probability moves at most."""
+def differences_of(args):
+    """(a function of a Predictor, number of texts): the share of them with the labels that float32 on the CPU gives,
+    and how far a probability moves at most."""
     texts = texts_of(args)[:COMPARED]
     reference = opened(args, "own", "float32", device="cpu")
     expected = reference.probabilities(texts)
     labels = decide(expected, reference.tree, reference.decision)
 
-    def differences(precision):
-        found = opened(args, "own", precision).probabilities(texts)
+    def differences(model):
+        found = model.probabilities(texts)
         same = (decide(found, reference.tree, reference.decision) == labels).all(axis=1)
         return {"% same labels": 100 * same.mean(), "farthest probability": float(np.abs(found - expected).max())}
 
+    return differences, len(texts)
+
+
+def compare(args, precisions=("float32", "float16"), suffix=""):
+    """How far the answers on the device are from float32 on the CPU."""
+    differences_from, count = differences_of(args)
+
+    def differences(precision):
+        return differences_from(opened(args, "own", precision))
+
     for precision in precisions:
-        note(args, f"{precision}{suffix}, {len(texts)} texts", partial(differences, precision))
+        note(args, f"{precision}{suffix}, {count} texts", partial(differences, precision))
 
 
 def compare_exactly(args):

@@ -112,10 +112,11 @@ def load_onnxruntime() -> Any:
 class OnnxModel:
     """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads.
 
+    settings: of ONNX Runtime's part for NVIDIA's GPUs
     singly: batches are nothing but slower, and with exports of older versions change the answers: give it single texts
     """
 
-    def __init__(self, path: Path, device: str = "cpu", device_id: int = 0):
+    def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, **settings: Any):
         require_file(path, "Make it with export_model.py (--precision names those it writes).")
         onnxruntime = load_onnxruntime()
         self.place = f"gpu:{device_id}" if device == "gpu" else device
@@ -125,7 +126,7 @@ class OnnxModel:
         options.intra_op_num_threads = 1
         providers: list = ["CPUExecutionProvider"]
         if device == "gpu":
-            providers = [("CUDAExecutionProvider", {"device_id": device_id}), *providers]
+            providers = [("CUDAExecutionProvider", {"device_id": device_id, **settings}), *providers]
             with redirect_stdout(sys.stderr):  # it says what is missing where the predictions may go
                 onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
         try:

@@ -15,13 +15,14 @@ import numpy as np
 import hierarchical
 from hierarchical.batches import run_batches
 from hierarchical.checkpoints import SETTINGS, Checkpoint, read_decision, write_decision
-from hierarchical.console import progress_bar, quiet
+from hierarchical.console import get_logger, progress_bar, quiet
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import available_cores
 from hierarchical.encoders import family_of
 from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
+from hierarchical.fusing import fuse_model, keep_first_token
 from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
 from hierarchical.label_graph import GRAPH
 from hierarchical.labels import LabelTree
@@ -97,6 +98,7 @@ def export_onnx(program: Path, path: Path, labels: list[str], **metadata: str) -
         onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
     raw.unlink()
     model = onnx.load(str(path))
+    keep_first_token(model)
     graph, output = model.graph, model.graph.output[0]
     for node in graph.node:
         node.output[:] = ["logits" if name == output.name else name for name in node.output]
@@ -132,12 +134,14 @@ def quantize(source: Path, path: Path, labels: list[str], **metadata: str) -> No
 
 
 def halve(source: Path, path: Path, labels: list[str], **metadata: str) -> None:
-    """float16 weights and arithmetic; inputs and outputs stay as they are."""
+    """float16 weights and arithmetic, and GPUs' own kernels for attention (see fusing.py); inputs and outputs stay."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
-    save_onnx(model, path, labels, **metadata)
+    model = onnx.load(str(source))
+    if not fuse_model(model):
+        get_logger().info(f"{path.name}: the attention of its layers was not found, so that it is slower on GPUs")
+    save_onnx(convert_float_to_float16(model, keep_io_types=True), path, labels, **metadata)
 
 
 def export_checkpoint(

@@ -21,6 +21,7 @@ import numpy as np
 
 from hierarchical.batches import Begun, begin_batches
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
+from hierarchical.cuda_graphs import CudaGraphModel
 from hierarchical.decisions import probabilities_of, thresholds_of
 from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
 from hierarchical.engines import (
@@ -74,6 +75,7 @@ class Predictor:
     long_text       and what of longer ones: cut, head_tail or windows; None: as stored
     window_stride, max_windows   of windows: tokens from one to the next, and how many of a text; None: as stored
     batch_size      texts of a step, at most; an int8 model takes one after the other. None: see usual_batch_size
+    cuda_graphs     on a GPU with the back end onnx: run batches as CUDA graphs; needs more memory
     kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking. A
                     linear model, which is both, is always welcome: `require_network` refuses it
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
@@ -99,6 +101,7 @@ class Predictor:
         num_threads: int | None = None,
         max_seq_length: int | None = None,
         batch_size: int | None = None,
+        cuda_graphs: bool = False,
         kind: str | None = None,
         template: bool = False,
         long_text: str | None = None,
@@ -151,7 +154,12 @@ class Predictor:
             expected = "few-shot" if template else "classifier"
             if self.file.exists() or (self.file.parent / "config.json").exists():  # else the engine tells what is not
                 opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected, **asked)
-            if computes == "onnx":
+            if computes == "onnx" and cuda_graphs and device != "cpu":
+                tokenizer, files = opened.tokenizer, [self.file]
+                self.engine = CudaGraphModel(
+                    self.file, device, device_id, self.callers, tokenizer.max_seq_length, tokenizer.pad_id
+                )
+            elif computes == "onnx":
                 self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
             elif computes == "openvino":
                 bf16 = precision == "bfloat16" or (precision == "auto" and has_bf16())

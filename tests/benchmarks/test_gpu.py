@@ -9,7 +9,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
-from benchmarks import gpu, http_load
+from benchmarks import gpu, gpu_forms, http_load
 from benchmarks import gpu_measurements as measurements
 from benchmarks.timing import operations
 from hierarchical.encoders import read_config
@@ -90,6 +90,12 @@ def test_models_equality_and_predictor(tiny_export, tmp_path, monkeypatch, capsy
     told = capsys.readouterr().out
     assert "Error" not in told and "float32, 5 texts | 100 % same labels, 0 farthest probability" in told
     assert told.count(" ms a text") == 2 * (1 + 2) * 3  # own and wide at 128 tokens, own at its lengths
+
+    monkeypatch.setattr(gpu_forms, "BATCHES", (1, 256))
+    gpu_forms.forms(args)
+    told = capsys.readouterr().out
+    assert "Error" not in told and told.count("% same labels") == 5  # of plain, fused and cuDNN, and two as CUDA graphs
+    assert told.count(" ms a text") == 2 * 2 * (2 * 2 * 3 + 2)  # lengths, batches; callers, networks; cuDNN: own alone
 
 
 @pytest.mark.slow
