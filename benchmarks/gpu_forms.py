@@ -1,4 +1,4 @@
-"""The forms that the float16 model can have on a GPU, for gpu.py: plain, with fused attention, as CUDA graphs.
+"""The forms that the float16 model can have on a GPU, for gpu.py: plain, fused, and that as CUDA graphs.
 
 No script of its own.
 """
@@ -22,16 +22,12 @@ from benchmarks.gpu_measurements import (
 )
 from hierarchical.cuda_graphs import CudaGraphModel
 from hierarchical.engines import OnnxModel
-from hierarchical.fusing import LENGTHS
 from hierarchical.predictor import GPU_CALLERS
 
-CUDNN = {"sdpa_kernel": 8}  # of the kernels for attention, that of cuDNN
-FORMS = {  # name -> file, whether as CUDA graphs, settings of ONNX Runtime's part for GPUs
-    "plain": ("plain.onnx", False, {}),
-    "fused": ("float16.onnx", False, {}),
-    "fused, CUDA graphs": ("float16.onnx", True, {}),
-    "cuDNN": ("cudnn.onnx", False, CUDNN),
-    "cuDNN, CUDA graphs": ("cudnn.onnx", True, CUDNN),
+FORMS = {  # name -> file, whether as CUDA graphs
+    "plain": ("plain.onnx", False),
+    "fused": ("float16.onnx", False),
+    "fused, CUDA graphs": ("float16.onnx", True),
 }
 
 
@@ -51,8 +47,6 @@ def forms(args):
     for name in MODELS:
         write_forms(args.work_dir / name)
     for name, form in product(MODELS, FORMS):
-        if name != "own" and form.startswith("cuDNN"):
-            continue
         try:
             model = opened_as(args, name, form)
         except Exception as error:  # of a form that this card or version has not, which must not cost the others
@@ -61,8 +55,6 @@ def forms(args):
         if name == "own":
             note(args, f"{name}, {form}, {count} texts", partial(differences, model))
         for own_lengths, batch, callers in product((False, True), BATCHES, (GPU_CALLERS, 1)):
-            if callers == 1 and form.startswith("cuDNN"):
-                continue
             lengths = "own lengths" if own_lengths else f"{LENGTH} tokens"
             setting = f"{name}, {form}, batch {batch}, {lengths}, callers {callers}"
             note(args, setting, partial(figures, model, batch, callers, own_lengths))
@@ -74,24 +66,19 @@ def fail(error):
 
 def opened_as(args, name, form):
     """The Predictor of a folder in work_dir, with its float16 model in this form."""
-    model, (file, graphs, settings) = opened(args, name, "float16"), FORMS[form]
+    model, (file, graphs) = opened(args, name, "float16"), FORMS[form]
     path = args.work_dir / name / file
     if graphs:
         longest, pad_id = model.tokenizer.max_seq_length, model.tokenizer.pad_id
-        model.engine = CudaGraphModel(path, args.device, 0, GPU_CALLERS, longest, pad_id, **settings)
+        model.engine = CudaGraphModel(path, args.device, 0, GPU_CALLERS, longest, pad_id)
     else:
-        model.engine = OnnxModel(path, args.device, 0, **settings)
+        model.engine = OnnxModel(path, args.device, 0)
     return model
 
 
 def write_forms(folder):
-    """The float16 model as it was before it was fused, and with the lengths of rows in the form that cuDNN takes."""
+    """The float16 model as it was before it was fused."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = convert_float_to_float16(onnx.load(folder / "float32.onnx"), keep_io_types=True)
     onnx.save(model, folder / "plain.onnx")
-    model = onnx.load(folder / "float16.onnx")
-    for node in model.graph.node:
-        if node.op_type == "Attention":
-            node.input[3] = LENGTHS
-    onnx.save(model, folder / "cudnn.onnx")

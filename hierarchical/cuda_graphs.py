@@ -93,14 +93,11 @@ class CudaGraphModel:
     """An engine like OnnxModel, for GPUs, that runs batches as CUDA graphs; threads may call it.
 
     lanes: calls that run side by side; longest: tokens that the model reads of a text; device: cpu, only to try it out
-    settings: as of OnnxModel
     """
 
-    def __init__(self, path: Path, device: str, device_id: int, lanes: int, longest: int, pad_id: int, **settings: Any):
+    def __init__(self, path: Path, device: str, device_id: int, lanes: int, longest: int, pad_id: int):
         self.longest, self.pad_id = longest, pad_id
-        if device == "gpu":
-            settings["enable_cuda_graph"] = True
-        models = [OnnxModel(path, device, device_id, **settings) for _ in range(lanes)]
+        models = [OnnxModel(path, device, device_id, cuda_graphs=True) for _ in range(lanes)]
         first = models[0]
         self.place, self.labels, self.metadata, self.singly = first.place, first.labels, first.metadata, first.singly
         locks = [threading.Lock() for _ in models]

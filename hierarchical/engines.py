@@ -112,11 +112,11 @@ def load_onnxruntime() -> Any:
 class OnnxModel:
     """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads.
 
-    settings: of ONNX Runtime's part for NVIDIA's GPUs
+    cuda_graphs: on a GPU, capture them; see CudaGraphModel
     singly: batches are nothing but slower, and with exports of older versions change the answers: give it single texts
     """
 
-    def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, **settings: Any):
+    def __init__(self, path: Path, device: str = "cpu", device_id: int = 0, cuda_graphs: bool = False):
         require_file(path, "Make it with export_model.py (--precision names those it writes).")
         onnxruntime = load_onnxruntime()
         self.place = f"gpu:{device_id}" if device == "gpu" else device
@@ -126,7 +126,8 @@ class OnnxModel:
         options.intra_op_num_threads = 1
         providers: list = ["CPUExecutionProvider"]
         if device == "gpu":
-            providers = [("CUDAExecutionProvider", {"device_id": device_id, **settings}), *providers]
+            settings = {"device_id": device_id} | ({"enable_cuda_graph": True} if cuda_graphs else {})
+            providers = [("CUDAExecutionProvider", settings), *providers]
             with redirect_stdout(sys.stderr):  # it says what is missing where the predictions may go
                 onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
         try:

@@ -68,7 +68,6 @@ def parse_args(argv):
     engine.add_argument("--backend", choices=BACKENDS, default="onnx", help=BACKENDS_TEXT)
     add_engine_device_arguments(engine)
     engine.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU")
-    engine.add_argument("--cuda_graphs", action="store_true", help="run batches as CUDA graphs, on a GPU")
     engine.add_argument("--use_quantize", action="store_true", help="the int8 model, on a CPU")
     engine.add_argument("--use_bf16", action="store_true", help="openvino and paddle: bfloat16, on a CPU that has it")
     perf = parser.add_argument_group("measurement")
@@ -91,16 +90,12 @@ def precision(args, device, logger):
     """The precision to load; a switch that does not fit the device is told and has no effect."""
     if args.use_fp16 and device == "cpu":
         logger.warning("--use_fp16: only on a GPU, where it is faster; using float32")
-    if args.cuda_graphs and device == "cpu":
-        logger.warning("--cuda_graphs: only on a GPU; without effect here")
     if args.use_quantize and device != "cpu":
         logger.warning("--use_quantize: only on a CPU, where it is faster; using float32")
     if args.use_quantize and args.backend != "onnx":
         raise InputError(f"--use_quantize: the int8 model is one of ONNX Runtime. Leave --backend {args.backend} out.")
     if args.use_fp16 and args.backend != "onnx":
         raise InputError(f"--use_fp16: the float16 model is one of ONNX Runtime. Leave --backend {args.backend} out.")
-    if args.cuda_graphs and args.backend != "onnx":
-        raise InputError(f"--cuda_graphs: ONNX Runtime has them. Leave --backend {args.backend} out.")
     if args.use_bf16 and args.backend == "onnx":
         raise InputError("--use_bf16: ONNX Runtime does not compute so. Add --backend openvino, or use --use_quantize.")
     if args.use_bf16 and (device != "cpu" or not has_bf16()):
@@ -158,7 +153,6 @@ def main(argv=None):
         num_threads=args.num_threads,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
-        cuda_graphs=args.cuda_graphs,
         **long_text_arguments(args),
     )
     logger.info(f">>> [InferBackend] Use {device.upper()} to inference: {predictor.file}")

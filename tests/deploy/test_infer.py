@@ -292,15 +292,14 @@ def test_precision_that_was_not_exported(export, call):
 
 @pytest.mark.slow
 def test_switches_that_do_not_fit_are_told(call, printed, monkeypatch):
-    call("--use_fp16", "--cuda_graphs", "--perf")
+    call("--use_fp16", "--perf")
     assert any(line.startswith("--use_fp16: only on a GPU") for line in printed)
-    assert "--cuda_graphs: only on a GPU; without effect here" in printed
     monkeypatch.setattr(infer, "has_bf16", lambda: False)
     call("--use_bf16", "--perf", "--backend", "paddle")
     assert any(line.startswith("--use_bf16: only on a CPU with AVX512-BF16") for line in printed)
     with pytest.raises(InputError, match="Add --backend openvino"):
         call("--use_bf16")
-    for switch in ("--use_fp16", "--use_quantize", "--cuda_graphs"):
+    for switch in ("--use_fp16", "--use_quantize"):
         with pytest.raises(InputError, match="Leave --backend paddle out"):
             call(switch, "--backend", "paddle")
 

@@ -56,7 +56,7 @@ def runs(monkeypatch):
             at_work.remove(self)
 
     class StandIn(OnnxModel):
-        def __init__(self, path, device="cpu", device_id=0, **settings):
+        def __init__(self, path, device="cpu", device_id=0, cuda_graphs=False):
             super().__init__(path)
             self.session = Session(self.session)
 
