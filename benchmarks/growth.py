@@ -7,7 +7,8 @@ Writes  files of rows and of tokens into work_dir, where they are left
 
 An exponent of 1 is a cost in proportion, 2 one that takes four times as much for twice the size, 0 one that does not
 grow. The work of a stage runs alone in a process of its own; CPU seconds and the peak of memory are those above what
-the process had before. The rows are made: each has words of one label and of its parent among characters at random.
+the process had before; `evaluate` is a script, and its start counts, too. The rows are made: each has words of one
+label and of its parent among characters at random.
 """
 
 import resource
@@ -27,6 +28,9 @@ from analysis.scoring import fit_baseline
 from analysis.suspicion import Search, out_of_fold
 from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
+from hierarchical.checkpoints import save_linear_model
+from hierarchical.linear import LinearBranch
+from hierarchical.n_grams import NGrams
 from hierarchical.rows import Rows
 from hierarchical.stratify import stratified_split
 from hierarchical.token_rows import encode_file
@@ -154,6 +158,26 @@ def dirty(_, n_rows, n_labels):
     return lambda: out_of_fold(train, n_labels, Search())
 
 
+def made_linear_model(folder, n_labels):
+    """A linear model with weights at random, five for each n-gram."""
+    n_grams, rng = NGrams.of(made_rows(10_000, n_labels).texts), np.random.default_rng(0)
+    n_weights = 5 * len(n_grams)
+    weights = rng.integers(0, n_labels, n_weights).astype(np.uint32), rng.integers(-9, 99, n_weights).astype(np.int8)
+    numbers = np.full(n_labels, 0.05, np.float32), np.full(n_labels, -1, np.float32)
+    branch = LinearBranch(n_grams, np.arange(0, n_weights + 1, 5), *weights, *numbers)
+    save_linear_model(folder, branch, made_tree(n_labels), Decision())
+
+
+def evaluate(work_dir, n_rows, n_labels):
+    """analysis/evaluate.py with a model that has no encoder: its logits, their scores, and what is written of them."""
+    model = work_dir / f"linear-{n_labels}"
+    made_linear_model(model, n_labels)
+    command = [sys.executable, ROOT / "analysis" / "evaluate.py", "--params_path", model, "--dataset_dir", work_dir]
+    command += ["--label_file", model / "label.txt", "--train_file", "", "--dev_file"]
+    command += [made_file(work_dir, n_rows, n_labels).name, "--output_json", work_dir / "scores.json"]
+    return lambda: subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
 def stratify(_, n_rows, n_labels):
     """A split into train, dev and test."""
     labels = made_rows(n_rows, n_labels).labels
@@ -172,21 +196,26 @@ STAGES = {
     "tokens": (tokens, (60_000, 120_000, 240_000), (1_000,)),
     "score": (score, (10_000, 20_000, 40_000), (1_000, 2_000, 4_000)),
     "tune": (tune, (20_000, 40_000, 80_000), (1_000, 2_000, 4_000)),
-    "baseline": (baseline, (10_000, 20_000, 40_000), (500, 1_000, 2_000)),
+    "evaluate": (evaluate, (10_000, 20_000, 40_000), (1_000, 2_000, 4_000)),
+    "baseline": (baseline, (10_000, 20_000, 40_000), (2_500, 5_000, 10_000)),
     "dirty": (dirty, (2_000, 4_000, 8_000), (100, 200, 400)),
     "stratify": (stratify, (50_000, 100_000, 200_000), (12_500, 25_000, 50_000)),
     "neighbours": (neighbours, (25_000, 50_000, 100_000), (1,)),
 }
 
 
+def used():
+    """(CPU seconds, bytes at most) of this process, and of those that it has run."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in both), 1024 * sum(one.ru_maxrss for one in both)
+
+
 def measure(args):
     """Print CPU seconds and the bytes of memory of one stage of one size."""
     work = STAGES[args.stages[0]][0](args.work_dir, args.rows[0], args.labels[0])
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = used()
     work()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(seconds, 1024 * (after.ru_maxrss - before.ru_maxrss))
+    print(*(after - earlier for earlier, after in zip(before, used())))
 
 
 def measured(args, stage, n_rows, n_labels):

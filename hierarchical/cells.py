@@ -114,13 +114,14 @@ class Cells:
     def best_threshold(self, criterion: str, among: np.ndarray | None = None) -> float:
         """The one threshold with the highest "micro_f1" or "macro_f1"; see thresholds.tune_threshold."""
         order = self._of(self._falling, among)
-        scores = self._scores(order, self._of(self._falling_by_label, among), criterion, self.support(among))
+        by_label = self._of(self._falling_by_label, among) if criterion == "macro_f1" else order[:0]
+        scores = self._scores(order, by_label, criterion, self.support(among))
         return best_cut(self.cut[order].astype(np.float64), scores, 0.5, self.floor)
 
     def _scores(self, order: np.ndarray, by_label: np.ndarray, criterion: str, support: np.ndarray) -> np.ndarray:
         """The score when each cell and those before it are predicted. order, by_label: the same cells, falling.
 
-        support: int64 [L], 0 for labels that play no part
+        by_label: only macro-F1 looks at them; support: int64 [L], 0 for labels that play no part
         """
         if criterion == "micro_f1":
             return 2 * np.cumsum(self.gold[order]) / (np.arange(1, len(order) + 1) + support.sum())

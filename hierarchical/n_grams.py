@@ -7,7 +7,7 @@ n-grams two share their bits with a probability of 3e-8; they would count as one
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import islice
 
 import numpy as np
@@ -76,12 +76,14 @@ class NGrams:
         The texts are read once. The weight of an n-gram is log((1 + N) / (1 + n)) + 1, with n of N texts that have it.
         """
         texts, n_texts = iter(texts), 0
-        bits, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
         while chunk := list(islice(texts, CHUNK)):
             n_texts += len(chunk)
-            bits, counts = _added(bits, counts, *_counted(chunk))
-            if len(bits) > HELD:
-                bits, counts = bits[counts > 1], counts[counts > 1]
+            parts.append(_counted(chunk))
+            # only parts of like sizes are merged, so that each n-gram is in few merges however many chunks there are
+            while len(parts) > 1 and len(parts[-2][0]) < 2 * len(parts[-1][0]):
+                parts[-2:] = [_merged(*parts[-2:])]
+        bits, counts = reduce(_merged, reversed(parts))
         if (counts > 1).any():
             bits, counts = bits[counts > 1], counts[counts > 1]
         if len(bits) > most:
@@ -131,11 +133,11 @@ def _counted(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(bits[new], return_counts=True)
 
 
-def _added(
-    bits: np.ndarray, counts: np.ndarray, more: np.ndarray, more_counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two counts as one."""
-    both, places = np.unique(np.concatenate([bits, more]), return_inverse=True)
-    sums = np.zeros(len(both), np.int64)
-    np.add.at(sums, places, np.concatenate([counts, more_counts]))
-    return both, sums
+def _merged(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Two counts as one; of more than HELD n-grams without those that came once."""
+    bits, counts = map(np.concatenate, zip(one, other))
+    order = np.argsort(bits, kind="stable")  # merges what is sorted already, in proportion to its length
+    bits = bits[order]
+    starts = np.flatnonzero(np.diff(bits, prepend=~bits[:1]))
+    bits, counts = bits[starts], np.add.reduceat(counts[order], starts) if len(starts) else counts
+    return (bits[counts > 1], counts[counts > 1]) if len(bits) > HELD else (bits, counts)

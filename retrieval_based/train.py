@@ -9,6 +9,7 @@ Reads   train_set_file, similar_text_pair_file   rows text<TAB>label,label,...  
 Writes  save_dir/model_best/   the encoder with the best recall@1 so far, self-contained (see encoder.py)
         save_dir/{setting.txt, run.json, metrics.jsonl, train.log}   what made it, recall after each epoch
         save_dir/state.safetensors   the last state, for --resume
+        .cache/tokens/ beside the rows   tokens of files with 50,000 rows or more, for the next call
 
 A row gives one pair for each of its most specific labels. Within a batch, the cosine of a text and its label, less a
 margin, is to be above those of the text and the other labels of the batch: cross-entropy over the scaled cosines, "in
@@ -43,6 +44,7 @@ from hierarchical.runs import (
     write_run_files,
 )
 from hierarchical.sources import require_model
+from hierarchical.token_rows import encode_file
 from hierarchical.training import Settings, Trainer, leave, save_progress, stop_on_signals, train_batches, train_epoch
 from hierarchical.weights import load_weights
 from metric import Decision, tune_threshold
@@ -155,11 +157,12 @@ class PairTrainer(Trainer):
 def read_data(args, logger):
     """(LabelTree, train Rows, dev Rows); everything that can be wrong with the data is found here."""
     tree = LabelTree.read(args.corpus_file)
-    train, dev = load_rows(args.train_set_file, tree), load_reported(args.similar_text_pair_file, tree, logger)
+    train = load_rows(args.train_set_file, tree, keep_texts=False)
+    dev = load_reported(args.similar_text_pair_file, tree, logger)
     for path, rows in ((args.train_set_file, train), (args.similar_text_pair_file, dev)):
         if not any(rows.labels):
             raise InputError(f"{path}: no row has a label.")
-    trained = {label for row in train.labels for label in most_specific(tree, row)}
+    trained = {label for labels in set(train.labels) for label in most_specific(tree, labels)}
     if len(trained) < 2:
         raise InputError(f"{args.train_set_file}: all rows have the same label; there is nothing to tell apart.")
     indexed = labels_to_index(tree, any(tree.children[label] for label in trained))
@@ -175,7 +178,7 @@ def read_data(args, logger):
     return tree, train, dev
 
 
-def prepare_model(args, train, inner_labels, logger):
+def prepare_model(args, inner_labels, logger):
     """(model in train mode, tokenizer), from --model_name and --init_from_ckpt."""
     source, tokenizer, config = open_model(args.model_name, args.max_seq_length)
     config.output_emb_size, config.inner_labels = args.output_emb_size, inner_labels
@@ -186,8 +189,6 @@ def prepare_model(args, train, inner_labels, logger):
         load_weights(model, args.init_from_ckpt)
     elif not args.resume:  # its parameters are in the saved state
         start_encoder(model, source, logger)
-        sample = np.random.default_rng(args.seed).permutation(len(train.texts))[:CENTERED_ON]
-        center(model, tokenizer.encode([train.texts[i] for i in sample]), tokenizer.pad_id, args.batch_size)
     return model, tokenizer
 
 
@@ -240,16 +241,21 @@ def train_and_save(args, rank, world, logger):
 
     join_processes(paddle, args.model_name)
     paddle.seed(args.seed)
-    specific = [most_specific(tree, labels) for labels in train.labels]
-    inner_labels = any(tree.children[label] for row in specific for label in row)
-    model, tokenizer = prepare_model(args, train, inner_labels, logger)
+    specific = {labels: most_specific(tree, labels) for labels in set(train.labels)}  # far fewer than rows
+    inner_labels = any(tree.children[label] for found in specific.values() for label in found)
+    model, tokenizer = prepare_model(args, inner_labels, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
-    train_ids, dev_ids = tokenizer.encode(train.texts), tokenizer.encode(dev.texts)
+    train_ids = encode_file(tokenizer, train.texts, args.train_set_file)
+    dev_ids = encode_file(tokenizer, dev.texts, args.similar_text_pair_file)
+    if not (args.init_from_ckpt or args.resume):
+        sample = np.random.default_rng(args.seed).permutation(len(train_ids))[:CENTERED_ON]
+        center(model, [train_ids[i] for i in sample], tokenizer.pad_id, args.batch_size)
     label_ids = tokenizer.encode(texts_of_labels(tree, range(len(tree))))
-    pairs = [(row, label) for row, labels in enumerate(specific) for label in labels]
+    pairs = [(row, label) for row, labels in enumerate(train.labels) for label in specific[labels]]
     lengths = [len(train_ids[row]) for row, _ in pairs]
     total_steps = args.epochs * -(-len(pairs) // (args.batch_size * world))
-    closures = [set(tree.closure(labels)) for labels in train.labels]
+    closure_of = {labels: set(tree.closure(labels)) for labels in specific}
+    closures = [closure_of[labels] for labels in train.labels]
     if rank == 0:
         write_run_files(save_dir, vars(args), tree, train, dev)
     settings = Settings.from_arguments(

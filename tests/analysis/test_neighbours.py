@@ -52,3 +52,17 @@ def test_rows_that_the_index_does_not_find(monkeypatch):
 
     monkeypatch.setattr(neighbours.Vectors, "search", nothing)
     assert nearest(features, features, 1)[0].tolist() == [[0], [1], [2], [3], [4]]
+
+
+def test_comparisons_of_a_row_hardly_grow_with_the_rows(monkeypatch):
+    """Four times the rows: comparing all pairs, each would be compared with four times as many."""
+    import faiss
+
+    monkeypatch.setattr(neighbours, "EXACT", 100)
+    monkeypatch.setattr("retrieval_based.vectors.EXACT", 100)
+    features, of_a_row = np.random.default_rng(0).standard_normal((8_000, 8)).astype(np.float32), []
+    for n_rows in (2_000, 8_000):
+        faiss.cvar.hnsw_stats.reset()
+        nearest(features[:n_rows], features[:n_rows], 4)
+        of_a_row.append(faiss.cvar.hnsw_stats.ndis / n_rows)
+    assert 0 < of_a_row[1] < 1.6 * of_a_row[0]

@@ -50,6 +50,14 @@ def test_a_shift_gains_what_the_cut_of_scikit_learn_loses():
     assert found == scores_without_warnings(train, dev, tree)  # run after run
 
 
+def test_the_estimate_holds_the_scoring(monkeypatch, caplog):
+    monkeypatch.setattr("analysis.scoring.CELL_SECONDS", 10)
+    train = rows_of(足球=(0, 1), 股市=(2,))
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    fit_baseline(train, train, TREE, get_logger())
+    assert caplog.messages[0] == "About 63 seconds of one core"  # 3 to begin with, 2 rows x 3 labels
+
+
 def test_labels_of_no_train_row_and_of_all():
     # never 体育##足球, always 体育
     train = rows_of(足球联赛开打=(0,), 篮球联赛开打=(0,), 股市上涨=(0, 2), 股市下跌=(0, 2))

@@ -1,5 +1,6 @@
 """benchmarks/growth.py: exponents by hand, and its table of one stage."""
 
+import json
 import re
 
 import pytest
@@ -20,10 +21,20 @@ def test_made_rows_have_a_leaf_and_its_parent():
 
 
 @pytest.mark.slow
-def test_a_table(tmp_path, capfd):
-    growth.main(["--work_dir", str(tmp_path), "--stages", "stratify", "--rows", "200", "400", "--labels", "20"])
+@pytest.mark.parametrize("stage", ["stratify", "evaluate"])
+def test_a_table(tmp_path, capfd, stage):
+    growth.main(["--work_dir", str(tmp_path), "--stages", stage, "--rows", "200", "400", "--labels", "20"])
     *_, line = capfd.readouterr().out.splitlines()
-    assert re.fullmatch(r"\| stratify \| 200 · 400 rows \| 20 labels \|( [\d. ·-]+ \|){4}", line), line
+    assert re.fullmatch(rf"\| {stage} \| 200 · 400 rows \| 20 labels \|( [\d. ·-]+ \|){{4}}", line), line
+
+
+@pytest.mark.slow
+def test_a_script_counts_as_its_stage(tmp_path):
+    before = growth.used()
+    growth.evaluate(tmp_path, 300, 20)()
+    (seconds, memory), scores = growth.used(), json.loads((tmp_path / "scores.json").read_text("utf-8"))
+    assert seconds > before[0] and memory > before[1]
+    assert scores["dev"]["n_rows"] == 300 and len(scores["dev"]["labels"]) == 20
 
 
 @pytest.mark.parametrize("flags", [["--rows", "5"], ["--rows", "0", "--labels", "3"]])

@@ -76,6 +76,21 @@ def test_vocabularies_do_not_depend_on_chunks(texts, monkeypatch):
     assert (np.diff(common.bits.astype(float)) > 0).all()
 
 
+def test_counting_grows_with_the_texts(monkeypatch):
+    """Four times the texts, each with n-grams of its own: what is merged does not grow sixteenfold."""
+    merged, real = [], module._merged
+    monkeypatch.setattr(
+        module, "_merged", lambda *parts: merged.append(sum(len(one[0]) for one in parts)) or real(*parts)
+    )
+    monkeypatch.setattr(module, "CHUNK", 4)
+    texts, sums = ["".join(map(chr, range(0x4E00 + 8 * i, 0x4E08 + 8 * i))) for i in range(1024)], []
+    for n_texts in (256, 1024):
+        merged.clear()
+        assert len(NGrams.of(texts[:n_texts])) == n_texts * (8 + 7 + 6 + 5)
+        sums.append(sum(merged))
+    assert sums[1] < 6 * sums[0]
+
+
 def test_n_grams_of_one_text_alone():
     n_grams = NGrams.of(["甲", "乙"])  # no two share any
     assert dense(n_grams, ["甲", "丙", ""]).sum(1).tolist() == [1, 0, 0]

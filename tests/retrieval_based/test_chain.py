@@ -13,6 +13,7 @@ from filelock import FileLock
 from safetensors.numpy import load_file
 
 from hierarchical.bi_encoder import Encoder
+from hierarchical.tokens import Tokenizer
 from hierarchical.training import Settings
 from retrieval_based import build_index, evaluate, export_model, predict, recall, run_system, train
 from retrieval_based.index import SemanticIndex
@@ -47,6 +48,23 @@ def test_dropout_is_on_again_after_an_evaluation(trained, monkeypatch, tmp_path)
     monkeypatch.setattr(train, "finish_epoch", watched)
     call(train, *train_flags(trained[0], tmp_path, "--epochs", 1))
     assert seen == [True]
+
+
+def test_tokens_of_large_files_are_kept(trained, monkeypatch, tmp_path):
+    """A training that maps them from the disk has the same bytes as one that has just made them, and one without."""
+    data = shutil.copytree(trained[0], tmp_path / "data")
+    monkeypatch.setattr("hierarchical.token_rows.CACHED_FROM", 10)  # rows of train.txt; dev.txt has one more
+    made, encoded = [], Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda *given: made.append(len(given[1])) or encoded(*given))
+    for name in ("first", "second"):
+        call(train, *train_flags(data, tmp_path / name, "--epochs", 4))
+    assert made == [10, 11, 5, 5]  # train, dev and the labels, and then the labels alone
+    assert len(list((data / ".cache" / "tokens").glob("*.tokens"))) == 2
+    models = [
+        folder / "model_best" / "model.safetensors"
+        for folder in (trained[1], *map(tmp_path.joinpath, ("first", "second")))
+    ]
+    assert len({path.read_bytes() for path in models}) == 1
 
 
 @pytest.mark.slow
