@@ -11,6 +11,8 @@ if [ ! -x .venv/bin/python ]; then
     [ -x .venv/bin/python ] || { echo "error: Python 3.10, 3.11 or 3.12 is needed; name it with PYTHON=..." >&2; exit 2; }
 fi
 source .venv/bin/activate
+# Many containers set this. Each process would then compile all that it imports: to load Paddle took 6 seconds, not 2.
+unset PYTHONDONTWRITEBYTECODE
 stamp=.venv/installed-$requirements
 stated() { cat requirements*.txt */requirements-*.txt deploy/*/requirements.txt pyproject.toml; grep __version__ hierarchical/__init__.py; }
 if ! stated | cmp -s - "$stamp"; then

@@ -8,7 +8,9 @@ same methods.
 """
 
 import logging
+import os
 import re
+import sys
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -25,14 +27,39 @@ MILVUS_BATCH = 1000  # vectors per request
 MILVUS_TIMEOUT = 20  # seconds for an answer
 
 
+def load_faiss():
+    """The module faiss; raises InputError where it is not installed."""
+    try:
+        with own_libraries_first():
+            import faiss
+    except ImportError:
+        raise InputError("the index needs the package faiss: pip install faiss-cpu==1.15.0") from None
+    return faiss
+
+
+@contextmanager
+def own_libraries_first():
+    """What is imported finds the OpenMP that it brings.
+
+    Once OpenVINO runs beside Paddle, names are looked up in Paddle's first, which has most of what faiss asks for and
+    not all: with the two together its threads take each other's work, and most graphs find less (measured).
+    """
+    if not hasattr(os, "RTLD_DEEPBIND"):  # not Linux
+        yield
+        return
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    try:
+        yield
+    finally:
+        sys.setdlopenflags(flags)
+
+
 class Vectors:
     """Vectors of length 1 in memory. m, ef: links per vector and breadth of a search in the HNSW graph."""
 
     def __init__(self, dimension, m=HNSW_M, ef=HNSW_EF):
-        try:
-            import faiss
-        except ImportError:
-            raise InputError("the index needs the package faiss: pip install faiss-cpu==1.15.0") from None
+        faiss = load_faiss()
         faiss.omp_set_num_threads(available_cores())
         self.m, self.ef = m, ef
         self.index = faiss.IndexFlatIP(dimension)
@@ -70,8 +97,7 @@ class Vectors:
 
     @classmethod
     def read(cls, path, dimension, m, ef):
-        import faiss
-
+        faiss = load_faiss()
         require_file(path, "It belongs to the index beside it; build the index again.")
         vectors = cls(dimension, m, ef)
         try:

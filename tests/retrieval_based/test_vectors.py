@@ -1,6 +1,7 @@
 """Vectors in this process and in Milvus: searching, growing, and what can be wrong with a server."""
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from metric import Decision
 from retrieval_based import vectors as module
 from retrieval_based.index import SemanticIndex
 from retrieval_based.vectors import MilvusVectors, Vectors
+from tests.conftest import ROOT
 from utils import InputError, LabelTree
 
 TREE = LabelTree(["组织", "组织##罢工", "组织##裁员", "财经"])
@@ -40,6 +42,30 @@ def test_above_a_size_the_search_is_a_graph_that_still_grows(monkeypatch, tmp_pa
     vectors.write(tmp_path / "v.faiss")
     again = Vectors.read(tmp_path / "v.faiss", 16, 16, 64)
     assert (again.search(queries, 10)[1] == found).all()
+
+
+BESIDE_OTHERS = """
+import numpy as np, openvino, paddle
+openvino.Core().get_versions("CPU")  # loads what computes, and with it brings Paddle's OpenMP before everybody else's
+from retrieval_based import vectors
+vectors.EXACT = 10
+every = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+every /= np.linalg.norm(every, axis=1, keepdims=True)
+exact = np.argsort(-every[:100] @ every.T, axis=1)[:, :10]
+for _ in range(30):
+    index = vectors.Vectors(16)
+    index.add(every)
+    first, again = (index.search(every[:100], 10)[1] for _ in range(2))
+    assert (first == again).all() and np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, first)]) > 0.99
+"""
+
+
+@pytest.mark.slow
+def test_the_graph_is_right_beside_paddle_and_openvino():
+    """Where threads of two OpenMPs were mixed, they worked on the same queries at once."""
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", BESIDE_OTHERS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_without_the_package_that_searches(monkeypatch):
