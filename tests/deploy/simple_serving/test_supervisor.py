@@ -107,7 +107,7 @@ def with_workers(tmp_path, monkeypatch):
             await asyncio.wait([ending, asyncio.ensure_future(workers.ready.wait())], return_when="FIRST_COMPLETED")
             if not ending.done():
                 await test(workers)
-                if not workers.supervisor.left.is_set():
+                if not (ending.done() or workers.supervisor.left.is_set()):  # else it would end the tests
                     os.kill(os.getpid(), signal.SIGTERM)
             return await asyncio.wait_for(ending, 20)
 
