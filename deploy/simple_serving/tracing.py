@@ -43,10 +43,15 @@ class Spans:
         record.flags = f"{own.trace_flags:02x}"
         return span, set_span_in_context(span), scope["method"]
 
-    def end(self, begun, record, path, status):
-        """The span's end, and the stages that were measured meanwhile: one after the other, from the submission on."""
+    def end(self, begun, record, path, status, seconds):
+        """The span's end, and the stages that were measured meanwhile: one after the other, from the submission on.
+
+        seconds: from record.began on. All times are by that clock, so that no stage ends after its request.
+        """
         span, context, method = begun
-        if record.model and span.is_recording():
+        if not span.is_recording():
+            return
+        if record.model:
             told = {"model": record.model.name, "version": record.model.version, "texts": record.texts}
             at = span.start_time + int(1e9 * (record.submitted - record.began))
             for name, seconds in zip(STAGES, record.stages):
@@ -56,7 +61,7 @@ class Spans:
             span.set_attributes(told | {"tokens": record.tokens})
         span.update_name(f"{method} {path}")
         span.set_attributes({"http.route": path, "http.response.status_code": status, "request.id": record.id})
-        span.end()
+        span.end(span.start_time + int(1e9 * seconds))
 
     def close(self):
         """Send what is left."""

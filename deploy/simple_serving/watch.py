@@ -85,7 +85,7 @@ class Watch:
             if self.log:
                 self.log.write(line_of(record, scope["method"], path, status, seconds))
             if span:
-                self.spans.end(span, record, path, status)
+                self.spans.end(span, record, path, status, seconds)
 
 
 def record_of(scope):
