@@ -54,9 +54,9 @@ class Spans:
         if record.model:
             told = {"model": record.model.name, "version": record.model.version, "texts": record.texts}
             at = span.start_time + int(1e9 * (record.submitted - record.began))
-            for name, seconds in zip(STAGES, record.stages):
+            for name, lasted in zip(STAGES, record.stages):
                 stage = self.tracer.start_span(name, context, start_time=at)
-                at += int(1e9 * seconds)
+                at += int(1e9 * lasted)
                 stage.end(at)
             span.set_attributes(told | {"tokens": record.tokens})
         span.update_name(f"{method} {path}")

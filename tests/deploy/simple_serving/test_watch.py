@@ -155,7 +155,7 @@ def test_a_trace_that_is_not_sampled_ends_as_others_do():
     headers = [(b"traceparent", f"00-{TRACE}-{SPAN}-00".encode())]
     with collector() as (address, spans):
         tracing, record = Spans(address), record_of({"headers": headers})
-        tracing.end(tracing.begin(record, {"method": "POST", "headers": headers}), record, "/v1/classify", 200)
+        tracing.end(tracing.begin(record, {"method": "POST", "headers": headers}), record, "/v1/classify", 200, 0.1)
         tracing.close()
     assert record.trace == TRACE and not spans
 
