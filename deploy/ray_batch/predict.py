@@ -261,7 +261,12 @@ def label(args, ray, pieces, settings, files, logger):
         fn_constructor_args=(settings, partial(ray.get, ray.put(files))),  # as it is it would be copied many times
         batch_size=1,
         batch_format="numpy",
-        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        compute=ActorPoolStrategy(
+            min_size=1,
+            max_size=actors,
+            initial_size=actors,
+            max_tasks_in_flight_per_actor=1,  # else the first that is ready takes pieces that others could do at once
+        ),
         num_cpus=1,
         num_gpus=args.num_gpus or None,
     )
