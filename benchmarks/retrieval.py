@@ -22,7 +22,7 @@ if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from hierarchical.bi_encoder import Encoder
 from retrieval_based.index import SemanticIndex, labels_index, recalls
-from retrieval_based.vectors import Vectors
+from retrieval_based.vectors import Vectors, load_faiss
 from utils import HelpFormatter, LabelTree, make_parser, run
 
 
@@ -49,7 +49,7 @@ def clustered(rng, centres, n):
 
 
 def measure_index(args):
-    import faiss
+    faiss = load_faiss()
 
     rng = np.random.default_rng(0)
     centres = clustered(rng, np.zeros((1, args.dimension), np.float32), max(1, args.vectors // 100))

@@ -22,7 +22,7 @@ from hierarchical.encoders import family_of
 from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxruntime, model_path
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
-from hierarchical.fusing import fuse_model, keep_first_token
+from hierarchical.fusing import FUSED, fuse_model, keep_first_token
 from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
 from hierarchical.label_graph import GRAPH
 from hierarchical.labels import LabelTree
@@ -139,7 +139,9 @@ def halve(source: Path, path: Path, labels: list[str], **metadata: str) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(str(source))
-    if not fuse_model(model):
+    if fuse_model(model):
+        metadata[FUSED] = "attention"
+    else:
         get_logger().info(f"{path.name}: the attention of its layers was not found, so that it is slower on GPUs")
     save_onnx(convert_float_to_float16(model, keep_io_types=True), path, labels, **metadata)
 

@@ -53,6 +53,7 @@ FUNCTION = """
         rows = Cast <to = 6> (part)
     }"""
 TARGETS, ROWS = "rows.targets", "rows"  # what it gives in a fused graph
+FUSED = "fused"  # key in the metadata of such a model
 # What a layer computes for each token by itself.
 TOKENWISE = {"MatMul", "Add", "Div", "Mul", "Erf", "LayerNormalization"}
 PROJECTED = ("Transpose", "Reshape", "Add", "MatMul")  # from queries, keys or values back to the tokens
@@ -163,8 +164,13 @@ class Graph:
         """The Gather nodes that look up words and positions; [] where there are others or none."""
         looks = [node for node in self.graph.node if node.op_type == "Gather" and node.input[0] in self.weights]
         words = [node for node in looks if node.input[1] == "input_ids"]
-        positions = [node for node in looks if node.input[1] in self.maker]
+        positions = [node for node in looks if self.is_counted(node.input[1])]  # not those of a task's number
         return [*words, *positions] if len(words) == len(positions) == 1 else []
+
+    def is_counted(self, name: str) -> bool:
+        """Whether a tensor is made by counting tokens."""
+        node = self.maker.get(name)
+        return node is not None and (node.op_type == "CumSum" or any(map(self.is_counted, node.input)))
 
     def first_token(self, attention: Attention) -> tuple[list, list]:
         """(the nodes that follow an attention token by token, the Slice nodes after them that read the first alone).

@@ -200,7 +200,7 @@ def fit_label(
     """(n-grams int64 [d], ascending, their weights float64 [d], bias) of a label with these rows, ascending.
 
     rows: what it is fitted on; None: all. Other n-grams than those of these rows have no weight and are left out, so
-    that the fit takes the time and memory of the rows, however many n-grams there are.
+    that the solver takes the time and memory of the rows; to find the columns takes a pass over all n-grams.
     """
     import warnings
 
@@ -218,7 +218,7 @@ def fit_label(
         present[part.indices] = True
         columns = np.flatnonzero(present)
         numbers[columns] = np.arange(len(columns))
-        places = numbers[part.indices]  # looked up: to sort them would take as long as the fit
+        places = numbers[part.indices]  # looked up, not sorted
         features = csr_matrix((part.data, places, part.indptr), (len(rows), len(columns)))
     with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         warnings.simplefilter("ignore", ConvergenceWarning)  # one that stopped short of its optimum is taken as it is

@@ -36,6 +36,8 @@ from hierarchical.engines import (
     model_path,
 )
 from hierarchical.errors import InputError
+from hierarchical.files import require_file
+from hierarchical.fusing import FUSED
 from hierarchical.labelled import FLOOR, Prediction, predictions
 from hierarchical.linear import LINEAR, LinearModel, with_linear
 from hierarchical.modeling import tensors
@@ -75,7 +77,7 @@ class Predictor:
     long_text       and what of longer ones: cut, head_tail or windows; None: as stored
     window_stride, max_windows   of windows: tokens from one to the next, and how many of a text; None: as stored
     batch_size      texts of a step, at most; an int8 model takes one after the other. None: see usual_batch_size
-    cuda_graphs     on a GPU with the back end onnx: run batches as CUDA graphs; needs more memory
+    cuda_graphs     of a float16 export on a GPU: run batches as CUDA graphs; needs more memory
     kind            "export" or "checkpoint", where only one of them is welcome; None: either, found out by looking. A
                     linear model, which is both, is always welcome: `require_network` refuses it
     template        the caller puts the texts into the template of few-shot/train.py --method prompt
@@ -127,6 +129,8 @@ class Predictor:
         self.cores = cores = num_threads or available_cores()
         if computes == "openvino" and device != "cpu":
             raise InputError(f"device {device}: the back end openvino is for CPUs. Leave the device out.")
+        if cuda_graphs and (computes != "onnx" or device == "cpu"):
+            raise InputError("cuda_graphs: they are for a float16 export on a GPU. Leave them out.")
         if computes in ("onnx", "openvino"):
             self.callers = cores if device == "cpu" else GPU_CALLERS
         self.engine: Any
@@ -154,11 +158,15 @@ class Predictor:
             expected = "few-shot" if template else "classifier"
             if self.file.exists() or (self.file.parent / "config.json").exists():  # else the engine tells what is not
                 opened = Checkpoint.open(self.file.parent, max_seq_length, exported=True, kind=expected, **asked)
-            if computes == "onnx" and cuda_graphs and device != "cpu":
+            if cuda_graphs:
+                require_file(self.file, "Make it with export_model.py --precision float16.")
                 tokenizer, files = opened.tokenizer, [self.file]
                 self.engine = CudaGraphModel(
                     self.file, device, device_id, self.callers, tokenizer.max_seq_length, tokenizer.pad_id
                 )
+                if FUSED not in self.engine.metadata:  # other graphs copy from the host, which cannot be replayed
+                    why = "its attention is not one node. Export it with --precision float16"
+                    raise InputError(f"{self.file}: cannot run as CUDA graphs, since {why}, or leave cuda_graphs out.")
             elif computes == "onnx":
                 self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
             elif computes == "openvino":

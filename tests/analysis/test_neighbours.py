@@ -5,6 +5,7 @@ import pytest
 
 from analysis import neighbours
 from analysis.neighbours import nearest
+from retrieval_based.vectors import load_faiss
 
 
 @pytest.mark.parametrize("cells", [1, 100, 10**9])
@@ -56,7 +57,7 @@ def test_rows_that_the_index_does_not_find(monkeypatch):
 
 def test_comparisons_of_a_row_hardly_grow_with_the_rows(monkeypatch):
     """Four times the rows: comparing all pairs, each would be compared with four times as many."""
-    import faiss
+    faiss = load_faiss()
 
     monkeypatch.setattr(neighbours, "EXACT", 100)
     monkeypatch.setattr("retrieval_based.vectors.EXACT", 100)

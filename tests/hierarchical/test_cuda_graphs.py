@@ -128,5 +128,16 @@ def test_a_predictor_that_is_asked_for_graphs(tiny_export, monkeypatch):
     found = Predictor(tiny_export, "float16", device="gpu:1", batch_size=3, cuda_graphs=True).probabilities(texts)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert asked == [("float16.onnx", "gpu", 1, 4, 64, 0)]
-    Predictor(tiny_export, cuda_graphs=True)  # on a CPU there are none
-    assert len(asked) == 1
+
+
+def test_where_there_can_be_no_graphs(tiny_export, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "hierarchical.predictor.CudaGraphModel", lambda path, *further: CudaGraphModel(path, "cpu", *further[1:])
+    )
+    with pytest.raises(InputError, match="a float16 export on a GPU"):
+        Predictor(tiny_export, "float16", cuda_graphs=True)
+    on_a_gpu = {"device": "gpu", "cuda_graphs": True}
+    with pytest.raises(InputError, match="float32.onnx: cannot run as CUDA graphs"):
+        Predictor(tiny_export, "float32", **on_a_gpu)
+    with pytest.raises(InputError, match="none"):
+        Predictor(tmp_path / "none", "float16", kind="export", **on_a_gpu)

@@ -17,15 +17,16 @@ PAD = {"Ernie": 0, "ErnieM": 1}
 LAYERS = 2
 
 
-@pytest.fixture(scope="module", params=["Ernie", "ErnieM", "pruned"])
+@pytest.fixture(scope="module", params=["Ernie", "ErnieM", "pruned", "task"])
 def exported(request, paddle, tmp_path_factory):
-    """(path of a float32.onnx of two layers, id of padding); pruned: with fewer heads than the hidden size has room for."""
+    """(path of a float32.onnx of two layers, id of padding); pruned: with fewer heads than the hidden size has room for; task: with the table of tasks that published ones have."""
     import paddlenlp.transformers as library
 
-    name = "Ernie" if request.param == "pruned" else request.param
+    name = request.param if request.param in PAD else "Ernie"
     config = getattr(library, f"{name}Config")(
         vocab_size=100, hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=64,
         max_position_embeddings=40, initializer_range=0.3,
+        **({"use_task_id": True, "task_type_vocab_size": 3} if request.param == "task" else {}),
     )  # fmt: skip
     config.num_labels = 5
     paddle.seed(0)
