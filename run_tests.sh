@@ -12,4 +12,5 @@ if ! cmp -s "$list" "$encoders/$list"; then
 fi
 export PYTHONPATH="$PWD/$encoders${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two test processes, one thread each
-python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=15 "$@"
+# A test process that dies ends the run: what a new one would be given, pytest-xdist can wait for without end.
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -q --durations=15 "$@"
