@@ -1,4 +1,4 @@
-"""Servers, and load on them: what serving.py, serving_soak.py and serving_robustness.py share. No script of its own.
+"""Servers, and load on them: what the serving*.py beside it share. No script of its own.
 
 Locust is the client (pip install locust==2.47.0); import it, as begin_load does, only when no threads are at work.
 """

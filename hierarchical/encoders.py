@@ -46,9 +46,9 @@ class Family:
     """
 
     title: str  # for people
-    library_name: str  # Ernie: ErnieConfig, ErnieModel, ErnieForSequenceClassification
+    class_prefix: str  # Ernie: ErnieConfig, ErnieModel, ErnieForSequenceClassification
     names: tuple[str, ...] = ()  # of pre-trained encoders that can be downloaded
-    published_as: str = ""  # the library's name of the family that these are of; "": library_name
+    published_as: str = ""  # the library's name of the family that these are of; "": class_prefix
     inputs: tuple[str, ...] = ("input_ids", "token_type_ids")  # of an exported graph, in this order
     attention: str = "self_attn"
     projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
@@ -63,13 +63,13 @@ class Family:
         """The library's class for a part of the family: Config, Model, ForSequenceClassification, ..."""
         import paddlenlp.transformers as library
 
-        return getattr(library, self.library_name + part)
+        return getattr(library, self.class_prefix + part)
 
     def published_class(self, part: str) -> Any:
         """The same of the family under which the library offers the downloads: Config, Model, ChineseTokenizer, ..."""
         import paddlenlp.transformers as library
 
-        return getattr(library, (self.published_as or self.library_name) + part)
+        return getattr(library, (self.published_as or self.class_prefix) + part)
 
     def encoder(self, model: Any) -> Any:
         """The encoder within a network, whose outputs are (tokens [n, T, hidden size], pooled [n, hidden size])."""

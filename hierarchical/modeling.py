@@ -56,7 +56,7 @@ def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     for layer in network.sublayers():
         if by_tanh and getattr(layer, "activation", None) == gelu:
             layer.activation = gelu_by_tanh
-        if isinstance(layer, paddle.nn.LayerNorm) and family.library_name == "Ernie":
+        if isinstance(layer, paddle.nn.LayerNorm) and family.class_prefix == "Ernie":
             layer._epsilon = config.layer_norm_eps  # which is 1e-12 in the library, whatever the configuration says
     return network
 

@@ -74,8 +74,13 @@ class Batcher:
         self._seconds_per_item = 0.0  # of one worker, a moving mean
 
     def submit(self, items: list[Item]) -> list[asyncio.Future]:
-        """Queue all items or, raising Full, none; their futures, in the same order."""
-        if len(self.queue) + len(items) > self.queue_size:
+        """Queue all items or, raising Full, none; their futures, in the same order.
+
+        Several items get half of the room that is left, so that those who ask about one text find some, however many
+        there are with a hundred; on an empty queue all of it.
+        """
+        room = self.queue_size - len(self.queue)
+        if len(items) > (room // 2 if self.queue and len(items) > 1 else room):
             waiting = len(self.queue) * self._seconds_per_item / self.workers
             raise Full(max(1, math.ceil(waiting)))
         now = time.perf_counter()

@@ -34,7 +34,7 @@ def kind(request):
 @pytest.fixture
 def model(paddle, kind):
     sizes = dict(num_hidden_layers=LAYERS, num_attention_heads=HEADS, hidden_size=HIDDEN, vocab_size=VOCAB)
-    return tiny_model(paddle, LABELS, FAMILIES[kind].library_name, kind=kind, intermediate_size=24, **sizes)
+    return tiny_model(paddle, LABELS, FAMILIES[kind].class_prefix, kind=kind, intermediate_size=24, **sizes)
 
 
 def shape(linear):
@@ -98,7 +98,7 @@ def test_what_a_masked_language_model_holds_twice(paddle, kind):
 
     family = FAMILIES[kind]
     if family.tied_weights is None:
-        assert not hasattr(library, f"{family.library_name}ForMaskedLM")
+        assert not hasattr(library, f"{family.class_prefix}ForMaskedLM")
         return
     config = family.library_class("Config")(
         num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=24, vocab_size=VOCAB

@@ -110,6 +110,32 @@ def test_all_or_none_when_full():
     run_batcher(script, queue_size=3)
 
 
+def test_many_items_leave_room_for_one():
+    async def script(batcher, gate, batches):
+        kept = batcher.submit(items("x"))
+        kept += batcher.submit(items(*"abcd"))  # of 10
+        kept += batcher.submit(items(*"efg"))  # of 6
+        with pytest.raises(Full):
+            batcher.submit(items(*"hi"))  # of 3
+        for one in "jkl":
+            kept += batcher.submit(items(one))
+        with pytest.raises(Full):
+            batcher.submit(items("m"))
+        gate.set()
+        assert await asyncio.gather(*kept) == [f"{one}!" for one in "xabcdefgjkl"]
+
+    run_batcher(script, queue_size=10)
+
+
+def test_an_empty_queue_takes_as_many_as_it_holds():
+    async def script(batcher, gate, batches):
+        batcher.submit(items("x"))
+        assert len(batcher.submit(items(*"abc"))) == 3
+        gate.set()
+
+    run_batcher(script, queue_size=3)
+
+
 def test_forgotten_items_are_not_run():
     async def script(batcher, gate, batches):
         running, waiting = items("x"), items("a", "b")
