@@ -255,7 +255,7 @@ def open_study(args, fingerprint):
     if changed := [name for name in names if known.get(name, "") != fingerprint.get(name, "")]:
         others = ", ".join(changed)
         raise InputError(
-            f"--storage {without_password(storage)}: holds a search with another {others}. Give another place."
+            f"--storage {without_password(storage)}: holds a search that differs in {others}. Give another place."
         )
     study.set_user_attr("of", fingerprint)
     return study

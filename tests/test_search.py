@@ -188,14 +188,14 @@ def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
     child = next(line for line in (data / "label.txt").read_text("utf-8").split() if line.startswith(f"{first}##"))
     (data / "label_graph.txt").write_text(f"{child}\t{second}\n", "utf-8")
     log, code = searched("--trials", 2)
-    assert code == 2 and "holds a search with another label_graph. Give another place." in log
+    assert code == 2 and "holds a search that differs in label_graph. Give another place." in log
     assert searched("--trials", 2, "--work_dir", tmp_path / "graph")[1] == 0
     (data / "label_graph.txt").unlink()
     log, code = searched("--trials", 2, "--work_dir", tmp_path / "graph")
-    assert code == 2 and "holds a search with another label_graph. Give another place." in log
+    assert code == 2 and "holds a search that differs in label_graph. Give another place." in log
     log, code = searched("--trials", 2, "--seed", 4)
     assert (tmp_path / "work" / "data" / "train.jsonl").read_bytes() == inner  # that of the search which is there
-    assert code == 2 and "holds a search with another seed. Give another place." in log
+    assert code == 2 and "holds a search that differs in seed. Give another place." in log
     for flags, message in (
         (("--storage", "nonsense"), "--storage nonsense: Could not parse"),
         (("--inner_dev", "1"), "--inner_dev: must be between 0 and 1, got 1"),
@@ -204,7 +204,7 @@ def test_what_a_user_gets_wrong(searched, played, data, tmp_path):
             "--inner_dev 0.001: of 60 train rows none is left to dev.",
         ),
         (("--trials", "1"), "--trials: must be at least 2"),
-        (("--trials", "2", "--", "--amp"), "holds a search with another train flags. Give another place."),
+        (("--trials", "2", "--", "--amp"), "holds a search that differs in train flags. Give another place."),
         (("--", "--hybrid", "--epochs=3"), "--epochs: each trial has its own; leave it out after --"),
         (("--", "--epoch", "3"), "--epochs: each trial has its own; leave it out after --"),
         (("--", "--resume"), "--resume: each trial has its own; leave it out after --"),
