@@ -32,8 +32,9 @@ from utils import (
     add_dataset_arguments,
     atomic_write,
     get_logger,
-    load_reported,
+    load_rows,
     make_parser,
+    report_rows,
     require_directory,
     require_writable,
     run,
@@ -59,7 +60,9 @@ def main(argv=None):
     logger, directory = get_logger(), require_directory(args.dataset_dir)
     inputs = [directory / name for name in (args.label_file, args.train_file, args.dev_file)]
     tree = LabelTree.read(inputs[0])
-    train, dev = (load_reported(path, tree, logger) for path in inputs[1:])
+    train, dev = (load_rows(path, tree, unlabelled="skip") for path in inputs[1:])
+    report_rows(args.train_file, train, tree, logger)
+    report_rows(args.dev_file, dev, tree, logger)
     if args.output_json:
         require_writable(Path(args.output_json), "--output_json", inputs)
     if args.save_dir:

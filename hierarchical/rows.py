@@ -127,7 +127,7 @@ def load_reported(path: str | Path, tree: LabelTree | None, logger: Logger) -> R
 
 
 def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
-    """Warn about the lines of a file that were passed over, labels without their parent, and labels without a row."""
+    """Warn about the lines of a file that were passed over, labels without a parent, and labels without a row."""
     if rows.blank or rows.unlabelled:
         logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
     open_sets = {labels for labels in set(rows.labels) if tree.closure(labels) != list(labels)}
@@ -135,8 +135,8 @@ def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
     if lacking:
         first = next(islice(rows.texts, lacking[0], None))
         logger.warning(
-            f"{name}: {len(lacking)} rows have a label without its parent, first {first[:30]!r}; the parent "
-            "counts as absent. `python check_data.py` lists them."
+            f"{name}: {len(lacking)} rows lack a parent of one of their labels, first {first[:30]!r}; it "
+            "counts as absent. `python check_data.py` lists them, `python convert.py --label_file` completes them."
         )
     unseen = np.flatnonzero(rows.label_counts(len(tree)) == 0)
     if len(unseen):

@@ -46,14 +46,18 @@ class Sampler:
 
     def __init__(self, tree: LabelTree, size: int):
         self.parents, self.size = tree.parents, size
-        self.by_parent = np.argsort(tree.parents, kind="stable")
-        self.sorted_parents = tree.parents[self.by_parent]
+        self.further = np.array(tree.further, np.int64).reshape(-1, 2)  # label, further parent
+        children = np.concatenate([np.arange(len(tree)), self.further[:, 0]])
+        parents = np.concatenate([tree.parents, self.further[:, 1]])
+        by_parent = np.argsort(parents, kind="stable")
+        self.children, self.sorted_parents = children[by_parent], parents[by_parent]
 
     def siblings(self, labels: np.ndarray) -> np.ndarray:
-        """Those of some labels by their first parents, ascending int64, which they are not themselves."""
-        parents = np.unique(self.parents[labels])
+        """Those of some labels, by any of their parents, ascending int64, which they are not themselves."""
+        further = self.further[np.isin(self.further[:, 0], labels), 1]
+        parents = np.unique(np.concatenate([self.parents[labels], further]))
         starts, ends = (np.searchsorted(self.sorted_parents, parents, side) for side in ("left", "right"))
-        families = [self.by_parent[start:end] for start, end in zip(starts, ends)]
+        families = [self.children[start:end] for start, end in zip(starts, ends)]
         return np.setdiff1d(np.concatenate([labels, *families]), labels)  # of no labels, too: rows may have none
 
     def draw(self, rows: Sequence[Sequence[int]], rng: np.random.Generator) -> Shortlist:

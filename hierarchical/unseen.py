@@ -221,13 +221,21 @@ class NewLabels:
             )
         further = [*known.further, *(edge for edge in edges if edge[0] >= len(known))]
         tree = LabelTree(labels, path, numbers, further=further)
-        described, descriptions = Path(path).with_name(DESCRIPTIONS), dict[str, str]()
-        digest = "".join(file_digest(one)[:16] for one in label_files(path))
-        if described.exists():
-            descriptions = read_descriptions(described, tree)
-            digest += file_digest(described)[:16]
+        digest = "".join(file_digest(one)[:16] for one in files_of_new_labels(path))
+        described = descriptions_path(path)
+        descriptions = read_descriptions(described, tree) if described.exists() else {}
         texts = [label_text(tree.labels[i], descriptions.get(tree.labels[i], "")) for i in leaves_of(tree)]
         return cls(tree, texts, digest)
+
+
+def descriptions_path(path: str | Path) -> Path:
+    """Where the words of new labels may stand, beside the file of them."""
+    return Path(path).with_name(DESCRIPTIONS)
+
+
+def files_of_new_labels(path: str | Path) -> list[Path]:
+    """A file of new labels and, if they are there, the graph and the descriptions beside it."""
+    return [*label_files(path), *filter(Path.exists, [descriptions_path(path)])]
 
 
 def label_text(label: str, description: str = "") -> str:

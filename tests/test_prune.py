@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import export_model
 import predict
 import prune
 import train
@@ -224,6 +225,32 @@ def test_a_model_that_reads_windows(no_export, run_prune, tiny_checkpoint, sampl
     assert [list(row) for row in labels] == [np.flatnonzero(row > 0).tolist() for row in logits]
     assert f"{len(ids)} train rows make {len(windows)} windows" in capsys.readouterr().err
     assert "one alone may lack the labels" in fails(run_prune, capsys, *flags, "--hard_label_weight", "1")
+
+
+@pytest.mark.slow
+def test_exports_of_a_width_read_windows(run_prune, tiny_checkpoint, sample_rows, tmp_path):
+    """What prune.py exports itself, and what export_model.py makes of the width, answer as its checkpoint does."""
+    folder, data = shutil.copytree(tiny_checkpoint, tmp_path / "full"), tmp_path / "data"
+    write_decision(folder, 14, Decision(), LongText("windows", 7, 5))
+    run_prune("--params_dir", folder, "--width_mult_list", "1/2", "--max_steps", "1")
+    width, export = tmp_path / "prune" / "width_mult_0.5", tmp_path / "export"
+    flags = ["--dataset_dir", sample_rows, "--precision", "float32"]
+    call(export_model, "--params_path", width, "--output_path", export, *flags)
+    texts = load_rows(sample_rows / "dev.txt", TREE).texts[:4]
+    texts.append("".join(texts))
+    checkpoint = Predictor(width)
+    windows, _ = checkpoint.tokenizer.windows.expand(checkpoint.tokenizer.encode(texts[4:]))
+    expected = checkpoint.predict(texts, floor=0)
+    assert len(windows) == 5 and expected[4].labels != Predictor(width, long_text="cut").predict(texts[4:])[0].labels
+    data.mkdir()
+    (data / "data.txt").write_text("\n".join(texts), "utf-8")
+    flags = ["--dataset_dir", data, "--device", "cpu", "--output_file", tmp_path / "out.jsonl", "--floor", 0]
+    for model in (width / "pruned_model", export / "float32"):
+        call(infer, "--model_path_prefix", model, *flags)
+        rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+        for row, one in zip(rows, expected, strict=True):
+            assert row["labels"] == one.labels
+            assert row["probabilities"] == pytest.approx(one.probabilities, abs=1e-4)
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------

@@ -313,7 +313,7 @@ def test_labels_without_rows_and_missing_parents_are_reported(run_train, data_di
     folder = data_dir(train_txt="国足今晚出战\t体育##足球\n大盘跳水\t财经,财经##股票\n")
     run_train("--dataset_dir", folder, "--save_dir", tmp_path / "c", "--epochs", 1)
     log = capsys.readouterr().err
-    assert "train.txt: 1 rows have a label without its parent, first '国足今晚出战'" in log
+    assert "train.txt: 1 rows lack a parent of one of their labels, first '国足今晚出战'" in log
     assert "train.txt: no row for 2 of 5 labels (体育, 体育##篮球)" in log
     assert "dev.txt: no row for 1 of 5 labels (体育##篮球)" in log
 

@@ -21,15 +21,18 @@ from pathlib import Path
 
 from deploy.ray_batch.lake import CSV, JSON_LINES, PARQUET, Piece, file_system, open_lines
 from hierarchical.batches import CELLS
-from hierarchical.decisions import Decision
+from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError, Problems
 from hierarchical.formats import can_be_written
 from hierarchical.json_values import json_fault
 from hierarchical.labelled import describe, label_texts
 from hierarchical.predictions import WINDOW_BATCHES
 from hierarchical.predictor import Predictor
+from hierarchical.unseen import WithUnseen
 
 ROW = "row"  # number of a row in its file, from 0
+COUNTED = ("rows", "blank", "unlabelled", "new")  # of a piece; new: rows with new labels
+NEW_LABELS, ENCODER = "new_labels", "encoder"  # folders beside the model's files, as an actor gets them
 UNFINISHED = "_unfinished"  # a folder of the output; readers of data lakes pass over such names
 PAUSES = (1, 5, 15)  # seconds before a piece is tried again, where a file system failed
 
@@ -39,7 +42,7 @@ class Settings:
     """What the output depends on beside the texts.
 
     model: the prefix in its folder, "" for the folder's own; long_text: arguments of the Predictor; decision: as
-    Decision.to_dict() has it
+    Decision.to_dict() has it; unseen: name of the file of new labels, None for the model's labels alone
     """
 
     output: str
@@ -54,26 +57,39 @@ class Settings:
     decision: dict
     floor: float
     certainty: float | None
+    unseen: str | None = None
 
     def added(self) -> list[str]:
         """The names of the new columns."""
         names = [ROW, "labels", "probabilities", "levels"]
         names += [] if self.certainty is None else ["certainty", "sure"]
+        names += ["unseen"] if self.unseen else []
         return [self.prefix + name for name in names]
 
 
 class Labeller:
-    """An actor. model: returns the files of an exported model, name -> bytes, so that no node needs to have them."""
+    """An actor. model: returns the files of an exported model, name -> bytes, so that no node needs to have them.
+
+    Those of new labels are in the folders NEW_LABELS and ENCODER.
+    """
 
     def __init__(self, settings: Settings, model: Callable[[], dict[str, bytes]]):
         self.settings = settings
+        self.choose: Callable = decide
+        self.known: int | None = None
         with tempfile.TemporaryDirectory() as folder:
             for name, content in model().items():
-                (Path(folder) / name).write_bytes(content)
-            self.predictor = Predictor(
+                (path := Path(folder) / name).parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            self.predictor: Predictor | WithUnseen = Predictor(
                 Path(folder, settings.model), settings.precision, device=settings.device, num_threads=1, kind="export",
                 max_seq_length=settings.max_seq_length, batch_size=settings.batch_size, **settings.long_text,
             )  # fmt: skip
+            if settings.unseen:
+                labels = Path(folder, NEW_LABELS, settings.unseen)
+                beside = WithUnseen.read(self.predictor, labels, Path(folder, ENCODER), without_paddle=True)
+                beside.load()
+                self.predictor, self.choose, self.known = beside, beside.decide, beside.known
         self.decision = Decision.from_dict(settings.decision)
         self.window = max(1, min(settings.batch_size * WINDOW_BATCHES, CELLS // len(self.predictor.tree)))
 
@@ -86,7 +102,7 @@ class Labeller:
             counts, fault = Counter[str](), str(error)
         except Exception as error:  # whatever it is, one file stops no other
             counts, fault = Counter[str](), f"{piece.path}: {type(error).__name__}: {error}"
-        return {name: [counts[name]] for name in ("rows", "blank", "unlabelled")} | {"fault": [fault]}
+        return {name: [counts[name]] for name in COUNTED} | {"fault": [fault]}
 
     def label_patiently(self, piece: Piece) -> Counter:
         """label(), again after a pause where a file system fails: it may be there in a moment."""
@@ -121,12 +137,13 @@ class Labeller:
     def predict(self, texts: list[str], first: int, counts: Counter) -> list[dict]:
         """The new columns of rows, one dict for each; first: the number of the first one in its file."""
         rows, predictor, settings = [], self.predictor, self.settings
-        found = label_texts(texts, predictor.probabilities, predictor.tree, self.decision)
+        found = label_texts(texts, predictor.probabilities, predictor.tree, self.decision, self.choose)
         names = settings.added()
-        for one in describe(predictor.tree, found, settings.floor, settings.certainty):
+        for one in describe(predictor.tree, found, settings.floor, settings.certainty, self.known):
             counts["rows"] += 1
             counts["blank"] += not one.text.strip()
             counts["unlabelled"] += bool(one.text.strip()) and not one.labels
+            counts["new"] += bool(one.unseen)
             values = [first + len(rows), *(getattr(one, name.removeprefix(settings.prefix)) for name in names[1:])]
             rows.append(dict(zip(names, values)))
         return rows
@@ -157,11 +174,13 @@ class Labeller:
 
     def new_fields(self, pa) -> list:
         """The pyarrow fields of the new columns."""
-        types = [
-            pa.int64(), pa.list_(pa.string()), pa.map_(pa.string(), pa.float32()),
-            pa.map_(pa.int32(), pa.list_(pa.string())), pa.float32(), pa.bool_(),
-        ]  # fmt: skip
-        return [pa.field(name, kind) for name, kind in zip(self.settings.added(), types)]
+        labels = pa.list_(pa.string())
+        types = {
+            ROW: pa.int64(), "labels": labels, "probabilities": pa.map_(pa.string(), pa.float32()),
+            "levels": pa.map_(pa.int32(), labels), "certainty": pa.float32(), "sure": pa.bool_(), "unseen": labels,
+        }  # fmt: skip
+        prefix = self.settings.prefix
+        return [pa.field(name, types[name.removeprefix(prefix)]) for name in self.settings.added()]
 
     # ---- lines -------------------------------------------------------------------------------------------------------
 

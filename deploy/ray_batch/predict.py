@@ -4,12 +4,15 @@
     python deploy/ray_batch/predict.py --model_path export --input 's3://bucket/in/*.parquet' --output s3://bucket/out
     python deploy/ray_batch/predict.py --model_path export --input in --output out --resume    # continue after a kill
     python deploy/ray_batch/predict.py --model_path export --input in --output out --address 10.0.0.1:6379
+    python deploy/ray_batch/predict.py --model_path export --input in --output out \\
+        --unseen new_labels.txt --unseen_encoder output               # and labels without rows
 
 Reads   input       files, folders and patterns: .parquet, .jsonl, .csv with a header, .txt with a text per line; the
                     last three also packed (.gz, .bz2, .zst, .lz4); local, s3://, gs:// or hdfs://
         model_path  a folder of export_model.py, a model in it, or a linear model; it need not be on the other machines
+        unseen_encoder/  of retrieval_based/export_model.py, with what retrieval_based/fit_unseen.py wrote; nor need it
 Writes  output/NAME-00000-of-00002.parquet    for a Parquet file NAME, its rows in their order: all columns, and row
-                    (the number in the file), labels, probabilities and levels
+                    (the number in the file), labels, probabilities and levels; with --unseen which labels are new
         output/NAME-00000-of-00002.jsonl      for any other file, as JSON lines
         output/_manifest.json                 what --resume compares with
         output/_SUCCESS                       empty; once all is there
@@ -32,7 +35,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from deploy.ray_batch.labelling import UNFINISHED, Labeller, Settings
+from deploy.ray_batch.labelling import COUNTED, ENCODER, NEW_LABELS, UNFINISHED, Labeller, Settings
 from deploy.ray_batch.lake import PIECE_ROWS, cut, file_system, find_files, first_line, fixed_part
 from hierarchical.devices import available_cores
 from hierarchical.engines import PRECISIONS, find_precision
@@ -41,12 +44,14 @@ from hierarchical.labelled import FLOOR
 from hierarchical.predictions import require_same_run
 from hierarchical.predictor import Predictor, usual_batch_size
 from hierarchical.sets import in_force
+from hierarchical.unseen import FILE, VECTORS, WithUnseen, files_of_new_labels, require_no_number
 from utils import (
     InputError,
     Problems,
     add_decision_arguments,
     add_long_text_arguments,
     add_max_seq_length_argument,
+    add_unseen_arguments,
     check_minima,
     decision_from_arguments,
     get_logger,
@@ -98,6 +103,7 @@ def parse_args(argv):
     result.add_argument("--certainty", type=float, help="add columns: how certain, and whether as much as this")
     result.add_argument("--prefix", help="stands before the names of the new columns")
     result.add_argument("--resume", action="store_true", help="keep the pieces that are there, and label the others")
+    add_unseen_arguments(parser, "./output")
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, num_gpus=0, num_actors=1, floor=0, certainty=0)
     for name in ("floor", "certainty"):
@@ -112,11 +118,29 @@ def parse_args(argv):
 # ---- the model -------------------------------------------------------------------------------------------------------
 
 
-def model_files(predictor):
+def model_files(file):
     """name -> bytes of what belongs to a model, without the others in its folder."""
-    paths = [path for path in predictor.file.parent.iterdir() if path.is_file() and path.name[0] != "."]
-    chosen = [path for path in paths if path == predictor.file or path.suffix not in OTHER_MODELS]
+    paths = [path for path in file.parent.iterdir() if path.is_file() and path.name[0] != "."]
+    chosen = [path for path in paths if path == file or path.suffix not in OTHER_MODELS]
     return {path.name: path.read_bytes() for path in chosen}
+
+
+def read_beside(args, predictor, decision):
+    """The WithUnseen of --unseen, loaded, None without. Raises InputError for what no actor could load."""
+    if not args.unseen:
+        return None
+    beside = WithUnseen.read(predictor, args.unseen, args.unseen_encoder, without_paddle=True)
+    require_no_number(decision)
+    beside.load()
+    return beside
+
+
+def files_of_unseen(args, beside):
+    """name -> bytes of the new labels and their encoder, as a Labeller takes them."""
+    encoder = beside.encoder
+    files = model_files(encoder.onnx) | {name: (encoder.directory / name).read_bytes() for name in (FILE, VECTORS)}
+    labels = {f"{NEW_LABELS}/{path.name}": path.read_bytes() for path in files_of_new_labels(args.unseen)}
+    return {f"{ENCODER}/{name}": content for name, content in files.items()} | labels
 
 
 # ---- the output ------------------------------------------------------------------------------------------------------
@@ -276,7 +300,7 @@ def label(args, ray, pieces, settings, files, logger):
             if result["fault"]:
                 problems.count += 1
                 problems.shown += [result["fault"]] if len(problems.shown) < 20 else []
-            counts.update({name: int(result[name]) for name in ("rows", "blank", "unlabelled")})
+            counts.update({name: int(result[name]) for name in COUNTED})
             bar.set_postfix_str(f"{counts['rows']} rows", refresh=False)
             bar.update()
             if bar.disable and time.monotonic() - told > TOLD_EVERY:
@@ -299,6 +323,7 @@ def main(argv=None):
         **long_text_arguments(args),
     )
     decision = decision_from_arguments(args, predictor.tree, predictor.decision)
+    beside = read_beside(args, predictor, decision)
     settings = Settings(
         output=args.output if "://" in args.output else os.path.abspath(args.output),
         model="" if Path(args.model_path).is_dir() else Path(args.model_path).name,
@@ -312,18 +337,20 @@ def main(argv=None):
         decision=decision.to_dict(),
         floor=args.floor,
         certainty=args.certainty,
+        unseen=Path(args.unseen).name if beside else None,
     )
     places = find_files(args.input)
     pieces = cut(places, args.text_column, settings.added())
     known = asdict(settings) | {"output": "", "model": file_digest(predictor.file)}  # wherever both may lie
+    known |= beside.settings if beside else {}
     # The paths alone: an address may hold a password.
     known |= {"input": [file_system(address)[1] for address in args.input], "piece_rows": PIECE_ROWS}
     todo = open_output(args, places, pieces, known, logger)
     logger.info(f"{len(places)} files, {len(pieces)} pieces; {len(pieces) - len(todo)} are there already")
     began = time.monotonic()
     if todo:
-        files = model_files(predictor)
-        del predictor
+        files = model_files(predictor.file) | (files_of_unseen(args, beside) if beside else {})
+        del predictor, beside
         ray = start_ray(args, sum(map(len, files.values())), logger)
         try:
             counts, problems = label(args, ray, todo, settings, files, logger)
@@ -342,7 +369,10 @@ def tell(counts, problems, seconds, args, logger):
     """The last lines of the log. Raises InputError if there were bad pieces."""
     if counts["blank"]:
         logger.warning(f"blank rows: {counts['blank']} (each has an empty prediction, so that the rows stay in step)")
-    logger.info(f"Without a label: {counts['unlabelled']} of {counts['rows'] - counts['blank']} texts")
+    texts = counts["rows"] - counts["blank"]
+    logger.info(f"Without a label: {counts['unlabelled']} of {texts} texts")
+    if args.unseen:
+        logger.info(f"New labels, by their words alone: in {counts['new']} of {texts} texts")
     speed = counts["rows"] / max(seconds, 1e-9)
     logger.info(f"Predicted {counts['rows']} texts in {seconds:.1f} s ({speed:.1f} texts/s), in {args.output}")
     if problems.count:

@@ -28,12 +28,18 @@ def test_prints_and_writes_the_scores(data_dir, call, tmp_path, monkeypatch):
     printed = []
     monkeypatch.setattr(baseline.get_logger(), "handle", lambda record: printed.append(record.getMessage()))
     data = data_dir(dev_txt="前锋梅开二度\t体育,体育##足球\n\n未标注\n大盘午后跳水\t财经,财经##股票\n")
+    (data / "label_graph.txt").write_text("体育##足球\t财经\n", encoding="utf-8")  # for which no row was written
     call("--dataset_dir", data, "--output_json", tmp_path / "scores.json")
     tree = LabelTree.read(data / "label.txt")
     train, dev = (load_rows(data / name, tree, unlabelled="skip") for name in ("train.txt", "dev.txt"))
     _, scores = fit_baseline(train, dev, tree, logging.getLogger("of nobody"))
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
-    skipped, sizes, estimate, *lines, last = printed
+    lacking, skipped, lacking_dev, unseen, sizes, estimate, *lines, last = printed
+    assert lacking.startswith(
+        "train.txt: 1 rows lack a parent of one of their labels, first '国足今晚出战'; it counts as"
+    )
+    assert lacking_dev.startswith("dev.txt: 1 rows lack a parent of one of their labels, first '前锋梅开二度'")
+    assert unseen == "dev.txt: no row for 1 of 5 labels (体育##篮球)"
     assert estimate.startswith("About ") and estimate.endswith(" seconds of one core")
     assert skipped == "dev.txt: skipped 1 blank and 1 unlabelled lines"
     assert sizes == "Linear baseline: 5 labels, 4 train rows, 2 dev rows"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from deploy.ray_batch import lake, predict
-from deploy.ray_batch.labelling import Labeller
 from hierarchical.predictor import Predictor
+from tests.deploy.conftest import without_ray
 from utils import InputError
 
 pa = pytest.importorskip("pyarrow")
@@ -27,25 +27,7 @@ NEW = ["row", "labels", "probabilities", "levels"]
 @pytest.fixture
 def call(tiny_export, tmp_path, monkeypatch):
     """call(*flags): main() with what is in tmp_path/in, without Ray: one actor after the other, in this process."""
-
-    def label(args, ray, pieces, settings, files, logger):
-        actor, counts, problems = Labeller(settings, lambda: files), predict.Counter(), predict.Problems()
-        for piece in pieces:
-            result = actor({"piece": [json.dumps(predict.asdict(piece))]})
-            counts.update({name: result[name][0] for name in ("rows", "blank", "unlabelled")})
-            if fault := result["fault"][0]:
-                problems.count += 1
-                problems.shown.append(fault)
-        return counts, problems
-
-    class NoRay:
-        exceptions = type("exceptions", (), {"RayError": ()})
-
-        def shutdown():
-            pass
-
-    monkeypatch.setattr(predict, "label", label)
-    monkeypatch.setattr(predict, "start_ray", lambda args, size, logger: NoRay)
+    without_ray(monkeypatch)
     (tmp_path / "in").mkdir()
 
     def call(*flags):

@@ -13,6 +13,7 @@ from hierarchical.modeling import build_model, library_config, predict_logits, s
 from hierarchical.shortlist import SampledHead, Sampler, sampled_head
 from hierarchical.training import Settings, Trainer
 from tests.conftest import SAMPLE
+from tests.hierarchical.trees import parents_of, random_graph
 
 # 3 roots, 4 below each: "a" 0, "b" 1, "c" 2, "a##0" 3, ..., "c##3" 14
 TREE = LabelTree([*"abc", *(f"{root}##{i}" for root in "abc" for i in range(4))])
@@ -27,6 +28,24 @@ def rng(seed=0):
 def test_siblings_by_hand():
     assert Sampler(TREE, 15).siblings(np.array(sorted(OWN))).tolist() == sorted(NEAR)
     assert Sampler(LabelTree(["甲"]), 1).siblings(np.array([0])).tolist() == []
+
+
+def test_siblings_by_any_parent():
+    graph = LabelTree(TREE.labels, further=[(3, 1)])  # a##0 lies below b, too
+    for labels, expected in (
+        ([3], [4, 5, 6, 7, 8, 9, 10]),
+        ([7], [3, 8, 9, 10]),
+        ([4], [3, 5, 6]),
+        ([11], [12, 13, 14]),
+    ):
+        assert Sampler(graph, 15).siblings(np.array(labels)).tolist() == expected
+    for seed in range(20):
+        tree = random_graph(rng(seed), 40)
+        parents = [set(parents_of(tree, i)) or {-1} for i in range(40)]
+        labels = rng(seed).choice(40, 3, replace=False)
+        above = set().union(*(parents[i] for i in labels))
+        expected = [i for i in range(40) if parents[i] & above and i not in labels]
+        assert Sampler(tree, 40).siblings(labels).tolist() == expected
 
 
 def test_rows_without_labels():

@@ -1,4 +1,4 @@
-"""fit_unseen.py, and --unseen of predict.py, evaluate.py, infer.py and the HTTP server, which all answer alike."""
+"""fit_unseen.py, and --unseen of predict.py, evaluate.py, infer.py, Ray and the HTTP server, which all answer alike."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ import pytest
 import predict
 from analysis import evaluate
 from deploy.predictor import infer
+from deploy.ray_batch import predict as ray_batch
 from deploy.simple_serving import server
 from hierarchical import Predictor
 from hierarchical.bi_encoder import Encoder, path_text
@@ -17,6 +18,7 @@ from hierarchical.unseen import Curve, leaves_of, write_vectors
 from retrieval_based import export_model, fit_unseen
 from retrieval_based.encoder import texts_of_labels
 from tests.conftest import SAMPLE
+from tests.deploy.conftest import without_ray
 from tests.deploy.simple_serving.conftest import KEY, Running
 from tests.retrieval_based.conftest import call, fails
 from utils import LabelTree
@@ -190,6 +192,41 @@ def test_the_same_answers_everywhere(deployed, hybrid_export):
     finally:
         one.process.kill()
         one.process.wait()
+
+
+def test_a_data_lake_with_new_labels(deployed, hybrid_export, printed, capsys, monkeypatch):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    without_ray(monkeypatch)
+    _, export, _, data = deployed
+    (data / "new_graph.txt").write_text("地理##山川\t公司动态\n", "utf-8")
+    described = data / "label_descriptions.jsonl"
+    described.write_text(json.dumps({"label": "公司动态##登山", "description": "爬山"}) + "\n", "utf-8")
+    decided = ["--floor", 0, "--decoding", "closure", "--certainty", 0.5]
+    call(infer, *export, "--output_file", data / "a.jsonl", *decided)
+    expected = rows_of(data / "a.jsonl")
+    texts = [row["text"] for row in expected]
+    (data / "lake").mkdir()
+    (data / "lake/lines.txt").write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    parquet.write_table(pa.table({"text": texts}), data / "lake/table.parquet")
+    flags = ["--model_path", hybrid_export, "--precision", "float32", "--input", data / "lake", *decided, *export[-4:]]
+    printed.clear()
+    call(ray_batch, *flags, "--output", data / "out")
+    rows = rows_of(data / "out/lines.txt-00000-of-00001.jsonl")
+    assert same([{k: v for k, v in row.items() if k != "row"} for row in rows], expected)
+    table = parquet.read_table(data / "out/table.parquet-00000-of-00001.parquet")
+    assert table["unseen"].to_pylist() == [row["unseen"] for row in expected] and table.column_names[-1] == "unseen"
+    assert table["labels"].to_pylist() == [row["labels"] for row in expected]
+    new, filled = sum(bool(row["unseen"]) for row in expected), sum(bool(text) for text in texts)
+    assert f"New labels, by their words alone: in {2 * new} of {2 * filled} texts" in printed
+
+    assert "--unseen: gives new labels" in fails(ray_batch, capsys, *flags, "--output", data / "b", "--top_k", 2)
+    assert "none: no such" in fails(
+        ray_batch, capsys, *flags, "--output", data / "b", "--unseen_encoder", data / "none"
+    )
+    assert not (data / "b").exists()
+    described.write_text(json.dumps({"label": "公司动态##登山", "description": "攀岩"}) + "\n", "utf-8")
+    changed = fails(ray_batch, capsys, *flags, "--output", data / "out", "--resume")
+    assert "since then these have changed: unseen." in changed
 
 
 def test_scores_of_new_labels(ready, printed, capsys):
