@@ -33,7 +33,6 @@ SIDES = {
     "ONNX Runtime, int8": ("onnx", "int8"),
     "OpenVINO, float32": ("openvino", "float32"),
     "OpenVINO, bfloat16": ("openvino", "bfloat16"),
-    "OpenVINO, int8": ("openvino", "int8"),
     "Paddle Inference, float32": ("paddle", "float32"),
     "Paddle Inference, bfloat16": ("paddle", "bfloat16"),
 }
@@ -57,7 +56,7 @@ def predictors(path):
     """name -> Predictor of what there is a model, and a processor, for."""
     found = {}
     for name, (backend, precision) in SIDES.items():
-        file = model_path(path, "int8" if (backend, precision) == ("onnx", "int8") else "float32", ".onnx")
+        file = model_path(path, precision if precision == "int8" else "float32", ".onnx")
         if backend == "paddle":
             file = file.with_suffix(".pdmodel")
         package = {"onnx": "onnxruntime"}.get(backend, backend)

@@ -5,7 +5,6 @@ numpy, and of onnxruntime, openvino and paddle the one whose engine is asked for
 """
 
 import json
-import math
 import mmap
 import sys
 import threading
@@ -22,7 +21,6 @@ from hierarchical.encoders import GRAPH_INPUTS, graph_feed
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
 from hierarchical.identity import RECORD
-from hierarchical.quantizing import quantize_matrix
 
 PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "openvino", "paddle")
@@ -163,12 +161,11 @@ class OpenVinoModel:
     """The same on OpenVINO, on a CPU, from the float32 ONNX file; may be called by as many threads as it is told.
 
     bf16: multiply in bfloat16 (see `has_bf16`); logits are then rounded to some 3 digits.
-    int8: multiply tokens by weights in 8 bits, and whatever else as `bf16` says; needs some VNNI to be of use
     """
 
     singly = False
 
-    def __init__(self, path: Path, threads: int = 1, bf16: bool = False, int8: bool = False):
+    def __init__(self, path: Path, threads: int = 1, bf16: bool = False):
         require_file(path, "Make it with export_model.py.")
         try:
             with quiet():
@@ -180,7 +177,7 @@ class OpenVinoModel:
             ) from None
         if contains(path, b"QuantizeLinear"):
             raise InputError(f"{path}: an int8 model, which the back end openvino cannot read. Name the float32 one.")
-        settings: dict[str, Any] = {
+        settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",  # else it chooses by the machine
             "NUM_STREAMS": threads,  # each caller has a core, as with ONNX Runtime
             "INFERENCE_NUM_THREADS": threads,
@@ -191,8 +188,6 @@ class OpenVinoModel:
             model = core.read_model(path)
             self.metadata = dict(model.get_rt_info(["framework"]).value) if model.has_rt_info(["framework"]) else {}
             self.labels = json.loads(self.metadata.get("labels", "null"))
-            if int8:
-                settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantize_products(model)
             self.compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:  # the library raises RuntimeError for whatever is the matter
             if fault := computing_fault(error, "cpu"):
@@ -212,27 +207,6 @@ class OpenVinoModel:
             return np.array(outputs[0])  # its memory is written to again by the next call
         except Exception as error:  # as above
             raise computing_fault(error, "cpu") or error from None
-
-
-def quantize_products(model: Any) -> int:
-    """Give the products of tokens in an openvino.Model weights in 8 bits, a scale for each output.
-
-    Pooler and classifier see one token of a text, and stay as they are, as in quantizing.py. Returns into how many
-    units at a time OpenVINO may cut the tokens, to give each part a scale of its own: the fewer, the slower.
-    """
-    from openvino import opset13
-
-    heights = []
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "MatMul" or node.get_input_partial_shape(0).rank.get_length() != 3:
-            continue
-        weights = node.input_value(1).get_node()
-        if weights.get_type_name() == "Constant":
-            values, scales = quantize_matrix(weights.get_data(), 0)
-            floats = opset13.convert(opset13.constant(values), "f32")
-            node.input(1).replace_source_output(opset13.multiply(floats, opset13.constant(scales)).output(0))
-            heights.append(len(values))
-    return math.gcd(*heights)
 
 
 class PaddleModel:

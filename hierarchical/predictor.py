@@ -54,7 +54,7 @@ BATCH, GPU_BATCH, GPU_TOKENS = 32, 256, 256 * 128
 # What the precision may be, by what computes.
 CHOICES: dict[str, tuple[str, ...]] = {
     "onnx": (*PRECISIONS, "auto"),
-    "openvino": ("float32", "bfloat16", "int8", "auto"),
+    "openvino": ("float32", "bfloat16", "auto"),
     "paddle": ("float32", "bfloat16", "auto"),
     "checkpoint": ("float32", "auto"),
     "linear": ("float32", "auto"),
@@ -68,8 +68,7 @@ class Predictor:
                     linear model
     precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
                     says that it is slower or worse; on a GPU float16 likewise. With the back ends openvino and
-                    paddle float32 or bfloat16, both from one file; auto: bfloat16 with openvino on a CPU that has it.
-                    openvino makes int8 of that file, too, with what else it computes in bfloat16 on such a CPU
+                    paddle float32 or bfloat16, both from one file; auto: bfloat16 with openvino on a CPU that has it
     backend         of an export: onnx, openvino or paddle
     device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu
     device_id       number of the GPU, for an export; not needed beside gpu:1
@@ -171,8 +170,8 @@ class Predictor:
             elif computes == "onnx":
                 self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
             elif computes == "openvino":
-                bf16 = precision == "bfloat16" or (precision in ("auto", "int8") and has_bf16())
-                self.engine, files = OpenVinoModel(self.file, cores, bf16, precision == "int8"), [self.file]
+                bf16 = precision == "bfloat16" or (precision == "auto" and has_bf16())
+                self.engine, files = OpenVinoModel(self.file, cores, bf16), [self.file]
             else:
                 self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
                 files = [self.file, self.file.with_suffix(".pdiparams")]

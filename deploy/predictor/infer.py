@@ -92,15 +92,15 @@ def precision(args, device, logger):
         logger.warning("--use_fp16: only on a GPU, where it is faster; using float32")
     if args.use_quantize and device != "cpu":
         logger.warning("--use_quantize: only on a CPU, where it is faster; using float32")
-    if args.use_quantize and args.backend == "paddle":
-        raise InputError("--use_quantize: Paddle Inference does not compute so. Leave --backend paddle out.")
+    if args.use_quantize and args.backend != "onnx":
+        raise InputError(f"--use_quantize: the int8 model is one of ONNX Runtime. Leave --backend {args.backend} out.")
     if args.use_fp16 and args.backend != "onnx":
         raise InputError(f"--use_fp16: the float16 model is one of ONNX Runtime. Leave --backend {args.backend} out.")
     if args.use_bf16 and args.backend == "onnx":
         raise InputError("--use_bf16: ONNX Runtime does not compute so. Add --backend openvino, or use --use_quantize.")
     if args.use_bf16 and (device != "cpu" or not has_bf16()):
         logger.warning("--use_bf16: only on a CPU with AVX512-BF16 or AMX, where it is faster; using float32")
-    elif args.use_bf16 and not args.use_quantize:
+    elif args.use_bf16:
         return "bfloat16"
     if device != "cpu":
         return "float16" if args.use_fp16 else "float32"
