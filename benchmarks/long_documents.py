@@ -43,6 +43,7 @@ ROWS_OF_DOCUMENT = 8
 DEV_SHARE = 10  # one row in so many that are written
 LEAD = 300, 500  # characters before the row
 ROOM = 126  # characters of a single window: in Chinese a token each, and two of the 128 are [CLS] and [SEP]
+MOST_BESIDE = 11  # further rows of a single window; with twelve of ten characters it is full
 NO_PROSE = re.compile(r"```.*?```|^[|#][^\n]*", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 SENTENCE_END = re.compile(r"(?<=。)|\n\s*\n|^- ", re.MULTILINE)
@@ -126,9 +127,9 @@ def single_windows(texts, gold, sentences, chance):
 
 
 def beside(i, texts, chance):
-    """The number of a row, and of up to two others, while there is room for them."""
+    """The number of a row, and of others, while there is room for them."""
     part = [i]
-    for k in chance.sample(range(len(texts)), min(2, len(texts))):
+    for k in chance.sample(range(len(texts)), min(MOST_BESIDE, len(texts))):
         if sum(len(texts[one]) for one in (*part, k)) > ROOM:
             break
         part.append(k)
