@@ -1,17 +1,20 @@
 """What --long_text is worth: short rows that are buried in long documents, read in each of the ways.
 
     python benchmarks/long_documents.py --model_path export --dataset_dir data --rows 300
-    python benchmarks/long_documents.py --write data_long --dataset_dir data --rows 800
+    python benchmarks/long_documents.py --write data_long --dataset_dir data --rows 4000 --windows 800 --documents 400
 
 Reads   an export or a checkpoint; dataset_dir/dev.txt, of which evenly spread rows are taken; with --write train.txt
         and label.txt
-Writes  with --write, a folder to train on: rows of train.txt as they are, and in documents of both kinds, nine tenths
-        of them in train.txt and a tenth in dev.txt; label.txt
+Writes  with --write, a folder to train on: rows of train.txt as they are, some of them in single windows, and in
+        documents of both kinds, nine tenths of them in train.jsonl and a tenth in dev.jsonl; label.txt
 
 Two kinds of documents are made of the rows. late: 300 to 500 characters about something else, then the row, then a
 sentence or two; its labels are those of the row. several: eight rows, one after the other; its labels are those of them
 all, most of which stand late. "alone" is the model on the rows by themselves: the score to reach (of several, what is
 predicted for each of the eight, together).
+
+Single windows teach the same for a fraction of the time. Each row gives three: sentences about something else, which no
+label applies to; the row amid such sentences; and the row with others, as many as there is room for.
 
 What is about something else are sentences of this project's Chinese pages: one half of them in what is trained on, the
 other half in what is scored. A label that is found in them is wrong.
@@ -39,6 +42,8 @@ from utils import LabelTree, check_minima, load_rows, make_parser, progress_bar,
 ROWS_OF_DOCUMENT = 8
 DEV_SHARE = 10  # one row in so many that are written
 LEAD = 300, 500  # characters before the row
+ROOM = 126  # characters of a single window: in Chinese a token each, and two of the 128 are [CLS] and [SEP]
+MOST_BESIDE = 11  # further rows of a single window; with twelve of ten characters it is full
 NO_PROSE = re.compile(r"```.*?```|^[|#][^\n]*", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 SENTENCE_END = re.compile(r"(?<=。)|\n\s*\n|^- ", re.MULTILINE)
@@ -50,12 +55,16 @@ def parse_args(argv):
     task.add_argument("--model_path", type=Path, help="an export or a checkpoint: score it")
     task.add_argument("--write", type=Path, help="write documents to train on into this folder")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of the rows")
-    parser.add_argument("--rows", type=int, default=300, help="rows, and documents of each kind")
+    parser.add_argument("--rows", type=int, default=300, help="rows, and when scoring documents of each kind")
+    parser.add_argument("--windows", type=int, default=0, help="with --write: rows in single windows of each kind")
+    parser.add_argument("--documents", type=int, default=0, help="with --write: rows in documents of each kind")
     parser.add_argument("--window_stride", type=int, help="of the windows (default: as stored, or half of one)")
     parser.add_argument("--max_windows", type=int, help="of a document (default: as stored, or 16)")
     parser.add_argument("--seed", type=int, default=3, help="of what is put together")
     args = parser.parse_args(argv)
-    check_minima(parser, args, rows=100, window_stride=1, max_windows=1, seed=0)
+    check_minima(parser, args, rows=100, windows=0, documents=0, window_stride=1, max_windows=1, seed=0)
+    if max(args.windows, args.documents) > args.rows:
+        parser.error("--windows, --documents: they are made of --rows, and cannot be more")
     return args
 
 
@@ -91,8 +100,40 @@ def late(texts, gold, sentences, chance):
 
 def several(texts, gold, sentences, chance):
     """The same with ROWS_OF_DOCUMENT rows each, and no other sentences."""
-    rows = [chance.sample(range(len(texts)), ROWS_OF_DOCUMENT) for _ in texts]
+    rows = [chance.sample(range(len(texts)), min(ROWS_OF_DOCUMENT, len(texts))) for _ in texts]
     return ["".join(texts[i] for i in part) for part in rows], np.array([gold[part].any(0) for part in rows]), rows
+
+
+def other_piece(sentences, chance, length):
+    """So many characters of such sentences, begun anywhere, as a window begins; none for 0 or less."""
+    start = chance.randrange(ROOM)
+    return other_text(sentences, chance, ROOM + length)[start : start + max(0, length)]
+
+
+def single_windows(texts, gold, sentences, chance):
+    """(texts of about a window, labels bool [3 n, L]): of each row without it, with it, with others beside it."""
+    made, labels = [], []
+    for i, text in enumerate(texts):
+        before = chance.randint(0, max(0, ROOM - len(text)))
+        after = ROOM - len(text) - before
+        part = beside(i, texts, chance)
+        made += [
+            other_piece(sentences, chance, ROOM),
+            other_piece(sentences, chance, before) + text + other_piece(sentences, chance, after),
+            "".join(texts[k] for k in part),
+        ]
+        labels += [np.zeros_like(gold[i]), gold[i], gold[part].any(0)]
+    return made, np.array(labels, bool).reshape(-1, gold.shape[1])
+
+
+def beside(i, texts, chance):
+    """The number of a row, and of others, while there is room for them."""
+    part = [i]
+    for k in chance.sample(range(len(texts)), min(MOST_BESIDE, len(texts))):
+        if sum(len(texts[one]) for one in (*part, k)) > ROOM:
+            break
+        part.append(k)
+    return part
 
 
 def read_rows(path, tree, number):
@@ -103,21 +144,27 @@ def read_rows(path, tree, number):
 
 
 def write_folder(args):
-    """The documents of --write."""
+    """The rows, single windows and documents of --write."""
     tree, chance = LabelTree.read(args.dataset_dir / "label.txt"), random.Random(args.seed)
     texts, gold = read_rows(args.dataset_dir / "train.txt", tree, args.rows)
     kept = np.arange(len(texts)) % DEV_SHARE == 0
     args.write.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.txt", np.flatnonzero(~kept)), ("dev.txt", np.flatnonzero(kept))):
-        own = [texts[i] for i in part], gold[part]
-        written = list(zip(*own))
-        for make in (late, several):
-            documents, labels, _ = make(*own, other_sentences()[0], chance)
-            written.extend(zip(documents, labels))
-        chance.shuffle(written)
-        named = ((text, [tree.labels[i] for i in np.flatnonzero(row)]) for text, row in written)
-        write_rows(args.write / name, named)
+    for name, part in (("train.jsonl", np.flatnonzero(~kept)), ("dev.jsonl", np.flatnonzero(kept))):
+        written = written_of([texts[i] for i in part], gold[part], args, chance)
+        write_rows(args.write / name, [(text, [tree.labels[i] for i in np.flatnonzero(row)]) for text, row in written])
     tree.write(args.write / "label.txt")
+
+
+def written_of(texts, gold, args, chance):
+    """[(text, labels bool [L])] in random order: the rows, and what is made of as many of them as is asked for."""
+    sentences = other_sentences()[0]
+    rows, written = list(range(len(texts))), list(zip(texts, gold))
+    for make, number in ((single_windows, args.windows), (late, args.documents), (several, args.documents)):
+        part = chance.sample(rows, round(number * len(rows) / args.rows))
+        made, labels, *_ = make([texts[i] for i in part], gold[part], sentences, chance)
+        written.extend(zip(made, labels))
+    chance.shuffle(written)
+    return written
 
 
 def mean_logits(predictor, documents):
