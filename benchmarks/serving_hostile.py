@@ -7,10 +7,11 @@ Reads   model_path/             a folder of export_model.py
         dataset_dir/dev.txt     the texts that the good clients ask about, one in a request, without pause
 Writes  output_json             every figure, if asked for
 
-Of the hostile clients as many each send one byte in a tenth of a second (slow), begin a request and say no more
-(half-open), send 64 MB (huge), and send what is no request, or one without sense (malformed); each begins again as soon
-as it is answered or thrown out. greedy: beside them 16 clients whose requests are in order, but hold as many long texts
-as the server takes. The good ones are measured alone and beside each, in turns, --rounds times; the table has medians.
+A quarter each of the hostile clients sends one byte in a tenth of a second (slow), begins a request and says no more
+(half-open), sends 64 MB (huge), and sends what is no request, or one without sense (malformed); each begins again as
+soon as it is answered or thrown out. greedy: 16 clients instead, whose requests are in order, but hold as many long
+texts as the server takes. The good ones are measured alone and beside each, in turns, --rounds times; the table has
+medians. Both sides are processes of their own, on the cores that the server has.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import json
 import random
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,19 +28,24 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
-from benchmarks.http_load import client, request_of
+from benchmarks.http_load import LEAD, load, processes, request_of
 from benchmarks.serving_load import http_server, report
 from utils import LabelTree, check_minima, load_rows, make_parser, run
 
 GOOD, HOSTILE, GREEDY = 16, 64, 16
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
-HUGE = 64 * 10**6
+HUGE, MEGABYTE = 64 * 10**6, b" " * 10**6
 MALFORMED = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     b"GET /../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     b"POST /v1/classify HTTP/9.9\r\nHost: \r\n\r\n",
     *(HEAD % len(body) + body for body in (b'{"texts": [', b'{"texts": 7}', b"\xff\xfe" * 500, b"[" * 20_000)),
 )
+
+GREEDY_BODY = json.dumps(
+    {"texts": ["".join(random.Random(n).choices("贪多嚼不烂", k=500)) for n in range(128)]}
+).encode()
+GREEDY_REQUEST = HEAD % len(GREEDY_BODY) + GREEDY_BODY
 
 
 def parse_args(argv):
@@ -50,7 +57,7 @@ def parse_args(argv):
     parser.add_argument("--rounds", type=int, default=3, help="of the measurements")
     parser.add_argument("--output_json", help="write all figures to this file")
     args = parser.parse_args(argv)
-    check_minima(parser, args, rounds=1)
+    check_minima(parser, args, seconds=1, rounds=1)
     return args
 
 
@@ -65,16 +72,17 @@ async def slow(reader, writer, chance):
 
 
 async def half_open(reader, writer, chance):
-    writer.write(HEAD[: chance.randrange(1, len(HEAD))])
+    head = HEAD % 50
+    writer.write(head[: chance.randrange(1, len(head))])
     await reader.read()
 
 
 async def huge(reader, writer, chance):
     writer.write(HEAD % HUGE)
-    for _ in range(HUGE // 10**6):
-        writer.write(b" " * 10**6)
+    for _ in range(HUGE // len(MEGABYTE)):
+        writer.write(MEGABYTE)
         await writer.drain()
-    await reader.read()
+    await reader.readuntil(b"\r\n\r\n")
 
 
 async def malformed(reader, writer, chance):
@@ -83,67 +91,73 @@ async def malformed(reader, writer, chance):
 
 
 async def greedy(reader, writer, chance):
-    body = json.dumps({"texts": ["".join(chance.choices("贪多嚼不烂", k=500)) for _ in range(128)]}).encode()
-    writer.write(HEAD % len(body) + body)
+    writer.write(GREEDY_REQUEST)
     await reader.readuntil(b"\r\n\r\n")
     await asyncio.sleep(0.1)  # it was refused, or has to read what came
 
 
+SIDES = {"alone": ([], 0), "hostile": ([slow, half_open, huge, malformed], HOSTILE), "greedy": ([greedy], GREEDY)}
+
+
 async def attack(kind, port, number, until):
     """Use up one connection after the other; how many there were."""
+
+    async def once():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await kind(reader, writer, chance)
+        finally:
+            writer.close()
+
     chance, count = random.Random(number), 0
     while (left := until - time.time()) > 0:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                await asyncio.wait_for(kind(reader, writer, chance), left)
-            finally:
-                writer.close()
-        except (OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError):
-            pass  # thrown out
+        with suppress(OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError):  # thrown out, or time is up
+            await asyncio.wait_for(once(), left)
         count += 1
     return count
+
+
+def attack_together(side, port, began, seconds):
+    """kind -> connections used up, of all hostile clients of a side."""
+    kinds, attackers = SIDES[side]
+
+    async def all_of_them():
+        await asyncio.sleep(max(0, began - time.time()))
+        each = (attack(kinds[number % len(kinds)], port, number, began + seconds) for number in range(attackers))
+        return await asyncio.gather(*each)
+
+    counts = asyncio.run(all_of_them())
+    return {kind.__name__: sum(counts[number :: len(kinds)]) for number, kind in enumerate(kinds)}
 
 
 # ---- measurements ----------------------------------------------------------------------------------------------------
 
 
-async def measure(port, texts, kinds, attackers, seconds):
-    """Figures of the good clients beside `attackers` hostile ones, of each kind as many."""
-    began = time.time() + 1
-    requests = [(text, request_of(text)) for text in texts]
-    good = [client(port, requests, number * len(texts) // GOOD, began, seconds) for number in range(GOOD)]
-    bad = [attack(kinds[number % len(kinds)], port, number, began + seconds) for number in range(attackers)]
-    *answers, attacks = await asyncio.gather(*good, asyncio.gather(*bad))
-    times = [milliseconds for part, _ in answers for milliseconds in part]
-    p50, p99 = np.percentile(times, [50, 99]).tolist()
-    failed = sum(failed for _, failed in answers)
-    return {"requests_per_second": len(times) / seconds, "p50_ms": p50, "p99_ms": p99, "failed": failed} | {
-        kind.__name__: sum(attacks[number :: len(kinds)]) for number, kind in enumerate(kinds)
-    }
+def measure(good, bad, port, texts, side, seconds):
+    """Figures of the good clients beside the hostile ones of a side. good, bad: processes"""
+    attacks = bad.submit(attack_together, side, port, time.time() + LEAD, seconds)
+    return load(good, port, texts, GOOD, seconds) | attacks.result()
 
 
 def main(argv=None):
     args = parse_args(argv)
     texts = load_rows(args.dataset_dir / "dev.txt", LabelTree.read(Path(args.model_path) / "label.txt")).texts
-    sides = {"alone": ([], 0), "hostile": ([slow, half_open, huge, malformed], HOSTILE), "greedy": ([greedy], GREEDY)}
-    results = {side: [] for side in sides}
-    with http_server(args) as server:
+    results = {side: [] for side in SIDES}
+    with http_server(args) as server, processes(1) as good, processes(1) as bad:
         port = urlsplit(server.url).port
         for _ in range(args.rounds):
-            for side, (kinds, attackers) in sides.items():
-                found = asyncio.run(measure(port, texts, kinds, attackers, args.seconds))
-                results[side].append(found)
-                print(side, json.dumps(found), flush=True)
+            for side in SIDES:
+                results[side].append(measure(good, bad, port, texts, side, args.seconds))
+                print(side, json.dumps(results[side][-1]), flush=True)
 
     def median(side, figure):
-        return float(np.median([found[figure] for found in results[side]]))
+        return float(np.median([found.get(figure, 0) for found in results[side]]))
 
-    rows = [("p99 of the good clients alone", f"{median('alone', 'p99_ms'):.0f} ms", "–")]
+    rows = [("p99 of the good clients alone", f"{median('alone', 'ms p99'):.0f} ms", "–")]
     for side in ("hostile", "greedy"):
-        times = median(side, "p99_ms") / median("alone", "p99_ms")
+        times = median(side, "ms p99") / median("alone", "ms p99")
         rows += [
-            (f"p99 beside {side} clients", f"{median(side, 'p99_ms'):.0f} ms, {times:.1f} times", "< 3 times"),
+            (f"p99 beside {side} clients", f"{median(side, 'ms p99'):.0f} ms, {times:.1f} times", "< 3 times"),
             (f"good requests refused or lost beside {side} clients", f"{median(side, 'failed'):.0f}", "0"),
         ]
     report(rows, results, args.output_json)

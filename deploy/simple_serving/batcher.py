@@ -23,6 +23,7 @@ from dataclasses import dataclass
 PADDING = 1.1  # a batch may be this much larger than its texts: batching saves some 15 % on a CPU
 OVERHEAD = 8  # characters that a text counts as more than it has, for what each costs whatever its length
 CHOICE = 4  # how many batches' worth of texts, from the first on, are looked at to find those of like lengths
+ALONE = 8  # one place more for so many, which only an item alone may take
 MANY = 10_000  # clients, before those that are idle are forgotten
 
 
@@ -76,11 +77,11 @@ class Batcher:
     def submit(self, items: list[Item]) -> list[asyncio.Future]:
         """Queue all items or, raising Full, none; their futures, in the same order.
 
-        Several items get half of the room that is left, so that those who ask about one text find some, however many
-        there are with a hundred; on an empty queue all of it.
+        For an item alone the queue is an eighth longer: who asks about one text is not refused as others ask about
+        hundreds.
         """
-        room = self.queue_size - len(self.queue)
-        if len(items) > (room // 2 if self.queue and len(items) > 1 else room):
+        room = self.queue_size - len(self.queue) + (self.queue_size // ALONE if len(items) == 1 else 0)
+        if len(items) > room:
             waiting = len(self.queue) * self._seconds_per_item / self.workers
             raise Full(max(1, math.ceil(waiting)))
         now = time.perf_counter()

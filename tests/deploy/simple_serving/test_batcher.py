@@ -110,30 +110,20 @@ def test_all_or_none_when_full():
     run_batcher(script, queue_size=3)
 
 
-def test_many_items_leave_room_for_one():
+def test_an_item_alone_finds_room_that_several_do_not():
     async def script(batcher, gate, batches):
         kept = batcher.submit(items("x"))
-        kept += batcher.submit(items(*"abcd"))  # of 10
-        kept += batcher.submit(items(*"efg"))  # of 6
+        kept += batcher.submit(items(*"abcdefgh"))  # all of the 16 places, in two requests
+        kept += batcher.submit(items(*"ijklmnop"))
         with pytest.raises(Full):
-            batcher.submit(items(*"hi"))  # of 3
-        for one in "jkl":
-            kept += batcher.submit(items(one))
+            batcher.submit(items(*"qr"))
+        kept += batcher.submit(items("s")) + batcher.submit(items("t"))  # the two more
         with pytest.raises(Full):
-            batcher.submit(items("m"))
+            batcher.submit(items("u"))
         gate.set()
-        assert await asyncio.gather(*kept) == [f"{one}!" for one in "xabcdefgjkl"]
+        assert await asyncio.gather(*kept) == [f"{one}!" for one in "xabcdefghijklmnopst"]
 
-    run_batcher(script, queue_size=10)
-
-
-def test_an_empty_queue_takes_as_many_as_it_holds():
-    async def script(batcher, gate, batches):
-        batcher.submit(items("x"))
-        assert len(batcher.submit(items(*"abc"))) == 3
-        gate.set()
-
-    run_batcher(script, queue_size=3)
+    run_batcher(script, queue_size=16)
 
 
 def test_forgotten_items_are_not_run():
