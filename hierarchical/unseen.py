@@ -303,6 +303,9 @@ class WithUnseen:
         Predictor may use. Raises InputError for what is missing, damaged, or made for another classifier or encoder.
         """
         new = NewLabels.read(path, predictor.tree)
+        if not Path(encoder).is_dir():
+            raise InputError(f"{encoder}: no such directory. Name the one of retrieval_based/'s encoder.")
+        require_file(Path(encoder) / FILE, MADE_BY)  # of a wrong folder it tells more than what else it lacks
         found = Encoder(encoder, batch_size=predictor.batch_size, callers=callers or predictor.cores)
         if without_paddle and not found.onnx:
             raise InputError(

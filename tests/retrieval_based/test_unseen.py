@@ -273,7 +273,9 @@ def test_what_exports_refuse(deployed, ready, tmp_path, capsys):
     assert plain in fails(infer, capsys, *export[:-1], encoder)
     serving = [*serving, "--port", 0]
     assert plain in fails(server, capsys, *serving, "--unseen_encoder", encoder)
-    assert "none: no such" in fails(infer, capsys, *export[:-1], tmp_path / "none")
+    assert "none: no such directory" in fails(infer, capsys, *export[:-1], tmp_path / "none")
+    of_rows = fails(infer, capsys, *export[:-1], data)
+    assert "unseen.json: no such file" in of_rows and "Make it with retrieval_based/fit_unseen.py" in of_rows
     assert "--perf measures the model alone" in fails(infer, capsys, *export, "--perf")
     assert "--split and --shadow" in fails(server, capsys, *serving, "--model", "b=b", "--shadow", "b")
     copy = shutil.copytree(serving[1], tmp_path / "copy")
