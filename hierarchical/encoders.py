@@ -59,7 +59,7 @@ class Family:
     tied_weights: Mapping[str, str] | None = None
     masked_transform: Mapping[str, str] | None = None
 
-    def library_class(self, part: str) -> Any:
+    def class_for(self, part: str) -> Any:
         """The library's class for a part of the family: Config, Model, ForSequenceClassification, ..."""
         import paddlenlp.transformers as library
 

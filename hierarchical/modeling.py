@@ -31,7 +31,7 @@ def library_config(config: dict) -> Any:
     """The library's configuration object for a dict of `encoders.read_config`; its model_type stays the family's."""
     kind = config["model_type"]
     with without_warnings():
-        made = FAMILIES[kind].library_class("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
+        made = FAMILIES[kind].class_for("Config").from_dict({k: v for k, v in config.items() if k != "model_type"})
     made.model_type = kind
     return made
 
@@ -51,7 +51,7 @@ def build_network(config: Any, part: str = "ForSequenceClassification") -> Any:
     by_tanh = activation in GELU_BY_TANH
     config.hidden_act = "gelu" if by_tanh else activation
     with without_warnings():
-        network = family.library_class(part)(config)
+        network = family.class_for(part)(config)
     config.hidden_act = activation
     for layer in network.sublayers():
         if by_tanh and getattr(layer, "activation", None) == gelu:

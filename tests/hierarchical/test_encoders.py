@@ -100,10 +100,10 @@ def test_what_a_masked_language_model_holds_twice(paddle, kind):
     if family.tied_weights is None:
         assert not hasattr(library, f"{family.class_prefix}ForMaskedLM")
         return
-    config = family.library_class("Config")(
+    config = family.class_for("Config")(
         num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=24, vocab_size=VOCAB
     )
-    state = family.library_class("ForMaskedLM")(config).state_dict()
+    state = family.class_for("ForMaskedLM")(config).state_dict()
     for copy, held in family.tied_weights.items():
         np.testing.assert_array_equal(state[copy].numpy(), state[held].numpy())
 

@@ -53,7 +53,7 @@ def hub(paddle, tmp_path, monkeypatch):
     tables = dict(family.published_class("Model").pretrained_init_configuration)
     monkeypatch.setattr(family.published_class("Model"), "pretrained_init_configuration", tables)
     tables[NANO] = tables[NANO] | sizes
-    write_weights(tmp_path, family.library_class("Model")(family.library_class("Config")(**tables[NANO])))
+    write_weights(tmp_path, family.class_for("Model")(family.class_for("Config")(**tables[NANO])))
     with Web() as web:
         monkeypatch.setenv("PPNLP_ENDPOINT", web.address + "/")
         urls, _, _ = published(NANO)
