@@ -49,8 +49,10 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def require_place(save_dir):
-    """Raise InputError where the model would replace one that took longer to make."""
+def require_place(save_dir, dataset_dir):
+    """Raise InputError where the model would lie among the rows, or replace one that took longer to make."""
+    if Path(save_dir).resolve() == dataset_dir.resolve():
+        raise InputError(f"--save_dir {save_dir}: holds the rows, whose label.txt would be written anew. Give another.")
     if find_weights(save_dir) or (Path(save_dir) / RECORD).exists():
         raise InputError(f"--save_dir {save_dir}: holds a model with an encoder. Give another directory.")
 
@@ -66,7 +68,7 @@ def main(argv=None):
     if args.output_json:
         require_writable(Path(args.output_json), "--output_json", inputs)
     if args.save_dir:
-        require_place(args.save_dir)
+        require_place(args.save_dir, directory)
     with only_writer(args.save_dir) if args.save_dir else nullcontext():
         fit_and_save(args, tree, train, dev, logger)
 

@@ -86,6 +86,15 @@ def test_the_model_predicts_by_itself(call, tmp_path, printed):
 
 
 @pytest.mark.slow
+def test_it_leaves_no_model_among_the_rows(call, data_dir, capsys):
+    folder = data_dir()
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        call("--dataset_dir", folder, "--save_dir", folder / ".." / folder.name)
+    assert stopped.value.code == 2 and "holds the rows" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_it_replaces_no_model_with_an_encoder(
     call, data_dir, tiny_checkpoint, plain_export, tmp_path, capsys, monkeypatch
 ):
