@@ -23,7 +23,7 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.scoring import fit_baseline, headline
 from hierarchical.checkpoints import save_linear_model
 from hierarchical.decisions import Decision
-from hierarchical.identity import RECORD
+from hierarchical.identity import RECORD, require_no_rows
 from hierarchical.sets import only_writer
 from hierarchical.weights import find_weights
 from utils import (
@@ -49,10 +49,9 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def require_place(save_dir, dataset_dir):
-    """Raise InputError where the model would lie among the rows, or replace one that took longer to make."""
-    if Path(save_dir).resolve() == dataset_dir.resolve():
-        raise InputError(f"--save_dir {save_dir}: holds the rows, whose label.txt would be written anew. Give another.")
+def require_place(save_dir):
+    """Raise InputError where the model would lie among rows, or replace one that took longer to make."""
+    require_no_rows(save_dir, "--save_dir")
     if find_weights(save_dir) or (Path(save_dir) / RECORD).exists():
         raise InputError(f"--save_dir {save_dir}: holds a model with an encoder. Give another directory.")
 
@@ -68,7 +67,7 @@ def main(argv=None):
     if args.output_json:
         require_writable(Path(args.output_json), "--output_json", inputs)
     if args.save_dir:
-        require_place(args.save_dir, directory)
+        require_place(args.save_dir)
     with only_writer(args.save_dir) if args.save_dir else nullcontext():
         fit_and_save(args, tree, train, dev, logger)
 

@@ -23,7 +23,7 @@ from hierarchical.engines import PRECISIONS, OnnxModel, PaddleModel, load_onnxru
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write, file_digest
 from hierarchical.fusing import FUSED, fuse_model, keep_first_token
-from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members
+from hierarchical.identity import GRAPH_FILES, MEMBERS, RECORD, digests_of, members, require_no_rows
 from hierarchical.label_graph import GRAPH
 from hierarchical.labels import LabelTree
 from hierarchical.linear import write_linear
@@ -212,10 +212,11 @@ def new_export(
 
 
 def require_place(checkpoint: Checkpoint, output_path: Path) -> bool:
-    """Whether an export goes into its checkpoint's folder, as prune.py does; InputError if into that of another."""
+    """Whether an export goes into its checkpoint's folder, as prune.py does; InputError where others or rows are."""
     own = checkpoint.directory.resolve() == output_path.resolve()
     if find_weights(output_path) and not own:
         raise InputError(f"{output_path}: holds another checkpoint, which would be spoilt. Give another directory.")
+    require_no_rows(output_path, "--output_path")
     return own
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from hierarchical.annotation import Annotation
 from hierarchical.errors import SHOWN, InputError, some
 from hierarchical.files import atomic_write
+from hierarchical.identity import holds_model
 from hierarchical.label_graph import GRAPH, graph_path
 from hierarchical.labels import SEPARATOR, LabelTree
 from hierarchical.ledger import resolved
@@ -211,7 +212,12 @@ def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
 
 
 def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None:
-    """Raise InputError if files of these names are there and may not be replaced; label.txt and its graph may."""
+    """Raise InputError if files of these names are there and may not be replaced; label.txt and its graph may.
+
+    Where a model is nothing may be written: its label.txt belongs to it.
+    """
+    if holds_model(folder):
+        raise InputError(f"{folder}: holds a model, whose label.txt belongs to it. Use another --save_dir.")
     there = [name for name in contents if (folder / name).exists() and name not in ("label.txt", GRAPH)]
     if there and not overwrite:
         raise InputError(

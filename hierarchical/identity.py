@@ -147,6 +147,23 @@ def require_listed(record: dict | None, paths: Iterable[Path]) -> None:
             )
 
 
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def holds_model(directory: str | Path) -> bool:
+    """Whether there is a checkpoint, an export or a linear model in a directory."""
+    return (in_force(directory) / CONFIG).is_file()
+
+
+def require_no_rows(directory: str | Path, flag: str) -> None:
+    """Raise InputError where a model would be written into a data folder, whose label.txt its own would replace."""
+    if not holds_model(directory) and (Path(directory) / LABELS).is_file():
+        raise InputError(
+            f"{flag} {directory}: holds a {LABELS} and no model, as a data folder does; the model's files would lie "
+            "among the rows. Give another directory."
+        )
+
+
 def members(directory: Path) -> set[str]:
     """The names of what belongs to the model in a directory, whether it is there or not: see sets.new_set."""
     try:

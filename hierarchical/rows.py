@@ -119,17 +119,18 @@ def load_rows(path: str | Path, tree: LabelTree | None, unlabelled: str = "error
 
 
 def load_reported(path: str | Path, tree: LabelTree | None, logger: Logger) -> Rows:
-    """The labelled rows of a file; what is passed over is reported."""
+    """The labelled rows of a file; what is passed over, and labels without a parent, are reported."""
     rows = load_rows(path, tree, unlabelled="skip")
-    if rows.blank or rows.unlabelled:
-        logger.warning(f"{Path(path).name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+    report_lines(Path(path).name, rows, tree, logger)
     return rows
 
 
-def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
-    """Warn about the lines of a file that were passed over, labels without a parent, and labels without a row."""
+def report_lines(name: str, rows: Rows, tree: LabelTree | None, logger: Logger) -> None:
+    """Warn about the lines of a file that were passed over, and labels without a parent if there is a tree."""
     if rows.blank or rows.unlabelled:
         logger.warning(f"{name}: skipped {rows.blank} blank and {rows.unlabelled} unlabelled lines")
+    if tree is None:
+        return
     open_sets = {labels for labels in set(rows.labels) if tree.closure(labels) != list(labels)}
     lacking = [i for i, labels in enumerate(rows.labels) if labels in open_sets]
     if lacking:
@@ -138,6 +139,11 @@ def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
             f"{name}: {len(lacking)} rows lack a parent of one of their labels, first {first[:30]!r}; it "
             "counts as absent. `python check_data.py` lists them, `python convert.py --label_file` completes them."
         )
+
+
+def report_rows(name: str, rows: Rows, tree: LabelTree, logger: Logger) -> None:
+    """What `report_lines` warns about, and labels without a row."""
+    report_lines(name, rows, tree, logger)
     unseen = np.flatnonzero(rows.label_counts(len(tree)) == 0)
     if len(unseen):
         names = some([tree.labels[i] for i in unseen])

@@ -25,6 +25,7 @@ from hierarchical.bi_encoder import EXPORTED, Encoder
 from hierarchical.devices import set_device
 from hierarchical.exporting import export_onnx, export_static, new_export, require_onnx_size
 from hierarchical.files import require_file
+from hierarchical.identity import require_no_rows
 from hierarchical.unseen import FILE, MADE_BY, VECTORS
 from hierarchical.weights import find_weights
 from retrieval_based.encoder import graph_of
@@ -46,6 +47,7 @@ def main(argv=None):
         raise InputError(f"{source}: is an export already; pass the model_best/ it was made from.")
     if find_weights(target):
         raise InputError(f"{target}: holds a checkpoint, whose files would be overwritten. Pass another --output_path.")
+    require_no_rows(target, "--output_path")
     require_onnx_size(
         encoder.file, "a smaller encoder (--model_name of train.py), or use the checkpoint where paddle is"
     )

@@ -14,6 +14,7 @@ from hierarchical.labels import LabelTree
 from hierarchical.rows import (
     Rows,
     count_texts,
+    load_reported,
     load_rows,
     load_texts,
     multi_hot,
@@ -333,6 +334,21 @@ def test_soft_targets():
     found = soft_targets([(0, 2), np.array([0.25, 0, 1], np.float32), ()], 3)
     assert found.tolist() == [[1, 0, 1], [0.25, 0, 1], [0, 0, 0]] and found.dtype == np.float32
     assert soft_targets([(1,)], 2).tolist() == [[0, 1]] and soft_targets([], 2).shape == (0, 2)
+
+
+def test_what_a_file_lacks_is_told(tmp_path, caplog):
+    path, logger = (
+        write(tmp_path / "dev.txt", "一\t体育##足球\n\n二\t体育,体育##足球\n三\n四\t体育##足球\n"),
+        logging.getLogger("told"),
+    )
+    assert len(load_reported(path, TREE, logger).labels) == 3
+    assert [record.getMessage().split(". ")[0] for record in caplog.records] == [
+        "dev.txt: skipped 1 blank and 1 unlabelled lines",
+        "dev.txt: 2 rows lack a parent of one of their labels, first '一'; it counts as absent",
+    ]
+    caplog.clear()
+    load_reported(path, None, logger)  # names alone: no tree says which labels have parents
+    assert len(caplog.records) == 1
 
 
 def test_texts_without_labels_and_blank_rows(tmp_path, caplog, printed):
