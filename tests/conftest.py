@@ -1,6 +1,8 @@
 """Fixtures that several test files share.
 
     data_dir         a factory: writes a small data folder with any files replaced, returns its path
+    rows_dir         such a folder with 20 train rows
+    run_train        calls train.main()
     printed          the messages of the project's logger, as a list that grows
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
@@ -68,6 +70,14 @@ def data_dir(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture
+def rows_dir(data_dir):
+    """A data folder of 20 train rows, 10 steps an epoch at batch size 2."""
+    rows = [("国足今晚出战", "体育,体育##足球"), ("联赛第三轮", "体育,体育##篮球"), ("两市收涨", "财经,财经##股票")]
+    text = "".join(f"{rows[i % 3][0]}第{i}期{'消息' * (i % 4)}\t{rows[i % 3][1]}\n" for i in range(20))
+    return data_dir(train_txt=text)
 
 
 def without_identity(folder):
@@ -165,6 +175,21 @@ def paddle():
     # is loaded: with pytest's callers and modules that is half of an export.
     paddle.base.layers.math_op_patch.inspect = SimpleNamespace(stack=lambda: [(None, "", 0)] * 2)
     return paddle
+
+
+@pytest.fixture
+def run_train(paddle):
+    """run_train(*flags) calls train.main() as the command line would, with QUICK's flags first."""
+    import train
+    from tests.trainings import QUICK
+    from utils import run
+
+    def call(*flags):
+        for handler in logging.getLogger("hierarchical").handlers[:]:
+            logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
+        run(lambda: train.main([*QUICK, *map(str, flags)]))
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """teachers.py: the mean of several models as targets, the rows of an epoch, and what is refused before paddle is loaded.
 
-Trainings with teachers are in tests/test_train.py.
+Trainings with teachers are in tests/test_students.py.
 """
 
 import shutil
