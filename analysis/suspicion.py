@@ -87,11 +87,11 @@ def n_gram_features(texts):
     if len(sample) == len(texts):
         features = svd.fit_transform(counts)
     else:
-        svd.fit(counts)
+        components = np.ascontiguousarray(svd.fit(counts).components_.T)  # else each product copies them all
         features = np.empty((len(texts), dimensions), np.float32)
         for window in row_windows(len(texts)):
             part = slice(window.start, window.stop)
-            features[part] = svd.transform(feature_matrix(n_grams, texts[part]))
+            features[part] = feature_matrix(n_grams, texts[part]) @ components
     features -= features.mean(0)
     norms = np.concatenate([np.square(features[w.start : w.stop]).sum(1) for w in row_windows(len(features))])
     features /= max(float(np.sqrt(norms.mean())), 1e-12)
