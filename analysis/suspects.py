@@ -44,7 +44,7 @@ class Suspects:
 
 def find_suspects(train, ledger, tree, strategy, search, margin):
     """The Suspects among Rows whose labels are those that were answered, where somebody did; search: a Search."""
-    scores, likely = STRATEGIES[strategy](train, len(tree), search)
+    scores, likely = STRATEGIES[strategy](train, tree, search)
     order = np.argsort(-scores, kind="stable").tolist()
     found = Suspects(tree, order, 0, train, likely)
     resting = set()

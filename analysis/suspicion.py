@@ -30,6 +30,7 @@ SVD_ROWS = 100_000  # that the dimensions are found by; more are put into them
 LABELS_AT_A_TIME = 512  # heads of different labels are independent, so memory need not grow with the label set
 FITTED_CELLS = 20_000_000  # rows x labels that the heads of a fold are fitted on; with more, each label has a draw
 LABELS_OF_A_DRAW, LEAST_DRAWN = 16, 500
+ELSEWHERE = 2.0  # nats: an annotator takes a sibling for the right label sooner than another one, seven times so
 MOST_CELLS, CELL_BYTES = 100_000_000, 30  # of what representer holds
 
 
@@ -99,8 +100,8 @@ def n_gram_features(texts):
 
 
 # ---- strategies ------------------------------------------------------------------------------------------------------
-# Each takes (train Rows, L, Search) and returns (suspicion of each row: float [N], a function: row numbers [n] -> how
-# likely each label is for them, float [n, L]).
+# Each takes (train Rows, LabelTree, Search) and returns (suspicion of each row: float [N], a function: row numbers [n]
+# -> how likely each label is for them, float [n, L]).
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ class Search:
     train_path: Path | None = None
 
 
-def out_of_fold(train, n_labels, search):
-    """Probabilities from classifiers trained on the other folds; a row is as suspicious as its least likely label."""
+def out_of_fold(train, tree, search):
+    """By classifiers trained on the other folds; a row is as suspicious as they are sure of a change of its labels."""
+    n_labels = len(tree)
     number = {text: i for i, text in enumerate(dict.fromkeys(train.texts))}  # equal texts share a fold
     if len(number) < FOLDS:
         raise InputError(
@@ -138,7 +140,7 @@ def out_of_fold(train, n_labels, search):
             held_out = np.flatnonzero(fold_of_row == fold)
             for window in row_windows(len(held_out), n_labels):
                 rows = held_out[window.start : window.stop]
-                scores[rows] = contradiction(inputs[rows] @ heads[fold], train.multi_hot(n_labels, rows))
+                scores[rows] = contradiction(inputs[rows] @ heads[fold], train.multi_hot(n_labels, rows), tree)
             bar.update()
 
     def likely(rows):
@@ -147,11 +149,27 @@ def out_of_fold(train, n_labels, search):
     return scores, likely
 
 
-def contradiction(logits, gold):
-    """float32 [n]: the largest difference between a label, bool [n, L], and its probability; logits are changed."""
-    own = np.where(gold, logits, np.inf).min(1)
-    logits[gold] = -np.inf
-    return np.maximum(1 - sigmoid(own), sigmoid(logits.max(1)))
+def contradiction(logits, gold, tree):
+    """float32 [n], 0 to 1: how sure a model is that one change would make the labels of a row, bool [n, L], right ones.
+
+    A change leaves a label out, adds one, or does both, to the row's leaves. Its gain in log-likelihood is the label's
+    logit, or minus that; the highest gain counts, as a probability. So, without exchanges, this is the largest distance
+    between a label and its probability. An exchange for a label that is no sibling counts ELSEWHERE less.
+    """
+    rows, own = np.nonzero(gold)
+    left_out = np.full(gold.shape[0], -np.inf, logits.dtype)
+    np.maximum.at(left_out, rows, -logits[rows, own])
+    others = np.where(gold, -np.inf, logits)
+    gain = np.maximum(left_out, others.max(1))
+
+    groups = np.unique(tree.parents, return_inverse=True)[1]
+    order = np.argsort(groups, kind="stable")
+    siblings = np.maximum.reduceat(others[:, order], np.flatnonzero(np.diff(groups[order], prepend=-1)), axis=1)
+    inner = np.array([bool(below) for below in tree.children])
+    rows, own = rows[~inner[own]], own[~inner[own]]
+    other = np.maximum(siblings[rows, groups[own]], others.max(1)[rows] - ELSEWHERE)
+    np.maximum.at(gain, rows, other - logits[rows, own])
+    return sigmoid(gain)
 
 
 def fit_heads(inputs, labels, rows, n_labels, fold):
@@ -191,7 +209,7 @@ def fit_heads(inputs, labels, rows, n_labels, fold):
     return heads
 
 
-def neighbours(train, n_labels, search):
+def neighbours(train, tree, search):
     """The labels of the rows that look most alike to the model; a row is as suspicious as its cross-entropy is high."""
     features = encoded(train.texts, search)
     near = [row[row != i][:NEIGHBOURS] for i, row in enumerate(nearest(features, features, NEIGHBOURS + 1)[0])]
@@ -204,12 +222,12 @@ def neighbours(train, n_labels, search):
             scores[i] -= np.log(min(max(agreement, LEAST), 1))
 
     def likely(rows):
-        return np.stack([train.multi_hot(n_labels, near[i]).mean(0) for i in rows])
+        return np.stack([train.multi_hot(len(tree), near[i]).mean(0) for i in rows])
 
     return scores, likely
 
 
-def representer(train, n_labels, search):
+def representer(train, tree, search):
     """Representer points, as PaddleNLP's application uses them.
 
     Yeh, Kim, Yen and Ravikumar (2018), Representer point selection for explaining deep neural networks: a linear
@@ -217,9 +235,9 @@ def representer(train, n_labels, search):
     is the negative gradient of its loss / (2 l2 N). Rows are ranked by the number of weights above --dirty_threshold,
     then by their sum. The given labels play no part in it, and that a row can have several labels is left aside.
     """
-    if (cells := len(train.texts) * n_labels) > MOST_CELLS:
+    if (cells := len(train.texts) * len(tree)) > MOST_CELLS:
         raise InputError(
-            f"--strategy representer: {len(train.texts):,} rows x {n_labels:,} labels would take about "
+            f"--strategy representer: {len(train.texts):,} rows x {len(tree):,} labels would take about "
             f"{CELL_BYTES * cells / 1e9:.0f} GB of memory. Take --strategy out_of_fold."
         )
     features, logits = model_outputs(train.texts, search)

@@ -1,5 +1,6 @@
 """What the tools of analysis/ are worth: planted label errors found, and scores after mending or adding training rows.
 
+    python benchmarks/analysis_experiments.py suspects --dataset_dir data --error sibling
     python benchmarks/analysis_experiments.py dirty --dataset_dir data --model_name path/to/encoder
     python benchmarks/analysis_experiments.py dirty --dataset_dir data --model_name path/to/encoder --clean 100 150
     python benchmarks/analysis_experiments.py aug --dataset_dir data --model_name path/to/encoder
@@ -15,8 +16,9 @@ scores are those of all of dev.txt, which is also what sparse.py looks at. With 
 trainings take about as many steps, none fewer than the rows alone. A run whose line is in results.jsonl is not made
 again.
     baseline  the rows alone; the experiments below share it
-    dirty     a tenth of the rows get a wrong label; do the strategies find them? --clean: scores with the wrong labels,
-              and with so many suspects of the default strategy put right, in each of --rounds by a model of the last
+    suspects  a tenth of the rows get a wrong label; does dirty.py's default strategy, which needs no model, find them?
+    dirty     the same for every strategy. --clean: scores with the wrong labels, and with so many suspects of the
+              default strategy put right, in each of --rounds by a model of the last
     aug       the rows, and two copies of each by every strategy
     sparse    the rows, and 100 supporting rows of sparse.py as they are, or changed by every strategy
     annotate  the rows, and so many (--support) rows from the rest of train, chosen by sparse.py in each of --rounds, or
@@ -46,7 +48,7 @@ def parse_args(argv):
     parser = make_parser("Experiments with analysis/.")
     parser.add_argument("experiment", choices=EXPERIMENTS, help="what to measure")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="directory of train.txt, dev.txt and label.txt")
-    parser.add_argument("--model_name", required=True, help="encoder to fine-tune")
+    parser.add_argument("--model_name", help="encoder to fine-tune; suspects needs none")
     parser.add_argument("--work_dir", type=Path, default="output/experiments", help="where everything is written")
     parser.add_argument("--rows", type=int, default=2000, help="training rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run each")
@@ -61,10 +63,15 @@ def parse_args(argv):
     parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
     parser.add_argument("--support", type=int, nargs="+", default=[50], help="annotate: rows to add")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.model_name and args.experiment != "suspects":
+        parser.error("argument --model_name: needed, unless for suspects")
+    return args
 
 
-ERRORS = "dirty: a leaf becomes another one, of any branch or a sibling if there is one; is left out; or is added"
+ERRORS = (
+    "suspects, dirty: a leaf becomes another one, of any branch or a sibling if there is one; is left out; or is added"
+)
 
 
 class Bench:
@@ -150,7 +157,8 @@ def wrong_labels(tree, labels, error, rng):
     return tuple(tree.closure([*kept, *added]))
 
 
-def dirty(bench):
+def planted_errors(bench):
+    """(rows with errors in them, which rows these are: bool [N], the name of the kind); written to NAME.txt, too."""
     args, tree, rng = bench.args, bench.tree, random.Random(bench.seed)
     wrong = np.zeros(len(bench.rows), bool)
     wrong[rng.sample(range(len(wrong)), len(wrong) // 10)] = True
@@ -160,13 +168,30 @@ def dirty(bench):
     ]
     name = f"wrong-{args.error}"
     bench.write(f"{name}.txt", planted)
+    return planted, wrong, name
+
+
+def report_found(bench, what, found):
+    """found: bool [N], whether each row is wrong, the most suspicious first."""
+    if not bench.known(what):
+        precision = {f"precision@{k}": 100 * found[:k].mean() for k in (50, 100, 150)}
+        bench.report(what, **precision, **{f"recall@{found.sum()}": 100 * found[: found.sum()].mean()})
+
+
+def suspects(bench):
+    _, wrong, name = planted_errors(bench)
+    rows = load_rows(bench.folder / f"{name}.txt", bench.tree)
+    scores, _ = out_of_fold(rows, bench.tree, Search())
+    report_found(bench, f"{name}, out_of_fold", wrong[np.argsort(-scores, kind="stable")])
+
+
+def dirty(bench):
+    args = bench.args
+    planted, wrong, name = planted_errors(bench)
     checkpoint = bench.train(name, f"{name}.txt")
     orders = suspicious_orders(args, checkpoint, bench.folder / f"{name}.txt")
     for strategy, order in orders.items():
-        found, what = wrong[order], f"{name}, {strategy}"
-        if not bench.known(what):
-            precision = {f"precision@{k}": 100 * found[:k].mean() for k in (50, 100, 150)}
-            bench.report(what, **precision, **{f"recall@{wrong.sum()}": 100 * found[: wrong.sum()].mean()})
+        report_found(bench, f"{name}, {strategy}", wrong[order])
     for k in args.clean:
         clean(bench, name, planted, orders["out_of_fold"], k)
     if args.clean:
@@ -194,7 +219,7 @@ def order_of_default(args, checkpoint, path):
     """Row numbers, most suspicious first, by the default strategy of dirty.py."""
     opened = Checkpoint.open(checkpoint)
     search = Search(seed=3, checkpoint=opened, device=args.device, batch_size=args.batch_size)
-    scores, _ = out_of_fold(load_rows(path, opened.tree), len(opened.tree), search)
+    scores, _ = out_of_fold(load_rows(path, opened.tree), opened.tree, search)
     return np.argsort(-scores, kind="stable")
 
 
@@ -208,7 +233,7 @@ def suspicious_orders(args, checkpoint, path):
     gold = train.multi_hot(len(tree))
     search = Search(seed=3, checkpoint=opened, device=args.device, batch_size=args.batch_size)
     for name, strategy in STRATEGIES.items():
-        scores, likely_of = strategy(train, len(tree), search)
+        scores, likely_of = strategy(train, tree, search)
         likely = likely_of(range(len(scores)))
         orders[name] = np.argsort(-scores, kind="stable")
         if name == "out_of_fold":
@@ -266,7 +291,7 @@ def choose(bench, checkpoint, support_num, *flags):
     bench.script("analysis/sparse.py", *where, "--support_num", support_num, *flags)
 
 
-EXPERIMENTS = {function.__name__: function for function in (dirty, aug, sparse, annotate)}
+EXPERIMENTS = {function.__name__: function for function in (suspects, dirty, aug, sparse, annotate)}
 
 
 def summary(results):

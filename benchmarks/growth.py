@@ -154,8 +154,8 @@ def baseline(_, n_rows, n_labels):
 
 def dirty(_, n_rows, n_labels):
     """analysis/dirty.py."""
-    train = made_rows(n_rows, n_labels)
-    return lambda: out_of_fold(train, n_labels, Search())
+    train, tree = made_rows(n_rows, n_labels), made_tree(n_labels)
+    return lambda: out_of_fold(train, tree, Search())
 
 
 def made_linear_model(folder, n_labels):

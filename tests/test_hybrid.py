@@ -244,7 +244,7 @@ def test_nearest_rows(hybrid_checkpoint, data, expected):
 def test_suspected_rows(hybrid_checkpoint, data, rows, expected):
     from analysis.suspicion import Search, representer
 
-    _, likely = representer(rows, 31, Search(checkpoint=Checkpoint.open(hybrid_checkpoint)))
+    _, likely = representer(rows, sample_tree(), Search(checkpoint=Checkpoint.open(hybrid_checkpoint)))
     np.testing.assert_allclose(likely(range(len(rows.texts))), sigmoid(expected), atol=1e-4)
     flags = ["--dataset_dir", data, "--params_path", hybrid_checkpoint, "--device", "cpu", "--strategy", "neighbours"]
     dirty.main([*map(str, flags), "--dirty_num", "5"])

@@ -5,9 +5,19 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from analysis import suspicion as module
-from analysis.suspicion import Search, fit_head, n_gram_features, neighbours, out_of_fold, representer, suspicion
+from analysis.suspicion import (
+    Search,
+    contradiction,
+    fit_head,
+    n_gram_features,
+    neighbours,
+    out_of_fold,
+    representer,
+    suspicion,
+)
 from hierarchical.calibration import sigmoid
 from hierarchical.errors import InputError
+from hierarchical.labels import LabelTree
 from tests.analysis.conftest import PLANTED, TREE, planted_rows, rows_of
 from tests.memory import peak_bytes
 
@@ -44,13 +54,40 @@ def test_n_grams_of_odd_texts(texts):
 # ---- strategies ------------------------------------------------------------------------------------------------------
 
 
+def most_of_a_change(logits, gold, tree):
+    """The gain of the best change of a row's labels, as a probability, by trying them all."""
+    given, absent = np.flatnonzero(gold), np.flatnonzero(~gold)
+    gains = [-logits[i] for i in given] + [logits[k] for k in absent]
+    for i in (i for i in given if not tree.children[i]):
+        gains += [logits[k] - logits[i] - (0 if tree.parents[k] == tree.parents[i] else 2) for k in absent]
+    return 1 / (1 + np.exp(-max(gains)))
+
+
+def test_contradiction_is_the_gain_of_the_best_change():
+    tree = LabelTree(["甲", "甲##子", "甲##子##一", "甲##子##二", "乙##丑", "乙", "丙", "甲##寅", "乙##卯"])
+    rng = np.random.default_rng(4)
+    logits = (3 * rng.standard_normal((300, 9)) - 1).astype(np.float32)
+    gold = rng.random((300, 9)) < 0.3
+    gold[:2] = [[False] * 9, [True] * 9]
+    expected = [most_of_a_change(*row, tree) for row in zip(logits.astype(np.float64), gold)]
+    np.testing.assert_allclose(contradiction(logits, gold, tree), expected, rtol=1e-5)
+
+
+def test_an_exchange_for_a_sibling_is_more_suspicious_than_each_of_its_halves():
+    gold = np.array([[True, True, False, False]] * 3)  # 组织, 组织##裁员
+    logits = np.array([[4, -1, 1, -9], [4, -1, -9, 1], [4, -3, -9, 3]], np.float32)  # its sibling, then 财经
+    np.testing.assert_allclose(contradiction(logits, gold, TREE), sigmoid(np.array([1 + 1, 1, 3 + 3 - 2])), rtol=1e-6)
+
+
 def test_out_of_fold_finds_what_was_planted():
     train = planted_rows()
-    scores, likely = out_of_fold(train, len(TREE), Search(seed=3))
+    scores, likely = out_of_fold(train, TREE, Search(seed=3))
     assert set(np.argsort(-scores)[:3]) == set(PLANTED)
     gold = train.multi_hot(len(TREE))
-    np.testing.assert_allclose(scores, np.abs(gold - likely(range(len(gold)))).max(1), rtol=1e-5)
-    assert np.array_equal(out_of_fold(train, len(TREE), Search(seed=3))[0], scores)
+    probabilities = likely(range(len(gold))).astype(np.float64)
+    logits = np.log(probabilities) - np.log1p(-probabilities)
+    np.testing.assert_allclose(scores, [most_of_a_change(*row, TREE) for row in zip(logits, gold)], rtol=1e-4)
+    assert np.array_equal(out_of_fold(train, TREE, Search(seed=3))[0], scores)
 
 
 def test_with_many_rows_and_labels_each_label_has_a_draw(monkeypatch):
@@ -62,25 +99,25 @@ def test_with_many_rows_and_labels_each_label_has_a_draw(monkeypatch):
     cells, fit = [], module.fit_head
     monkeypatch.setattr(module, "fit_head", lambda *given: cells.append(given[1].size) or fit(*given))
     train = planted_rows()
-    scores, likely = out_of_fold(train, len(TREE), Search(seed=3))
+    scores, likely = out_of_fold(train, TREE, Search(seed=3))
     assert len(set(np.argsort(-scores)[:6]) & set(PLANTED)) >= 2
     assert len(cells) == 5 * 2 and sum(cells) <= 5 * 4 * 25
 
 
 def test_scores_hold_no_table_of_rows_and_labels(monkeypatch):
-    n_labels, labels = 2_000, [(i % 2_000,) for i in range(3_000)]
+    tree, labels = LabelTree([str(i) for i in range(2_000)]), [(i % 2_000,) for i in range(3_000)]
     inputs = np.random.default_rng(0).standard_normal((3_000, 5)).astype(np.float32)
     monkeypatch.setattr(module, "n_gram_features", lambda texts: inputs)
-    monkeypatch.setattr(module, "fit_heads", lambda inputs, *_: np.ones((6, n_labels), np.float32))
+    monkeypatch.setattr(module, "fit_heads", lambda inputs, *_: np.ones((6, 2_000), np.float32))
     monkeypatch.setattr("hierarchical.batches.CELLS", 50_000)
     train = rows_of([str(i) for i in range(3_000)], labels)
-    _, peak = peak_bytes(out_of_fold, train, n_labels, Search())
+    _, peak = peak_bytes(out_of_fold, train, tree, Search())
     assert peak < 3e6  # of 6,000,000 cells
 
 
 def test_representer_says_what_it_would_take():
     with pytest.raises(InputError, match="1,000 rows x 200,000 labels would take about 6 GB"):
-        representer(rows_of("甲" * 1000, [()] * 1000), 200_000, Search())
+        representer(rows_of("甲" * 1000, [()] * 1000), LabelTree([str(i) for i in range(200_000)]), Search())
 
 
 def test_equal_texts_do_not_vouch_for_each_other():
@@ -88,7 +125,7 @@ def test_equal_texts_do_not_vouch_for_each_other():
     train = planted_rows()
     train = rows_of(train.texts + ["丑厂裁员"] * 3, train.labels + [(3,)] * 3)
     for seed in range(3):
-        scores, likely = out_of_fold(train, len(TREE), Search(seed=seed))
+        scores, likely = out_of_fold(train, TREE, Search(seed=seed))
         copies = likely(range(len(train.texts))[-3:])
         assert (copies[:, 3] < 0.5).all()
         assert np.array_equal(copies, copies[[0] * 3])
@@ -96,7 +133,7 @@ def test_equal_texts_do_not_vouch_for_each_other():
 
 def test_probabilities_are_probabilities():
     train = planted_rows()
-    _, likely = out_of_fold(train, len(TREE), Search(seed=0))
+    _, likely = out_of_fold(train, TREE, Search(seed=0))
     likely = likely(range(len(train.texts)))
     assert likely.min() >= 0 and likely.max() <= 1 and likely.dtype == sigmoid(np.zeros(1)).dtype
 
@@ -110,7 +147,7 @@ def test_neighbours_by_hand(monkeypatch):
     monkeypatch.setattr(module, "encoded", lambda texts, search: features)
     monkeypatch.setattr(module, "NEIGHBOURS", 2)
     train = rows_of("甲乙丙丁戊", [(0,), (0,), (3,), (3,), (3,)])
-    scores, likely = neighbours(train, 4, Search())
+    scores, likely = neighbours(train, TREE, Search())
     # Row 2's nearest are 0 and 1, which have label 0; row 3's are 4 and 1; row 0's are 1 and 2.
     np.testing.assert_allclose(likely([0, 2, 3]), [[0.5, 0, 0, 0.5], [1, 0, 0, 0], [0.5, 0, 0, 0.5]])
     np.testing.assert_allclose(scores[[0, 2]], [2 * np.log(2), 2 * np.log(100)])
@@ -124,7 +161,7 @@ def test_representer_weights(monkeypatch):
     logits = rng.standard_normal((12, 4)).astype(np.float32)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     outputs(monkeypatch, features, logits)
-    rank, likely = representer(rows_of("甲" * 12, [()] * 12), 4, Search())
+    rank, likely = representer(rows_of("甲" * 12, [()] * 12), TREE, Search())
     inputs = np.c_[features, np.ones(12, np.float32)]
     layer = fit_head(inputs, probabilities, 0.03, several=False)
     of_layer = np.exp(inputs @ layer) / np.exp(inputs @ layer).sum(1, keepdims=True)

@@ -54,6 +54,26 @@ def bench(tmp_path, monkeypatch):
     return bench
 
 
+def test_what_was_found_is_counted(bench):
+    found = np.zeros(300, bool)
+    found[[0, 1, 60, 120, 299]] = True  # wrong rows, by their place in the order of suspicion
+    experiments.report_found(bench, "sibling, x", found)
+    expected = {"precision@50": 4.0, "precision@100": 3.0, "precision@150": 2.67, "recall@5": 40.0}
+    assert experiments.read_results(bench.record) == {(4, 1, "sibling, x"): expected}
+
+
+def test_suspects_are_asked_of_the_planted_rows_without_a_model(bench, monkeypatch):
+    bench.rows = [(f"第{i}行", FOOTBALL) for i in range(40)]
+    given = []
+    monkeypatch.setattr(experiments, "out_of_fold", lambda *given_: given.append(given_) or (-np.arange(40.0), None))
+    experiments.suspects(bench)
+    rows, tree, _ = given[0]
+    wrong = [labels != FOOTBALL for labels in rows.labels]
+    assert sum(wrong) == 4 and tree is bench.tree and not bench.calls
+    (found,) = experiments.read_results(bench.record).values()
+    assert found["recall@4"] == round(100 * sum(wrong[:4]) / 4, 2)
+
+
 def test_rows_of_a_draw(bench):
     files = {path.name: path.read_text(encoding="utf-8").splitlines() for path in bench.folder.glob("*.txt")}
     assert len(files["train.txt"]) == 4 and len(files["dev.txt"]) == 8 and len(files["dev_epoch.txt"]) == 3
