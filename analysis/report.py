@@ -16,7 +16,6 @@ import numpy as np
 
 from analysis.comparison import verdicts
 from analysis.data_map import MOST_POINTS
-from analysis.suspicion import contradiction_by
 from hierarchical.calibrating import Reliability
 from hierarchical.console import cut
 from hierarchical.decisions import decide
@@ -72,8 +71,7 @@ class Findings:
     reliability  float64 [3, BINS]: cells, sum of their probabilities, cells that are gold
     calibration  calibrating.Reliability: how far probabilities are from that, by level
     confused     Counter {(missed, predicted): rows}, class indices of one level
-    cases        the wrong rows: {row, labels: [{label, probability, gold, predicted}], surest: see
-                 suspicion.contradiction_by}
+    cases        the wrong rows: {row, labels: [{label, probability, gold, predicted}], surest: highest contradiction}
     row_counts   int64 [N, 3]: right, wrongly predicted and missed labels of each row
     missed, extra    int64 [L]: the rows in which each label is missing or wrongly predicted
     """
@@ -100,11 +98,10 @@ class Findings:
         self.row_counts[window.start : window.stop] = np.stack([kind.sum(1) for kind in kinds], 1)
         self.extra += kinds[1].sum(0)
         self.missed += kinds[2].sum(0)
-        wrong = np.flatnonzero((predicted != gold).any(1))
-        for i, surest in zip(wrong, contradiction_by(probabilities[wrong], gold[wrong], self.tree).tolist()):
-            self._add_case(window[i], probabilities[i], predicted[i], gold[i], surest)
+        for i in np.flatnonzero((predicted != gold).any(1)):
+            self._add_case(window[i], probabilities[i], predicted[i], gold[i])
 
-    def _add_case(self, row, probabilities, predicted, gold, surest):
+    def _add_case(self, row, probabilities, predicted, gold):
         missed, extra = np.flatnonzero(gold & ~predicted), np.flatnonzero(predicted & ~gold)
         for pair in ((m, x) for m in missed for x in extra if self.tree.levels[m] == self.tree.levels[x]):
             self.confused[pair] += 1
@@ -114,6 +111,8 @@ class Findings:
             | {"gold": bool(gold[i]), "predicted": bool(predicted[i])}
             for i in np.flatnonzero(gold | predicted)
         ]
+        wrong = [*missed, *extra]
+        surest = float(np.abs(gold[wrong] - probabilities[wrong]).max())
         self.cases.append({"row": row, "labels": labels, "surest": surest})
 
 

@@ -172,12 +172,6 @@ def contradiction(logits, gold, tree):
     return sigmoid(gain)
 
 
-def contradiction_by(probabilities, gold, tree):
-    """`contradiction` by a model's probabilities, float [n, L], which may be 0 and 1."""
-    certain = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
-    return contradiction(np.log(certain) - np.log1p(-certain), gold, tree)
-
-
 def fit_heads(inputs, labels, rows, n_labels, fold):
     """`fit_head` of all labels on these rows, float32 [D, L]; inputs float32 [N, D], the last one always 1.
 

@@ -8,7 +8,6 @@ from analysis import suspicion as module
 from analysis.suspicion import (
     Search,
     contradiction,
-    contradiction_by,
     fit_head,
     n_gram_features,
     neighbours,
@@ -72,14 +71,6 @@ def test_contradiction_is_the_gain_of_the_best_change():
     gold[:2] = [[False] * 9, [True] * 9]
     expected = [most_of_a_change(*row, tree) for row in zip(logits.astype(np.float64), gold)]
     np.testing.assert_allclose(contradiction(logits, gold, tree), expected, rtol=1e-5)
-
-
-def test_contradiction_by_probabilities():
-    gold = np.array([[True, True, False, False]] * 2)
-    probabilities = np.array([[0.9, 0.2, 0.75, 0], [1, 0.5, 0, 0]], np.float32)
-    expected = [4 * 3 / (1 + 4 * 3), 0.5]  # odds of 4 against 组织##裁员, of 3 for its sibling
-    np.testing.assert_allclose(contradiction_by(probabilities, gold, TREE), expected, rtol=1e-6)
-    assert contradiction_by(np.zeros((0, 4), np.float32), gold[:0], TREE).shape == (0,)
 
 
 def test_an_exchange_for_a_sibling_is_more_suspicious_than_each_of_its_halves():
