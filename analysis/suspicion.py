@@ -150,26 +150,34 @@ def out_of_fold(train, tree, search):
 
 
 def contradiction(logits, gold, tree):
-    """float32 [n], 0 to 1: how sure a model is that one change would make the labels of a row, bool [n, L], right ones.
+    """float [n]: how much likelier the best change of its labels, bool [n, L], makes a row to a model, in nats.
 
-    A change leaves a label out, adds one, or does both, to the row's leaves. Its gain in log-likelihood is the label's
-    logit, or minus that; the highest gain counts, as a probability. So, without exchanges, this is the largest distance
-    between a label and its probability. An exchange for a label that is no sibling counts ELSEWHERE less.
+    A change leaves a label out, adds one, or exchanges one that has none below it in the row. By independent labels a
+    label's logit is what adding it gains in log-likelihood, and minus that what leaving it out does; an exchange is
+    both. One for a label that is no sibling, by any parent, counts ELSEWHERE less.
     """
     rows, own = np.nonzero(gold)
-    left_out = np.full(gold.shape[0], -np.inf, logits.dtype)
-    np.maximum.at(left_out, rows, -logits[rows, own])
+    gain_of_leaving = -logits[rows, own]
     others = np.where(gold, -np.inf, logits)
-    gain = np.maximum(left_out, others.max(1))
+    best = others.max(1)
+    gain = best.copy()
+    np.maximum.at(gain, rows, gain_of_leaving)
 
-    groups = np.unique(tree.parents, return_inverse=True)[1]
+    children, parents = np.array([*enumerate(tree.parents.tolist()), *tree.further]).T
+    groups = np.unique(parents, return_inverse=True)[1]
     order = np.argsort(groups, kind="stable")
-    siblings = np.maximum.reduceat(others[:, order], np.flatnonzero(np.diff(groups[order], prepend=-1)), axis=1)
-    inner = np.array([bool(below) for below in tree.children])
-    rows, own = rows[~inner[own]], own[~inner[own]]
-    other = np.maximum(siblings[rows, groups[own]], others.max(1)[rows] - ELSEWHERE)
-    np.maximum.at(gain, rows, other - logits[rows, own])
-    return sigmoid(gain)
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    best_of_group = np.maximum.reduceat(others[:, children[order]], starts, axis=1)
+    siblings, below = best_of_group[rows, groups[own]], np.zeros(gold.shape, bool)
+    under = tree.parents[own] >= 0
+    below[rows[under], tree.parents[own[under]]] = True
+    for (child, parent), group in zip(tree.further, groups[len(tree) :]):
+        pairs = own == child
+        siblings[pairs] = np.maximum(siblings[pairs], best_of_group[rows[pairs], group])
+        below[rows[pairs], parent] = True
+    exchange = gain_of_leaving + np.maximum(siblings, best[rows] - ELSEWHERE)
+    np.maximum.at(gain, rows, np.where(below[rows, own], -np.inf, exchange))
+    return gain
 
 
 def fit_heads(inputs, labels, rows, n_labels, fold):

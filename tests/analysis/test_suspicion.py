@@ -55,16 +55,20 @@ def test_n_grams_of_odd_texts(texts):
 
 
 def most_of_a_change(logits, gold, tree):
-    """The gain of the best change of a row's labels, as a probability, by trying them all."""
+    """The gain of the best change of a row's labels, by trying them all."""
     given, absent = np.flatnonzero(gold), np.flatnonzero(~gold)
     gains = [-logits[i] for i in given] + [logits[k] for k in absent]
-    for i in (i for i in given if not tree.children[i]):
-        gains += [logits[k] - logits[i] - (0 if tree.parents[k] == tree.parents[i] else 2) for k in absent]
-    return 1 / (1 + np.exp(-max(gains)))
+    for i in (i for i in given if not gold[tree.children[i]].any()):
+        parents = set(tree.parents_of(i))
+        near = [parents & set(tree.parents_of(k)) or not parents and not tree.parents_of(k) for k in absent]
+        gains += [logits[k] - logits[i] - (0 if is_near else 2) for k, is_near in zip(absent, near)]
+    return max(gains)
 
 
-def test_contradiction_is_the_gain_of_the_best_change():
-    tree = LabelTree(["甲", "甲##子", "甲##子##一", "甲##子##二", "乙##丑", "乙", "丙", "甲##寅", "乙##卯"])
+@pytest.mark.parametrize("further", [[], [(2, 7), (4, 0), (8, 1)]])
+def test_contradiction_is_the_gain_of_the_best_change(further):
+    labels = ["甲", "甲##子", "甲##子##一", "甲##子##二", "乙##丑", "乙", "丙", "甲##寅", "乙##卯"]
+    tree = LabelTree(labels, further=further)
     rng = np.random.default_rng(4)
     logits = (3 * rng.standard_normal((300, 9)) - 1).astype(np.float32)
     gold = rng.random((300, 9)) < 0.3
@@ -76,7 +80,13 @@ def test_contradiction_is_the_gain_of_the_best_change():
 def test_an_exchange_for_a_sibling_is_more_suspicious_than_each_of_its_halves():
     gold = np.array([[True, True, False, False]] * 3)  # 组织, 组织##裁员
     logits = np.array([[4, -1, 1, -9], [4, -1, -9, 1], [4, -3, -9, 3]], np.float32)  # its sibling, then 财经
-    np.testing.assert_allclose(contradiction(logits, gold, TREE), sigmoid(np.array([1 + 1, 1, 3 + 3 - 2])), rtol=1e-6)
+    assert contradiction(logits, gold, TREE).tolist() == [1 + 1, 1, 3 + 3 - 2]
+
+
+def test_the_surest_rows_are_told_apart():
+    gold = np.array([[True, True, False, False]] * 3)
+    logits = np.array([[9, -9, 9, -9], [9, -12, 12, -9], [9, -14, 14, -9]], np.float32)
+    assert np.diff(contradiction(logits, gold, TREE)).tolist() == [6, 4]
 
 
 def test_out_of_fold_finds_what_was_planted():
