@@ -236,6 +236,8 @@ def annotations(rows, understood, classes, args, tally):
 
 def convert(args, logger):
     """Tables and a taxonomy -> what is to be written: {file name: (what it holds, its lines)}."""
+    if args.save_dir and not args.dry_run:
+        folders.require_no_model(Path(args.save_dir))
     tally, known, label_path = Tally(), None, Path(args.label_file or Path(args.save_dir or "") / "label.txt")
     if args.label_file or args.save_dir and label_path.exists():
         known = LabelTree.read(label_path)

@@ -284,6 +284,7 @@ def note(others):
 def main(argv=None):
     args = parse_args(argv)
     started, logger, folder = time.time(), get_logger(), Path(args.save_dir)
+    folders.require_no_model(folder)
     if args.annotate_file:
         folders.write_folder(folder, send_out(args, logger), args.overwrite, logger)
     else:

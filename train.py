@@ -28,6 +28,7 @@ from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynamics import dynamics_for
 from hierarchical.encoders import family_of, open_tokenizer
+from hierarchical.identity import require_no_rows
 from hierarchical.label_graph import label_files
 from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
@@ -325,6 +326,7 @@ def epochs_done(progress, n_batches):
 def main(argv=None):
     args = parse_args(argv)
     rank, world = launched_processes()
+    require_no_rows(args.save_dir, "--save_dir", args.dataset_dir)
     require_other_directory(args.save_dir, args.model_name)
     for teacher in args.teacher or ():
         require_other_directory(args.save_dir, teacher, what="teacher")

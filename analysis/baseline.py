@@ -49,9 +49,9 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def require_place(save_dir):
+def require_place(save_dir, data):
     """Raise InputError where the model would lie among rows, or replace one that took longer to make."""
-    require_no_rows(save_dir, "--save_dir")
+    require_no_rows(save_dir, "--save_dir", data)
     if find_weights(save_dir) or (Path(save_dir) / RECORD).exists():
         raise InputError(f"--save_dir {save_dir}: holds a model with an encoder. Give another directory.")
 
@@ -67,7 +67,7 @@ def main(argv=None):
     if args.output_json:
         require_writable(Path(args.output_json), "--output_json", inputs)
     if args.save_dir:
-        require_place(args.save_dir)
+        require_place(args.save_dir, directory)
     with only_writer(args.save_dir) if args.save_dir else nullcontext():
         fit_and_save(args, tree, train, dev, logger)
 

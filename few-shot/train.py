@@ -33,6 +33,7 @@ from hierarchical.decisions import probabilities_of
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.encoders import read_config
 from hierarchical.exporting import require_onnx_size
+from hierarchical.identity import require_no_rows
 from hierarchical.label_graph import label_files
 from hierarchical.labelled import FLOOR, label_texts
 from hierarchical.modeling import predict_logits, score
@@ -338,6 +339,7 @@ def main(argv=None):
     if args.do_train:
         if directory.resolve() != output_dir.resolve():
             raise InputError(f"{RESUME} with --do_train: give the --output_dir of the run to continue.")
+        require_no_rows(output_dir, "--output_dir", args.data_dir)
         require_other_directory(output_dir, args.model_name_or_path, "--output_dir")
     with begin_run(output_dir, flag="--output_dir") if args.do_train else nullcontext():
         work(args, source, directory, logger)

@@ -211,13 +211,14 @@ def warn_of_older(folder: Path, contents: Contents, logger: Logger) -> None:
         logger.warning(f"{folder} keeps its {', '.join(kept)}, whose texts may now be in other files as well")
 
 
-def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None:
-    """Raise InputError if files of these names are there and may not be replaced; label.txt and its graph may.
-
-    Where a model is nothing may be written: its label.txt belongs to it.
-    """
+def require_no_model(folder: Path) -> None:
+    """Raise InputError for a model's folder, whose label.txt belongs to the model."""
     if holds_model(folder):
         raise InputError(f"{folder}: holds a model, whose label.txt belongs to it. Use another --save_dir.")
+
+
+def require_free(folder: Path, contents: Iterable[str], overwrite: bool) -> None:
+    """Raise InputError if files of these names are there and may not be replaced; label.txt and its graph may."""
     there = [name for name in contents if (folder / name).exists() and name not in ("label.txt", GRAPH)]
     if there and not overwrite:
         raise InputError(

@@ -152,16 +152,20 @@ def require_listed(record: dict | None, paths: Iterable[Path]) -> None:
 
 def holds_model(directory: str | Path) -> bool:
     """Whether there is a checkpoint, an export or a linear model in a directory."""
-    return (in_force(directory) / CONFIG).is_file()
+    folder = in_force(directory)
+    return bool(find_weights(folder)) or any((folder / name).is_file() for name in (RECORD, LINEAR))
 
 
-def require_no_rows(directory: str | Path, flag: str) -> None:
-    """Raise InputError where a model would be written into a data folder, whose label.txt its own would replace."""
-    if not holds_model(directory) and (Path(directory) / LABELS).is_file():
-        raise InputError(
-            f"{flag} {directory}: holds a {LABELS} and no model, as a data folder does; the model's files would lie "
-            "among the rows. Give another directory."
-        )
+def require_no_rows(directory: str | Path, flag: str, data: str | Path | None = None) -> None:
+    """Raise InputError where a model would be written into a data folder, whose label.txt its own would replace.
+
+    data: that of the run, if it has one; another one is known by its label.txt without a model's configuration
+    """
+    directory = Path(directory)
+    same = data is not None and directory.resolve() == Path(data).resolve()
+    if same or (directory / LABELS).is_file() and not (in_force(directory) / CONFIG).is_file():
+        why = "is the data folder" if same else f"holds a {LABELS} and no model, as a data folder does"
+        raise InputError(f"{flag} {directory}: {why}; the model's files would lie among the rows. Give another one.")
 
 
 def members(directory: Path) -> set[str]:

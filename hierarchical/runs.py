@@ -16,7 +16,7 @@ from hierarchical.devices import installed, launched_processes
 from hierarchical.encoders import encoder_state, open_encoder
 from hierarchical.errors import InputError, some
 from hierarchical.files import atomic_write
-from hierarchical.identity import RECORD, digests, require_no_rows
+from hierarchical.identity import RECORD, digests
 from hierarchical.labels import LabelTree
 from hierarchical.modeling import library_config
 from hierarchical.rows import Rows
@@ -37,8 +37,8 @@ def require_other_directory(save_dir: str | Path, model: str, flag: str = "--sav
 def begin_run(save_dir: Path, rank: int = 0, flag: str = "--save_dir") -> Iterator[Logger]:
     """Make save_dir, be the only run that writes there, and yield the logger, which writes there and to stderr.
 
-    The first process does this for all of a run. Raises InputError if another run has the directory, if it holds an
-    export, which this run would spoil, or rows.
+    The first process does this for all of a run. Raises InputError if another run has the directory, or if it holds an
+    export, which this run would spoil.
     """
     logger = get_logger()
     if rank:
@@ -47,7 +47,6 @@ def begin_run(save_dir: Path, rank: int = 0, flag: str = "--save_dir") -> Iterat
         return
     if (save_dir / RECORD).exists() and not find_weights(save_dir):
         raise InputError(f"{flag} {save_dir}: holds an export, which would be replaced. Give another directory.")
-    require_no_rows(save_dir, flag)
     with only_writer(save_dir, f"wait until it ends, or give another {flag}"):
         get_logger(save_dir / "train.log")
         yield logger

@@ -29,6 +29,7 @@ from hierarchical.batches import CHOOSING_CELLS
 from hierarchical.bi_encoder import build_encoder, own_digest
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
+from hierarchical.identity import require_no_rows
 from hierarchical.label_graph import label_files
 from hierarchical.modeling import model_inputs, predict_logits
 from hierarchical.runs import (
@@ -218,6 +219,7 @@ def main(argv=None):
     args = parse_args(argv)
     rank, world = launched_processes()
     save_dir = Path(args.save_dir)
+    require_no_rows(save_dir / "model_best", "--save_dir: its model_best")
     require_other_directory(save_dir / "model_best", args.model_name, "--save_dir: its model_best")
     with begin_run(save_dir, rank) as logger:
         train_and_save(args, rank, world, logger)

@@ -264,6 +264,15 @@ def test_the_same_seed_makes_the_same_files(call):
     assert held["x"] == held["y"] != held["z"] and [text.count("A") for text in held["x"][:3]] == [10, 5, 5]
 
 
+def test_no_rows_into_a_models_folder(call, tiny_export):
+    write("a.csv", "text,label", "a,B", "b,A##C")
+    model = shutil.copytree(tiny_export, "model")
+    before = {path.name: path.read_bytes() for path in Path(model).iterdir()}
+    code, _, log = call("--input", "a.csv", "--save_dir", "model", "--splits", "1", "--overwrite", "--add_labels")
+    assert code == 2 and "model: holds a model, whose label.txt belongs to it" in log
+    assert {path.name: path.read_bytes() for path in Path(model).iterdir()} == before
+
+
 def test_a_second_run_keeps_the_classes(call):
     write("a.csv", "text,label", "a,B", "b,A##C")
     write("b.csv", "text,label", "c,A", "d,A##D", "e,A##CC")

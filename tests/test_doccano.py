@@ -1,6 +1,7 @@
 """doccano.py: exports become data folders that the other scripts read, rows go out to be annotated and come back."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -83,6 +84,14 @@ def test_worked_example(convert, out):
     assert out() == ["data.txt", "label.txt", "train.txt", "unlabeled.txt"]
     assert "texts with TABs or line ends, now blanks; --format jsonl keeps them: 1" in log
     assert "texts not annotated, or skipped: 1; left out" in log and "Finished! It takes 0." in log
+
+
+def test_no_rows_into_a_models_folder(convert, tiny_export, tmp_path):
+    model = shutil.copytree(tiny_export, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    code, log = convert(TEN, "--overwrite")
+    assert code == 2 and "holds a model, whose label.txt belongs to it" in log
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
 
 
 def test_two_and_three_parts(convert, out, tmp_path):

@@ -167,6 +167,13 @@ def test_the_encoder_is_not_overwritten(run_train, rows_dir, tiny_checkpoint, ca
     assert (tiny_checkpoint / "model.safetensors").read_bytes() == before
 
 
+def test_the_rows_are_not_trained_into(run_train, rows_dir, capsys):
+    before = {path.name: path.read_bytes() for path in rows_dir.iterdir()}
+    error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", rows_dir / ".." / rows_dir.name)
+    assert "--save_dir" in error and "is the data folder" in error
+    assert {path.name: path.read_bytes() for path in rows_dir.iterdir()} == before
+
+
 def test_a_run_into_an_export_is_refused(run_train, rows_dir, tmp_path, capsys):
     (tmp_path / "export.json").write_text("{}")
     error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", tmp_path)

@@ -91,7 +91,7 @@ def test_it_leaves_no_model_among_the_rows(call, data_dir, capsys):
     before = sorted(path.name for path in folder.iterdir())
     with pytest.raises(SystemExit) as stopped:
         call("--dataset_dir", folder, "--save_dir", folder / ".." / folder.name)
-    assert stopped.value.code == 2 and "holds a label.txt and no model" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "is the data folder" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == before
 
 

@@ -198,6 +198,13 @@ def test_the_best_model_is_kept(arguments, tmp_path, run_script, printed, monkey
     assert found.startswith(f"eval loss: {history[0]['loss']:.5f}, ") and history[0]["loss"] != history[1]["loss"]
 
 
+def test_the_rows_are_not_trained_into(folder, arguments, run_script):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="--output_dir .*: is the data folder"):
+        run_script("train", *arguments, "--output_dir", folder, "--do_train")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_encoder_is_not_overwritten(arguments, tiny_checkpoint, run_script):
     before = (tiny_checkpoint / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match="--output_dir .*: the encoder lies there and would be overwritten"):

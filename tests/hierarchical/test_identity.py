@@ -13,11 +13,10 @@ from hierarchical.checkpoints import Checkpoint, save_checkpoint
 from hierarchical.decisions import Decision
 from hierarchical.errors import InputError
 from hierarchical.exporting import export_checkpoint, require_place
-from hierarchical.folders import label_contents, require_free
+from hierarchical.folders import require_no_model
 from hierarchical.identity import digests_of, holds_model, require_no_rows
 from hierarchical.labels import LabelTree
 from hierarchical.predictor import Predictor
-from hierarchical.runs import begin_run
 from hierarchical.sets import new_set
 from hierarchical.sources import require_model
 from hierarchical.tokenizer import load_tokenizer
@@ -49,21 +48,22 @@ def test_a_model_and_rows_do_not_share_a_folder(tiny_checkpoint, tiny_export, tm
         require_no_rows(folder, "--save_dir")
     assert not holds_model(tmp_path)
     (tmp_path / "label.txt").write_text("一\n", encoding="utf-8")
-    told = f"{tmp_path}: holds a label.txt and no model"
-    with pytest.raises(InputError, match=f"--output_dir {told}"), begin_run(tmp_path, flag="--output_dir"):
-        raise AssertionError
-    with pytest.raises(InputError, match=f"--output_path {told}"):
+    with pytest.raises(InputError, match=f"--output_path {tmp_path}: holds a label.txt and no model"):
         require_place(Checkpoint.open(tiny_checkpoint), tmp_path)
-    require_free(tmp_path, label_contents(LabelTree(["一"])), overwrite=False)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")  # of another program
+    require_no_rows(tmp_path, "--save_dir")
+    with pytest.raises(InputError, match="--save_dir .*: is the data folder"):
+        require_no_rows(tmp_path / "a" / "..", "--save_dir", tmp_path)
+    require_no_model(tmp_path)
     for model in (tiny_checkpoint, tiny_export):
         with pytest.raises(InputError, match="holds a model, whose label.txt belongs to it"):
-            require_free(model, ["train.txt"], overwrite=True)
+            require_no_model(model)
 
 
 def test_a_model_that_is_not_yet_in_its_place_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr("hierarchical.sets._settle", lambda directory: None)  # killed before that
     with new_set(tmp_path, lambda directory: []) as folder:
-        for name in ("label.txt", "config.json"):
+        for name in ("label.txt", "config.json", "model.safetensors"):
             (folder / name).write_text("{}", encoding="utf-8")
     (tmp_path / "label.txt").write_text("{}", encoding="utf-8")
     assert holds_model(tmp_path) and not (tmp_path / "config.json").exists()

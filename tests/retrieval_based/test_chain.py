@@ -508,6 +508,8 @@ def test_an_export_gives_the_same_vectors_and_serves_the_same_index(trained, use
     np.testing.assert_allclose(*vectors, atol=1e-5)
     call(predict, "--params_path", out, "--index_dir", index, "--dataset_dir", trained[0])
     assert "is an export already" in fails(export_model, capsys, "--params_path", out)
+    error = fails(export_model, capsys, "--params_path", best, "--output_path", trained[0])
+    assert "holds a label.txt and no model, as a data folder does" in error
 
 
 @pytest.mark.slow
