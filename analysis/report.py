@@ -16,6 +16,7 @@ import numpy as np
 
 from analysis.comparison import verdicts
 from analysis.data_map import MOST_POINTS
+from analysis.suspicion import contradiction
 from hierarchical.calibrating import Reliability
 from hierarchical.console import cut
 from hierarchical.decisions import decide
@@ -26,7 +27,9 @@ from hierarchical.metric import Scores
 THRESHOLDS = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
+EXCHANGE = 1.0  # nats: of a model that is very sure, two labels that speak together outdo each one that speaks alone
 SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 50, 20
+LEAST = 1e-7  # probability: float32 has no sharper ones near 1
 MOST_BYTES = 7_500_000  # of wrong rows in the page
 WAYS = (  # to stay below: (of each label so many of the worst, characters of a text); None: all
     *((None, longest) for longest in (None, 1000, 300, 100)),
@@ -71,7 +74,8 @@ class Findings:
     reliability  float64 [3, BINS]: cells, sum of their probabilities, cells that are gold
     calibration  calibrating.Reliability: how far probabilities are from that, by level
     confused     Counter {(missed, predicted): rows}, class indices of one level
-    cases        the wrong rows: {row, labels: [{label, probability, gold, predicted}], surest: highest contradiction}
+    cases        the wrong rows: {row, labels: [{label, probability, gold, predicted}], surest: highest contradiction of
+                 a label, gain: of the best change of its labels, see suspicion.contradiction}
     row_counts   int64 [N, 3]: right, wrongly predicted and missed labels of each row
     missed, extra    int64 [L]: the rows in which each label is missing or wrongly predicted
     """
@@ -88,6 +92,8 @@ class Findings:
 
     def update(self, window, probabilities, predicted, gold):
         """Rows numbered `window`: probabilities float [n, L], predicted and gold bool [n, L]."""
+        from scipy.special import logit
+
         for threshold, scores in self.curve.items():
             scores.update(decide(probabilities, self.tree, replace(self.decision, threshold=threshold)), gold)
         cells = np.minimum((probabilities * BINS).astype(int), BINS - 1).ravel()
@@ -98,10 +104,13 @@ class Findings:
         self.row_counts[window.start : window.stop] = np.stack([kind.sum(1) for kind in kinds], 1)
         self.extra += kinds[1].sum(0)
         self.missed += kinds[2].sum(0)
-        for i in np.flatnonzero((predicted != gold).any(1)):
-            self._add_case(window[i], probabilities[i], predicted[i], gold[i])
+        wrong = np.flatnonzero((predicted != gold).any(1))
+        logits = logit(np.clip(probabilities[wrong].astype(np.float64), LEAST, 1 - LEAST))
+        gains = contradiction(logits, gold[wrong], self.tree, EXCHANGE)
+        for i, gain in zip(wrong, gains.tolist()):
+            self._add_case(window[i], probabilities[i], predicted[i], gold[i], gain)
 
-    def _add_case(self, row, probabilities, predicted, gold):
+    def _add_case(self, row, probabilities, predicted, gold, gain):
         missed, extra = np.flatnonzero(gold & ~predicted), np.flatnonzero(predicted & ~gold)
         for pair in ((m, x) for m in missed for x in extra if self.tree.levels[m] == self.tree.levels[x]):
             self.confused[pair] += 1
@@ -113,7 +122,7 @@ class Findings:
         ]
         wrong = [*missed, *extra]
         surest = float(np.abs(gold[wrong] - probabilities[wrong]).max())
-        self.cases.append({"row": row, "labels": labels, "surest": surest})
+        self.cases.append({"row": row, "labels": labels, "surest": surest, "gain": gain})
 
 
 # ---- charts ----------------------------------------------------------------------------------------------------------
@@ -298,20 +307,20 @@ def _cut_case(case, longest):
 
 
 def suspects(findings, checked=frozenset()):
-    """The wrong rows whose given labels the model contradicts most surely, each with the labels in question.
+    """The wrong rows of which a label is surely contradicted, each with the labels in question; see `contradiction`.
 
     checked: numbers of rows whose labels somebody has confirmed
     """
-    found, cases = [], [case for case in findings.cases if case["row"] not in checked]
-    for case in sorted(cases, key=lambda case: -case["surest"])[:SHOWN_SUSPECTS]:
+    found = []
+    for case in sorted(findings.cases, key=lambda case: -case["gain"]):
         doubted = [
             label
             for label in case["labels"]
             if label["gold"] != label["predicted"] and abs(label["gold"] - label["probability"]) >= SURE
         ]
-        if doubted:
+        if doubted and case["row"] not in checked:
             found.append({"row": case["row"], "labels": sorted(doubted, key=lambda label: not label["gold"])})
-    return found
+    return found[:SHOWN_SUSPECTS]
 
 
 def by_rarity(found, scores):

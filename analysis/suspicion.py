@@ -149,12 +149,12 @@ def out_of_fold(train, tree, search):
     return scores, likely
 
 
-def contradiction(logits, gold, tree):
+def contradiction(logits, gold, tree, exchange_cost=0.0):
     """float [n]: how much likelier the best change of its labels, bool [n, L], makes a row to a model, in nats.
 
     A change leaves a label out, adds one, or exchanges one that has none below it in the row. By independent labels a
     label's logit is what adding it gains in log-likelihood, and minus that what leaving it out does; an exchange is
-    both. One for a label that is no sibling, by any parent, counts ELSEWHERE less.
+    both, less exchange_cost. One for a label that is no sibling, by any parent, counts ELSEWHERE less.
     """
     rows, own = np.nonzero(gold)
     gain_of_leaving = -logits[rows, own]
@@ -175,7 +175,7 @@ def contradiction(logits, gold, tree):
         pairs = own == child
         siblings[pairs] = np.maximum(siblings[pairs], best_of_group[rows[pairs], group])
         below[rows[pairs], parent] = True
-    exchange = gain_of_leaving + np.maximum(siblings, best[rows] - ELSEWHERE)
+    exchange = gain_of_leaving + np.maximum(siblings, best[rows] - ELSEWHERE) - exchange_cost
     np.maximum.at(gain, rows, np.where(below[rows, own], -np.inf, exchange))
     return gain
 

@@ -40,6 +40,7 @@ if not __package__:  # run as a file: the project's root must be found
 from analysis.augmentation import CYCLE
 from analysis.suspicion import STRATEGIES, Search, out_of_fold
 from benchmarks.drawing import copy_labels
+from benchmarks.planting import ERROR_KINDS, ERRORS, wrong_labels
 from hierarchical.checkpoints import Checkpoint
 from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
 
@@ -57,7 +58,7 @@ def parse_args(argv):
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="of every training")
     parser.add_argument("--max_seq_length", type=int, default=128, help="of every training")
     parser.add_argument("--dev_rows", type=int, default=200, help="to choose the epoch by")
-    parser.add_argument("--error", choices=("anywhere", "sibling", "missing", "extra"), default="anywhere", help=ERRORS)
+    parser.add_argument("--error", choices=ERROR_KINDS, default="anywhere", help=f"suspects, dirty: {ERRORS}")
     parser.add_argument("--clean", type=int, nargs="+", default=[], help="dirty: suspects to put right, then train")
     parser.add_argument("--rounds", type=int, default=1, help="dirty, annotate: each with a model of the one before")
     parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
@@ -67,11 +68,6 @@ def parse_args(argv):
     if not args.model_name and args.experiment != "suspects":
         parser.error("argument --model_name: needed, unless for suspects")
     return args
-
-
-ERRORS = (
-    "suspects, dirty: a leaf becomes another one, of any branch or a sibling if there is one; is left out; or is added"
-)
 
 
 class Bench:
@@ -142,19 +138,6 @@ def read_results(path):
 
 
 # ---- planted label errors --------------------------------------------------------------------------------------------
-
-
-def wrong_labels(tree, labels, error, rng):
-    """Labels with one error in them; ancestors follow their leaves."""
-    inner = {int(tree.parents[i]) for i in labels}
-    own = [i for i in labels if i not in inner]
-    old = rng.choice(own)
-    others = [i for i in range(len(tree)) if not tree.children[i] and i not in labels]
-    if error == "sibling":
-        others = [i for i in others if tree.parents[i] == tree.parents[old]] or others
-    kept = own if error == "extra" else [i for i in own if i != old]
-    added = [] if error == "missing" and kept else [rng.choice(others)]
-    return tuple(tree.closure([*kept, *added]))
 
 
 def planted_errors(bench):

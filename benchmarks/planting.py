@@ -8,6 +8,22 @@ from benchmarks.drawing import copy_labels
 from benchmarks.timing import ROOT
 from utils import LabelTree, load_rows
 
+ERROR_KINDS = "anywhere", "sibling", "missing", "extra"
+ERRORS = "a leaf becomes another one, of any branch or a sibling if there is one; is left out; or is added"
+
+
+def wrong_labels(tree, labels, error, rng):
+    """Labels with one error in them; ancestors follow their leaves."""
+    inner = {int(tree.parents[i]) for i in labels}
+    own = [i for i in labels if i not in inner]
+    old = rng.choice(own)
+    others = [i for i in range(len(tree)) if not tree.children[i] and i not in labels]
+    if error == "sibling":
+        others = [i for i in others if tree.parents[i] == tree.parents[old]] or others
+    kept = own if error == "extra" else [i for i in own if i != old]
+    added = [] if error == "missing" and kept else [rng.choice(others)]
+    return tuple(tree.closure([*kept, *added]))
+
 
 def add_planting_arguments(parser):
     """The flags of a measurement that plants errors, and trains: the folder, how many, what train.py gets."""

@@ -116,17 +116,28 @@ def test_label_table():
     assert label_table(TREE, scores, findings)[0]["train"] is None
 
 
-def test_suspects_are_the_surest_contradictions():
-    assert len(suspects(found()[1], {suspects(found()[1])[0]["row"]})) == 1  # what somebody has confirmed is none
-    first, second = suspects(found()[1])  # 0.97 against 甲##丑 and 0.12 for 甲##子; 0.03 for 乙
-    assert (first["row"], second["row"]) in ((1, 4), (4, 1))
-    both = first if first["row"] == 1 else second
-    assert [(label["label"], round(label["probability"], 2)) for label in both["labels"]] == [
+def test_suspects_come_by_what_the_best_change_of_their_labels_gains():
+    """One more nat for each that a label's logit speaks against what is given; an exchange costs one."""
+    findings = found()[1]
+    # 甲##丑 for 甲##子: logits 3.476 and 1.992, less 1; 乙 left out: 3.476; the unsure ones are no suspects
+    assert [round(case["gain"], 2) for case in findings.cases] == [4.47, 0.49, 0.75, 3.48]
+    first, second = suspects(findings)
+    assert [(label["label"], round(label["probability"], 2)) for label in first["labels"]] == [
         ("甲##子", 0.12),
         ("甲##丑", 0.97),
     ]
-    alone = second if first["row"] == 1 else first
-    assert [label["label"] for label in alone["labels"]] == ["乙"]
+    assert (first["row"], second["row"]) == (1, 4) and [label["label"] for label in second["labels"]] == ["乙"]
+    assert [one["row"] for one in suspects(findings, {1})] == [4]  # what somebody has confirmed is none
+
+
+def test_rows_that_are_no_suspects_take_no_place_among_them(monkeypatch):
+    monkeypatch.setattr(report, "SHOWN_SUSPECTS", 1)
+    unsure, sure = [0.9, 0.21, 0.79, 0.01, 0.01], [0.9, 0.19, 0.01, 0.01, 0.01]  # both of 甲, 甲##子
+    probabilities, rows = np.array([unsure, sure], np.float32), Rows(TEXTS[:2], GOLD[:2], 0, 0)
+    findings = found(probabilities=probabilities, rows=rows, windows=[slice(0, 2)])[1]
+    assert findings.cases[0]["gain"] > findings.cases[1]["gain"]
+    assert [one["row"] for one in suspects(findings)] == [1]
+    assert suspects(findings, {1}) == []
 
 
 @pytest.mark.parametrize("windows", [[slice(0, 5)], [slice(i, i + 1) for i in range(5)]])
@@ -272,7 +283,7 @@ def test_the_report_of_1000_labels_and_100_000_rows_is_below_10_mb(tmp_path):
         labels = [(0, True, True, 0.9), (int(missed), True, False, 1 - p), (int(label), False, True, p)]
         keys = "label", "gold", "predicted", "probability"
         labels = [dict(zip(keys, (names[i], *rest))) for i, *rest in labels]
-        findings.cases.append({"row": row, "labels": labels, "surest": float(p)})
+        findings.cases.append({"row": row, "labels": labels, "surest": float(p), "gain": float(p)})
     page = write(tmp_path / "report.html", scores, findings, rows, tree)
     assert len(page.data["rows"]) == len(findings.cases) == 30_000 and "Texts are cut" not in page.text
     assert (tmp_path / "report.html").stat().st_size < 10_000_000

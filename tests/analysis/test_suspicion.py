@@ -54,27 +54,28 @@ def test_n_grams_of_odd_texts(texts):
 # ---- strategies ------------------------------------------------------------------------------------------------------
 
 
-def most_of_a_change(logits, gold, tree):
+def most_of_a_change(logits, gold, tree, exchange_cost=0):
     """The gain of the best change of a row's labels, by trying them all."""
     given, absent = np.flatnonzero(gold), np.flatnonzero(~gold)
     gains = [-logits[i] for i in given] + [logits[k] for k in absent]
     for i in (i for i in given if not gold[tree.children[i]].any()):
         parents = set(tree.parents_of(i))
         near = [parents & set(tree.parents_of(k)) or not parents and not tree.parents_of(k) for k in absent]
-        gains += [logits[k] - logits[i] - (0 if is_near else 2) for k, is_near in zip(absent, near)]
+        gains += [logits[k] - logits[i] - exchange_cost - (0 if is_near else 2) for k, is_near in zip(absent, near)]
     return max(gains)
 
 
+@pytest.mark.parametrize("exchange_cost", [0, 1.5])
 @pytest.mark.parametrize("further", [[], [(2, 7), (4, 0), (8, 1)]])
-def test_contradiction_is_the_gain_of_the_best_change(further):
+def test_contradiction_is_the_gain_of_the_best_change(further, exchange_cost):
     labels = ["甲", "甲##子", "甲##子##一", "甲##子##二", "乙##丑", "乙", "丙", "甲##寅", "乙##卯"]
     tree = LabelTree(labels, further=further)
     rng = np.random.default_rng(4)
     logits = (3 * rng.standard_normal((300, 9)) - 1).astype(np.float32)
     gold = rng.random((300, 9)) < 0.3
     gold[:2] = [[False] * 9, [True] * 9]
-    expected = [most_of_a_change(*row, tree) for row in zip(logits.astype(np.float64), gold)]
-    np.testing.assert_allclose(contradiction(logits, gold, tree), expected, rtol=1e-5)
+    expected = [most_of_a_change(*row, tree, exchange_cost) for row in zip(logits.astype(np.float64), gold)]
+    np.testing.assert_allclose(contradiction(logits, gold, tree, exchange_cost), expected, rtol=1e-5)
 
 
 def test_an_exchange_for_a_sibling_is_more_suspicious_than_each_of_its_halves():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import analysis_experiments as experiments
+from benchmarks.planting import wrong_labels
 from utils import InputError, LabelTree, load_rows
 
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经", "财经##股票", "财经##基金"])
@@ -23,12 +24,12 @@ FOOTBALL = (0, 1)
 )
 def test_wrong_labels(error, possible):
     rng = random.Random(0)
-    made = {experiments.wrong_labels(TREE, FOOTBALL, error, rng) for _ in range(100)}
+    made = {wrong_labels(TREE, FOOTBALL, error, rng) for _ in range(100)}
     assert made == possible
 
 
 def test_a_missing_label_takes_its_ancestors_along():
-    made = {experiments.wrong_labels(TREE, (0, 1, 3, 4), "missing", random.Random(seed)) for seed in range(20)}
+    made = {wrong_labels(TREE, (0, 1, 3, 4), "missing", random.Random(seed)) for seed in range(20)}
     assert made == {(0, 1), (3, 4)}
 
 
