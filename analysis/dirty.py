@@ -19,6 +19,8 @@ With --merge
 Reads   the training file, the answers in ledger.jsonl, and what was changed in train_dirty.txt by hand
 Writes  dataset_dir/train_clean.txt         the training file, each row in its place, with the labels that were answered
         dataset_dir/train_open.jsonl        rows that were asked about and keep their labels all the same, and why
+        --trusted_file, if it is given      train_clean.txt without the rows that nobody has checked and that, by what
+                                            was found in those that were, are more likely wrong than right
 
 Where the training file is a .jsonl, so are all of these, and the suspects are train_suspects.jsonl.
 
@@ -33,6 +35,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.cases import in_directory
+from analysis.doubtful import LEAST_CHECKED, checked_rows, doubtful_rows
 from analysis.merging import (
     NO_ANSWER,
     edits_of,
@@ -54,6 +57,7 @@ from utils import (
     SHOWN,
     InputError,
     LabelTree,
+    Rows,
     add_checkpoint_arguments,
     add_dataset_arguments,
     atomic_write,
@@ -110,8 +114,12 @@ def parse_args(argv):
     result.add_argument("--resolve", choices=RESOLUTIONS, help=how)
     result.add_argument("--clean_file", default=DEFAULTS["clean_file"], help="what --merge writes")
     result.add_argument("--open_file", default="train_open.jsonl", help="rows that --merge leaves as they are, and why")
+    trusted = "--merge: also clean_file without unchecked rows that are more likely wrong than right"
+    result.add_argument("--trusted_file", help=trusted)
     args = parser.parse_args(argv)
     check_minima(parser, args, batch_size=1, max_seq_length=3, dirty_num=1, seed=0)
+    if args.trusted_file and not args.merge:
+        parser.error("argument --trusted_file: goes with --merge")
     return args
 
 
@@ -178,14 +186,16 @@ def merge(args, logger, directory, paths):
     if not edits and not ledger.decisions and not paths["dirty_file"].exists():
         raise InputError(f"{paths['dirty_file']}: no such file, and no answers in {ledger.path}: nothing to merge.")
     inputs = [directory / args.label_file, train_path, paths["dirty_file"], paths["rest_file"]]
-    require_outputs({"--clean_file": clean, "--open_file": still_open}, inputs)
+    outputs = {f"--{flag}": paths[flag] for flag in ("clean_file", "open_file", "trusted_file") if flag in paths}
+    require_outputs(outputs, inputs)
     if still_open.suffix != ".jsonl":
         raise InputError(f"{still_open}: --open_file is written as .jsonl; name it so.")
     ledger.add(edits)
     elsewhere = None if train_path.stem.lower() in ("dev", "test") else ids_elsewhere(directory, tree)
     merged = merge_answers(rows, ledger, tree, clean, elsewhere)
     labelled = [(row.text, row.labels) for row in rows if row.labels is not None]
-    require_row_format(clean, "--clean_file", labelled)
+    for flag in outputs.keys() - {"--open_file"}:
+        require_row_format(outputs[flag], flag, labelled)
     with atomic_write(clean) as file:
         file.writelines(merged.lines)
     with atomic_write(still_open) as file:
@@ -193,6 +203,30 @@ def merge(args, logger, directory, paths):
     if paths["dirty_file"].exists() and not strangers:  # all its answers are in the ledger now
         ledger.note_written(paths["dirty_file"])
     report(merged, strangers, rows, paths, logger)
+    if "trusted_file" in paths:
+        write_trusted(merged, paths, ledger, tree, args, logger)
+
+
+def write_trusted(merged, paths, ledger, tree, args, logger):
+    """Write trusted_file: clean_file without the rows that are doubtful."""
+    trusted, clean = paths["trusted_file"], paths["clean_file"].name
+    numbers = [i for i, (_, labels) in enumerate(merged.rows) if labels is not None]
+    texts, names = zip(*(merged.rows[i] for i in numbers)) if numbers else ((), ())
+    train = Rows(list(texts), [tuple(tree.index[name] for name in own) for own in names], 0, 0)
+    former, left_out = checked_rows(train.texts, ledger, tree), []
+    if len(former) >= LEAST_CHECKED:
+        left_out = doubtful_rows(train, former, ledger, tree, Search(args.seed))
+    doubtful = {numbers[i] for i in left_out}
+    with atomic_write(trusted) as file:
+        file.writelines(line for i, line in enumerate(merged.lines) if i not in doubtful)
+    if len(former) < LEAST_CHECKED:
+        logger.info(f"{len(former)} rows were checked; {LEAST_CHECKED} tell which others to leave out: none is")
+    for i in left_out[:5]:
+        logger.info(f"left out, {','.join(names[i])}: {shown(texts[i], 60)}")
+    logger.info(
+        f"{len(merged.lines) - len(doubtful)} rows saved in {trusted}: {clean} without {len(doubtful)} that nobody has "
+        "checked and that are more likely wrong than right; they are what is asked about next"
+    )
 
 
 def report(merged, strangers, rows, paths, logger):
@@ -230,8 +264,10 @@ def main(argv=None):
     if format_of(train) is not TEXT:  # names that were left out follow the training file
         for flag, name in IN_JSON.items():
             paths[flag] = directory / name if getattr(args, flag) == DEFAULTS[flag] else paths[flag]
+    if args.trusted_file:
+        paths["trusted_file"] = in_directory(directory, args.trusted_file)
     if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise InputError(f"{', '.join(f'--{flag}' for flag in flags)} must have different names.")
+        raise InputError(f"{', '.join(f'--{flag}' for flag in paths)} must have different names.")
     (merge if args.merge else find)(args, logger, directory, paths | {"train_file": train})
 
 

@@ -8,7 +8,7 @@ Reads   dataset_dir/{train.txt, dev.txt, label.txt}, and data.txt, if there is o
 Writes  work_dir/state.json                     which step of which round is done, for --resume
         work_dir/model-0, model-1, ...          checkpoints: before the first round, after the first, ...
         work_dir/report-0.html, report-1.html   their reports; from 1 on beside the model before
-        dataset_dir/                            what the steps write: ledger.jsonl, train_clean.txt, ...
+        dataset_dir/                            what the steps write: ledger.jsonl, train_trusted.txt, ...
 
 A round takes two commands at most: this one, and --resume if it was stopped. Each step is a script of this toolkit; its
 command is printed, and can be typed. What follows a bare -- goes to train.py. Called again after a round has ended, it
@@ -144,7 +144,7 @@ class Commands:
         self.directory, self.work_dir = Path(settings["dataset_dir"]), round_.path.parent
         self.train_file = train_path_of(self.directory, "train.txt")
         self.dev_file = existing(self.directory / "dev.txt")
-        self.clean = "train_clean.txt" if format_of(self.train_file) is TEXT else "train_clean.jsonl"
+        self.trusted = "train_trusted.txt" if format_of(self.train_file) is TEXT else "train_trusted.jsonl"
         before = (self.model(number) for number in range(round_.number - 1, 0, -1))  # a round may have trained none
         self.old = next((path for path in before if Path(path).exists()), self.model(0))
         self.new = self.model(round_.number)
@@ -208,10 +208,11 @@ class Commands:
 
     def merge(self):
         train = ["--train_file", self.train_file.name]
-        return [["analysis/dirty.py", "--dataset_dir", str(self.directory), *train, "--merge"]]
+        merge = [*train, "--merge", "--trusted_file", self.trusted]
+        return [["analysis/dirty.py", "--dataset_dir", str(self.directory), *merge]]
 
     def retrain(self):
-        return [self.training(self.clean, self.new)]
+        return [self.training(self.trusted, self.new)]
 
     def compare(self):
         return [[*self.evaluation(self.new, self.number), "--compare", self.old]]

@@ -36,6 +36,7 @@ class Merged(NamedTuple):
     lines      of the new file: the rows of the old one in their order, then new texts that were labelled
     changed, confirmed, added   how many rows got other labels, were found right, are new
     open       the rows that keep their labels although somebody was asked about them: dicts for a JSON row
+    rows       (text, labels by name or None) of each line
     """
 
     lines: list
@@ -43,6 +44,7 @@ class Merged(NamedTuple):
     confirmed: int
     added: int
     open: list
+    rows: list
 
 
 def train_path_of(directory, name):
@@ -94,7 +96,7 @@ def merge_answers(rows, ledger, tree, path, elsewhere=()):
     path: the file it is written to; elsewhere: ids of texts of dev and test, which never become rows of train; None:
     these rows are no training file, and none are added
     """
-    lines, counts, still_open, known = [], Counter(), [], {id_of(row.text) for row in rows}
+    lines, merged, counts, still_open, known = [], [], Counter(), [], {id_of(row.text) for row in rows}
     for row in rows:
         text_id = id_of(row.text)
         verdict = ledger.verdict(text_id)
@@ -109,10 +111,12 @@ def merge_answers(rows, ledger, tree, path, elsewhere=()):
         if why:
             still_open.append({"text": row.text, "labels": list(row.labels or ()), "why": why})
         lines.append(line_of(row, labels, path))
+        merged.append((row.text, labels))
     for text, labels in new_rows(ledger, known, elsewhere) if elsewhere is not None else ():
         counts["added"] += 1
-        lines += format_rows(path, [(text, in_order(labels, tree, ledger))])
-    return Merged(lines, counts["changed"], counts["confirmed"], counts["added"], still_open)
+        merged.append((text, in_order(labels, tree, ledger)))
+        lines += format_rows(path, merged[-1:])
+    return Merged(lines, counts["changed"], counts["confirmed"], counts["added"], still_open, merged)
 
 
 def with_answers(rows, ledger, tree):

@@ -18,7 +18,7 @@ again.
     baseline  the rows alone; the experiments below share it
     suspects  a tenth of the rows get a wrong label; does dirty.py's default strategy, which needs no model, find them?
     dirty     the same for every strategy. --clean: scores with the wrong labels, and with so many suspects of the
-              default strategy put right, in each of --rounds by a model of the last
+              default strategy put right in each of --rounds
     aug       the rows, and two copies of each by every strategy
     sparse    the rows, and 100 supporting rows of sparse.py as they are, or changed by every strategy
     annotate  the rows, and so many (--support) rows from the rest of train, chosen by sparse.py in each of --rounds, or
@@ -42,6 +42,7 @@ from analysis.suspicion import STRATEGIES, Search, out_of_fold
 from benchmarks.drawing import copy_labels
 from benchmarks.planting import ERROR_KINDS, ERRORS, wrong_labels
 from hierarchical.checkpoints import Checkpoint
+from hierarchical.ledger import Ledger
 from utils import InputError, LabelTree, load_rows, make_parser, run, write_rows
 
 
@@ -60,7 +61,8 @@ def parse_args(argv):
     parser.add_argument("--dev_rows", type=int, default=200, help="to choose the epoch by")
     parser.add_argument("--error", choices=ERROR_KINDS, default="anywhere", help=f"suspects, dirty: {ERRORS}")
     parser.add_argument("--clean", type=int, nargs="+", default=[], help="dirty: suspects to put right, then train")
-    parser.add_argument("--rounds", type=int, default=1, help="dirty, annotate: each with a model of the one before")
+    parser.add_argument("--rounds", type=int, default=1, help="dirty, annotate: each goes on from the one before")
+    parser.add_argument("--trusted", action="store_true", help="dirty: train without what dirty.py then distrusts")
     parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
     parser.add_argument("--support", type=int, nargs="+", default=[50], help="annotate: rows to add")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
@@ -182,15 +184,19 @@ def dirty(bench):
 
 
 def clean(bench, name, planted, order, k):
-    """Put the first k suspects right that no round before had, train, and ask that model for the next ones."""
+    """Put the first k suspects right that no round before had, train, and find the next ones."""
     checked: list[int] = []
     for number in range(1, bench.args.rounds + 1):
         checked += [i for i in order.tolist() if i not in checked][:k]
         what = f"{name}-clean-{rounds_of(k, number)}"
         path = bench.write(f"{what}.txt", [bench.rows[i] if i in checked else row for i, row in enumerate(planted)])
-        checkpoint = bench.train(what, path.name)
+        if bench.args.trusted:
+            what = f"{what}-trusted"
+            write_trusted(bench, planted, checked, bench.folder / f"{what}.txt")
+        bench.train(what, f"{what}.txt")
         if number < bench.args.rounds:
-            order = order_of_default(bench.args, checkpoint, path)
+            scores, _ = out_of_fold(load_rows(path, bench.tree), bench.tree, Search())
+            order = np.argsort(-scores, kind="stable")
 
 
 def rounds_of(k, number):
@@ -198,12 +204,19 @@ def rounds_of(k, number):
     return "-".join([str(k)] * number)
 
 
-def order_of_default(args, checkpoint, path):
-    """Row numbers, most suspicious first, by the default strategy of dirty.py."""
-    opened = Checkpoint.open(checkpoint)
-    search = Search(seed=3, checkpoint=opened, device=args.device, batch_size=args.batch_size)
-    scores, _ = out_of_fold(load_rows(path, opened.tree), opened.tree, search)
-    return np.argsort(-scores, kind="stable")
+def write_trusted(bench, planted, checked, path):
+    """What dirty.py --merge makes of the planted rows when these were answered with the right labels."""
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    copy_labels(bench.args.dataset_dir, folder)
+    named = [(text, tuple(bench.tree.labels[k] for k in labels)) for text, labels in planted]
+    write_rows(folder / "train.txt", named)
+    ledger, right = Ledger(folder), [tuple(bench.tree.labels[k] for k in labels) for _, labels in bench.rows]
+    ledger.add(
+        ledger.answer(named[i][0], "truth", right[i], before=named[i][1], via="analysis_experiments.py")
+        for i in checked
+    )
+    bench.script("analysis/dirty.py", "--dataset_dir", folder, "--merge", "--trusted_file", path)
 
 
 def suspicious_orders(args, checkpoint, path):

@@ -74,8 +74,9 @@ def test_two_rounds(work, calls):
         "train.py",
         "evaluate.py",
     ]
-    first, report, _, page, _, second, compared = calls
-    assert flag(first, "--train_file") == "train.txt" and flag(second, "--train_file") == "train_clean.txt"
+    first, report, _, page, merge, second, compared = calls
+    assert flag(merge, "--trusted_file") == "train_trusted.txt"
+    assert flag(first, "--train_file") == "train.txt" and flag(second, "--train_file") == "train_trusted.txt"
     assert first[-2:] == second[-2:] == ["--epochs", "3"] and "--refresh" in page and "--compare" not in report
     model = str(work.folder / "model-{}")
     assert [flag(first, "--save_dir"), flag(page, "--params_path")] == [model.format(0)] * 2
@@ -113,7 +114,7 @@ def test_jsonl_by_default_names(data_dir, tmp_path, calls):
     folder = data_dir(train_txt=None, dev_txt=None, data_txt=None, train_jsonl=row, dev_jsonl=row)
     improve.main(["--dataset_dir", str(folder), "--model_name", "e", "--work_dir", str(tmp_path / "w")])
     assert "sparse.py" not in scripts(calls)
-    assert [flag(one, "--train_file") for one in calls if one[0] == "train.py"] == ["train.jsonl", "train_clean.jsonl"]
+    assert [flag(one, "--train_file") for one in calls if one[0] == "train.py"] == ["train.jsonl", "train_trusted.jsonl"]
     assert flag(calls[-1], "--dev_file") == "dev.jsonl"
 
 
@@ -234,7 +235,7 @@ def test_two_real_rounds(tmp_path):
         assert process.wait() == 0, said[-3000:]
         assert f"Round {number} has ended" in said and "could be luck" in said
     assert len(set(answered)) == len(answered) == 40  # nothing was asked twice
-    clean = dict(row.split("\t") for row in (folder / "train_clean.txt").read_text("utf-8").splitlines())
+    clean = dict(row.split("\t") for row in (folder / "train_trusted.txt").read_text("utf-8").splitlines())
     assert list(clean)[:150] == [row.split("\t")[0] for row in rows]
     for text in {*answered} & truth.keys():
         assert set(clean[text].split(",")) == set(truth[text])

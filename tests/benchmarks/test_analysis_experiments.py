@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import analysis_experiments as experiments
 from benchmarks.planting import wrong_labels
+from hierarchical.ledger import Ledger, id_of
 from utils import InputError, LabelTree, load_rows
 
 TREE = LabelTree(["体育", "体育##足球", "体育##篮球", "财经", "财经##股票", "财经##基金"])
@@ -118,11 +119,26 @@ def test_each_round_chooses_among_the_texts_that_are_left_with_the_model_of_the_
 
 def test_each_round_puts_suspects_right_that_none_before_had(bench, monkeypatch):
     bench.args.rounds, wrong = 2, [(text, (3, 4)) for text, _ in bench.rows]
-    monkeypatch.setattr(experiments, "order_of_default", lambda args, checkpoint, path: np.array([2, 0, 1, 3]))
+    monkeypatch.setattr(experiments, "out_of_fold", lambda rows, tree, search: (np.array([3, 2, 4, 1]), None))
     experiments.clean(bench, "wrong", wrong, np.array([2, 1, 3, 0]), 1)
     first, second = (load_rows(bench.folder / f"wrong-clean-{what}.txt", TREE).labels for what in ("1", "1-1"))
     right = [labels for _, labels in bench.rows]
     assert first == [(3, 4), (3, 4), right[2], (3, 4)] and second == [right[0], (3, 4), right[2], (3, 4)]
+
+
+def test_trusted_rows_are_made_of_the_answers(bench):
+    bench.args.trusted, wrong = True, [(text, (3, 4)) for text, _ in bench.rows]
+    bench.write("wrong-clean-2-trusted.txt", bench.rows[:3])  # as dirty.py would
+    experiments.clean(bench, "wrong", wrong, np.array([2, 1, 3, 0]), 2)
+    merge, train = bench.calls[0], bench.calls[1]
+    folder = bench.folder / "wrong-clean-2-trusted"
+    assert merge[1:3] == ("--dataset_dir", str(folder)) and merge[-1] == f"{folder}.txt"
+    assert load_rows(folder / "train.txt", TREE).labels == [labels for _, labels in wrong]
+    ledger = Ledger(folder)
+    assert [ledger.verdict(id_of(bench.rows[i][0])) is not None for i in range(4)] == [False, True, True, False]
+    right = {TREE.labels[k] for k in bench.rows[2][1]}
+    assert set(ledger.verdict(id_of(bench.rows[2][0])).labels) == right
+    assert train[train.index("--train_file") + 1] == f"{folder.name}.txt"
 
 
 def test_summary(capsys):
