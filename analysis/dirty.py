@@ -19,7 +19,7 @@ With --merge
 Reads   the training file, the answers in ledger.jsonl, and what was changed in train_dirty.txt by hand
 Writes  dataset_dir/train_clean.txt         the training file, each row in its place, with the labels that were answered
         dataset_dir/train_open.jsonl        rows that were asked about and keep their labels all the same, and why
-        --trusted_file, if it is given      train_clean.txt without the rows that nobody has checked and that, by what
+        trusted_file, where it is given     train_clean.txt without the rows that nobody has checked and that, by what
                                             was found in those that were, are more likely wrong than right
 
 Where the training file is a .jsonl, so are all of these, and the suspects are train_suspects.jsonl.
@@ -51,7 +51,8 @@ from analysis.merging import (
 from analysis.suspects import find_suspects
 from analysis.suspicion import STRATEGIES, Search
 from hierarchical.checkpoints import Checkpoint, require_same_labels
-from hierarchical.formats import TEXT, format_of
+from hierarchical.formats import TEXT, existing, format_of
+from hierarchical.label_graph import GRAPH
 from hierarchical.ledger import MARGIN, RESOLUTIONS, Decision, Ledger, id_of
 from utils import (
     SHOWN,
@@ -146,7 +147,7 @@ def find(args, logger, directory, paths):
     if paths["suspect_file"].suffix != ".jsonl":
         raise InputError(f"{paths['suspect_file']}: --suspect_file is written as .jsonl; name it so.")
     for flag in ("dirty_file", "rest_file", "suspect_file"):
-        require_writable(paths[flag], f"--{flag}", [train_path, label_path])
+        require_writable(paths[flag], f"--{flag}", not_to_be_replaced(directory, args, train_path))
     require_merged(paths["dirty_file"], rows, ledger, tree)
 
     train = with_answers(train, ledger, tree)
@@ -185,17 +186,18 @@ def merge(args, logger, directory, paths):
     edits, strangers = edits_of(paths["dirty_file"], rows, ledger, tree)
     if not edits and not ledger.decisions and not paths["dirty_file"].exists():
         raise InputError(f"{paths['dirty_file']}: no such file, and no answers in {ledger.path}: nothing to merge.")
-    inputs = [directory / args.label_file, train_path, paths["dirty_file"], paths["rest_file"]]
+    inputs = [*not_to_be_replaced(directory, args, train_path), paths["dirty_file"], paths["rest_file"]]
     outputs = {f"--{flag}": paths[flag] for flag in ("clean_file", "open_file", "trusted_file") if flag in paths}
-    require_outputs(outputs, inputs)
+    require_outputs(outputs, [*inputs, paths["suspect_file"]])
     if still_open.suffix != ".jsonl":
         raise InputError(f"{still_open}: --open_file is written as .jsonl; name it so.")
+    if (trusted := paths.get("trusted_file")) and format_of(trusted) is not format_of(clean):
+        raise InputError(f"{trusted}: --trusted_file has the lines of {clean.name}; let its name end as that does.")
     ledger.add(edits)
     elsewhere = None if train_path.stem.lower() in ("dev", "test") else ids_elsewhere(directory, tree)
     merged = merge_answers(rows, ledger, tree, clean, elsewhere)
     labelled = [(row.text, row.labels) for row in rows if row.labels is not None]
-    for flag in outputs.keys() - {"--open_file"}:
-        require_row_format(outputs[flag], flag, labelled)
+    require_row_format(clean, "--clean_file", labelled)
     with atomic_write(clean) as file:
         file.writelines(merged.lines)
     with atomic_write(still_open) as file:
@@ -203,30 +205,36 @@ def merge(args, logger, directory, paths):
     if paths["dirty_file"].exists() and not strangers:  # all its answers are in the ledger now
         ledger.note_written(paths["dirty_file"])
     report(merged, strangers, rows, paths, logger)
-    if "trusted_file" in paths:
-        write_trusted(merged, paths, ledger, tree, args, logger)
+    if trusted:
+        write_trusted(trusted, merged, ledger, tree, args, logger)
 
 
-def write_trusted(merged, paths, ledger, tree, args, logger):
-    """Write trusted_file: clean_file without the rows that are doubtful."""
-    trusted, clean = paths["trusted_file"], paths["clean_file"].name
+def write_trusted(path, merged, ledger, tree, args, logger):
+    """Write trusted_file: the merged rows without those that are doubtful."""
     numbers = [i for i, (_, labels) in enumerate(merged.rows) if labels is not None]
-    texts, names = zip(*(merged.rows[i] for i in numbers)) if numbers else ((), ())
-    train = Rows(list(texts), [tuple(tree.index[name] for name in own) for own in names], 0, 0)
-    former, left_out = checked_rows(train.texts, ledger, tree), []
-    if len(former) >= LEAST_CHECKED:
-        left_out = doubtful_rows(train, former, ledger, tree, Search(args.seed))
-    doubtful = {numbers[i] for i in left_out}
-    with atomic_write(trusted) as file:
-        file.writelines(line for i, line in enumerate(merged.lines) if i not in doubtful)
-    if len(former) < LEAST_CHECKED:
-        logger.info(f"{len(former)} rows were checked; {LEAST_CHECKED} tell which others to leave out: none is")
+    texts = [merged.rows[i][0] for i in numbers]
+    train = Rows(texts, [tuple(tree.index[name] for name in merged.rows[i][1]) for i in numbers], 0, 0)
+    checked, left_out = checked_rows(texts, ledger, tree), []
+    if len(checked) >= LEAST_CHECKED:
+        left_out = [numbers[i] for i in doubtful_rows(train, checked, ledger, tree, Search(args.seed))]
+    kept = sorted(set(range(len(merged.lines))).difference(left_out))
+    with atomic_write(path) as file:
+        file.writelines(merged.lines[i] for i in kept)
     for i in left_out[:5]:
-        logger.info(f"left out, {','.join(names[i])}: {shown(texts[i], 60)}")
+        text, labels = merged.rows[i]
+        logger.info(f"left out, {','.join(labels)}: {shown(text, 60)}")
+    why = f"too few were checked to tell, {len(checked)} of {LEAST_CHECKED}" if len(checked) < LEAST_CHECKED else ""
+    why = why or f"judging by {len(checked)} that were checked; to have them checked, look for suspects again"
     logger.info(
-        f"{len(merged.lines) - len(doubtful)} rows saved in {trusted}: {clean} without {len(doubtful)} that nobody has "
-        "checked and that are more likely wrong than right; they are what is asked about next"
+        f"{len(kept)} rows saved in {path}, {len(left_out)} left out that nobody has checked and that are more likely "
+        f"wrong than right ({why})"
     )
+
+
+def not_to_be_replaced(directory, args, train_path):
+    """The files of a data folder that people have made."""
+    others = [existing(directory / name) for name in ("dev.txt", "test.txt", "data.txt")]
+    return [directory / args.label_file, train_path, directory / GRAPH, *filter(None, others)]
 
 
 def report(merged, strangers, rows, paths, logger):

@@ -1,47 +1,62 @@
 """Rows that nobody has checked, and that are more likely wrong than right, by what was found in those that were."""
 
+from pathlib import Path
+
 import numpy as np
 
 from analysis.suspicion import contradiction, out_of_fold
+from hierarchical.calibration import logits_of
+from hierarchical.formats import PARSERS
 from hierarchical.ledger import id_of
 from hierarchical.rows import Rows
 
-LEAST_CHECKED = 30  # rows that must have been checked before anything is said of others
+LEAST_CHECKED = 30  # texts that must have been checked before anything is said of others
 LEAST_KEPT = 15  # rows with a label; a model knows too little of a label with fewer to do without one
 STEEPNESS = 1.5  # log-odds of an error per nat of gain: the classifiers, held back by their penalty, are that less sure
-LEAST = 1e-7  # probability: float32 has no sharper ones near 1
 
 
 def checked_rows(texts, ledger, tree):
-    """{row number: class indices it had when it was asked about} of the rows whose labels somebody has settled."""
-    found = {}
+    """{row number: (labels it had when it was asked about, those it should have)}, as sets of class indices.
+
+    Of texts that somebody has settled, each once. Not those whose labels of then are not known, nor those that were
+    edited in a file: there nobody says which others were read and found right.
+    """
+    found, seen = {}, set()
     for i, text in enumerate(texts):
-        verdict = ledger.verdict(id_of(text))
-        before = verdict.opinions[-1].before if verdict and verdict.state == "settled" else None
-        if before is not None and tree.index.keys() >= set(before):
-            found[i] = tree.closure([tree.index[name] for name in before])
+        text_id = id_of(text)
+        verdict = ledger.verdict(text_id)
+        if text_id in seen or not verdict or verdict.state != "settled":
+            continue
+        seen.add(text_id)
+        answer = verdict.opinions[-1]
+        if answer.before and not of_file(answer) and tree.index.keys() >= {*answer.before, *verdict.labels}:
+            sets = (tree.closure([tree.index[name] for name in names]) for names in (answer.before, verdict.labels))
+            found[i] = tuple(map(set, sets))
     return found
 
 
-def doubtful_rows(train, former, ledger, tree, search):
+def of_file(answer):
+    """Whether an answer was written into a file of rows by hand; see merging.edits_of."""
+    return Path(answer.via).suffix in PARSERS.keys() - {""}
+
+
+def doubtful_rows(train, checked, ledger, tree, search):
     """Numbers of the rows that are better left out of a training, the most doubtful first.
 
-    train: Rows, with the labels that were answered; former: see `checked_rows`. A checked row is compared with what the
-    others say of the labels that it had; from how far those were contradicted, and which of them were wrong, follows
-    how far is too far. No label is left with fewer than LEAST_KEPT rows by it.
+    train: Rows, with the labels that were answered; checked: see `checked_rows`. A checked row is compared with what
+    the others say of the labels that it had; from how far those were contradicted, and which of them were wrong,
+    follows how far is too far. No label is left with fewer than LEAST_KEPT rows by it.
     """
-    from scipy.special import logit
-
+    wrong = np.array([before != now for before, now in checked.values()])
+    if not wrong.any():
+        return []
     scores, likely = out_of_fold(train, tree, search)
-    numbers = list(former)
-    logits = logit(np.clip(likely(numbers).astype(np.float64), LEAST, 1 - LEAST))
-    given = Rows([train.texts[i] for i in numbers], list(former.values()), 0, 0).multi_hot(len(tree))
-    wrong = np.array([set(former[i]) != set(train.labels[i]) for i in numbers])
-    bar = even_odds(contradiction(logits, given, tree), wrong)
+    numbers = list(checked)
+    given = Rows([train.texts[i] for i in numbers], [tuple(before) for before, _ in checked.values()], 0, 0)
+    gains = contradiction(logits_of(likely(numbers)), given.multi_hot(len(tree)), tree)
+    bar = even_odds(gains, wrong)
 
-    left, chosen = np.zeros(len(tree), int), []
-    for labels in train.labels:
-        left[list(labels)] += 1
+    left, chosen = train.label_counts(len(tree)), []
     for i in np.argsort(-scores, kind="stable").tolist():
         if scores[i] <= bar:
             break
@@ -61,8 +76,8 @@ def answered(text, ledger):
 def even_odds(gains, wrong):
     """The gain at which a row is as likely wrong as right: gains float [n] of checked rows, wrong bool [n].
 
-    The likeliest one, where the log-odds of an error are STEEPNESS nats above 0 for each nat above it: then as many
-    errors are expected among these rows as there are, for which half of one more row counts as wrong.
+    The likeliest one, where the log-odds of an error are STEEPNESS for each nat above it: then as many errors are
+    expected among these rows as there are, for which half of one more row counts as wrong.
     """
     from scipy.optimize import brentq
     from scipy.special import expit

@@ -144,7 +144,8 @@ class Commands:
         self.directory, self.work_dir = Path(settings["dataset_dir"]), round_.path.parent
         self.train_file = train_path_of(self.directory, "train.txt")
         self.dev_file = existing(self.directory / "dev.txt")
-        self.trusted = "train_trusted.txt" if format_of(self.train_file) is TEXT else "train_trusted.jsonl"
+        suffix = ".txt" if format_of(self.train_file) is TEXT else ".jsonl"
+        self.clean, self.trusted = f"train_clean{suffix}", f"train_trusted{suffix}"
         before = (self.model(number) for number in range(round_.number - 1, 0, -1))  # a round may have trained none
         self.old = next((path for path in before if Path(path).exists()), self.model(0))
         self.new = self.model(round_.number)
@@ -212,7 +213,10 @@ class Commands:
         return [["analysis/dirty.py", "--dataset_dir", str(self.directory), *merge]]
 
     def retrain(self):
-        return [self.training(self.trusted, self.new)]
+        """On the trusted rows, or on all, where somebody has merged without a file of these since."""
+        clean, trusted = self.directory / self.clean, self.directory / self.trusted
+        stale = clean.exists() and (not trusted.exists() or trusted.stat().st_mtime_ns < clean.stat().st_mtime_ns)
+        return [self.training(self.clean if stale else self.trusted, self.new)]
 
     def compare(self):
         return [[*self.evaluation(self.new, self.number), "--compare", self.old]]

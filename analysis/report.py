@@ -18,6 +18,7 @@ from analysis.comparison import verdicts
 from analysis.data_map import MOST_POINTS
 from analysis.suspicion import contradiction
 from hierarchical.calibrating import Reliability
+from hierarchical.calibration import logits_of
 from hierarchical.console import cut
 from hierarchical.decisions import decide
 from hierarchical.files import atomic_write
@@ -29,7 +30,6 @@ BINS = 10  # of probabilities, for the reliability chart
 SURE = 0.8  # a given label below 1 - SURE, or another one above SURE, is a suspected label error
 EXCHANGE = 1.0  # nats: of a model that is very sure, two labels that speak together outdo each one that speaks alone
 SHOWN_SUSPECTS, SHOWN_CONFUSIONS = 50, 20
-LEAST = 1e-7  # probability: float32 has no sharper ones near 1
 MOST_BYTES = 7_500_000  # of wrong rows in the page
 WAYS = (  # to stay below: (of each label so many of the worst, characters of a text); None: all
     *((None, longest) for longest in (None, 1000, 300, 100)),
@@ -92,8 +92,6 @@ class Findings:
 
     def update(self, window, probabilities, predicted, gold):
         """Rows numbered `window`: probabilities float [n, L], predicted and gold bool [n, L]."""
-        from scipy.special import logit
-
         for threshold, scores in self.curve.items():
             scores.update(decide(probabilities, self.tree, replace(self.decision, threshold=threshold)), gold)
         cells = np.minimum((probabilities * BINS).astype(int), BINS - 1).ravel()
@@ -105,8 +103,7 @@ class Findings:
         self.extra += kinds[1].sum(0)
         self.missed += kinds[2].sum(0)
         wrong = np.flatnonzero((predicted != gold).any(1))
-        logits = logit(np.clip(probabilities[wrong].astype(np.float64), LEAST, 1 - LEAST))
-        gains = contradiction(logits, gold[wrong], self.tree, EXCHANGE)
+        gains = contradiction(logits_of(probabilities[wrong]), gold[wrong], self.tree, EXCHANGE)
         for i, gain in zip(wrong, gains.tolist()):
             self._add_case(window[i], probabilities[i], predicted[i], gold[i], gain)
 

@@ -19,7 +19,7 @@ from analysis import report
 from benchmarks.planting import ERROR_KINDS, wrong_labels
 from hierarchical.predictor import Predictor
 from metric import decide
-from utils import Rows, load_rows, make_parser, run
+from utils import InputError, Rows, check_minima, load_rows, make_parser, run
 
 
 def suspects_of(rows, probabilities, tree, decision):
@@ -40,7 +40,9 @@ def parse_args(argv):
     parser.add_argument("--draws", type=int, default=5, help="of the errors")
     parser.add_argument("--looked_at", type=int, default=30, help="suspects")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_minima(parser, args, errors=1, draws=1, looked_at=1)
+    return args
 
 
 def main(argv=None):
@@ -49,6 +51,8 @@ def main(argv=None):
     predictor = Predictor(args.params_path, kind="checkpoint", device=args.device)
     predictor.load()
     tree, rows = predictor.tree, load_rows(args.dataset_dir / "dev.txt", predictor.tree, unlabelled="skip")
+    if args.errors > len(rows.texts):
+        raise InputError(f"--errors {args.errors}: there are {len(rows.texts)} labelled dev rows.")
     probabilities = predictor.probabilities(rows.texts)
     for kind in ERROR_KINDS:
         shares = []

@@ -16,12 +16,19 @@ import numpy as np
 from hierarchical.labels import LabelTree
 
 METHODS = ("temperature", "per_level", "isotonic")
+SUREST = 1e-7  # probability
 LIMIT = 20.0  # logits beyond it count as it: float32 knows no probability between that and 1
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits, float32, without overflow."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)
+
+
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Logits of probabilities, float64; at 0 and 1, which float32 has for all that is surer, those at SUREST from them."""
+    inside = np.clip(probabilities.astype(np.float64), SUREST, 1 - SUREST)
+    return np.log(inside) - np.log1p(-inside)
 
 
 @dataclass(frozen=True)

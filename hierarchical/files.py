@@ -17,6 +17,7 @@ from typing import IO, Any
 from hierarchical.errors import InputError, Problems
 
 # How files begin that people take for text: what they are, and what to do.
+LEDGER = "ledger.jsonl"  # in a data folder; see hierarchical/ledger.py
 PACKED = "; unpack it, and give what is in it"
 POINTER = b"version https://git-lfs.github.com/spec/"
 KINDS = {
@@ -112,7 +113,9 @@ def require_writable(path: Path, flag: str, inputs: Iterable[Path]) -> None:
     if path.is_dir():
         raise InputError(f"{path}: is a directory. {flag} names a file to write.")
     if path.resolve() in [source.resolve() for source in inputs]:
-        raise InputError(f"{path}: {flag} would overwrite the rows it is made from. Give it another name.")
+        raise InputError(f"{path}: {flag} would overwrite a file of the data set. Give it another name.")
+    if path.name == LEDGER and path.exists():
+        raise InputError(f"{path}: {flag} would overwrite what people have answered. Give it another name.")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hierarchical.errors import InputError
-from hierarchical.files import file_digest
+from hierarchical.files import LEDGER, file_digest
 from hierarchical.labels import LabelTree
 from hierarchical.rows import Rows
 from hierarchical.sets import sync
 
-NAME, LOCK = "ledger.jsonl", ".ledger.lock"
+LOCK = ".ledger.lock"
 VOTES = ("confirmed", "changed")  # answers that say which labels are right
 ANSWERS = ("asked", *VOTES, "skipped", "disputed", "undone")
 RESOLUTIONS = ("majority", "newest", "common_ancestor")
@@ -147,7 +147,7 @@ class Ledger:
     """
 
     def __init__(self, directory: str | Path, resolve: str | None = None) -> None:
-        self.path = Path(directory) / NAME
+        self.path = Path(directory) / LEDGER
         self.resolve = resolve
         self.decisions: dict[str, list[Decision]] = {}
         self.written: dict[str, str] = {}  # file name -> digest of what a script wrote there last

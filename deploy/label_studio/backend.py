@@ -29,7 +29,7 @@ from deploy.simple_serving.serving import (
     exported,
     serve,
 )
-from hierarchical.ledger import NAME as LEDGER
+from hierarchical.files import LEDGER
 from utils import check_minima, get_logger, make_parser, require_directory, run
 
 DEFAULTS = {  # Label Studio asks for all tasks of a page at once, and waits for 100 seconds

@@ -78,9 +78,13 @@ def test_checked_rows_have_the_labels_that_were_asked_about(tmp_path):
             ledger.answer("戊", "ann", None, before=("财经",)),  # skipped
             ledger.answer("己", "ann", ["财经"], before=("组织",)),
             ledger.answer("己", "bob", ["组织"], before=("组织",)),  # disputed
+            ledger.answer("辛", "ann", ["财经"], before=()),  # a row of train, whose labels are not known
+            ledger.answer("壬", "ann", ["财经"], before=("组织",), via="train_dirty.txt"),  # edited by hand
+            ledger.answer("癸", "ann", [], before=("财经",), via="doccano.py --dirty"),  # no label applies
         ]
     )
-    assert checked_rows(list("甲乙丙丁戊己庚"), ledger, TREE) == {0: [0, 1], 1: [3]}
+    found = checked_rows(list("甲甲乙丙丁戊己庚辛壬癸"), ledger, TREE)
+    assert found == {0: ({0, 1}, {3}), 2: ({3}, {3}), 10: ({3}, set())}
 
 
 def found_in(folder):
@@ -114,7 +118,8 @@ def test_trusted_rows(folder, call, caplog):
     clean = lines_of(folder / "train_clean.txt")
     assert len(clean) == 100
     assert lines_of(folder / "train_trusted.txt") == [line for i, line in enumerate(clean) if i not in PLANTED]
-    assert "97 rows saved in" in caplog.text and "train_clean.txt without 3 that nobody has checked" in caplog.text
+    assert "97 rows saved in" in caplog.text and "3 left out that nobody has checked" in caplog.text
+    assert "judging by 42 that were checked" in caplog.text
     rows = [clean[i].split("\t") for i in PLANTED]
     assert all(f"left out, {labels}: {text}" in caplog.text for text, labels in rows)
 
@@ -135,15 +140,41 @@ def test_with_few_answers_all_rows_are_trusted(folder, call, caplog, monkeypatch
     monkeypatch.setattr(dirty, "LEAST_CHECKED", 43)
     call("--trusted_file", "trusted.txt")
     assert lines_of(folder / "trusted.txt") == lines_of(folder / "train_clean.txt")
-    assert "42 rows were checked; 43 tell which others to leave out: none is" in caplog.text
+    assert "100 rows saved in" in caplog.text and "0 left out that nobody has checked" in caplog.text
+    assert "too few were checked to tell, 42 of 43" in caplog.text
+
+
+def test_where_nothing_was_wrong_no_row_is_left_out(folder, call, monkeypatch):
+    monkeypatch.setattr(doubtful, "out_of_fold", None)  # nothing is computed
+    train = planted_rows()
+    names = [tuple(TREE.labels[i] for i in labels) for labels in train.labels]
+    ledger = Ledger(folder)
+    ledger.add(ledger.answer(train.texts[i], "ann", names[i], before=names[i], final=True) for i in range(4, 46))
+    call("--trusted_file", "trusted.txt")
+    assert len(lines_of(folder / "trusted.txt")) == 100
+
+
+def test_what_was_mended_by_hand_says_nothing_of_other_rows(folder, call, caplog):
+    """Of 60 suspects 40 are put right in the file; the other 20 were read, or were not."""
+    (folder / "ledger.jsonl").unlink()
+    dirty.main(["--dataset_dir", str(folder), "--dirty_num", "60"])
+    lines = lines_of(folder / "train_dirty.txt")
+    mended = [line.replace("财经", "组织") if i < 40 and "财经" in line else line for i, line in enumerate(lines)]
+    (folder / "train_dirty.txt").write_text("\n".join(mended) + "\n", "utf-8")
+    call("--trusted_file", "trusted.txt")
+    assert "too few were checked to tell, 0 of 30" in caplog.text and len(lines_of(folder / "trusted.txt")) == 100
 
 
 def test_what_can_be_wrong(folder, call, refused):
+    (folder / "dev.txt").write_text("甲\t财经\n", "utf-8")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for name, message in (
         ("train.txt", "would overwrite"),
         ("train_clean.txt", "must have different names"),
-        ("trusted.csv", "--trusted_file writes rows as .txt or .jsonl"),
+        ("dev.txt", "--trusted_file would overwrite a file of the data set"),
+        ("ledger.jsonl", "would overwrite what people have answered"),
+        ("trusted.csv", "--trusted_file has the lines of train_clean.txt"),
+        ("trusted.jsonl", "--trusted_file has the lines of train_clean.txt"),
         ("nowhere/trusted.txt", "cannot be written"),
     ):
         assert message in refused("--trusted_file", name)

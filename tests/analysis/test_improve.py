@@ -1,6 +1,7 @@
 """analysis/improve.py: the steps in their order, what a stopped round leaves, and two real rounds answered by a script."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,8 +115,29 @@ def test_jsonl_by_default_names(data_dir, tmp_path, calls):
     folder = data_dir(train_txt=None, dev_txt=None, data_txt=None, train_jsonl=row, dev_jsonl=row)
     improve.main(["--dataset_dir", str(folder), "--model_name", "e", "--work_dir", str(tmp_path / "w")])
     assert "sparse.py" not in scripts(calls)
-    assert [flag(one, "--train_file") for one in calls if one[0] == "train.py"] == ["train.jsonl", "train_trusted.jsonl"]
+    assert [flag(one, "--train_file") for one in calls if one[0] == "train.py"] == [
+        "train.jsonl",
+        "train_trusted.jsonl",
+    ]
     assert flag(calls[-1], "--dev_file") == "dev.jsonl"
+
+
+def test_rows_that_were_merged_by_hand_since_are_trained_on(work, calls):
+    clean, trusted = work.data / "train_clean.txt", work.data / "train_trusted.txt"
+
+    def trained_on(*flags, **first):
+        calls.clear()
+        work("--skip", "merge", *flags, **first)
+        return [flag(one, "--train_file") for one in calls if one[0] == "train.py"][-1]
+
+    clean.write_text("a")
+    assert trained_on() == "train_clean.txt"  # there is no other
+    trusted.write_text("a")
+    os.utime(clean, ns=(10**18, 10**18))
+    os.utime(trusted, ns=(10**18 + 1, 10**18 + 1))
+    assert trained_on(first=False) == "train_trusted.txt"
+    os.utime(clean, ns=(10**18 + 2, 10**18 + 2))
+    assert trained_on(first=False) == "train_clean.txt"
 
 
 def test_answers_from_another_tool(work, calls, log_of):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierarchical.calibration import LIMIT, Calibration, mark_of, sigmoid
+from hierarchical.calibration import LIMIT, Calibration, logits_of, mark_of, sigmoid
 from hierarchical.decisions import certainty, probabilities_of, recalibrated
 from metric import Decision, decide
 from tests.hierarchical.trees import TREE, cases
@@ -29,6 +29,14 @@ def test_probabilities_by_hand():
     found = probabilities_of(logits, TREE, Decision(calibration=CURVES))
     by_hand = [0.7, 0.2 + 0.5 * 21 / 40, 0.2, 0.3, 0.2 + 0.5 * 24 / 40, 0.6]
     assert found.dtype == np.float32 and found[0].tolist() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_logits_of_probabilities():
+    found = logits_of(np.array([0, 0.25, 0.5, 0.9, 1], np.float32))
+    surest = math.log(1e-7 / (1 - 1e-7))
+    assert found.tolist() == pytest.approx([surest, -math.log(3), 0, math.log(9), -surest], rel=1e-6)
+    logits = np.linspace(-14, 14, 50, dtype=np.float32)
+    np.testing.assert_allclose(logits_of(sigmoid(logits)), logits, atol=0.08)  # float32 next to 1
 
 
 @given(cases(), st.sampled_from([LINES, CURVES]), st.sampled_from(["raw", "closure", "topdown"]), st.data())
