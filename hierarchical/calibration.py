@@ -26,7 +26,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def logits_of(probabilities: np.ndarray) -> np.ndarray:
-    """Logits of probabilities, float64; at 0 and 1, which float32 has for all that is surer, those at SUREST from them."""
+    """Logits of probabilities, float64; 0 and 1, float32 for all that is surer, give those at SUREST from them."""
     inside = np.clip(probabilities.astype(np.float64), SUREST, 1 - SUREST)
     return np.log(inside) - np.log1p(-inside)
 
