@@ -65,6 +65,7 @@ def parse_args(argv):
     parser.add_argument("--trusted", action="store_true", help="dirty: train without what dirty.py then distrusts")
     parser.add_argument("--strategies", nargs="+", help="aug, sparse: only these ways to change a row")
     parser.add_argument("--support", type=int, nargs="+", default=[50], help="annotate: rows to add")
+    parser.add_argument("--one_model", action="store_true", help="annotate: all rounds choose by the first model")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
     args = parser.parse_args(argv)
     if not args.model_name and args.experiment != "suspects":
@@ -277,7 +278,10 @@ def annotate(bench):
             added += (bench.folder / "support.txt").read_text(encoding="utf-8").splitlines()
             what = f"annotate-{rounds_of(k, number)}"
             path = bench.write(f"train-{what}.txt", bench.rows + [(text, gold[text]) for text in added])
-            checkpoint = bench.train(what, path.name)
+            if not bench.args.one_model:
+                checkpoint = bench.train(what, path.name)
+        if bench.args.one_model:
+            bench.train(f"{what}-one-model", path.name)
         what, rows = f"random-{len(added)}", random.Random(bench.seed).sample(bench.others, len(added))
         bench.train(what, bench.write(f"train-{what}.txt", bench.rows + rows).name)
 

@@ -93,7 +93,10 @@ def test_a_known_run_is_not_made_again_and_steps_stay_the_same(bench):
     assert experiments.read_results(bench.record) == {(4, 1, "baseline"): scores, (4, 1, "twice"): scores}
 
 
-def test_each_round_chooses_among_the_texts_that_are_left_with_the_model_of_the_last(bench, monkeypatch):
+@pytest.mark.parametrize("one_model", [False, True])
+def test_each_round_chooses_among_the_texts_that_are_left(bench, monkeypatch, one_model):
+    """With the model of the last, or with the first one, which spares a training."""
+    bench.args.one_model = one_model
     bench.args.support, bench.args.rounds, left, script = [1], 2, [], bench.script
 
     def choosing(name, *flags):
@@ -108,13 +111,16 @@ def test_each_round_chooses_among_the_texts_that_are_left_with_the_model_of_the_
     chosen = [call for call in bench.calls if call[0] == "analysis/sparse.py"]
     assert [len(texts) for texts in left] == [4, 3] and left[0][1:] == left[1]
     assert [call[call.index("--train_file") + 1] for call in chosen] == ["train.txt", "train-annotate-1.txt"]
-    checkpoints = [bench.folder / f"checkpoint-{what}" for what in ("baseline", "annotate-1")]
+    models = ["baseline", "baseline" if one_model else "annotate-1"]
+    checkpoints = [bench.folder / f"checkpoint-{what}" for what in models]
     assert [call[call.index("--params_path") + 1] for call in chosen] == list(map(str, checkpoints))
     first, second, others = (
         (bench.folder / f"train-{what}.txt").read_text("utf-8").splitlines()
         for what in ("annotate-1", "annotate-1-1", "random-2")
     )
     assert len(first) == 5 and second[:5] == first and len(second) == len(others) == 6
+    trained = ["annotate-1-1-one-model"] if one_model else ["annotate-1", "annotate-1-1"]
+    assert [what for *_, what in experiments.read_results(bench.record)] == ["baseline", *trained, "random-2"]
 
 
 def test_each_round_puts_suspects_right_that_none_before_had(bench, monkeypatch):
