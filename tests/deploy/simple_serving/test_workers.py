@@ -116,7 +116,7 @@ def test_two_workers_are_one_server(start, tiny_export, plain_export, texts, tmp
     for client in load:
         client.join()
     total = sum((client.outcomes for client in load), Counter())
-    assert total["right"] > 50 and not total["wrong"] and 0 < total["broken"] == held < len(load)
+    assert total["right"] > 50 and not total["wrong"] and 0 < total["broken"] <= held < len(load)
     assert len(workers_of(one)) == 2 and victim not in workers_of(one)
 
     clients = on_both(one, headers={"X-API-Key": ADMIN})
