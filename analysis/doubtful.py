@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.suspicion import contradiction, out_of_fold
+from analysis.suspicion import RARE, contradiction, out_of_fold
 from hierarchical.calibration import logits_of
 from hierarchical.formats import PARSERS
 from hierarchical.ledger import id_of
 from hierarchical.rows import Rows
 
 LEAST_CHECKED = 30  # texts that must have been checked before anything is said of others
-LEAST_KEPT = 15  # rows with a label; a model knows too little of a label with fewer to do without one
 STEEPNESS = 1.5  # log-odds of an error per nat of gain: the classifiers, held back by their penalty, are that less sure
 
 
@@ -45,7 +44,7 @@ def doubtful_rows(train, checked, ledger, tree, search):
 
     train: Rows, with the labels that were answered; checked: see `checked_rows`. A checked row is compared with what
     the others say of the labels that it had; from how far those were contradicted, and which of them were wrong,
-    follows how far is too far. No label is left with fewer than LEAST_KEPT rows by it.
+    follows how far is too far. No label is left with fewer than RARE rows by it.
     """
     wrong = np.array([before != now for before, now in checked.values()])
     if not wrong.any():
@@ -61,7 +60,7 @@ def doubtful_rows(train, checked, ledger, tree, search):
         if scores[i] <= bar:
             break
         own = list(train.labels[i])
-        if (left[own] > LEAST_KEPT).all() and not answered(train.texts[i], ledger):
+        if (left[own] > RARE).all() and not answered(train.texts[i], ledger):
             chosen.append(i)
             left[own] -= 1
     return chosen

@@ -16,7 +16,7 @@ import numpy as np
 
 from analysis.comparison import verdicts
 from analysis.data_map import MOST_POINTS
-from analysis.suspicion import contradiction
+from analysis.suspicion import RARE, contradiction
 from hierarchical.calibrating import Reliability
 from hierarchical.calibration import logits_of
 from hierarchical.console import cut
@@ -36,7 +36,6 @@ WAYS = (  # to stay below: (of each label so many of the worst, characters of a 
     *((of_label, 100) for of_label in (1000, 300, 100, 30, 10, 3, 1)),
 )
 CORRECT, MISSED, EXTRA = range(3)  # labels of a wrong row
-RARE = 15  # train rows
 SHOWN_TURNED = 100  # rows that are newly right, and newly wrong
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 48, 14, 12, 44  # of a chart, in SVG units
 

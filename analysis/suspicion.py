@@ -30,6 +30,7 @@ SVD_ROWS = 100_000  # that the dimensions are found by; more are put into them
 LABELS_AT_A_TIME = 512  # heads of different labels are independent, so memory need not grow with the label set
 FITTED_CELLS = 20_000_000  # rows x labels that the heads of a fold are fitted on; with more, each label has a draw
 LABELS_OF_A_DRAW, LEAST_DRAWN = 16, 500
+RARE = 15  # train rows; of a label with fewer a model knows little, so that its doubts are worth less
 ELSEWHERE = 2.0  # nats: a sibling is some seven times as likely to be taken for the right label as another one
 MOST_CELLS, CELL_BYTES = 100_000_000, 30  # of what representer holds
 

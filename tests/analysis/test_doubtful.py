@@ -104,9 +104,9 @@ def test_what_somebody_has_looked_at_is_not(folder):
 
 def test_a_label_is_not_left_with_too_few_rows(folder, monkeypatch):
     of_lay_offs = sum(labels == (0, 1) for labels in planted_rows().labels)  # 82 is one of them; 3 and 47 are not
-    monkeypatch.setattr(doubtful, "LEAST_KEPT", of_lay_offs - 1)
+    monkeypatch.setattr(doubtful, "RARE", of_lay_offs - 1)
     assert 82 in found_in(folder)
-    monkeypatch.setattr(doubtful, "LEAST_KEPT", of_lay_offs)
+    monkeypatch.setattr(doubtful, "RARE", of_lay_offs)
     assert 82 not in found_in(folder)
 
 
