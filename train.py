@@ -23,7 +23,7 @@ from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
-from hierarchical.cpu_kernels import has_bfloat16
+from hierarchical.cpu_layers import has_bfloat16
 from hierarchical.curves import draw_curves
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynamics import dynamics_for
@@ -123,7 +123,7 @@ def parse_args(argv):
     part = "sampled: a step sees a part of very many labels"
     model.add_argument("--head", choices=("dense", "sampled"), default="dense", help=part)
     add_device_argument(model)
-    model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AMX)")
+    model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AVX512-BF16 or AMX)")
     optim = parser.add_argument_group("optimization")
     left_out = "what other flags are where they are left out; epochs and batches then depend on the train rows"
     optim.add_argument("--recipe", choices=tuple(RECIPES), help=left_out)
@@ -362,7 +362,7 @@ def train_and_save(args, rank, world, logger):
 
     join_processes(paddle, args.model_name)
     if args.amp and paddle.get_device() == "cpu" and not has_bfloat16():
-        logger.warning("--amp: this CPU has no fast products in bfloat16 (AMX), training in float32")
+        logger.warning("--amp: this CPU has no fast products in bfloat16 (AVX512-BF16, AMX), training in float32")
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, long_text, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)

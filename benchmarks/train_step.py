@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from hierarchical import training
-from hierarchical.cpu_kernels import has_bfloat16
+from hierarchical.cpu_layers import has_bfloat16
 from hierarchical.devices import set_device
+from hierarchical.rows import soft_targets
 from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run
 
 BATCH_SIZE = 32
@@ -139,7 +140,7 @@ def main(argv=None):
                 trainer.train_step(ids, targets, batch, tokenizer.pad_id)
                 times[name][number].append(time.process_time() - began)
             if process:
-                step = [ids[row] for row in batch], training.multi_hot([targets[row] for row in batch], len(tree))
+                step = [ids[row] for row in batch], soft_targets([targets[row] for row in batch], len(tree))
                 for name, bfloat16 in (("torch, float32", False), ("torch, bfloat16 autocast", True)):
                     times[name][number].append(torch_step(process, step[0], step[1].tolist(), bfloat16))
     if process:

@@ -1,103 +1,301 @@
-"""What replaces operations that are slow in the library when a network trains on a CPU.
+"""Passes over arrays, compiled by Numba: what stands between the matrix products of a transformer layer on a CPU.
 
-    flush_denormals()
-    speed_up(paddle, model, bfloat16=False)   # its linear layers
+    in_parts(gelu, len(product), threads, product, bias, out)
 
-All of it computes what the library's own operations do; with bfloat16, products to some three decimals.
+Each kernel works on the rows, or the texts, `first` to `last` of its arrays, and holds no lock, so that several ranges
+can be worked on at a time. An array of floats is float32, or uint16: the bits of bfloat16, which Numba does not know.
+What is summed over the rows goes to row `part` of an array: the sum of that array is the same every time.
+
+n: texts, T: tokens of a text, H: units, A: heads, d: units of a head. Compiled at the first call, and kept in
+__pycache__ or, where that cannot be written, in the user's cache.
 """
 
-import ctypes
-import os
-import platform
-import sys
+import math
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
-FLUSH_BITS = {"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)}  # machine -> (word of C's fenv_t, its bits) on Linux
-NARROW = 256  # units of a layer's output below which casts to bfloat16 cost more than they save
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+inlined = njit(inline="always", error_model="numpy", fastmath={"contract"})  # no reassociation: exp needs its order
+f32, u32 = np.float32, np.uint32
+
+ZERO, HALF, ONE = f32(0), f32(0.5), f32(1)
+BITS_OF_ONE_HALF, SIXTEEN, LAST = u32(0x7FFF), u32(16), u32(1)
 
 
-def flush_denormals() -> bool:
-    """Have this thread, and those it starts from now on, take numbers below 1.2e-38 for zero; whether it could be done.
+def kernel(function: Callable) -> Callable:
+    """Compiled; kept in a file, if there is a place for it that can be written."""
+    compiled = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
+    with suppress(RuntimeError):
+        compiled.enable_caching()
+    return compiled
 
-    Arithmetic with them is a hundred times slower, and padding makes them: the library's soft-max gives a masked
-    token exp(-64), not zero, so that gradients fade out through it from layer to layer. A backward pass over 32 rows of
-    4 to 128 tokens took 2.3 seconds instead of 18.9 (6 layers x 384 units, --loss bce).
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """The threads that kernels run in."""
+    return ThreadPoolExecutor(threads, "kernels")
+
+
+def in_parts(function: Callable, rows: int, threads: int, *arguments: Any) -> None:
+    """Call a kernel for as many ranges of `rows` as there are threads."""
+    edges = [rows * part // threads for part in range(threads + 1)]
+    calls = [(part, edges[part], edges[part + 1]) for part in range(threads)]
+    if threads == 1:
+        function(*calls[0], *arguments)
+    else:
+        list(pool(threads).map(lambda call: function(*call, *arguments), calls))
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def bits_of(_: Any, x: Any) -> Any:
+    """The bits of a float32, as an uint32."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), code
+
+
+@intrinsic
+def number_of(_: Any, bits: Any) -> Any:
+    """The float32 with these bits, an uint32."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), code
+
+
+def wide(x):
+    """An element of an array as a float32."""
+
+
+def like(x, old):
+    """A float32 as an element of the array that `old` is of, rounded to the nearest, halves to even."""
+
+
+@overload(wide, inline="always")
+def _(x):
+    if x == types.uint16:
+        return lambda x: number_of(u32(u32(x) << SIXTEEN))
+    return lambda x: x
+
+
+@overload(like, inline="always")
+def _(x, old):
+    if old == types.uint16:
+        return lambda x, old: np.uint16(
+            u32(bits_of(x) + BITS_OF_ONE_HALF + ((bits_of(x) >> SIXTEEN) & LAST)) >> SIXTEEN
+        )
+    return lambda x, old: x
+
+
+LOWEST = f32(-87)  # exp of it is still an ordinary float32
+LOG2_E, LN2, LN2_REST = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)  # ln 2 in two parts: Cody, Waite
+TAYLOR = [f32(1 / math.factorial(n)) for n in range(8)]
+C2, C3, C4, C5, C6, C7 = TAYLOR[2:]
+BIAS, MANTISSA = np.int32(127), u32(23)
+
+
+@inlined
+def exp(x):
+    """e**x of a float32 up to 88, to 2e-7 of it: 2**n times the Taylor series of what is left, at most ln(2) / 2."""
+    x = max(x, LOWEST)
+    n = np.rint(x * LOG2_E)
+    r = (x - n * LN2) - n * LN2_REST
+    series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * (C6 + r * C7))))))
+    return series * number_of(u32(u32(np.int32(n) + BIAS) << MANTISSA))
+
+
+P, E1, E2, E3, E4, E5 = (f32(x) for x in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+ROOT_HALF, DENSITY_AT_0 = f32(math.sqrt(0.5)), f32(1 / math.sqrt(2 * math.pi))
+
+
+@inlined
+def normal(u):
+    """(distribution, density) of the standard normal at u, to 4e-7.
+
+    By the error function's approximation 7.1.26 in Abramowitz and Stegun, Handbook of Mathematical Functions, 1964.
     """
-    if sys.platform != "linux" or platform.machine() not in FLUSH_BITS:
-        return False
-    word, bits = FLUSH_BITS[platform.machine()]
-    environment = (ctypes.c_uint32 * 64)()  # more than any fenv_t has
-    library = ctypes.CDLL(None)
-    if library.fegetenv(environment):
-        return False
-    environment[word] |= bits
-    return library.fesetenv(environment) == 0
+    power = exp(-HALF * u * u)
+    t = ONE / (ONE + P * abs(u) * ROOT_HALF)
+    tail = HALF * power * t * (E1 + t * (E2 + t * (E3 + t * (E4 + t * E5))))
+    return (ONE - tail if u > ZERO else tail), DENSITY_AT_0 * power
 
 
-def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 (AMX), which alone makes up for the casts."""
-    try:
-        return " amx_bf16" in Path(cpuinfo).read_text()
-    except OSError:
-        return False
+M1, M2, S1, S2, GOLDEN = u32(0x85EBCA6B), u32(0xC2B2AE35), u32(16), u32(13), u32(0x9E3779B9)
 
 
-def speed_up(paddle: Any, model: Any, bfloat16: bool = False) -> None:
-    """Give a network's linear layers faster forms.
+@inlined
+def noise(seed, number):
+    """A random uint32 for an element of an array: MurmurHash3's finalizer of its number and a seed."""
+    h = u32(u32(number * GOLDEN) + seed)
+    h = u32(u32(h ^ u32(h >> S1)) * M1)
+    h = u32(u32(h ^ u32(h >> S2)) * M2)
+    return u32(h ^ u32(h >> S1))
 
-    bfloat16: for the products of wide layers in training, where `has_bfloat16`; evaluation stays as it is.
+
+# ---- passes ----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def convert(part, first, last, x, out):
+    """x [rows, units] in the precision of `out`."""
+    for i in range(first, last):
+        for j in range(x.shape[1]):
+            out[i, j] = like(wide(x[i, j]), out[i, j])
+
+
+@kernel
+def add(part, first, last, total, x):
+    """total += x, both [rows, units]."""
+    for i in range(first, last):
+        for j in range(x.shape[1]):
+            total[i, j] += wide(x[i, j])
+
+
+@kernel
+def gelu(part, first, last, product, bias, out):
+    """GELU of product + bias, [rows, units]."""
+    for i in range(first, last):
+        for j in range(product.shape[1]):
+            u = wide(product[i, j]) + bias[j]
+            out[i, j] = like(u * normal(u)[0], out[i, j])
+
+
+@kernel
+def gelu_gradient(part, first, last, gradient, product, bias, out, of_bias):
+    """The gradient with respect to product + bias, and its sums [parts, units] over the rows."""
+    for i in range(first, last):
+        for j in range(product.shape[1]):
+            u = wide(product[i, j]) + bias[j]
+            distribution, density = normal(u)
+            value = wide(gradient[i, j]) * (distribution + u * density)
+            of_bias[part, j] += value
+            out[i, j] = like(value, out[i, j])
+
+
+@kernel
+def add_normalize(
+    part, first, last, x, product, bias, gamma, beta, epsilon, seed, dropped, rate, kept, normalized, inverse, out
+):
+    """Layer normalization of x + dropout(product + bias), [rows, H].
+
+    seed, dropped, rate: of dropout, which leaves out what has noise below `dropped`, and multiplies the rest. kept,
+    normalized, inverse: which are left in, the output before gamma and beta, 1 / standard deviation [rows].
     """
-    product = rounded_affine(paddle) if bfloat16 and has_bfloat16() else None
-    for layer in model.sublayers():
-        if isinstance(layer, paddle.nn.Linear):
-            layer.forward = partial(linear, layer, product if layer.weight.shape[1] >= NARROW else None)
+    units = x.shape[1]
+    for i in range(first, last):
+        start, mean, square = u32(i * units), ZERO, ZERO
+        for j in range(units):
+            kept[i, j] = noise(seed, u32(start + u32(j))) >= dropped
+            value = x[i, j] + (wide(product[i, j]) + bias[j]) * (rate if kept[i, j] else ZERO)
+            normalized[i, j] = value
+            mean += value
+        mean /= f32(units)
+        for j in range(units):
+            square += (normalized[i, j] - mean) * (normalized[i, j] - mean)
+        scale = ONE / np.sqrt(square / f32(units) + epsilon)
+        inverse[i] = scale
+        for j in range(units):
+            value = (normalized[i, j] - mean) * scale
+            normalized[i, j] = value
+            out[i, j] = value * gamma[j] + beta[j]
 
 
-# ---- linear layers ---------------------------------------------------------------------------------------------------
+@kernel
+def normalize_gradient(
+    part, first, last, gradient, normalized, inverse, gamma, rate, kept, of_x, of_product, of_gamma, of_beta, of_bias
+):
+    """The gradients of `add_normalize`, with respect to x and product [rows, H]; of gamma, beta, bias [parts, H]."""
+    units = gradient.shape[1]
+    for i in range(first, last):
+        mean, along = ZERO, ZERO
+        for j in range(units):
+            value = gradient[i, j]
+            of_gamma[part, j] += value * normalized[i, j]
+            of_beta[part, j] += value
+            value *= gamma[j]
+            mean += value
+            along += value * normalized[i, j]
+        mean, along = mean / f32(units), along / f32(units)
+        for j in range(units):
+            value = (gradient[i, j] * gamma[j] - mean - normalized[i, j] * along) * inverse[i]
+            of_x[i, j] = value
+            value *= rate if kept[i, j] else ZERO
+            of_bias[part, j] += value
+            of_product[i, j] = like(value, of_product[i, j])
 
 
-def linear(layer: Any, rounded: Callable | None, x: Any) -> Any:
-    if rounded and layer.training:
-        return rounded(x, layer.weight, layer.bias)
-    return affine(x, layer.weight, layer.bias)
+@kernel
+def to_heads(part, first, last, product, bias, scale, out):
+    """(product + bias) * scale [n, T, A * d], by heads: [n, A, T, d]."""
+    _, heads, tokens, units = out.shape
+    for text in range(first, last):
+        for head in range(heads):
+            for i in range(tokens):
+                for k in range(units):
+                    value = wide(product[text, i, head * units + k]) + bias[head * units + k]
+                    out[text, head, i, k] = value * scale
 
 
-def affine(x: Any, weight: Any, bias: Any) -> Any:
-    """x W + b as two matrix products, x W + 1 b.
+@kernel
+def from_heads(part, first, last, x, scale, out, sums):
+    """x [n, A, T, d] * scale as [n, T, A * d], and its sums [parts, A * d] over texts and tokens."""
+    _, heads, tokens, units = x.shape
+    for text in range(first, last):
+        for i in range(tokens):
+            for head in range(heads):
+                for k in range(units):
+                    value = x[text, head, i, k] * scale
+                    j = head * units + k
+                    sums[part, j] += value
+                    out[text, i, j] = like(value, out[text, i, j])
 
-    Paddle's own gradient of a broadcast sum is slow on CPUs: this saves 8 % of a training step (6 layers x 384 units).
+
+@kernel
+def softmax(part, first, last, scores, mask, seed, dropped, rate, out):
+    """Soft-max of scores [n, A, T, T] + mask [n, T], in their place; with dropout, as in `add_normalize`, in `out`."""
+    _, heads, tokens, _ = scores.shape
+    for text in range(first, last):
+        for head in range(heads):
+            for i in range(tokens):
+                start = u32(((text * heads + head) * tokens + i) * tokens)
+                row, highest, total = scores[text, head, i], f32(-math.inf), ZERO
+                for j in range(tokens):
+                    row[j] += mask[text, j]
+                    highest = max(highest, row[j])
+                for j in range(tokens):
+                    row[j] = exp(row[j] - highest)
+                    total += row[j]
+                for j in range(tokens):
+                    row[j] /= total
+                    keep = noise(seed, u32(start + u32(j))) >= dropped
+                    out[text, head, i, j] = row[j] * (rate if keep else ZERO)
+
+
+@kernel
+def softmax_gradient(part, first, last, gradient, probabilities, after_dropout):
+    """The gradient with respect to the scores, in the place of that with respect to the output, [n, A, T, T].
+
+    With the output D and the probabilities P it is D * gradient - P * sum(D * gradient): D has the dropout in it.
     """
-    import paddle
-
-    ones = paddle.ones([*x.shape[:-1], 1], x.dtype)
-    return paddle.matmul(x, weight) + paddle.matmul(ones, bias.unsqueeze(0))
-
-
-def rounded_affine(paddle: Any) -> Callable:
-    """x W + b whose products, and those of its gradient, round their float32 factors to bfloat16 and sum in float32.
-
-    oneDNN does so by itself when it is asked to by its environment, which it reads at its first operation.
-    """
-    os.environ.setdefault("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
-
-    def product(x: Any, y: Any, *options: Any) -> Any:
-        return paddle._legacy_C_ops.matmul_v2(x, y, *options, "use_mkldnn", True)
-
-    class RoundedAffine(paddle.autograd.PyLayer):
-        @staticmethod
-        def forward(context: Any, x: Any, weight: Any, bias: Any) -> Any:
-            context.save_for_backward(x, weight)
-            return product(x, weight) + bias
-
-        @staticmethod
-        def backward(context: Any, gradient: Any) -> Any:
-            x, weight = context.saved_tensor()
-            flat = gradient.reshape([-1, gradient.shape[-1]])
-            of_weight = product(x.reshape([-1, x.shape[-1]]), flat, "trans_x", True)
-            of_bias = paddle.matmul(paddle.ones([1, flat.shape[0]]), flat).reshape([-1])
-            return product(gradient, weight, "trans_y", True), of_weight, of_bias
-
-    return RoundedAffine.apply
+    _, heads, tokens, _ = gradient.shape
+    for text in range(first, last):
+        for head in range(heads):
+            for i in range(tokens):
+                total = ZERO
+                for j in range(tokens):
+                    gradient[text, head, i, j] *= after_dropout[text, head, i, j]
+                    total += gradient[text, head, i, j]
+                for j in range(tokens):
+                    gradient[text, head, i, j] -= probabilities[text, head, i, j] * total

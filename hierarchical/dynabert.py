@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import length_sorted_batches
-from hierarchical.cpu_kernels import affine
+from hierarchical.cpu_layers import affine
 from hierarchical.encoders import Block, family_of
 from hierarchical.modeling import build_model, model_inputs
 from hierarchical.rows import multi_hot

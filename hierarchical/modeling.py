@@ -11,6 +11,7 @@ import numpy as np
 
 from hierarchical.batches import pad, row_windows, run_batches
 from hierarchical.console import progress_bar
+from hierarchical.cpu_layers import speed_up
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
@@ -21,6 +22,7 @@ from hierarchical.losses import LOSSES
 from hierarchical.metric import Scores
 from hierarchical.rows import Rows
 
+MANY_ROWS = 256  # rows for which faster layers save more time than it takes to load them
 GELU_BY_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # transformers' names of what the library approximates
 
 if TYPE_CHECKING:
@@ -135,6 +137,8 @@ def run_network(
 
     was_training = model.training
     model.eval()
+    if len(ids) >= MANY_ROWS and paddle.get_device() == "cpu":
+        speed_up(paddle, model)
     with paddle.no_grad():
         outputs = run_batches(
             lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hierarchical.console import progress_bar
-from hierarchical.cpu_kernels import flush_denormals, speed_up
+from hierarchical.cpu_layers import flush_denormals, speed_up
 from hierarchical.dynamics import DYNAMICS, Dynamics
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write

@@ -19,7 +19,7 @@ import pytest
 
 import hierarchical
 import train
-from hierarchical import cpu_kernels, shortlist
+from hierarchical import cpu_layers, shortlist
 from hierarchical.checkpoints import Checkpoint
 from hierarchical.linear_training import fit_linear
 from hierarchical.modeling import predict_logits, score
@@ -211,8 +211,7 @@ def test_too_few_dev_rows_for_a_linear_branch(run_train, rows_dir, tmp_path, cap
 
 
 def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_dir, tmp_path, capsys, monkeypatch):
-    # An --amp that works changes oneDNN's products for all tests that follow in this process.
-    for module in (train, cpu_kernels):
+    for module in (train, cpu_layers):
         monkeypatch.setattr(module, "has_bfloat16", lambda: False)
     flags = ("--epochs", 1, "--warmup_steps", 3, "--device", "gpu", "--amp")
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)

@@ -1,116 +1,146 @@
-"""cpu_kernels.py: what is computed faster is the same, gradients included."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""cpu_kernels.py: every pass computes what NumPy, SciPy or Paddle computes, on all rows, in any number of threads."""
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from scipy.stats import norm
 
-from hierarchical.cpu_kernels import affine, has_bfloat16, speed_up
-from tests.hierarchical.test_modeling import tiny_model
+from hierarchical import cpu_kernels as kernels
+from hierarchical.cpu_kernels import in_parts
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3)])
-def test_affine_by_hand(paddle, shape):
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=shape), rng.normal(size=(3, 2)), rng.normal(size=2)
-    x, weight, bias = (paddle.to_tensor(value, "float64", stop_gradient=False) for value in values)
-    y = affine(x, weight, bias)
-    np.testing.assert_allclose(y.numpy(), values[0] @ values[1] + values[2], rtol=1e-12)
-    seen = rng.normal(size=y.shape)  # the gradient that comes from above
-    (y * paddle.to_tensor(seen)).sum().backward()
-    np.testing.assert_allclose(bias.grad.numpy(), seen.reshape(-1, 2).sum(0), rtol=1e-12)
-    np.testing.assert_allclose(weight.grad.numpy(), values[0].reshape(-1, 3).T @ seen.reshape(-1, 2), rtol=1e-12)
-    np.testing.assert_allclose(x.grad.numpy(), seen @ values[1].T, rtol=1e-12)
+f32, u32 = np.float32, np.uint32
+NOTHING_DROPPED = u32(7), u32(0), f32(1)
+A_THIRD_DROPPED = u32(7), u32(2**32 / 3), f32(1.5)
 
 
-@pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
-def test_a_network_computes_the_same_with_them(paddle, family):
-    plain, fast = (tiny_model(paddle, family=family) for _ in range(2))
-    speed_up(paddle, fast)
-    ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
-    outputs = []
-    for model in (plain, fast):
-        logits = model(input_ids=ids)
-        (logits**2).sum().backward()
-        outputs.append(logits.numpy())
-    np.testing.assert_allclose(*outputs, atol=1e-5)
-    changed = 0
-    for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
-        if one.grad is not None:
-            np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), atol=1e-4, err_msg=name)
-            changed += name.endswith("bias") and bool(np.abs(one.grad.numpy()).max() > 1e-3)
-    assert changed >= 6
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(f32)
 
 
-def rounded(values):
-    """float32 numbers as bfloat16 has them: 16 bits less, to the nearest."""
-    bits = np.asarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+def bits(paddle, values):
+    """float32 numbers as bfloat16, by Paddle's own cast: uint16."""
+    return paddle.to_tensor(values).astype("bfloat16").numpy()
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no AMX")
-def test_products_of_rounded_factors(tmp_path):
-    # In a process of its own: oneDNN reads at its first operation what it may do.
-    code = """
-import sys
-import numpy as np
-import paddle
-from hierarchical.cpu_kernels import rounded_affine
-x, weight, bias, above = (paddle.to_tensor(np.load(sys.argv[1])[name], stop_gradient=False) for name in "xwba")
-y = rounded_affine(paddle)(x, weight, bias)
-(y * above.detach()).sum().backward()
-np.savez(sys.argv[2], y=y.numpy(), x=x.grad.numpy(), w=weight.grad.numpy(), b=bias.grad.numpy())
-"""
-    rng = np.random.default_rng(0)
-    shapes = {"x": (2, 6, 64), "w": (64, 300), "b": (300,), "a": (2, 6, 300)}
-    given = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    np.savez(tmp_path / "given.npz", **given)
-    command = [sys.executable, "-c", code, tmp_path / "given.npz", tmp_path / "found.npz"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    found = np.load(tmp_path / "found.npz")
-    x, w, b, above = (given[name] for name in "xwba")
-    flat, above_flat = x.reshape(-1, 64), above.reshape(-1, 300)
-    np.testing.assert_allclose(found["y"], rounded(x) @ rounded(w) + b, atol=1e-4)
-    np.testing.assert_allclose(found["x"], rounded(above) @ rounded(w).T, atol=1e-4)
-    np.testing.assert_allclose(found["w"], rounded(flat).T @ rounded(above_flat), atol=1e-4)
-    np.testing.assert_allclose(found["b"], above_flat.sum(0), atol=1e-4)
-    assert np.abs(found["y"] - (x @ w + b)).max() > 1e-3  # it was rounded
+def from_bits(values):
+    return (values.astype(u32) << 16).view(f32)
 
 
-def test_which_processors_have_bfloat16(tmp_path):
-    (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 amx_bf16 avx512_fp16\n")
-    (tmp_path / "without").write_text("flags\t\t: fpu avx512_bf16 avx512_fp16\n")
-    assert has_bfloat16(tmp_path / "with") and not has_bfloat16(tmp_path / "without")
-    assert not has_bfloat16(tmp_path / "none")
+# ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_bfloat16_a_layer_stays_exact(paddle, monkeypatch):
-    monkeypatch.setattr("hierarchical.cpu_kernels.has_bfloat16", lambda: False)
-    layer = paddle.nn.Linear(64, 300)
-    x = paddle.randn([5, 64])
-    expected = x.numpy() @ layer.weight.numpy() + layer.bias.numpy()
-    speed_up(paddle, paddle.nn.Sequential(layer), bfloat16=True)
-    np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
+def test_exp():
+    x = np.linspace(-86, 88, 4001, dtype=f32)
+    found = np.array([kernels.exp(value) for value in x])
+    np.testing.assert_allclose(found, np.exp(x.astype(float)), rtol=3e-7)
+    assert kernels.exp(f32(0)) == 1 and 0 <= kernels.exp(f32(-1e4)) < 2e-38
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's C library lets itself be told")
-def test_denormals_are_flushed():
-    # In a process of its own: numbers would stay flushed for all tests that follow.
-    code = """
-import threading
-import numpy as np
-from hierarchical.cpu_kernels import flush_denormals
-tiny, one = np.full(2, 1e-30, np.float32), np.float32(1e-9)
-assert (tiny * one).all()
-assert flush_denormals()
-seen = [(tiny * one).any(), (tiny * np.float32(1e-7)).any()]
-thread = threading.Thread(target=lambda: seen.append((tiny * one).any()))
-thread.start(), thread.join()
-print(*map(int, seen))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["0", "1", "0"]  # 1e-39, 1e-37, and 1e-39 in another thread
+def test_the_normal_distribution():
+    u = np.linspace(-7, 7, 1401, dtype=f32)
+    distribution, density = np.array([kernels.normal(value) for value in u]).T
+    np.testing.assert_allclose(distribution, norm.cdf(u.astype(float)), atol=4e-7)
+    np.testing.assert_allclose(density, norm.pdf(u.astype(float)), atol=1e-7)
+
+
+def test_noise_is_even_and_of_its_seed():
+    found = np.array([[kernels.noise(u32(seed), u32(i)) for i in range(20_000)] for seed in (1, 2)], np.uint64)
+    for row in found:
+        counts = np.bincount((row >> np.uint64(28)).astype(int), minlength=16)
+        assert ((counts - 1250) ** 2 / 1250).sum() < 37.7  # chi-squared of 15 degrees, one in a thousand
+    assert abs(np.corrcoef(found.astype(float))[0, 1]) < 0.03
+    assert len(set(found[0].tolist())) == 20_000  # one to one
+
+
+def test_bfloat16_is_rounded_as_paddle_does(paddle):
+    x = np.concatenate([numbers(1000) * 100, np.array([1 + 2**-8, 1 + 3 * 2**-8, 0, -0.0, 3e38], f32)])[None]
+    out = np.empty(x.shape, np.uint16)
+    in_parts(kernels.convert, 1, 1, x, out)
+    np.testing.assert_array_equal(out, bits(paddle, x))  # halves to even among them
+    back = np.empty_like(x)
+    in_parts(kernels.convert, 1, 1, out, back)
+    np.testing.assert_array_equal(back, from_bits(out))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_all_rows_are_worked_on_once(threads):
+    total = numbers(3, 4)
+    expected = total + 2
+    in_parts(kernels.add, 3, threads, total, np.full((3, 4), 2, f32))
+    np.testing.assert_array_equal(total, expected)
+
+
+# ---- passes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_gelu_and_its_gradient(paddle, narrow):
+    product, bias, above = numbers(5, 70) * 3, numbers(70, seed=1), numbers(5, 70, seed=2)
+    given = [bits(paddle, product), bits(paddle, above)] if narrow else [product, above]
+    if narrow:
+        product, above = map(from_bits, given)
+    u = paddle.to_tensor(product + bias, stop_gradient=False)
+    expected = paddle.nn.functional.gelu(u)
+    (expected * paddle.to_tensor(above)).sum().backward()
+    out, of_u, of_bias = np.empty_like(given[0]), np.empty_like(given[0]), np.zeros((2, 70), f32)
+    in_parts(kernels.gelu, 5, 2, given[0], bias, out)
+    in_parts(kernels.gelu_gradient, 5, 2, given[1], given[0], bias, of_u, of_bias)
+    read, share = (from_bits, 2**-8) if narrow else (np.asarray, 1e-6)
+    np.testing.assert_allclose(read(out), expected.numpy(), rtol=share, atol=2e-6)
+    np.testing.assert_allclose(read(of_u), u.grad.numpy(), rtol=share, atol=2e-6)
+    np.testing.assert_allclose(of_bias.sum(0), u.grad.numpy().sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [NOTHING_DROPPED, A_THIRD_DROPPED])
+def test_sum_and_norm(paddle, dropout):
+    x, product, above = (numbers(9, 40, seed=seed) for seed in range(3))
+    bias, gamma, beta = (numbers(40, seed=seed) for seed in range(3, 6))
+    kept, normalized = np.empty((9, 40), bool), np.empty((9, 40), f32)
+    inverse, out = np.empty(9, f32), np.empty((9, 40), f32)
+    norm_arguments = x, product, bias, gamma, beta, f32(1e-5), *dropout
+    in_parts(kernels.add_normalize, 9, 3, *norm_arguments, kept, normalized, inverse, out)
+    assert abs(kept.mean() - (1 if dropout is NOTHING_DROPPED else 2 / 3)) < 0.09
+
+    tensors = [paddle.to_tensor(value, stop_gradient=False) for value in (x, product, bias, gamma, beta)]
+    scale = paddle.to_tensor(kept * dropout[2])
+    total = tensors[0] + (tensors[1] + tensors[2]) * scale
+    expected = paddle.nn.functional.layer_norm(total, 40, *tensors[3:], epsilon=1e-5)
+    (expected * paddle.to_tensor(above)).sum().backward()
+    np.testing.assert_allclose(out, expected.numpy(), atol=1e-5)
+
+    of_x, of_product, sums = np.empty_like(x), np.empty_like(x), [np.zeros((3, 40), f32) for _ in range(3)]
+    arguments = above, normalized, inverse, gamma, dropout[2], kept, of_x, of_product, *sums
+    in_parts(kernels.normalize_gradient, 9, 3, *arguments)
+    of_gamma, of_beta, of_bias = (found.sum(0) for found in sums)
+    for found, tensor in zip((of_x, of_product, of_bias, of_gamma, of_beta), tensors, strict=True):
+        np.testing.assert_allclose(found, tensor.grad.numpy(), atol=1e-5)
+
+
+def test_heads_there_and_back():
+    x, bias = numbers(2, 3, 8), numbers(8, seed=1)  # 2 texts, 3 tokens, 2 heads of 4 units
+    out, back, sums = np.empty((2, 2, 3, 4), f32), np.empty((2, 3, 8), f32), np.zeros((2, 8), f32)
+    in_parts(kernels.to_heads, 2, 2, x, bias, f32(0.5), out)
+    np.testing.assert_allclose(out, ((x + bias) / 2).reshape(2, 3, 2, 4).transpose(0, 2, 1, 3), rtol=1e-6)
+    in_parts(kernels.from_heads, 2, 2, out, f32(2), back, sums)
+    np.testing.assert_allclose(back, x + bias, rtol=1e-6)
+    np.testing.assert_allclose(sums.sum(0), (x + bias).sum((0, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [NOTHING_DROPPED, A_THIRD_DROPPED])
+def test_softmax_and_its_gradient(paddle, dropout):
+    scores, above = numbers(3, 2, 20, 20) * 3, numbers(3, 2, 20, 20, seed=1)
+    mask = np.where(np.arange(20) < [[20], [7], [1]], 0, -1e4).astype(f32)
+    expected = softmax(scores.astype(float) + mask[:, None, None], axis=-1)
+    probabilities, dropped = scores.copy(), np.empty_like(scores)
+    in_parts(kernels.softmax, 3, 2, probabilities, mask, *dropout, dropped)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    seen = probabilities > 1e-30
+    scale = np.where(dropped > 0, dropout[2], 0)
+    np.testing.assert_allclose(dropped[seen], (probabilities * scale)[seen], rtol=1e-6)
+    assert abs((dropped > 0)[seen].mean() - (1 if dropout is NOTHING_DROPPED else 2 / 3)) < 0.05
+
+    tensor = paddle.to_tensor(scores + mask[:, None, None], stop_gradient=False)
+    (paddle.nn.functional.softmax(tensor) * paddle.to_tensor(scale * above)).sum().backward()
+    gradient = above.copy()
+    in_parts(kernels.softmax_gradient, 3, 2, gradient, probabilities, dropped)
+    np.testing.assert_allclose(gradient, tensor.grad.numpy(), atol=1e-5)

@@ -1,0 +1,332 @@
+"""A transformer layer on a CPU, forwards and backwards, with the passes of cpu_kernels.py between its products.
+
+    install(paddle, model.sublayers(), bfloat16=False, threads=2)
+
+Computes what paddle.nn.TransformerEncoderLayer does where that normalizes after its sums and has GELU. Half of a step
+(6 layers x 384 units) went into its dropout, normalizations, activations, sums and copies; each of these is part of one
+pass over an array here. With bfloat16 the factors of products, and what they pass on to each other, are bfloat16;
+sums, weights, normalizations, the soft-max and its products are float32.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hierarchical import cpu_kernels as kernels
+from hierarchical.console import get_logger
+from hierarchical.cpu_kernels import in_parts
+
+
+class Products:
+    """Matrix products, of float32 or with factors of bfloat16, and kernels between them, in so many threads.
+
+    Tensors of the precision of the factors are called narrow.
+    """
+
+    def __init__(self, paddle: Any, bfloat16: bool, threads: int):
+        self.paddle, self.bfloat16, self.threads = paddle, bfloat16, threads
+
+    def product(self, x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False) -> Any:
+        """The narrow product of narrow tensors."""
+        if not self.bfloat16:
+            return self.paddle.matmul(x, y, transpose_x, transpose_y)
+        options = "trans_x", transpose_x, "trans_y", transpose_y, "use_mkldnn", True, "mkldnn_data_type", "bfloat16"
+        return self.paddle._legacy_C_ops.matmul_v2(x, y, *options)  # paddle.matmul has no bfloat16 on CPUs
+
+    def wide_product(self, x: Any, y: Any, transpose_x: bool = False) -> Any:
+        """The same as float32."""
+        found = self.product(x, y, transpose_x)
+        return self.run(kernels.convert, found, self.paddle.empty(found.shape)) if self.bfloat16 else found
+
+    def empty(self, *shape: int) -> Any:
+        """A new narrow tensor."""
+        return self.paddle.empty(shape, "bfloat16" if self.bfloat16 else "float32")
+
+    def narrow(self, x: Any) -> Any:
+        """A tensor of float32, [rows, units], as a narrow one."""
+        if not self.bfloat16:
+            return x
+        return self.run(kernels.convert, x, self.empty(*x.shape))
+
+    def sums(self, units: int) -> np.ndarray:
+        """Where the parts of a kernel put sums over rows."""
+        return np.zeros((self.threads, units), np.float32)
+
+    def whole(self, sums: np.ndarray) -> Any:
+        """The tensor of `sums` that are all there."""
+        return self.paddle.to_tensor(sums.sum(0))
+
+    def run(self, kernel: Callable, first: Any, *others: Any) -> Any:
+        """Run a kernel on all rows of its first argument; returns its last one."""
+        arguments = [array(x) if isinstance(x, self.paddle.Tensor) else x for x in (first, *others)]
+        in_parts(kernel, len(arguments[0]), self.threads, *arguments)
+        return others[-1]
+
+
+def array(tensor: Any) -> np.ndarray:
+    """The numbers of a contiguous tensor of float32, or the bits of one of bfloat16 as uint16, not copied."""
+    shape, width = tensor.shape, tensor.element_size()
+    memory = (ctypes.c_char * (math.prod(shape) * width)).from_address(tensor.data_ptr())
+    memory.owner = tensor  # whose memory it is, and which must live as long as the array
+    return np.frombuffer(memory, np.uint16 if width == 2 else np.float32).reshape(shape)
+
+
+class Dropout(NamedTuple):
+    """What the kernels need to know of dropout: noise below a bound leaves an element out, the others are scaled."""
+
+    seed: np.uint32
+    below: np.uint32
+    scale: np.float32
+
+
+def dropouts(paddle: Any, rates: Sequence[float]) -> list[Dropout]:
+    """The dropouts of a layer, with seeds from paddle's generator, which is left alone where nothing is dropped."""
+    seeds = paddle.randint(0, 2**31 - 1, [len(rates)]).tolist() if any(rates) else [0 for _ in rates]
+    return [
+        Dropout(np.uint32(seed), np.uint32(rate * 2**32), np.float32(1 / (1 - rate)))
+        for seed, rate in zip(seeds, rates)
+    ]
+
+
+class Linear:
+    """x W of a linear layer, x narrow [rows, in]; its bias is added in the pass that follows."""
+
+    def __init__(self, products: Products, layer: Any):
+        self.products, self.weight = products, products.narrow(layer.weight)
+
+    def forward(self, x: Any) -> Any:
+        self.x = x
+        return self.products.product(x, self.weight)
+
+    def backward(self, gradient: Any) -> tuple:
+        """The gradients with respect to x, narrow, and to the weight."""
+        of_x = self.products.product(gradient, self.weight, transpose_y=True)
+        return of_x, self.products.wide_product(self.x, gradient, transpose_x=True)
+
+
+class SumAndNorm:
+    """norm(x + dropout(product + bias)), [rows, units]; the product is narrow."""
+
+    def __init__(self, products: Products, norm: Any, bias: Any, dropout: Dropout):
+        self.products, self.norm, self.bias, self.dropout = products, norm, bias, dropout
+
+    def forward(self, x: Any, product: Any) -> Any:
+        dropout, norm = self.dropout, self.norm
+        self.kept = np.empty(x.shape, np.bool_)
+        self.normalized, self.inverse = np.empty(x.shape, np.float32), np.empty(len(x), np.float32)
+        return self.products.run(
+            kernels.add_normalize, x, product, self.bias, norm.weight, norm.bias, np.float32(norm._epsilon),
+            *dropout, self.kept, self.normalized, self.inverse, self.products.paddle.empty_like(x),
+        )  # fmt: skip
+
+    def backward(self, gradient: Any) -> tuple:
+        """The gradients with respect to x, to the product (narrow), and to [bias, norm's weight, norm's bias]."""
+        products, units = self.products, gradient.shape[1]
+        of_x, of_product = products.paddle.empty_like(gradient), products.empty(*gradient.shape)
+        sums = [products.sums(units) for _ in range(3)]
+        products.run(
+            kernels.normalize_gradient, gradient, self.normalized, self.inverse, self.norm.weight, self.dropout.scale,
+            self.kept, of_x, of_product, *sums,
+        )  # fmt: skip
+        of_gamma, of_beta, of_bias = (products.whole(x) for x in sums)
+        return of_x, of_product, [of_bias, of_gamma, of_beta]
+
+
+class Attention:
+    """Self-attention without the layer after it: x narrow [rows, units] -> narrow [rows, heads x head_dim].
+
+    mask: float32 [n, T], added to the scores; rows: n x T
+    """
+
+    def __init__(self, products: Products, attention: Any, mask: np.ndarray, dropout: Dropout):
+        self.products, self.mask, self.dropout = products, mask, dropout
+        self.heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.layers = attention.q_proj, attention.k_proj, attention.v_proj
+        self.scales = np.float32(self.head_dim**-0.5), np.float32(1), np.float32(1)
+
+    def forward(self, x: Any) -> Any:
+        products, matmul, (n, tokens) = self.products, self.products.paddle.matmul, self.mask.shape
+        self.linears = [Linear(products, layer) for layer in self.layers]
+        self.by_heads = []
+        for linear, layer, scale in zip(self.linears, self.layers, self.scales):
+            product = linear.forward(x).reshape([n, tokens, -1])
+            out = products.paddle.empty([n, self.heads, tokens, self.head_dim])
+            self.by_heads.append(products.run(kernels.to_heads, product, layer.bias, scale, out))
+        queries, keys, values = self.by_heads
+        self.probabilities = matmul(queries, keys, transpose_y=True)
+        self.dropped = products.run(
+            kernels.softmax, self.probabilities, self.mask, *self.dropout,
+            products.paddle.empty_like(self.probabilities),
+        )  # fmt: skip
+        return self.joined(matmul(self.dropped, values), np.float32(1))[0]
+
+    def joined(self, x: Any, scale: np.float32) -> tuple:
+        """[n, heads, T, head_dim] times a number as narrow rows, and the sums of these."""
+        n, heads, tokens, units = x.shape
+        out, sums = self.products.empty(n, tokens, heads * units), self.products.sums(heads * units)
+        self.products.run(kernels.from_heads, x, scale, out, sums)
+        return out.reshape([n * tokens, -1]), self.products.whole(sums)
+
+    def backward(self, gradient: Any) -> tuple:
+        """The gradients with respect to x, float32, and to [weight, bias] of queries, keys and values."""
+        products, matmul, (n, tokens) = self.products, self.products.paddle.matmul, self.mask.shape
+        queries, keys, values = self.by_heads
+        no_bias = np.zeros(gradient.shape[1], np.float32)
+        above = products.paddle.empty_like(queries)
+        products.run(kernels.to_heads, gradient.reshape([n, tokens, -1]), no_bias, np.float32(1), above)
+        of_scores = matmul(above, values, transpose_y=True)
+        products.run(kernels.softmax_gradient, of_scores, self.probabilities, self.dropped)
+        of_parts = (
+            matmul(of_scores, keys),
+            matmul(of_scores, queries, transpose_x=True),
+            matmul(self.dropped, above, transpose_x=True),
+        )
+        of_x, of_parameters = products.paddle.zeros([n * tokens, self.layers[0].weight.shape[0]]), []
+        for linear, part, scale in zip(self.linears, of_parts, self.scales):
+            joined, of_bias = self.joined(part, scale)
+            of_input, of_weight = linear.backward(joined)
+            products.run(kernels.add, of_x, of_input)
+            of_parameters += [of_weight, of_bias]
+        return of_x, of_parameters
+
+
+class LayerPass:
+    """One pass of texts [n, T, units] through a layer, and back; mask: float32 [n, T], added to attention's scores."""
+
+    def __init__(self, products: Products, layer: Any, mask: np.ndarray, rates: Sequence[float] = (0, 0, 0)):
+        of_attention, of_output, of_last = dropouts(products.paddle, rates)
+        self.products, self.widen_bias = products, layer.linear1.bias
+        self.attention = Attention(products, layer.self_attn, mask, of_attention)
+        self.output = Linear(products, layer.self_attn.out_proj)
+        self.middle = SumAndNorm(products, layer.norm1, layer.self_attn.out_proj.bias, of_output)
+        self.widen, self.narrow = Linear(products, layer.linear1), Linear(products, layer.linear2)
+        self.last = SumAndNorm(products, layer.norm2, layer.linear2.bias, of_last)
+
+    def forward(self, x: Any) -> Any:
+        products, flat = self.products, x.contiguous().reshape([-1, x.shape[-1]])
+        attended = self.output.forward(self.attention.forward(products.narrow(flat)))
+        middle = self.middle.forward(flat, attended)
+        self.wide = self.widen.forward(products.narrow(middle))
+        active = products.run(kernels.gelu, self.wide, self.widen_bias, products.empty(*self.wide.shape))
+        return self.last.forward(middle, self.narrow.forward(active)).reshape(x.shape)
+
+    def backward(self, gradient: Any) -> tuple:
+        """The gradients with respect to x and to `parameters`."""
+        products, flat = self.products, gradient.contiguous().reshape([-1, gradient.shape[-1]])
+        of_middle, of_product, of_last = self.last.backward(flat)
+        of_active, of_narrow = self.narrow.backward(of_product)
+        of_wide, sums = products.empty(*of_active.shape), products.sums(of_active.shape[1])
+        products.run(kernels.gelu_gradient, of_active, self.wide, self.widen_bias, of_wide, sums)
+        of_input, of_widen = self.widen.backward(of_wide)
+        products.run(kernels.add, of_middle, of_input)
+        of_x, of_product, of_norm = self.middle.backward(of_middle)
+        of_joined, of_output = self.output.backward(of_product)
+        of_input, of_projections = self.attention.backward(of_joined)
+        products.run(kernels.add, of_x, of_input)
+        of_feed_forward = [of_widen, products.whole(sums), of_narrow]
+        return of_x.reshape(gradient.shape), *of_projections, of_output, *of_norm, *of_feed_forward, *of_last
+
+
+# ---- layers of a network ---------------------------------------------------------------------------------------------
+
+
+def parts(layer: Any) -> list:
+    """The parts that have parameters."""
+    attention = layer.self_attn
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+    return [*projections, layer.norm1, layer.linear1, layer.linear2, layer.norm2]
+
+
+def parameters(layer: Any) -> list:
+    """Weights and biases, in the order of `LayerPass.backward`."""
+    return [parameter for part in parts(layer) for parameter in (part.weight, part.bias)]
+
+
+def is_ours(layer: Any) -> bool:
+    """Whether a layer is of the kind that is computed here."""
+    from paddle.nn import TransformerEncoderLayer
+    from paddle.nn.functional import gelu
+
+    if not isinstance(layer, TransformerEncoderLayer):
+        return False
+    return layer.activation is gelu and not (layer.normalize_before or layer.dropout.p)
+
+
+def untouched(layer: Any) -> bool:
+    """Whether nobody has given its parts another forward, or something to do before or after it."""
+    return not any(
+        "forward" in vars(part) or part._forward_pre_hooks or part._forward_post_hooks for part in parts(layer)
+    )
+
+
+def install(paddle: Any, layers: Iterable[Any], bfloat16: bool, threads: int) -> list:
+    """Give those transformer layers another forward for which it computes the same; these layers.
+
+    In evaluation it is float32's, and for no gradients. bfloat16: for the products in training
+    """
+    layers = [layer for layer in layers if is_ours(layer) and untouched(layer)]
+    exact, products = Products(paddle, False, threads), Products(paddle, bfloat16, threads)
+    if not layers or not agrees(exact, layers[0], 1e-4):
+        return []
+    if bfloat16 and not agrees(products, layers[0], 0.05):
+        get_logger().warning("This release of paddle multiplies no bfloat16 on CPUs: the training is in float32.")
+        products = exact
+
+    class FastLayer(paddle.autograd.PyLayer):
+        @staticmethod
+        def forward(context: Any, layer_pass: LayerPass, x: Any, *others: Any) -> Any:
+            context.layer_pass, context.wanted = layer_pass, [not tensor.stop_gradient for tensor in (x, *others)]
+            return layer_pass.forward(x)
+
+        @staticmethod
+        def backward(context: Any, gradient: Any) -> tuple:
+            layer_pass, context.layer_pass = context.layer_pass, None  # so much memory is not kept for the next step
+            found = layer_pass.backward(gradient)
+            return tuple(x if wanted else None for x, wanted in zip(found, context.wanted, strict=True))
+
+    def fast(layer: Any) -> Callable:
+        @paddle.jit.not_to_static
+        def forward(src: Any, src_mask: Any = None, cache: Any = None, output_attentions: bool = False) -> Any:
+            if not paddle.in_dynamic_mode() or cache or output_attentions or not suits(layer, src, src_mask):
+                return type(layer).forward(layer, src, src_mask, cache, output_attentions)
+            mask = src_mask.astype("float32").reshape([src_mask.shape[0], -1])
+            if not layer.training:
+                return LayerPass(exact, layer, array(mask)).forward(src)
+            rates = layer.self_attn.dropout, layer.dropout1.p, layer.dropout2.p
+            return FastLayer.apply(LayerPass(products, layer, array(mask), rates), src, *parameters(layer))
+
+        return forward
+
+    def suits(layer: Any, src: Any, src_mask: Any) -> bool:
+        n, tokens, _ = src.shape
+        one_mask = src_mask is not None and src_mask.shape == [n, 1, 1, tokens]
+        return one_mask and untouched(layer) and (layer.training or not paddle.is_grad_enabled())
+
+    for layer in layers:
+        layer.forward = fast(layer)
+    return layers
+
+
+def agrees(products: Products, layer: Any, tolerance: float) -> bool:
+    """Whether outputs and gradients of a layer are those of the library, to a share of the largest number in each."""
+    paddle, was_training, rng = products.paddle, layer.training, np.random.default_rng(0)
+    x, above = (paddle.to_tensor(rng.normal(size=(2, 5, layer.linear1.weight.shape[0])), "float32") for _ in range(2))
+    x.stop_gradient = False
+    mask = np.array([[0, 0, 0, 0, 0], [0, 0, 0, -1e4, -1e4]], np.float32)
+    layer.eval()
+    try:
+        y = type(layer).forward(layer, x, paddle.to_tensor(mask).reshape([2, 1, 1, 5]))
+        expected = [y, *paddle.grad(y, [x, *parameters(layer)], above)]
+        with paddle.no_grad():
+            layer_pass = LayerPass(products, layer, mask)
+            found = [layer_pass.forward(x), *layer_pass.backward(above)]
+    except Exception:  # whatever another version of the library, or another machine, has to say
+        return False
+    finally:
+        if was_training:
+            layer.train()
+    pairs = [(one.numpy(), other.numpy()) for one, other in zip(expected, found, strict=True)]
+    return all(np.abs(one - other).max() <= tolerance * max(np.abs(one).max(), 1) for one, other in pairs)

@@ -1,0 +1,200 @@
+"""cpu_transformer.py: a layer computes what the library's does, with its gradients, or is left to the library."""
+
+import numpy as np
+import pytest
+
+from hierarchical import cpu_kernels, cpu_transformer
+from hierarchical.cpu_layers import has_bfloat16
+from hierarchical.cpu_transformer import install, parameters
+
+TOKENS = np.arange(7) < np.array([[7], [4], [1]])  # three texts
+
+
+def new_layer(paddle, dropout=0.0, **options):
+    import paddlenlp.transformers  # noqa: F401  (which gives the layers another forward)
+
+    paddle.seed(1)
+    options = {"activation": "gelu", "attn_dropout": dropout, "act_dropout": 0.0} | options
+    layer = paddle.nn.TransformerEncoderLayer(64, 4, 128, dropout=dropout, **options)
+    for parameter in layer.parameters():  # biases and norms of a new layer are zeros and ones
+        parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
+    layer.train()
+    return layer
+
+
+def inputs(paddle, seed=0):
+    """x, additive mask, and the gradient from above."""
+    rng = np.random.default_rng(seed)
+    x, above = (paddle.to_tensor(rng.normal(size=(3, 7, 64)), "float32") for _ in range(2))
+    return x, paddle.to_tensor(np.where(TOKENS, 0, -1e4), "float32").reshape([3, 1, 1, 7]), above
+
+
+def outputs_and_gradients(forward, layer, x, mask, above):
+    layer.clear_gradients()
+    x = x.clone().detach()
+    x.stop_gradient = False
+    y = forward(x, mask)
+    (y * above).sum().backward()
+    return [y.numpy(), *(None if t.grad is None else t.grad.numpy() for t in (x, *parameters(layer)))]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "bfloat16, share",
+    [(False, 1e-6), pytest.param(True, 0.02, marks=pytest.mark.skipif(not has_bfloat16(), reason="no bfloat16"))],
+)
+def test_the_same_as_the_library(paddle, bfloat16, share, threads):
+    layer, given = new_layer(paddle), inputs(paddle)
+    expected = outputs_and_gradients(layer.forward, layer, *given)
+    assert install(paddle, [layer], bfloat16, threads) == [layer]
+    found = outputs_and_gradients(layer.forward, layer, *given)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(other, one, atol=share * max(1, np.abs(one).max()), rtol=0)
+    differences = [np.abs(one - other).max() for one, other in zip(expected, found)]
+    assert bfloat16 == (max(differences) > 1e-3) and max(differences) > 0  # it was computed otherwise
+
+
+def test_gradients_with_dropout(paddle):
+    """The gradient's part along a direction is the slope there, with the same numbers left out."""
+    layer = new_layer(paddle, dropout=0.3)
+    x, mask, above = inputs(paddle)
+    install(paddle, [layer], False, 1)
+
+    def loss(values):
+        paddle.seed(5)
+        return (layer(values, mask) * above).sum()
+
+    moved = x.clone().detach()
+    moved.stop_gradient = False
+    loss(moved).backward()
+    direction = paddle.to_tensor(np.random.default_rng(3).normal(size=x.shape), "float32")
+    step = 1e-3
+    slope = (float(loss(x + step * direction)) - float(loss(x - step * direction))) / (2 * step)
+    assert float((moved.grad * direction).sum()) == pytest.approx(slope, rel=0.02)
+
+
+def test_what_is_dropped_depends_on_the_seed_alone(paddle):
+    found = []
+    for seed, threads in ((5, 1), (5, 2), (6, 1)):
+        layer = new_layer(paddle, dropout=0.3)
+        install(paddle, [layer], False, threads)
+        paddle.seed(seed)
+        found.append(layer(*inputs(paddle)[:2]).numpy())
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert np.abs(found[0] - found[2]).max() > 0.1
+
+
+def test_what_is_kept_is_scaled(paddle):
+    """The mean over many draws of dropout is what comes without it, where nothing follows that is not linear."""
+    x, mask, _ = inputs(paddle)
+    layer = new_layer(paddle, attn_dropout=0.3)
+    products = cpu_transformer.Products(paddle, False, 1)
+    flat, whole = x.reshape([-1, 64]), mask.reshape([3, 7]).numpy()
+
+    def attended(rate):
+        dropout = cpu_transformer.dropouts(paddle, [rate])[0]
+        return cpu_transformer.Attention(products, layer.self_attn, whole, dropout).forward(flat).numpy()
+
+    expected = attended(0)
+    draws = np.stack([attended(0.3) for _ in range(400)])
+    assert draws.std(0).max() > 0.05
+    np.testing.assert_allclose(draws.mean(0), expected, atol=5 * draws.std(0).max() / 20)
+
+
+def test_in_evaluation(paddle):
+    layer = new_layer(paddle, dropout=0.3)
+    x, mask, above = inputs(paddle)
+    layer.eval()
+    expected = outputs_and_gradients(layer.forward, layer, x, mask, above)
+    install(paddle, [layer], False, 2)
+    state = paddle.get_rng_state()[0].current_seed()
+    with paddle.no_grad():
+        np.testing.assert_allclose(layer(x, mask).numpy(), expected[0], atol=1e-5)
+    assert paddle.get_rng_state()[0].current_seed() == state
+    for one, other in zip(expected, outputs_and_gradients(layer.forward, layer, x, mask, above), strict=True):
+        np.testing.assert_array_equal(one, other)  # with gradients the library's own
+
+
+def test_frozen_parameters_get_no_gradient(paddle):
+    layer = new_layer(paddle)
+    layer.linear1.weight.stop_gradient = layer.norm1.bias.stop_gradient = True
+    given = inputs(paddle)
+    expected = outputs_and_gradients(layer.forward, layer, *given)
+    install(paddle, [layer], False, 1)
+    found = outputs_and_gradients(layer.forward, layer, *given)
+    assert [value is None for value in found] == [value is None for value in expected]
+    assert sum(value is None for value in found) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation": "relu"}, {"normalize_before": True}, {"act_dropout": 0.1}], ids=lambda x: next(iter(x))
+)
+def test_other_layers_are_left_alone(paddle, options):
+    layer = new_layer(paddle, **options)
+    assert install(paddle, [layer, paddle.nn.Linear(2, 2)], False, 1) == []
+    assert "forward" not in vars(layer)
+
+
+def test_calls_that_only_the_library_answers(paddle):
+    layer = new_layer(paddle)
+    x, mask, _ = inputs(paddle)
+    plain = type(layer).forward
+    install(paddle, [layer], False, 1)
+    square = mask.expand([3, 4, 7, 7])
+    np.testing.assert_array_equal(layer(x, square).numpy(), plain(layer, x, square).numpy())
+    np.testing.assert_array_equal(layer(x).numpy(), plain(layer, x).numpy())
+    output, attention = layer(x, mask, output_attentions=True)
+    assert attention.shape == [3, 4, 7, 7]
+
+
+def test_a_part_that_somebody_changes_later(paddle):
+    """As prune.py does, which narrows linear layers and watches what goes into them."""
+    layer = new_layer(paddle)
+    x, mask, _ = inputs(paddle)
+    install(paddle, [layer], False, 1)
+    before = layer(x, mask).numpy()
+    hook = layer.linear2.register_forward_pre_hook(lambda _, given: given[0] * 0)
+    assert np.abs(layer(x, mask).numpy() - before).max() > 0.1
+    hook.remove()
+    np.testing.assert_array_equal(layer(x, mask).numpy(), before)
+    layer.linear1.forward = lambda x: paddle.zeros([*x.shape[:-1], 128])
+    assert np.abs(layer(x, mask).numpy() - before).max() > 0.1
+
+
+def test_in_a_static_graph_it_is_the_library_s(paddle, tmp_path):
+    layer = new_layer(paddle)
+    layer.eval()
+    x, mask, _ = inputs(paddle)
+    install(paddle, [layer], False, 1)
+    specs = [
+        paddle.static.InputSpec([None, None, 64], "float32"),
+        paddle.static.InputSpec([None, 1, 1, None], "float32"),
+    ]
+    paddle.jit.save(paddle.jit.to_static(layer, input_spec=specs, full_graph=True), str(tmp_path / "layer"))
+    loaded = paddle.jit.load(str(tmp_path / "layer"))
+    np.testing.assert_allclose(loaded(x, mask).numpy(), layer(x, mask).numpy(), atol=1e-5)
+
+
+def test_a_machine_that_computes_something_else(paddle, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "gelu", cpu_kernels.gelu_gradient)  # other arguments: an error
+    layer = new_layer(paddle)
+    assert install(paddle, [layer], False, 1) == [] and layer.training
+    monkeypatch.undo()
+    wrong = cpu_transformer.Linear.backward
+    monkeypatch.setattr(cpu_transformer.Linear, "backward", lambda *given: [1.01 * x for x in wrong(*given)])
+    assert install(paddle, [layer], False, 1) == []
+
+
+def test_a_release_without_products_of_bfloat16(paddle, monkeypatch, capsys):
+    def product(self, x, y, transpose_x=False, transpose_y=False):
+        if self.bfloat16:
+            raise RuntimeError("no such kernel")
+        return paddle.matmul(x, y, transpose_x, transpose_y)
+
+    monkeypatch.setattr(cpu_transformer.Products, "product", product)
+    layer, given = new_layer(paddle), inputs(paddle)
+    expected = outputs_and_gradients(layer.forward, layer, *given)
+    assert install(paddle, [layer], True, 1) == [layer]
+    assert "multiplies no bfloat16 on CPUs" in capsys.readouterr().err
+    found = outputs_and_gradients(layer.forward, layer, *given)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
