@@ -1,7 +1,7 @@
 """What replaces layers that are slow in the library when a network trains on a CPU.
 
     flush_denormals()
-    speed_up(paddle, model, bfloat16=False)   # its transformer and linear layers
+    speed_up(model, bfloat16=False)   # its transformer and linear layers
 
 All of it computes what the library's own layers do; with bfloat16, products to some three decimals.
 """
@@ -15,6 +15,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from hierarchical.cpu_linear import affine
 
 FLUSH_BITS = {"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)}  # machine -> (word of C's fenv_t, its bits) on Linux
 NARROW = 256  # units of a layer's output below which casts to bfloat16 cost more than they save
@@ -46,19 +48,21 @@ def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
         return False
 
 
-def speed_up(paddle: Any, model: Any, bfloat16: bool = False) -> None:
-    """Give a network's layers faster forms, unless some of them have others than the library's already.
+def speed_up(model: Any, bfloat16: bool = False) -> None:
+    """On a CPU, give a network's layers faster forms, unless some of them have others than the library's already.
 
     bfloat16: for the products of transformer layers in training, where `has_bfloat16`
     """
+    import paddle
+
     layers, bfloat16 = model.sublayers(), bfloat16 and has_bfloat16()
-    if any("forward" in vars(layer) for layer in layers):
+    if paddle.get_device() != "cpu" or any("forward" in vars(layer) for layer in layers):
         return
     inside: set[int] = set()
     with suppress(ImportError):  # Numba is not there for every Python
         from hierarchical.cpu_transformer import install, parts
 
-        inside = {id(part) for layer in install(paddle, layers, bfloat16, threads(bfloat16)) for part in parts(layer)}
+        inside = {id(part) for layer in install(layers, bfloat16, threads(bfloat16)) for part in parts(layer)}
     for layer in layers:
         if isinstance(layer, paddle.nn.Linear) and id(layer) not in inside:
             layer.forward = partial(affine, weight=layer.weight, bias=layer.bias)
@@ -71,14 +75,3 @@ def threads(bfloat16: bool) -> int:
         with suppress(OSError):
             ctypes.CDLL("libiomp5.so").omp_set_num_threads(number)  # the one that paddle has loaded
     return number
-
-
-def affine(x: Any, weight: Any, bias: Any) -> Any:
-    """x W + b as two matrix products, x W + 1 b.
-
-    Paddle's own gradient of a broadcast sum is slow on CPUs: this saves 8 % of a training step (6 layers x 384 units).
-    """
-    import paddle
-
-    ones = paddle.ones([*x.shape[:-1], 1], x.dtype)
-    return paddle.matmul(x, weight) + paddle.matmul(ones, bias.unsqueeze(0))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.batches import length_sorted_batches
-from hierarchical.cpu_layers import affine
+from hierarchical.cpu_linear import Sliced
 from hierarchical.encoders import Block, family_of
 from hierarchical.modeling import build_model, model_inputs
 from hierarchical.rows import multi_hot
@@ -119,21 +119,14 @@ def set_width(model: Any, fraction: Fraction) -> None:
 
     fraction: 1 for the full width.
     """
-    import paddle
-
-    product = affine if paddle.get_device() == "cpu" else paddle.nn.functional.linear
-
-    def sliced(linear: Any, rows: int | None, columns: int | None, x: Any) -> Any:
-        return product(x, linear.weight[:rows, :columns], linear.bias[:columns])
-
     heads, neurons = kept(model, fraction)
     for block in blocks_of(model):
         block.attention.num_heads, units = heads, heads * block.attention.head_dim
         for linear in block.projections:
-            linear.forward = partial(sliced, linear, None, units)
-        block.attention_output.forward = partial(sliced, block.attention_output, units, None)
-        block.widen.forward = partial(sliced, block.widen, None, neurons)
-        block.narrow.forward = partial(sliced, block.narrow, neurons, None)
+            linear.forward = Sliced(linear, None, units)
+        block.attention_output.forward = Sliced(block.attention_output, units, None)
+        block.widen.forward = Sliced(block.widen, None, neurons)
+        block.narrow.forward = Sliced(block.narrow, neurons, None)
 
 
 def build_narrow(model: Any, fraction: Fraction) -> Any:

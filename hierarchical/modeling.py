@@ -137,8 +137,8 @@ def run_network(
 
     was_training = model.training
     model.eval()
-    if len(ids) >= MANY_ROWS and paddle.get_device() == "cpu":
-        speed_up(paddle, model)
+    if len(ids) >= MANY_ROWS:
+        speed_up(model)
     with paddle.no_grad():
         outputs = run_batches(
             lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),

@@ -168,7 +168,7 @@ class Trainer:
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         if paddle.get_device() == "cpu":
             flush_denormals()
-            speed_up(paddle, model, bfloat16=settings.amp)
+        speed_up(model, bfloat16=settings.amp)
         self.net = paddle.DataParallel(model) if self.world > 1 else model
         self.factor = rate_schedule(settings.schedule, settings.warmup_steps, total_steps)
         inside = getattr(model, "pretrained", f"{model.base_model_prefix}.")  # how names of the encoder begin

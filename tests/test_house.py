@@ -34,6 +34,7 @@ HEAVY = {
 }  # seconds, or not installed everywhere
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
     "hierarchical/few_shot.py": {"paddle"},
+    "hierarchical/cpu_transformer.py": {"paddle"},
     f"{STEPS}/seqcls_model.py": {"onnxruntime"},
     "benchmarks/plain_loop.py": {"paddle", "paddlenlp"},
 }
@@ -164,6 +165,44 @@ def test_what_these_two_would_find():
     files = {"a/__init__.py": "def f():\n    from a import b", "a/b.py": "from a import VERSION"}
     assert circle(made_up(files)) == ["a/__init__.py", "a/b.py", "a/__init__.py"]
     assert circle(made_up(files | {"a/b.py": "from a import c", "a/c.py": ""})) == []
+
+
+def stale_names(sources):
+    """(path, line, module.name) of what is taken from one of our modules, and is not there: `import` alone finds none."""
+    there = {path: {name for node in ast.walk(tree) for name in defined(node)} for path, tree in sources.items()}
+    found = []
+    for path, tree in sources.items():
+        modules = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    module, own = (
+                        file_of(sources, path, name) for name in (f"{node.module}.{alias.name}", node.module)
+                    )
+                    if module:
+                        modules[alias.asname or alias.name] = module
+                    elif own and alias.name not in there[own]:
+                        found.append((path, node.lineno, f"{node.module}.{alias.name}"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                if node.attr not in there[modules[node.value.id]]:
+                    found.append((path, node.lineno, f"{node.value.id}.{node.attr}"))
+    return found
+
+
+def defined(node):
+    """The names that a node gives a meaning to."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    return [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
+
+
+def test_what_is_taken_from_a_module_is_there(sources):
+    assert stale_names(sources) == []
+    files = {"a/b.py": "X, Y = 1, 2\ndef f(): pass", "c.py": "from a import b\nb.f(b.Y)\nb.g()\nfrom a.b import X, Z"}
+    assert stale_names(made_up(files)) == [("c.py", 4, "a.b.Z"), ("c.py", 3, "b.g")]
 
 
 def test_the_package_and_its_doors_know_only_the_package(sources):

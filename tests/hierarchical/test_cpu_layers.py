@@ -7,30 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hierarchical.cpu_layers import affine, has_bfloat16, speed_up, threads
+from hierarchical.cpu_layers import has_bfloat16, speed_up, threads
 from tests.hierarchical.test_modeling import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3)])
-def test_affine_by_hand(paddle, shape):
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=shape), rng.normal(size=(3, 2)), rng.normal(size=2)
-    x, weight, bias = (paddle.to_tensor(value, "float64", stop_gradient=False) for value in values)
-    y = affine(x, weight, bias)
-    np.testing.assert_allclose(y.numpy(), values[0] @ values[1] + values[2], rtol=1e-12)
-    seen = rng.normal(size=y.shape)  # the gradient that comes from above
-    (y * paddle.to_tensor(seen)).sum().backward()
-    np.testing.assert_allclose(bias.grad.numpy(), seen.reshape(-1, 2).sum(0), rtol=1e-12)
-    np.testing.assert_allclose(weight.grad.numpy(), values[0].reshape(-1, 3).T @ seen.reshape(-1, 2), rtol=1e-12)
-    np.testing.assert_allclose(x.grad.numpy(), seen @ values[1].T, rtol=1e-12)
-
-
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
 def test_a_network_computes_the_same_with_them(paddle, family):
     plain, fast = (tiny_model(paddle, family=family) for _ in range(2))
-    speed_up(paddle, fast)
+    speed_up(fast)
     ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
     outputs = []
     for model in (plain, fast):
@@ -55,19 +41,19 @@ def test_which_processors_have_bfloat16(tmp_path, flags, has):
 
 def test_which_layers_get_another_form(paddle):
     model = tiny_model(paddle)
-    speed_up(paddle, model)
+    speed_up(model)
     changed = {name for name, layer in model.named_sublayers() if "forward" in vars(layer)}
     layers = {f"ernie.encoder.layers.{i}" for i in range(len(model.ernie.encoder.layers))}
     assert changed == layers | {"ernie.pooler.dense", "classifier"}
     before = [vars(layer).get("forward") for layer in model.sublayers()]
-    speed_up(paddle, model)  # a second time nothing happens
+    speed_up(model)  # a second time nothing happens
     assert [vars(layer).get("forward") for layer in model.sublayers()] == before
 
 
 def test_without_numba_linear_layers_alone_are_faster(paddle, monkeypatch):
     monkeypatch.setitem(sys.modules, "hierarchical.cpu_transformer", None)  # importing it is an ImportError then
     model = tiny_model(paddle)
-    speed_up(paddle, model)
+    speed_up(model)
     changed = [layer for layer in model.sublayers() if "forward" in vars(layer)]
     assert len(changed) == 8 and all(isinstance(layer, paddle.nn.Linear) for layer in changed)
 

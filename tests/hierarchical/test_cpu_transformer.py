@@ -1,11 +1,15 @@
 """cpu_transformer.py: a layer computes what the library's does, with its gradients, or is left to the library."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 
 from hierarchical import cpu_kernels, cpu_transformer
 from hierarchical.cpu_layers import has_bfloat16
-from hierarchical.cpu_transformer import install, parameters
+from hierarchical.cpu_linear import Sliced
+from hierarchical.cpu_transformer import install
 
 TOKENS = np.arange(7) < np.array([[7], [4], [1]])  # three texts
 
@@ -35,7 +39,7 @@ def outputs_and_gradients(forward, layer, x, mask, above):
     x.stop_gradient = False
     y = forward(x, mask)
     (y * above).sum().backward()
-    return [y.numpy(), *(None if t.grad is None else t.grad.numpy() for t in (x, *parameters(layer)))]
+    return [y.numpy(), *(None if t.grad is None else t.grad.numpy() for t in (x, *layer.parameters()))]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -46,7 +50,7 @@ def outputs_and_gradients(forward, layer, x, mask, above):
 def test_the_same_as_the_library(paddle, bfloat16, share, threads):
     layer, given = new_layer(paddle), inputs(paddle)
     expected = outputs_and_gradients(layer.forward, layer, *given)
-    assert install(paddle, [layer], bfloat16, threads) == [layer]
+    assert install([layer], bfloat16, threads) == [layer]
     found = outputs_and_gradients(layer.forward, layer, *given)
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(other, one, atol=share * max(1, np.abs(one).max()), rtol=0)
@@ -58,7 +62,7 @@ def test_gradients_with_dropout(paddle):
     """The gradient's part along a direction is the slope there, with the same numbers left out."""
     layer = new_layer(paddle, dropout=0.3)
     x, mask, above = inputs(paddle)
-    install(paddle, [layer], False, 1)
+    install([layer], False, 1)
 
     def loss(values):
         paddle.seed(5)
@@ -77,7 +81,7 @@ def test_what_is_dropped_depends_on_the_seed_alone(paddle):
     found = []
     for seed, threads in ((5, 1), (5, 2), (6, 1)):
         layer = new_layer(paddle, dropout=0.3)
-        install(paddle, [layer], False, threads)
+        install([layer], False, threads)
         paddle.seed(seed)
         found.append(layer(*inputs(paddle)[:2]).numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
@@ -88,12 +92,13 @@ def test_what_is_kept_is_scaled(paddle):
     """The mean over many draws of dropout is what comes without it, where nothing follows that is not linear."""
     x, mask, _ = inputs(paddle)
     layer = new_layer(paddle, attn_dropout=0.3)
-    products = cpu_transformer.Products(paddle, False, 1)
+    products = cpu_transformer.Products(False, 1)
+    projections = [(linear.weight, linear.bias) for linear in cpu_transformer.parts(layer)[:3]]
     flat, whole = x.reshape([-1, 64]), mask.reshape([3, 7]).numpy()
 
     def attended(rate):
-        dropout = cpu_transformer.dropouts(paddle, [rate])[0]
-        return cpu_transformer.Attention(products, layer.self_attn, whole, dropout).forward(flat).numpy()
+        dropout = cpu_transformer.dropouts([rate])[0]
+        return cpu_transformer.Attention(products, projections, 16, whole, dropout).forward(flat).numpy()
 
     expected = attended(0)
     draws = np.stack([attended(0.3) for _ in range(400)])
@@ -106,7 +111,7 @@ def test_in_evaluation(paddle):
     x, mask, above = inputs(paddle)
     layer.eval()
     expected = outputs_and_gradients(layer.forward, layer, x, mask, above)
-    install(paddle, [layer], False, 2)
+    install([layer], False, 2)
     state = paddle.get_rng_state()[0].current_seed()
     with paddle.no_grad():
         np.testing.assert_allclose(layer(x, mask).numpy(), expected[0], atol=1e-5)
@@ -120,7 +125,7 @@ def test_frozen_parameters_get_no_gradient(paddle):
     layer.linear1.weight.stop_gradient = layer.norm1.bias.stop_gradient = True
     given = inputs(paddle)
     expected = outputs_and_gradients(layer.forward, layer, *given)
-    install(paddle, [layer], False, 1)
+    install([layer], False, 1)
     found = outputs_and_gradients(layer.forward, layer, *given)
     assert [value is None for value in found] == [value is None for value in expected]
     assert sum(value is None for value in found) == 2
@@ -131,7 +136,7 @@ def test_frozen_parameters_get_no_gradient(paddle):
 )
 def test_other_layers_are_left_alone(paddle, options):
     layer = new_layer(paddle, **options)
-    assert install(paddle, [layer, paddle.nn.Linear(2, 2)], False, 1) == []
+    assert install([layer, paddle.nn.Linear(2, 2)], False, 1) == []
     assert "forward" not in vars(layer)
 
 
@@ -139,7 +144,7 @@ def test_calls_that_only_the_library_answers(paddle):
     layer = new_layer(paddle)
     x, mask, _ = inputs(paddle)
     plain = type(layer).forward
-    install(paddle, [layer], False, 1)
+    install([layer], False, 1)
     square = mask.expand([3, 4, 7, 7])
     np.testing.assert_array_equal(layer(x, square).numpy(), plain(layer, x, square).numpy())
     np.testing.assert_array_equal(layer(x).numpy(), plain(layer, x).numpy())
@@ -151,7 +156,7 @@ def test_a_part_that_somebody_changes_later(paddle):
     """As prune.py does, which narrows linear layers and watches what goes into them."""
     layer = new_layer(paddle)
     x, mask, _ = inputs(paddle)
-    install(paddle, [layer], False, 1)
+    install([layer], False, 1)
     before = layer(x, mask).numpy()
     hook = layer.linear2.register_forward_pre_hook(lambda _, given: given[0] * 0)
     assert np.abs(layer(x, mask).numpy() - before).max() > 0.1
@@ -162,27 +167,66 @@ def test_a_part_that_somebody_changes_later(paddle):
 
 
 def test_in_a_static_graph_it_is_the_library_s(paddle, tmp_path):
-    layer = new_layer(paddle)
-    layer.eval()
+    class Network(paddle.nn.Layer):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, mask):
+            return self.layer(x, src_mask=mask)
+
+    network = Network(new_layer(paddle))
+    network.eval()
     x, mask, _ = inputs(paddle)
-    install(paddle, [layer], False, 1)
-    specs = [
-        paddle.static.InputSpec([None, None, 64], "float32"),
-        paddle.static.InputSpec([None, 1, 1, None], "float32"),
-    ]
-    paddle.jit.save(paddle.jit.to_static(layer, input_spec=specs, full_graph=True), str(tmp_path / "layer"))
-    loaded = paddle.jit.load(str(tmp_path / "layer"))
-    np.testing.assert_allclose(loaded(x, mask).numpy(), layer(x, mask).numpy(), atol=1e-5)
+    install(network.sublayers(), False, 1)
+    sizes = {"x": [None, None, 64], "mask": [None, 1, 1, None]}
+    specs = [paddle.static.InputSpec(size, "float32", name) for name, size in sizes.items()]
+    paddle.jit.save(paddle.jit.to_static(network, input_spec=specs, full_graph=True), str(tmp_path / "network"))
+    with paddle.no_grad():
+        expected = network(x, mask).numpy()
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "network"))(x, mask).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_narrower_layer(paddle, training):
+    """As prune.py has it: half of the heads, and 30 of 128 neurons."""
+    layer = new_layer(paddle)
+    assert install([layer], False, 2) == [layer]
+    layer.self_attn.num_heads = 2
+    for linear in cpu_transformer.parts(layer)[:3]:
+        linear.forward = Sliced(linear, None, 32)
+    layer.self_attn.out_proj.forward = Sliced(layer.self_attn.out_proj, 32, None)
+    layer.linear1.forward, layer.linear2.forward = Sliced(layer.linear1, None, 30), Sliced(layer.linear2, 30, None)
+    given = inputs(paddle)
+    expected = outputs_and_gradients(partial(type(layer).forward, layer), layer, *given)
+    if training:
+        assert np.abs(expected[2][:, 32:]).max() == 0 < np.abs(expected[2][:, :32]).max()  # the queries' weight
+        for one, other in zip(expected, outputs_and_gradients(layer.forward, layer, *given), strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-6 * max(1, np.abs(one).max()), rtol=0)
+    else:
+        layer.eval()
+        with paddle.no_grad():
+            np.testing.assert_allclose(layer(*given[:2]).numpy(), expected[0], atol=1e-5)
+
+
+def test_a_copy_has_weights_of_its_own(paddle):
+    layer = new_layer(paddle)
+    install([layer], False, 1)
+    x, mask, _ = inputs(paddle)
+    before, other = layer(x, mask).numpy(), copy.deepcopy(layer)
+    layer.norm2.bias.set_value(layer.norm2.bias + 1)
+    np.testing.assert_allclose(other(x, mask).numpy(), before, atol=1e-6)
+    np.testing.assert_allclose(layer(x, mask).numpy(), before + 1, atol=1e-5)
 
 
 def test_a_machine_that_computes_something_else(paddle, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "gelu", cpu_kernels.gelu_gradient)  # other arguments: an error
     layer = new_layer(paddle)
-    assert install(paddle, [layer], False, 1) == [] and layer.training
+    assert install([layer], False, 1) == [] and layer.training
     monkeypatch.undo()
     wrong = cpu_transformer.Linear.backward
     monkeypatch.setattr(cpu_transformer.Linear, "backward", lambda *given: [1.01 * x for x in wrong(*given)])
-    assert install(paddle, [layer], False, 1) == []
+    assert install([layer], False, 1) == []
 
 
 def test_a_release_without_products_of_bfloat16(paddle, monkeypatch, capsys):
@@ -194,7 +238,7 @@ def test_a_release_without_products_of_bfloat16(paddle, monkeypatch, capsys):
     monkeypatch.setattr(cpu_transformer.Products, "product", product)
     layer, given = new_layer(paddle), inputs(paddle)
     expected = outputs_and_gradients(layer.forward, layer, *given)
-    assert install(paddle, [layer], True, 1) == [layer]
+    assert install([layer], True, 1) == [layer]
     assert "multiplies no bfloat16 on CPUs" in capsys.readouterr().err
     found = outputs_and_gradients(layer.forward, layer, *given)
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
