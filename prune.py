@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
-from hierarchical.cpu_layers import speed_up
+from hierarchical.cpu_layers import flush_denormals, speed_up
 from hierarchical.decisions import recalibrated
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
@@ -390,6 +390,8 @@ def narrow_and_save(args, task, widths, logger):
         rank(args, task, student)
         for width in widths:
             width.model = build_narrow(student, width.fraction)
+        if paddle.get_device() == "cpu":
+            flush_denormals()
         for model in (teacher, student, *(width.model for width in widths)):
             speed_up(model)
         distil(args, task, teacher, student, widths)

@@ -23,9 +23,8 @@ from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
-from hierarchical.cpu_layers import has_bfloat16
 from hierarchical.curves import draw_curves
-from hierarchical.devices import launched_processes, set_device
+from hierarchical.devices import has_bf16, launched_processes, set_device
 from hierarchical.dynamics import dynamics_for
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.identity import require_no_rows
@@ -361,7 +360,7 @@ def train_and_save(args, rank, world, logger):
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     join_processes(paddle, args.model_name)
-    if args.amp and paddle.get_device() == "cpu" and not has_bfloat16():
+    if args.amp and paddle.get_device() == "cpu" and not has_bf16():
         logger.warning("--amp: this CPU has no fast products in bfloat16 (AVX512-BF16, AMX), training in float32")
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, long_text, logger)

@@ -22,7 +22,8 @@ if not __package__:  # run as a file: the project's root must be found
 from benchmarks.timing import BUSY, ROOT, take_turns
 from hierarchical.batches import run_batches
 from hierarchical.calibration import sigmoid
-from hierarchical.engines import has_bf16, model_path
+from hierarchical.devices import has_bf16
+from hierarchical.engines import model_path
 from hierarchical.predictor import Predictor
 from metric import decide, evaluate
 from utils import InputError, check_minima, load_rows, make_parser, run

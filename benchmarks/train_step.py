@@ -25,8 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(ROOT))
 from hierarchical import training
-from hierarchical.cpu_layers import has_bfloat16
-from hierarchical.devices import set_device
+from hierarchical.devices import has_bf16, set_device
 from hierarchical.rows import soft_targets
 from utils import InputError, LabelTree, check_minima, load_rows, make_parser, run
 
@@ -130,7 +129,7 @@ def main(argv=None):
         "the library's layers, float32": without_ours(new_trainer(paddle, config)),
         "train.py": new_trainer(paddle, config),
     }
-    if has_bfloat16():
+    if has_bf16():
         trainers["train.py --amp"] = new_trainer(paddle, config, amp=True)
     times = {name: [] for name in trainers}
     if process:

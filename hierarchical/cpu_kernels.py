@@ -43,10 +43,11 @@ def pool(threads: int) -> ThreadPoolExecutor:
 
 
 def in_parts(function: Callable, rows: int, threads: int, *arguments: Any) -> None:
-    """Call a kernel for as many ranges of `rows` as there are threads."""
-    edges = [rows * part // threads for part in range(threads + 1)]
-    calls = [(part, edges[part], edges[part + 1]) for part in range(threads)]
-    if threads == 1:
+    """Call a kernel for as many ranges of `rows` as there are threads, or rows."""
+    parts = min(threads, rows)
+    edges = [rows * part // parts for part in range(parts + 1)]
+    calls = [(part, edges[part], edges[part + 1]) for part in range(parts)]
+    if parts == 1:
         function(*calls[0], *arguments)
     else:
         list(pool(threads).map(lambda call: function(*call, *arguments), calls))
@@ -75,22 +76,22 @@ def number_of(_: Any, bits: Any) -> Any:
     return types.float32(types.uint32), code
 
 
-def wide(x):
+def as_float(x):
     """An element of an array as a float32."""
 
 
-def like(x, old):
+def as_element(x, old):
     """A float32 as an element of the array that `old` is of, rounded to the nearest, halves to even."""
 
 
-@overload(wide, inline="always")
+@overload(as_float, inline="always")
 def _(x):
     if x == types.uint16:
         return lambda x: number_of(u32(u32(x) << SIXTEEN))
     return lambda x: x
 
 
-@overload(like, inline="always")
+@overload(as_element, inline="always")
 def _(x, old):
     if old == types.uint16:
         return lambda x, old: np.uint16(
@@ -99,7 +100,7 @@ def _(x, old):
     return lambda x, old: x
 
 
-LOWEST = f32(-87)  # exp of it is still an ordinary float32
+LOWEST = f32(-87)  # e to that is still an ordinary float32
 LOG2_E, LN2, LN2_REST = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)  # ln 2 in two parts: Cody, Waite
 TAYLOR = [f32(1 / math.factorial(n)) for n in range(8)]
 C2, C3, C4, C5, C6, C7 = TAYLOR[2:]
@@ -152,7 +153,7 @@ def convert(part, first, last, x, out):
     """x [rows, units] in the precision of `out`."""
     for i in range(first, last):
         for j in range(x.shape[1]):
-            out[i, j] = like(wide(x[i, j]), out[i, j])
+            out[i, j] = as_element(as_float(x[i, j]), out[i, j])
 
 
 @kernel
@@ -160,7 +161,7 @@ def add(part, first, last, total, x):
     """total += x, both [rows, units]."""
     for i in range(first, last):
         for j in range(x.shape[1]):
-            total[i, j] += wide(x[i, j])
+            total[i, j] += as_float(x[i, j])
 
 
 @kernel
@@ -168,8 +169,8 @@ def gelu(part, first, last, product, bias, out):
     """GELU of product + bias, [rows, units]."""
     for i in range(first, last):
         for j in range(product.shape[1]):
-            u = wide(product[i, j]) + bias[j]
-            out[i, j] = like(u * normal(u)[0], out[i, j])
+            u = as_float(product[i, j]) + bias[j]
+            out[i, j] = as_element(u * normal(u)[0], out[i, j])
 
 
 @kernel
@@ -177,44 +178,61 @@ def gelu_gradient(part, first, last, gradient, product, bias, out, of_bias):
     """The gradient with respect to product + bias, and its sums [parts, units] over the rows."""
     for i in range(first, last):
         for j in range(product.shape[1]):
-            u = wide(product[i, j]) + bias[j]
+            u = as_float(product[i, j]) + bias[j]
             distribution, density = normal(u)
-            value = wide(gradient[i, j]) * (distribution + u * density)
+            value = as_float(gradient[i, j]) * (distribution + u * density)
             of_bias[part, j] += value
-            out[i, j] = like(value, out[i, j])
+            out[i, j] = as_element(value, out[i, j])
+
+
+@kernel
+def relu(part, first, last, product, bias, out):
+    """ReLU of product + bias, [rows, units]."""
+    for i in range(first, last):
+        for j in range(product.shape[1]):
+            out[i, j] = as_element(max(as_float(product[i, j]) + bias[j], ZERO), out[i, j])
+
+
+@kernel
+def relu_gradient(part, first, last, gradient, product, bias, out, of_bias):
+    """As `gelu_gradient`."""
+    for i in range(first, last):
+        for j in range(product.shape[1]):
+            value = as_float(gradient[i, j]) if as_float(product[i, j]) + bias[j] > ZERO else ZERO
+            of_bias[part, j] += value
+            out[i, j] = as_element(value, out[i, j])
 
 
 @kernel
 def add_normalize(
-    part, first, last, x, product, bias, gamma, beta, epsilon, seed, dropped, rate, kept, normalized, inverse, out
+    part, first, last, x, product, bias, gamma, beta, epsilon, seed, below, scale, kept, normalized, inverse, out
 ):
     """Layer normalization of x + dropout(product + bias), [rows, H].
 
-    seed, dropped, rate: of dropout, which leaves out what has noise below `dropped`, and multiplies the rest. kept,
+    seed, below, scale: of dropout, which leaves out what has noise `below` a number, and multiplies the rest. kept,
     normalized, inverse: which are left in, the output before gamma and beta, 1 / standard deviation [rows].
     """
     units = x.shape[1]
     for i in range(first, last):
         start, mean, square = u32(i * units), ZERO, ZERO
         for j in range(units):
-            kept[i, j] = noise(seed, u32(start + u32(j))) >= dropped
-            value = x[i, j] + (wide(product[i, j]) + bias[j]) * (rate if kept[i, j] else ZERO)
+            kept[i, j] = noise(seed, u32(start + u32(j))) >= below
+            value = x[i, j] + (as_float(product[i, j]) + bias[j]) * (scale if kept[i, j] else ZERO)
             normalized[i, j] = value
             mean += value
         mean /= f32(units)
         for j in range(units):
             square += (normalized[i, j] - mean) * (normalized[i, j] - mean)
-        scale = ONE / np.sqrt(square / f32(units) + epsilon)
-        inverse[i] = scale
+        inverse[i] = ONE / np.sqrt(square / f32(units) + epsilon)
         for j in range(units):
-            value = (normalized[i, j] - mean) * scale
+            value = (normalized[i, j] - mean) * inverse[i]
             normalized[i, j] = value
             out[i, j] = value * gamma[j] + beta[j]
 
 
 @kernel
 def normalize_gradient(
-    part, first, last, gradient, normalized, inverse, gamma, rate, kept, of_x, of_product, of_gamma, of_beta, of_bias
+    part, first, last, gradient, normalized, inverse, gamma, scale, kept, of_x, of_product, of_gamma, of_beta, of_bias
 ):
     """The gradients of `add_normalize`, with respect to x and product [rows, H]; of gamma, beta, bias [parts, H]."""
     units = gradient.shape[1]
@@ -231,9 +249,9 @@ def normalize_gradient(
         for j in range(units):
             value = (gradient[i, j] * gamma[j] - mean - normalized[i, j] * along) * inverse[i]
             of_x[i, j] = value
-            value *= rate if kept[i, j] else ZERO
+            value *= scale if kept[i, j] else ZERO
             of_bias[part, j] += value
-            of_product[i, j] = like(value, of_product[i, j])
+            of_product[i, j] = as_element(value, of_product[i, j])
 
 
 @kernel
@@ -244,7 +262,7 @@ def to_heads(part, first, last, product, bias, scale, out):
         for head in range(heads):
             for i in range(tokens):
                 for k in range(units):
-                    value = wide(product[text, i, head * units + k]) + bias[head * units + k]
+                    value = as_float(product[text, i, head * units + k]) + bias[head * units + k]
                     out[text, head, i, k] = value * scale
 
 
@@ -259,12 +277,15 @@ def from_heads(part, first, last, x, scale, out, sums):
                     value = x[text, head, i, k] * scale
                     j = head * units + k
                     sums[part, j] += value
-                    out[text, i, j] = like(value, out[text, i, j])
+                    out[text, i, j] = as_element(value, out[text, i, j])
 
 
 @kernel
-def softmax(part, first, last, scores, mask, seed, dropped, rate, out):
-    """Soft-max of scores [n, A, T, T] + mask [n, T], in their place; with dropout, as in `add_normalize`, in `out`."""
+def softmax(part, first, last, scores, mask, seed, below, scale, out):
+    """Soft-max of scores [n, A, T, T] + mask [n, T], in their place; with dropout, as in `add_normalize`, in `out`.
+
+    What is smaller than e**-87 of the largest is 0: masked tokens are, and no denormal comes of them.
+    """
     _, heads, tokens, _ = scores.shape
     for text in range(first, last):
         for head in range(heads):
@@ -275,12 +296,13 @@ def softmax(part, first, last, scores, mask, seed, dropped, rate, out):
                     row[j] += mask[text, j]
                     highest = max(highest, row[j])
                 for j in range(tokens):
-                    row[j] = exp(row[j] - highest)
+                    below_highest = row[j] - highest
+                    row[j] = exp(below_highest) if below_highest > LOWEST else ZERO
                     total += row[j]
                 for j in range(tokens):
                     row[j] /= total
-                    keep = noise(seed, u32(start + u32(j))) >= dropped
-                    out[text, head, i, j] = row[j] * (rate if keep else ZERO)
+                    keep = noise(seed, u32(start + u32(j))) >= below
+                    out[text, head, i, j] = row[j] * (scale if keep else ZERO)
 
 
 @kernel

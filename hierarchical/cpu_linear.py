@@ -13,6 +13,8 @@ def affine(x: Any, weight: Any, bias: Any) -> Any:
     """
     import paddle
 
+    if not paddle.in_dynamic_mode():
+        return paddle.nn.functional.linear(x, weight, bias)
     ones = paddle.ones([*x.shape[:-1], 1], x.dtype)
     return paddle.matmul(x, weight) + paddle.matmul(ones, bias.unsqueeze(0))
 

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from hierarchical.console import get_logger, quiet
-from hierarchical.devices import computing_fault, gpus_are_hidden, has_nvidia_driver, not_there, prepare_runtime
+from hierarchical.devices import (
+    computing_fault,
+    gpus_are_hidden,
+    has_nvidia_driver,
+    not_there,
+    prepare_runtime,
+)
 from hierarchical.encoders import GRAPH_INPUTS, graph_feed
 from hierarchical.errors import InputError
 from hierarchical.files import require_file
@@ -160,7 +166,7 @@ class OnnxModel:
 class OpenVinoModel:
     """The same on OpenVINO, on a CPU, from the float32 ONNX file; may be called by as many threads as it is told.
 
-    bf16: multiply in bfloat16 (see `has_bf16`); logits are then rounded to some 3 digits.
+    bf16: multiply in bfloat16 (see `devices.has_bf16`); logits are then rounded to some 3 digits.
     """
 
     singly = False
@@ -212,7 +218,7 @@ class OpenVinoModel:
 class PaddleModel:
     """The same on Paddle Inference, whose kernels use `threads` cores for a batch; one caller at a time.
 
-    bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `has_bf16`).
+    bf16: on a CPU, multiply in bfloat16; the model's file stays the float32 one (see `devices.has_bf16`).
     """
 
     labels, metadata, singly = None, dict[str, str](), False  # the first two are not kept in these files
@@ -288,15 +294,6 @@ def require_program(path: Path) -> None:
         json.loads(path.read_bytes()) if path.suffix == ".json" else ProgramDesc.FromString(path.read_bytes())
     except Exception as error:  # protobuf's own, or ValueError
         raise InputError(f"{path}: not a model that Paddle Inference can read ({error}). Export it again.") from None
-
-
-def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this processor multiplies in bfloat16 (AVX512-BF16 or AMX); others would only imitate it, slowly."""
-    try:
-        flags = Path(cpuinfo).read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def find_gpu(device: str, logger: Any = None, backend: str = "onnx") -> str:

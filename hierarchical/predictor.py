@@ -21,9 +21,10 @@ import numpy as np
 
 from hierarchical.batches import Begun, begin_batches
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
+from hierarchical.cpu_layers import speed_up
 from hierarchical.cuda_graphs import CudaGraphModel
 from hierarchical.decisions import probabilities_of, thresholds_of
-from hierarchical.devices import available_cores, computing_fault, engine_gpu, parse_device, set_device
+from hierarchical.devices import available_cores, computing_fault, engine_gpu, has_bf16, parse_device, set_device
 from hierarchical.engines import (
     BACKENDS,
     PRECISIONS,
@@ -32,7 +33,6 @@ from hierarchical.engines import (
     PaddleModel,
     exported_models,
     find_precision,
-    has_bf16,
     model_path,
 )
 from hierarchical.errors import InputError
@@ -40,7 +40,7 @@ from hierarchical.files import require_file
 from hierarchical.fusing import FUSED
 from hierarchical.labelled import FLOOR, Prediction, predictions
 from hierarchical.linear import LINEAR, LinearModel, with_linear
-from hierarchical.modeling import tensors
+from hierarchical.modeling import MANY_ROWS, tensors
 from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
@@ -284,6 +284,7 @@ class CheckpointModel:
     def __init__(self, checkpoint: Checkpoint, device: str):
         self.checkpoint, self.device = checkpoint, device
         self.model: Any = None
+        self.texts = 0  # that it has been given
 
     def load(self) -> None:
         if self.model is None:
@@ -292,6 +293,9 @@ class CheckpointModel:
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         self.load()
+        self.texts += len(input_ids)
+        if self.texts >= MANY_ROWS:
+            speed_up(self.model)
         try:
             with self.paddle.no_grad():
                 return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()

@@ -183,7 +183,7 @@ def shortlist_layer(paddle: Any, size: int, width: int) -> Any:
             self.weight, self.bias = self.create_parameter([size, width]), self.create_parameter([size], is_bias=True)
 
         def forward(self, x: Any) -> Any:
-            ones = paddle.ones([x.shape[0], 1], x.dtype)  # see cpu_kernels.affine
+            ones = paddle.ones([x.shape[0], 1], x.dtype)  # see cpu_linear.affine
             return paddle.matmul(x, self.weight, transpose_y=True) + paddle.matmul(ones, self.bias.unsqueeze(0))
 
     return ShortlistLayer()

@@ -46,7 +46,7 @@ class Settings:
     schedule        shape of the rate after warm-up, one of SCHEDULES
     warmup_steps    in which the rate rises from 0 to its peak
     gradient_accumulation_steps   batches of an update
-    amp             mixed precision, where there is an accelerator
+    amp             mixed precision, on accelerators and CPUs that have bfloat16
     seed            of row order and dropout
     logging_steps   updates between two lines of the log
     save_steps      updates between two states that are saved, besides those after evaluations; 0: there are none

@@ -212,7 +212,7 @@ def test_too_few_dev_rows_for_a_linear_branch(run_train, rows_dir, tmp_path, cap
 
 def test_warmup_steps_turn_warmup_on_and_a_missing_gpu_is_said(run_train, rows_dir, tmp_path, capsys, monkeypatch):
     for module in (train, cpu_layers):
-        monkeypatch.setattr(module, "has_bfloat16", lambda: False)
+        monkeypatch.setattr(module, "has_bf16", lambda: False)
     flags = ("--epochs", 1, "--warmup_steps", 3, "--device", "gpu", "--amp")
     run_train("--dataset_dir", rows_dir, "--save_dir", tmp_path / "c", *flags)
     log = capsys.readouterr().err

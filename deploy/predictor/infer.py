@@ -22,8 +22,8 @@ if not __package__:  # run as a file: the project's root must be found
 from hierarchical.batches import row_windows
 from hierarchical.checkpoints import require_same_labels
 from hierarchical.decisions import probabilities_of
-from hierarchical.devices import forbid_tf32, tell_tf32
-from hierarchical.engines import BACKENDS, BACKENDS_TEXT, find_gpu, has_bf16
+from hierarchical.devices import forbid_tf32, has_bf16, tell_tf32
+from hierarchical.engines import BACKENDS, BACKENDS_TEXT, find_gpu
 from hierarchical.formats import existing
 from hierarchical.linear import with_linear
 from hierarchical.predictions import predict_file

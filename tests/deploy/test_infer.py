@@ -14,7 +14,8 @@ from deploy.predictor import infer
 from hierarchical import predictor
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import Checkpoint
-from hierarchical.engines import OnnxModel, has_bf16
+from hierarchical.devices import has_bf16
+from hierarchical.engines import OnnxModel
 from hierarchical.linear import with_linear
 from hierarchical.modeling import predict_logits
 from hierarchical.predictor import Predictor

@@ -73,18 +73,19 @@ def test_all_rows_are_worked_on_once(threads):
 # ---- passes ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("narrow", [False, True])
-def test_gelu_and_its_gradient(paddle, narrow):
+def test_activations_and_their_gradients(paddle, narrow, activation):
     product, bias, above = numbers(5, 70) * 3, numbers(70, seed=1), numbers(5, 70, seed=2)
     given = [bits(paddle, product), bits(paddle, above)] if narrow else [product, above]
     if narrow:
         product, above = map(from_bits, given)
     u = paddle.to_tensor(product + bias, stop_gradient=False)
-    expected = paddle.nn.functional.gelu(u)
+    expected = getattr(paddle.nn.functional, activation)(u)
     (expected * paddle.to_tensor(above)).sum().backward()
     out, of_u, of_bias = np.empty_like(given[0]), np.empty_like(given[0]), np.zeros((2, 70), f32)
-    in_parts(kernels.gelu, 5, 2, given[0], bias, out)
-    in_parts(kernels.gelu_gradient, 5, 2, given[1], given[0], bias, of_u, of_bias)
+    in_parts(getattr(kernels, activation), 5, 2, given[0], bias, out)
+    in_parts(getattr(kernels, f"{activation}_gradient"), 5, 2, given[1], given[0], bias, of_u, of_bias)
     read, share = (from_bits, 2**-8) if narrow else (np.asarray, 1e-6)
     np.testing.assert_allclose(read(out), expected.numpy(), rtol=share, atol=2e-6)
     np.testing.assert_allclose(read(of_u), u.grad.numpy(), rtol=share, atol=2e-6)
@@ -134,6 +135,7 @@ def test_softmax_and_its_gradient(paddle, dropout):
     probabilities, dropped = scores.copy(), np.empty_like(scores)
     in_parts(kernels.softmax, 3, 2, probabilities, mask, *dropout, dropped)
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert not probabilities[np.broadcast_to(mask[:, None, None] < 0, probabilities.shape)].any()  # and no denormals
     seen = probabilities > 1e-30
     scale = np.where(dropped > 0, dropout[2], 0)
     np.testing.assert_allclose(dropped[seen], (probabilities * scale)[seen], rtol=1e-6)

@@ -7,22 +7,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hierarchical.cpu_layers import has_bfloat16, speed_up, threads
+from hierarchical import cpu_layers, cpu_transformer
+from hierarchical.cpu_layers import speed_up, threads
 from tests.hierarchical.test_modeling import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
-def test_a_network_computes_the_same_with_them(paddle, family):
-    plain, fast = (tiny_model(paddle, family=family) for _ in range(2))
-    speed_up(fast)
+def test_a_network_computes_the_same_with_them(paddle, monkeypatch, family, training):
+    passes = []
+    monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
+    monkeypatch.setattr(cpu_transformer, "LayerPass", counted(cpu_transformer.LayerPass, passes))
+    plain, fast = (without_dropout(tiny_model(paddle, family=family)) for _ in range(2))
     ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
+    speed_up(fast)
+    passes.clear()  # those of the trial
+    if not training:
+        plain.eval(), fast.eval()
+        with paddle.no_grad():
+            np.testing.assert_allclose(fast(input_ids=ids).numpy(), plain(input_ids=ids).numpy(), atol=1e-5)
+        assert len(passes) == fast.config.num_hidden_layers
+        return
     outputs = []
     for model in (plain, fast):
         logits = model(input_ids=ids)
         (logits**2).sum().backward()
         outputs.append(logits.numpy())
+    assert len(passes) == fast.config.num_hidden_layers
     np.testing.assert_allclose(*outputs, atol=1e-5)
     changed = 0
     for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
@@ -32,11 +45,22 @@ def test_a_network_computes_the_same_with_them(paddle, family):
     assert changed >= 6
 
 
-@pytest.mark.parametrize("flags, has", [("fma avx512_bf16 vpclmulqdq", True), ("amx_bf16", True), ("fpu avx2", False)])
-def test_which_processors_have_bfloat16(tmp_path, flags, has):
-    (tmp_path / "cpuinfo").write_text(f"model name\t: X\nflags\t\t: {flags}\nbugs\t\t: none\n")
-    assert has_bfloat16(tmp_path / "cpuinfo") == has
-    assert not has_bfloat16(tmp_path / "none")
+def counted(kind, calls):
+    def make(*arguments):
+        calls.append(arguments)
+        return kind(*arguments)
+
+    return make
+
+
+def without_dropout(model):
+    for layer in model.sublayers():
+        if isinstance(getattr(layer, "p", None), float):
+            layer.p = 0.0
+        if hasattr(layer, "num_heads"):
+            layer.dropout = 0.0
+    model.train()
+    return model
 
 
 def test_which_layers_get_another_form(paddle):
@@ -50,17 +74,39 @@ def test_which_layers_get_another_form(paddle):
     assert [vars(layer).get("forward") for layer in model.sublayers()] == before
 
 
-def test_without_numba_linear_layers_alone_are_faster(paddle, monkeypatch):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_without_numba_linear_layers_alone_are_faster(paddle, monkeypatch, capsys, bfloat16):
+    monkeypatch.setattr(cpu_layers, "has_bf16", lambda: True)
     monkeypatch.setitem(sys.modules, "hierarchical.cpu_transformer", None)  # importing it is an ImportError then
     model = tiny_model(paddle)
-    speed_up(model)
+    speed_up(model, bfloat16)
     changed = [layer for layer in model.sublayers() if "forward" in vars(layer)]
     assert len(changed) == 8 and all(isinstance(layer, paddle.nn.Linear) for layer in changed)
+    assert ("cannot be computed in bfloat16 here" in capsys.readouterr().err) == bfloat16
+
+
+def test_it_can_be_exported(paddle, tmp_path):
+    """Linear layers outside of transformer layers, too."""
+    model = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.Linear(4, 2))
+    speed_up(model)
+    assert all("forward" in vars(layer) for layer in model)
+    model.eval()
+    spec = [paddle.static.InputSpec([None, None, 3], "float32")]
+    paddle.jit.save(paddle.jit.to_static(model, input_spec=spec, full_graph=True), str(tmp_path / "model"))
+    x = paddle.randn([2, 5, 3])
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "model"))(x).numpy(), model(x).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "settings, number",
-    [({}, 1), ({"OMP_NUM_THREADS": "3"}, 3), ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "2"}, 2)],
+    [
+        ({}, 1),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "2"}, 2),
+        ({"OMP_NUM_THREADS": "64"}, 16),
+        ({"OMP_NUM_THREADS": "4,2"}, 1),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "0"}, 3),
+    ],
 )
 def test_threads(monkeypatch, settings, number):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -15,6 +15,7 @@ from hierarchical.devices import (
     engine_gpu,
     forbid_tf32,
     gpus_are_hidden,
+    has_bf16,
     launched_processes,
     parse_device,
     prepare_runtime,
@@ -275,3 +276,18 @@ def test_a_missing_library_is_told(monkeypatch):
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package paddlenlp, which is not installed"):
         devices.load_paddle()
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        ("flags : fpu avx512f avx512_bf16", True),
+        ("flags : fpu amx_bf16", True),
+        ("flags : avx512f", False),
+        (None, False),
+    ],
+)
+def test_has_bf16(tmp_path, flags, answer):
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_bf16(tmp_path / "cpuinfo") == answer

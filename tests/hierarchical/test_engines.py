@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hierarchical import engines
-from hierarchical.engines import find_gpu, find_precision, has_bf16, model_path
+from hierarchical.devices import has_bf16
+from hierarchical.engines import find_gpu, find_precision, model_path
 from hierarchical.errors import InputError
 from hierarchical.predictor import Predictor
 
@@ -196,21 +197,6 @@ def test_int8_is_given_one_text_at_a_time(tiny_export):
         predictor.engine = lambda ids, engine=engine, lengths=lengths: (lengths.append(len(ids)), engine(ids))[1]
         predictor.probabilities(["短", "某公司宣布裁员", "球队主场获胜"] * 5)
         assert max(lengths) == most and sum(lengths) == 15
-
-
-@pytest.mark.parametrize(
-    ("flags", "answer"),
-    [
-        ("flags : fpu avx512f avx512_bf16", True),
-        ("flags : fpu amx_bf16", True),
-        ("flags : avx512f", False),
-        (None, False),
-    ],
-)
-def test_has_bf16(tmp_path, flags, answer):
-    if flags:
-        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
-    assert has_bf16(tmp_path / "cpuinfo") == answer
 
 
 @pytest.fixture
