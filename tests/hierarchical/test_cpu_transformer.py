@@ -52,7 +52,7 @@ def outputs_and_gradients(forward, layer, x, mask, above):
 @pytest.mark.parametrize("threads, activation", [(1, "gelu"), (2, "gelu"), (2, "relu")])
 @pytest.mark.parametrize(
     "bfloat16, share",
-    [(False, 1e-6), pytest.param(True, 0.05, marks=pytest.mark.skipif(not has_bf16(), reason="no bfloat16"))],
+    [(False, 1e-5), pytest.param(True, 0.08, marks=pytest.mark.skipif(not has_bf16(), reason="no bfloat16"))],
 )
 def test_the_same_as_the_library(paddle, bfloat16, share, threads, activation):
     layer, given = new_layer(paddle, activation=activation), inputs(paddle)
