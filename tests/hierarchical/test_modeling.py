@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hierarchical import cpu_transformer, modeling
 from hierarchical.calibration import sigmoid
 from hierarchical.encoders import read_config
 from hierarchical.modeling import (
@@ -91,6 +92,17 @@ def test_predict_logits_leaves_the_model_as_it_was(paddle):
     model.train()
     assert np.array_equal(predict_logits(model, ids, 0, 2), expected) and model.training
     assert predict_logits(model, [], 0, 2).shape == (0, 3)
+
+
+def test_many_rows_are_computed_faster_and_alike(paddle, monkeypatch):
+    monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
+    monkeypatch.setattr(modeling, "MANY_ROWS", 3)
+    model, ids = tiny_model(paddle), [[1, 7, 8, 2], [1, 9, 2], [1, 2]]
+    few = predict_logits(model, ids[:2], pad_id=0, batch_size=2)
+    assert not any("forward" in vars(layer) for layer in model.sublayers())
+    many = predict_logits(model, ids, pad_id=0, batch_size=2)
+    assert any("forward" in vars(layer) for layer in model.sublayers())
+    np.testing.assert_allclose(many[:2], few, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["bce", "zlpr"])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import predict
-from hierarchical import InputError, Prediction, Predictor
+from hierarchical import InputError, Prediction, Predictor, cpu_transformer
+from hierarchical import predictor as predictor_module
 from hierarchical.decisions import Decision
 from hierarchical.engines import OnnxModel
 from hierarchical.predictor import usual_batch_size
@@ -39,6 +40,16 @@ def test_an_export_and_its_checkpoint_answer_alike(tiny_checkpoint, predictor, t
         assert isinstance(one, Prediction) and one.labels == other.labels and one.levels == other.levels
         floors = {label: 0.01 for label in one.probabilities.keys() ^ other.probabilities.keys()}  # on its two sides
         assert floors | one.probabilities == pytest.approx(floors | other.probabilities, abs=1e-5 + 1e-6)
+
+
+def test_a_checkpoint_that_has_answered_many_texts(tiny_checkpoint, texts, monkeypatch):
+    monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
+    monkeypatch.setattr(predictor_module, "MANY_ROWS", len(texts) + 1)
+    trained = Predictor(tiny_checkpoint)
+    first, second, third = (trained.logits(trained.tokenizer.encode(texts)) for _ in range(3))
+    assert any("forward" in vars(layer) for layer in trained.engine.model.sublayers())
+    np.testing.assert_array_equal(second, third)
+    np.testing.assert_allclose(second, first, atol=1e-4)  # of up to 10
 
 
 @pytest.mark.parametrize("flags", [[], ["--decoding", "closure", "--floor", "0.3", "--max_labels", "4"]])
