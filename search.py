@@ -3,7 +3,7 @@
     python search.py --dataset_dir data --model_name path/to/encoder --trials 40
     python search.py --dataset_dir data --model_name path/to/encoder --trials 40    # again, elsewhere at the same time
     python search.py --dataset_dir data --model_name path/to/encoder --storage postgresql://user@host/searches
-    python search.py --dataset_dir data --model_name path/to/encoder -- --amp --hybrid
+    python search.py --dataset_dir data --model_name path/to/encoder -- --hybrid
 
 Reads   dataset_dir/{train.txt, dev.txt, label.txt}, an encoder
 Writes  work_dir/data/       an inner split of the train rows: those that trials train with, and those that score them

@@ -23,8 +23,9 @@ from hierarchical.added_tokens import add_tokens, read_added_tokens
 from hierarchical.batches import row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
+from hierarchical.cpu_layers import mixed_precision
 from hierarchical.curves import draw_curves
-from hierarchical.devices import has_bf16, launched_processes, set_device
+from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynamics import dynamics_for
 from hierarchical.encoders import family_of, open_tokenizer
 from hierarchical.identity import require_no_rows
@@ -122,7 +123,9 @@ def parse_args(argv):
     part = "sampled: a step sees a part of very many labels"
     model.add_argument("--head", choices=("dense", "sampled"), default="dense", help=part)
     add_device_argument(model)
-    model.add_argument("--amp", action="store_true", help="mixed precision (GPUs, and CPUs with AVX512-BF16 or AMX)")
+    default = "mixed precision (default: on CPUs with bfloat16, for encoders of 256 units or more)"
+    model.add_argument("--amp", action="store_true", default=None, help=default)
+    model.add_argument("--no_amp", dest="amp", action="store_false", help="float32 alone")
     optim = parser.add_argument_group("optimization")
     left_out = "what other flags are where they are left out; epochs and batches then depend on the train rows"
     optim.add_argument("--recipe", choices=tuple(RECIPES), help=left_out)
@@ -216,6 +219,7 @@ def fingerprint(args, world, lessons):
     if schedule(args) == "constant" and not lessons:
         free.append("epochs")  # a constant rate does not depend on where the run ends
     same = {name: value for name, value in vars(args).items() if name not in free}
+    same["amp"] = bool(args.amp)  # as the states of 0.9.0 have it
     same["add_tokens"] = file_digest(args.add_tokens)[:16] if args.add_tokens else None
     same |= lessons.fingerprint() if lessons else dict.fromkeys(("teacher", "unlabelled_file"))
     return same | {"processes": world, "data": [file_digest(path)[:16] for path in files]}
@@ -360,8 +364,6 @@ def train_and_save(args, rank, world, logger):
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     join_processes(paddle, args.model_name)
-    if args.amp and paddle.get_device() == "cpu" and not has_bf16():
-        logger.warning("--amp: this CPU has no fast products in bfloat16 (AVX512-BF16, AMX), training in float32")
     paddle.seed(args.seed)
     model, tokenizer = prepare_model(args, tree, train, long_text, logger)
     require_same_tokenizer(progress.fingerprint, tokenizer)
@@ -374,7 +376,8 @@ def train_and_save(args, rank, world, logger):
         given = args.epochs, args.token_cache, paddle.get_device()
         ids, targets, order = lessons.beside(ids, targets, tokenizer, *given)
     global_batch = args.batch_size * args.gradient_accumulation_steps * world
-    settings = Settings.from_arguments(args, schedule=schedule(args))
+    amp = mixed_precision(args.amp, model.config.hidden_size)
+    settings = Settings.from_arguments(args, schedule=schedule(args), amp=amp)
     head = None
     if args.head == "sampled":
         head = sampled_head(paddle, model, tree, train.labels, global_batch, args.seed, logger)

@@ -19,6 +19,7 @@ from hierarchical.cpu_linear import affine
 from hierarchical.devices import has_bf16
 
 FLUSH_BITS = {"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)}  # machine -> (word of C's fenv_t, its bits) on Linux
+WIDE = 256  # units of an encoder from which products in bfloat16 are faster
 MOST_THREADS = 16  # of the passes between products: handing them to more takes longer than they do
 
 
@@ -38,6 +39,23 @@ def flush_denormals() -> bool:
         return False
     environment[word] |= bits
     return library.fesetenv(environment) == 0
+
+
+def mixed_precision(asked: bool | None, units: int) -> bool:
+    """What train.py --amp (True), --no_amp (False) or neither (None) means on the device that paddle has.
+
+    units: the hidden size of the encoder
+    """
+    import paddle
+
+    if paddle.get_device() != "cpu":
+        return bool(asked)
+    if asked and not has_bf16():
+        get_logger().warning("--amp: this CPU has no products in bfloat16 (AVX512-BF16, AMX), training in float32")
+    if asked is None and has_bf16() and units >= WIDE:
+        get_logger().info("This CPU has bfloat16: training in mixed precision (--no_amp: in float32)")
+        return True
+    return bool(asked) and has_bf16()
 
 
 def speed_up(model: Any, bfloat16: bool = False) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hierarchical import cpu_layers, cpu_transformer
-from hierarchical.cpu_layers import speed_up, threads
+from hierarchical.cpu_layers import mixed_precision, speed_up, threads
 from tests.hierarchical.test_modeling import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +95,23 @@ def test_it_can_be_exported(paddle, tmp_path):
     paddle.jit.save(paddle.jit.to_static(model, input_spec=spec, full_graph=True), str(tmp_path / "model"))
     x = paddle.randn([2, 5, 3])
     np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "model"))(x).numpy(), model(x).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "asked, units, there, answer",
+    [
+        (None, 256, True, True),
+        (None, 255, True, False),
+        (None, 768, False, False),
+        (True, 16, True, True),
+        (True, 768, False, False),
+        (False, 768, True, False),
+    ],
+)
+def test_mixed_precision(paddle, monkeypatch, capsys, asked, units, there, answer):
+    monkeypatch.setattr(cpu_layers, "has_bf16", lambda: there)
+    assert mixed_precision(asked, units) is answer
+    assert ("no products in bfloat16" in capsys.readouterr().err) == (asked is True and not there)
 
 
 @pytest.mark.parametrize(
