@@ -19,7 +19,7 @@ from hierarchical.cpu_linear import affine
 from hierarchical.devices import has_bf16
 
 FLUSH_BITS = {"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)}  # machine -> (word of C's fenv_t, its bits) on Linux
-WIDE = 256  # units of an encoder from which products in bfloat16 are faster
+WIDE = 256  # units of an encoder from which bfloat16 is the default: smaller ones are fast in any case
 MOST_THREADS = 16  # of the passes between products: handing them to more takes longer than they do
 
 

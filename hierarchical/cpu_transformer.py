@@ -361,7 +361,8 @@ def agrees(products: Products, layer: Any, tolerance: float) -> bool:
         off = max(float((one - other).norm()) / max(float(one.norm()), 1) for one, other in pairs)
         fault = "" if off <= tolerance else f"numbers are off by {off:.1%}"
     except Exception as error:  # whatever another release of the library, or another machine, has to say
-        fault = f"{type(error).__name__}: {error}"
+        said = str(error).strip().splitlines() or [""]  # paddle tells its own calls before it says what is wrong
+        fault = f"{type(error).__name__}: {said[-1]}"
     finally:
         for tensor in frozen:
             tensor.stop_gradient = True
