@@ -24,6 +24,7 @@ from numba.extending import intrinsic, overload
 inlined = njit(inline="always", error_model="numpy", fastmath={"contract"})  # no reassociation: exp needs its order
 f32, u32 = np.float32, np.uint32
 
+LEAST_SHARE = 32_768  # numbers of an array that are worth a thread: handing them to one takes as long as they do
 ZERO, HALF, ONE = f32(0), f32(0.5), f32(1)
 BITS_OF_ONE_HALF, SIXTEEN, LAST = u32(0x7FFF), u32(16), u32(1)
 
@@ -43,8 +44,8 @@ def pool(threads: int) -> ThreadPoolExecutor:
 
 
 def in_parts(function: Callable, rows: int, threads: int, *arguments: Any) -> None:
-    """Call a kernel for as many ranges of `rows` as there are threads, or rows."""
-    parts = min(threads, rows)
+    """Call a kernel for as many ranges of `rows` as there are threads, fewer if its first array is small."""
+    parts = max(1, min(threads, rows, arguments[0].size // LEAST_SHARE))
     edges = [rows * part // parts for part in range(parts + 1)]
     calls = [(part, edges[part], edges[part + 1]) for part in range(parts)]
     if parts == 1:

@@ -13,6 +13,12 @@ NOTHING_DROPPED = u32(7), u32(0), f32(1)
 A_THIRD_DROPPED = u32(7), u32(2**32 / 3), f32(1.5)
 
 
+@pytest.fixture(autouse=True)
+def small_shares(monkeypatch):
+    """The arrays of these tests are not worth several threads."""
+    monkeypatch.setattr(kernels, "LEAST_SHARE", 1)
+
+
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(f32)
 
@@ -68,6 +74,19 @@ def test_all_rows_are_worked_on_once(threads):
     expected = total + 2
     in_parts(kernels.add, 3, threads, total, np.full((3, 4), 2, f32))
     np.testing.assert_array_equal(total, expected)
+
+
+def test_threads_for_large_arrays_alone(monkeypatch):
+    ranges = []
+
+    def note(part, first, last, x):
+        ranges.append((part, first, last))
+
+    monkeypatch.setattr(kernels, "LEAST_SHARE", 100)
+    in_parts(note, 10, 4, np.zeros((10, 19)))
+    assert ranges == [(0, 0, 10)]
+    in_parts(note, 10, 4, np.zeros((10, 20)))
+    assert sorted(ranges[1:]) == [(0, 0, 5), (1, 5, 10)]
 
 
 # ---- passes ----------------------------------------------------------------------------------------------------------

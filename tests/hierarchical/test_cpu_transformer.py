@@ -14,8 +14,9 @@ from hierarchical.devices import has_bf16
 
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch):
-    """The texts of these tests are few enough for the library."""
+    """The texts of these tests are few enough for the library, and for one thread."""
     monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
+    monkeypatch.setattr(cpu_kernels, "LEAST_SHARE", 1)
 
 
 TOKENS = np.arange(7) < np.array([[7], [4], [1]])  # three texts
