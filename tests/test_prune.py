@@ -188,7 +188,7 @@ def test_distillation_learns(no_export, run_prune, tiny_checkpoint, sample_rows,
     """The narrow network comes nearer to the teacher's outputs than the mere cut."""
     flags = ["--width_mult_list", "1/2", "--save_steps", "1000", "--logging_steps", "1000"]
     run_prune(*flags, "--max_steps", "1", "--learning_rate", "1e-9", "--output_dir", tmp_path / "cut")
-    run_prune(*flags, "--max_steps", "60", "--learning_rate", "1e-3", "--output_dir", tmp_path / "taught")
+    run_prune(*flags, "--max_steps", "100", "--learning_rate", "1e-3", "--output_dir", tmp_path / "taught")
     teacher = sigmoid(logits_of(tiny_checkpoint, sample_rows))
     mere, taught = (
         np.abs(sigmoid(logits_of(tmp_path / name / "width_mult_0.5", sample_rows)) - teacher).mean()
