@@ -30,9 +30,9 @@ BITS_OF_ONE_HALF, SIXTEEN, LAST = u32(0x7FFF), u32(16), u32(1)
 
 
 def kernel(function: Callable) -> Callable:
-    """Compiled; kept in a file, if there is a place for it that can be written."""
+    """Compiled; kept in a file, if there is a place for it that can be written, and nobody disabled the compiler."""
     compiled = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
-    with suppress(RuntimeError):
+    with suppress(RuntimeError, AttributeError):
         compiled.enable_caching()
     return compiled
 

@@ -16,13 +16,7 @@ from typing import Any
 import numpy as np
 
 from hierarchical.console import get_logger, quiet
-from hierarchical.devices import (
-    computing_fault,
-    gpus_are_hidden,
-    has_nvidia_driver,
-    not_there,
-    prepare_runtime,
-)
+from hierarchical.devices import computing_fault, gpus_are_hidden, has_nvidia_driver, not_there, prepare_runtime
 from hierarchical.encoders import GRAPH_INPUTS, graph_feed
 from hierarchical.errors import InputError
 from hierarchical.files import require_file

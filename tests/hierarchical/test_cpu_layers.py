@@ -1,5 +1,6 @@
 """cpu_layers.py: what is computed faster is the same, gradients included."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,22 @@ def test_without_numba_linear_layers_alone_are_faster(paddle, monkeypatch, capsy
     changed = [layer for layer in model.sublayers() if "forward" in vars(layer)]
     assert len(changed) == 8 and all(isinstance(layer, paddle.nn.Linear) for layer in changed)
     assert ("cannot be computed in bfloat16 here" in capsys.readouterr().err) == bfloat16
+
+
+def test_with_the_compiler_disabled(tmp_path):
+    # In a process of its own: Numba reads the variable when it is loaded.
+    code = """
+from hierarchical.cpu_layers import speed_up
+from hierarchical.devices import set_device
+paddle = set_device("cpu")
+layer = paddle.nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", act_dropout=0.0)
+speed_up(paddle.nn.Sequential(layer))
+print("forward" in vars(layer), "forward" in vars(layer.linear1))
+"""
+    surroundings = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=surroundings)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    assert "faster transformer layers are left out" in done.stderr
 
 
 def test_it_can_be_exported(paddle, tmp_path):
