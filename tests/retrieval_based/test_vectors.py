@@ -28,8 +28,7 @@ def unit(n, dimension=4, seed=0):
 
 
 def test_above_a_size_the_search_is_a_graph_that_still_grows(monkeypatch, tmp_path):
-    import faiss
-
+    faiss = module.load_faiss()
     monkeypatch.setattr(module, "EXACT", 300)
     every, vectors = unit(1000, 16), Vectors(16, m=16, ef=64)
     for start in range(0, 1000, 250):
