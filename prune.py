@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hierarchical.checkpoints import Checkpoint, require_same_labels, save_checkpoint
-from hierarchical.cpu_layers import flush_denormals, speed_up
+from hierarchical.cpu_layers import adamw, flush_denormals, speed_up
 from hierarchical.decisions import recalibrated
 from hierarchical.devices import launched_processes, set_device
 from hierarchical.dynabert import build_narrow, cut, distillation_loss, importance, reorder, set_width
@@ -248,19 +248,13 @@ def steps_between_evaluations(dev_rows, batch_size):
 
 def distil(args, task, teacher, student, widths):
     """Train all widths of `student` together; the best of each, by macro-F1 on dev, is in its folder at any time."""
-    import paddle
 
     lengths = task.train_ids.lengths
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     every = args.save_steps or steps_between_evaluations(len(task.dev_ids), args.per_device_train_batch_size)
     factor = rate_schedule("linear", int(args.warmup_ratio * steps), steps)
-    optimizer = paddle.optimizer.AdamW(
-        args.learning_rate,
-        parameters=student.parameters(),
-        weight_decay=0.0,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(MAX_GRAD_NORM),
-    )
+    optimizer = adamw(args.learning_rate, [{"params": student.parameters()}], max_grad_norm=MAX_GRAD_NORM)
     student.train()
     losses, started = [], time.perf_counter()
     with progress_bar(steps, "distil") as bar:

@@ -322,3 +322,36 @@ def softmax_gradient(part, first, last, gradient, probabilities, after_dropout):
                     total += gradient[text, head, i, j]
                 for j in range(tokens):
                     gradient[text, head, i, j] -= probabilities[text, head, i, j] * total
+
+
+@kernel
+def squares(part, first, last, gradient, of_rows):
+    """The sums of the squares of gradient [rows, units], by rows [rows]."""
+    for i in range(first, last):
+        total = ZERO
+        for j in range(gradient.shape[1]):
+            total += gradient[i, j] * gradient[i, j]
+        of_rows[i] = total
+
+
+@kernel
+def adamw(part, first, last, gradient, squares, parameter, moment1, moment2, clip, decay, rate, epsilon, beta1, beta2):
+    """A step of AdamW in the place of parameter, moment1 and moment2, all [rows, units]; squares: as above.
+
+    rate, epsilon: with the corrections of Kingma and Ba (2015), section 2, in them; decay: a factor. Most rows of an
+    embedding belong to tokens that have not been seen: what is 0 in every array is only read.
+    """
+    units = gradient.shape[1]
+    for i in range(first, last):
+        if squares[i] == ZERO and decay == ONE:
+            total = ZERO
+            for j in range(units):
+                total += abs(gradient[i, j]) + abs(moment1[i, j]) + moment2[i, j]
+            if total == ZERO:
+                continue
+        for j in range(units):
+            value = gradient[i, j] * clip
+            first_moment = beta1 * moment1[i, j] + (ONE - beta1) * value
+            second_moment = beta2 * moment2[i, j] + (ONE - beta2) * value * value
+            moment1[i, j], moment2[i, j] = first_moment, second_moment
+            parameter[i, j] = parameter[i, j] * decay - rate * first_moment / (np.sqrt(second_moment) + epsilon)

@@ -1,15 +1,17 @@
-"""What replaces layers that are slow in the library when a network trains on a CPU.
+"""What replaces layers, and an optimizer, that are slow in the library when a network trains on a CPU.
 
     flush_denormals()
     speed_up(model, bfloat16=False)   # its transformer and linear layers
+    optimizer = adamw(1e-4, [{"params": model.parameters()}], max_grad_norm=1.0)
 
-All of it computes what the library's own layers do; with bfloat16, products to some three decimals.
+All of it computes what the library's own does; with bfloat16, products to some three decimals.
 """
 
 import ctypes
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -80,6 +82,30 @@ def speed_up(model: Any, bfloat16: bool = False) -> None:
     for layer in layers:
         if isinstance(layer, paddle.nn.Linear) and id(layer) not in inside:
             layer.forward = partial(affine, weight=layer.weight, bias=layer.bias)
+
+
+def adamw(
+    learning_rate: float,
+    groups: list[dict],
+    weight_decay: float = 0.0,
+    decays: Callable[[str], bool] = lambda name: True,
+    max_grad_norm: float = 0.0,
+) -> Any:
+    """The library's AdamW, or on a CPU one that does the same in one pass; arguments are of cpu_adamw.AdamW."""
+    import paddle
+
+    if paddle.get_device() == "cpu":
+        with suppress(ImportError, OSError):  # see speed_up
+            from hierarchical.cpu_adamw import AdamW
+
+            return AdamW(learning_rate, groups, weight_decay, decays, max_grad_norm, threads(bfloat16=False))
+    return paddle.optimizer.AdamW(
+        learning_rate,
+        parameters=groups,
+        weight_decay=weight_decay,
+        apply_decay_param_fun=decays,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(max_grad_norm) if max_grad_norm else None,
+    )
 
 
 def on_cpu(layer: Any) -> bool:

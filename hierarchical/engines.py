@@ -8,7 +8,8 @@ import json
 import mmap
 import sys
 import threading
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,32 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
+def load_openvino() -> Any:
+    """The module openvino, which says nothing to anybody. Raises InputError where it is missing."""
+    try:
+        with quiet(), without_telemetry():
+            import openvino
+    except ImportError as error:
+        raise InputError(
+            f"the back end openvino needs the package openvino, which is {not_there(error, 'openvino')}: pip "
+            "install -r requirements-openvino.txt"
+        ) from None
+    return openvino
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """What is imported does not find the package with which OpenVINO tells Google Analytics of every import."""
+    name = "openvino_telemetry"
+    found = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None  # type: ignore[assignment]  # which is how Python is told that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(found)
+
+
 class OnnxModel:
     """A session of ONNX Runtime: int64 token ids [n, T], padded -> float32 logits [n, L]; may be called by threads.
 
@@ -167,14 +194,7 @@ class OpenVinoModel:
 
     def __init__(self, path: Path, threads: int = 1, bf16: bool = False):
         require_file(path, "Make it with export_model.py.")
-        try:
-            with quiet():
-                import openvino
-        except ImportError as error:
-            raise InputError(
-                f"the back end openvino needs the package openvino, which is {not_there(error, 'openvino')}: pip "
-                "install -r requirements-openvino.txt"
-            ) from None
+        openvino = load_openvino()
         if contains(path, b"QuantizeLinear"):
             raise InputError(f"{path}: an int8 model, which the back end openvino cannot read. Name the float32 one.")
         settings = {
@@ -196,6 +216,8 @@ class OpenVinoModel:
             raise InputError(f"{path}: not a model that OpenVINO can read ({reason}). Export it again.") from None
         self.inputs = [tensor.get_any_name() for tensor in self.compiled.inputs]
         require_known_inputs(path, self.inputs)
+        # It looks NumPy up at the first array, and two threads that do so at once wait for each other for ever.
+        _ = openvino.Tensor(np.zeros(1, np.int64)).data
         self.own = threading.local()  # a request is for one caller at a time
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hierarchical.console import progress_bar
-from hierarchical.cpu_layers import flush_denormals, speed_up
+from hierarchical.cpu_layers import adamw, flush_denormals, speed_up
 from hierarchical.dynamics import DYNAMICS, Dynamics
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
@@ -175,15 +175,15 @@ class Trainer:
         new = [p for name, p in model.named_parameters() if not name.startswith(inside)]
         encoder = [p for name, p in model.named_parameters() if name.startswith(inside)]
         decayed = {p.name for name, p in model.named_parameters() if "bias" not in name and "norm" not in name}
-        self.optimizer = paddle.optimizer.AdamW(
-            learning_rate=settings.learning_rate,
-            parameters=[
+        self.optimizer = adamw(
+            settings.learning_rate,
+            [
                 {"params": encoder},
                 {"params": new, "learning_rate": settings.head_learning_rate / settings.learning_rate},
             ],
-            weight_decay=settings.weight_decay,
-            apply_decay_param_fun=lambda name: name in decayed,
-            grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.max_grad_norm) if settings.max_grad_norm else None,
+            settings.weight_decay,
+            decayed.__contains__,
+            settings.max_grad_norm,
         )
         use_amp = settings.amp and paddle.get_device() != "cpu"
         self.amp_dtype = "bfloat16" if use_amp and paddle.amp.is_bfloat16_supported() else "float16"

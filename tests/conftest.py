@@ -3,6 +3,7 @@
     data_dir         a factory: writes a small data folder with any files replaced, returns its path
     rows_dir         such a folder with 20 train rows
     run_train        calls train.main()
+    openvino         the library as the product loads it; skips where it is not installed
     printed          the messages of the project's logger, as a list that grows
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
     tiny_checkpoint  a checkpoint folder as train.py leaves it, with random weights, for the labels of data/label.txt
@@ -70,6 +71,15 @@ def data_dir(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def openvino():
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("needs openvino, see requirements-openvino.txt")
+    from hierarchical.engines import load_openvino
+
+    return load_openvino()
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ HEAVY = {
 }  # seconds, or not installed everywhere
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
     "hierarchical/few_shot.py": {"paddle"},
+    "hierarchical/cpu_adamw.py": {"paddle"},
     "hierarchical/cpu_transformer.py": {"paddle"},
     f"{STEPS}/seqcls_model.py": {"onnxruntime"},
     "benchmarks/plain_loop.py": {"paddle", "paddlenlp"},

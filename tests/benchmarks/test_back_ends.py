@@ -17,8 +17,7 @@ def dev(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_line_for_each(tiny_export, dev, capsys):
-    pytest.importorskip("openvino")
+def test_a_line_for_each(tiny_export, openvino, dev, capsys):
     back_ends.main(["--model_path", str(tiny_export), "--dataset_dir", str(dev), "--repetitions", "1"])
     lines = [line for line in capsys.readouterr().out.splitlines() if " ms a text " in line]
     names = [line[:40].strip() for line in lines]

@@ -128,8 +128,7 @@ TEXTS = ["短", "某公司宣布裁员", "球队主场获胜，球迷庆祝到�
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_openvino_says_what_onnxruntime_says(tiny_export, threads):
-    pytest.importorskip("openvino")
+def test_openvino_says_what_onnxruntime_says(tiny_export, openvino, threads):
     plain = Predictor(tiny_export, num_threads=1).text_logits(TEXTS)
     other = Predictor(tiny_export, backend="openvino", num_threads=threads, batch_size=5)
     assert other.callers == threads and other.file == tiny_export / "float32.onnx" and not other.singly
@@ -141,9 +140,45 @@ def test_openvino_says_what_onnxruntime_says(tiny_export, threads):
     assert (np.abs(rounded - plain).max() > 1e-4) == has_bf16()  # of the machine; another one multiplies in float32
 
 
+AT_ONCE = """
+import os, sys, threading, time
+from pathlib import Path
+import numpy as np
+from hierarchical.engines import OpenVinoModel
+
+class Slow(np.lib.NumpyVersion):  # by which native code finds the parts of NumPy
+    def __init__(self, version):
+        time.sleep(0.3)  # time for the other thread to ask, too
+        super().__init__(version)
+
+np.lib.NumpyVersion = Slow
+model, together = OpenVinoModel(Path(sys.argv[1]), threads=2), threading.Barrier(2)
+threads = [threading.Thread(target=lambda: (together.wait(), model(np.ones((3, 8), np.int64)))) for _ in range(2)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+def test_the_first_callers_of_openvino_can_come_at_once(tiny_export, openvino):
+    """They waited for each other for ever, the one with what the other needed to look NumPy up."""
+    command = [sys.executable, "-c", AT_ONCE, str(tiny_export / "float32.onnx")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_openvino_tells_nobody(openvino):
+    """Of every import, where it finds the package for that; other programs find it afterwards."""
+    pytest.importorskip("openvino_telemetry")
+    assert sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+    with engines.without_telemetry(), pytest.raises(ImportError):
+        import openvino_telemetry
+    import openvino_telemetry  # noqa: F811
+
+    assert sys.modules["openvino_telemetry"] is openvino_telemetry
+
+
 @pytest.mark.parametrize(("there", "expected"), [(True, "bf16"), (False, "f32")])
-def test_what_openvino_multiplies_in(tiny_export, monkeypatch, there, expected):
-    openvino = pytest.importorskip("openvino")
+def test_what_openvino_multiplies_in(tiny_export, openvino, monkeypatch, there, expected):
     asked, compile_model = [], openvino.Core.compile_model
 
     def compiled(core, model, device, settings):
@@ -157,8 +192,7 @@ def test_what_openvino_multiplies_in(tiny_export, monkeypatch, there, expected):
     assert asked == [expected, "f32", "bf16"]
 
 
-def test_what_openvino_cannot_do(tiny_export, export, monkeypatch):
-    pytest.importorskip("openvino")
+def test_what_openvino_cannot_do(tiny_export, export, openvino, monkeypatch):
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, auto .openvino.; got 'int8'"):
         Predictor(tiny_export, "int8", backend="openvino")
     with pytest.raises(InputError, match="device gpu: the back end openvino is for CPUs. Leave the device out."):

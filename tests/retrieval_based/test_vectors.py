@@ -44,8 +44,9 @@ def test_above_a_size_the_search_is_a_graph_that_still_grows(monkeypatch, tmp_pa
 
 
 BESIDE_OTHERS = """
-import numpy as np, openvino, paddle
-openvino.Core().get_versions("CPU")  # loads what computes, and with it brings Paddle's OpenMP before everybody else's
+import numpy as np, paddle
+from hierarchical.engines import load_openvino
+load_openvino().Core().get_versions("CPU")  # loads what computes, and with it brings Paddle's OpenMP before everybody else's
 from retrieval_based import vectors
 vectors.EXACT = 10
 every = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
@@ -60,9 +61,8 @@ for _ in range(30):
 
 
 @pytest.mark.slow
-def test_the_graph_is_right_beside_paddle_and_openvino():
+def test_the_graph_is_right_beside_paddle_and_openvino(openvino):
     """Where threads of two OpenMPs were mixed, they worked on the same queries at once."""
-    pytest.importorskip("openvino")
     done = subprocess.run([sys.executable, "-c", BESIDE_OTHERS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
