@@ -51,6 +51,7 @@ from analysis.merging import (
 from analysis.suspects import find_suspects
 from analysis.suspicion import STRATEGIES, Search
 from hierarchical.checkpoints import Checkpoint, require_same_labels
+from hierarchical.files import require_distinct
 from hierarchical.formats import TEXT, existing, format_of
 from hierarchical.label_graph import GRAPH
 from hierarchical.ledger import MARGIN, RESOLUTIONS, Decision, Ledger, id_of
@@ -274,8 +275,7 @@ def main(argv=None):
             paths[flag] = directory / name if getattr(args, flag) == DEFAULTS[flag] else paths[flag]
     if args.trusted_file:
         paths["trusted_file"] = in_directory(directory, args.trusted_file)
-    if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise InputError(f"{', '.join(f'--{flag}' for flag in paths)} must have different names.")
+    require_distinct({f"--{flag}": path for flag, path in paths.items()})
     (merge if args.merge else find)(args, logger, directory, paths | {"train_file": train})
 
 

@@ -124,10 +124,16 @@ def require_writable(path: Path, flag: str, inputs: Iterable[Path]) -> None:
 
 def require_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     """`require_writable` for every file of {flag: path}; no two flags may name the same one."""
-    flag_of: dict[Path, str] = {}
     inputs = list(inputs)
     for flag, path in outputs.items():
         require_writable(path, flag, inputs)
+    require_distinct(outputs)
+
+
+def require_distinct(paths: Mapping[str, Path]) -> None:
+    """Raise InputError if two of {flag: path} are the same file."""
+    flag_of: dict[Path, str] = {}
+    for flag, path in paths.items():
         if (other := flag_of.setdefault(path.resolve(), flag)) != flag:
             raise InputError(f"{path}: {other} and {flag} must have different names.")
 

@@ -170,7 +170,7 @@ def test_what_can_be_wrong(folder, call, refused):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for name, message in (
         ("train.txt", "would overwrite"),
-        ("train_clean.txt", "must have different names"),
+        ("train_clean.txt", "--clean_file and --trusted_file must have different names"),
         ("dev.txt", "--trusted_file would overwrite a file of the data set"),
         ("ledger.jsonl", "would overwrite what people have answered"),
         ("trusted.csv", "--trusted_file has the lines of train_clean.txt"),
