@@ -137,12 +137,21 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def real_milvus(tmp_path_factory):
-    """The address of a Milvus server: MILVUS_URI, else a Milvus Lite in a process of its own. What a test makes, it drops.
+@pytest.fixture
+def real_milvus(milvus_server):
+    """The address of a Milvus server. What a test makes, it drops.
 
-    Skips where neither is there.
+    pymilvus keeps connections and pings them; a Milvus Lite breaks idle ones off for that, whatever asks it just then.
     """
+    yield milvus_server
+    from pymilvus.client.connection_manager import ConnectionManager
+
+    ConnectionManager.get_instance().close_all()
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    """MILVUS_URI, else a Milvus Lite in a process of its own; skips where neither is there."""
     if os.environ.get("MILVUS_URI"):
         yield os.environ["MILVUS_URI"]
         return
