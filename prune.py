@@ -248,7 +248,6 @@ def steps_between_evaluations(dev_rows, batch_size):
 
 def distil(args, task, teacher, student, widths):
     """Train all widths of `student` together; the best of each, by macro-F1 on dev, is in its folder at any time."""
-
     lengths = task.train_ids.lengths
     per_epoch = -(-len(lengths) // args.per_device_train_batch_size)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
@@ -379,13 +378,13 @@ def narrow_and_save(args, task, widths, logger):
     paddle.seed(args.seed)
     teacher, student = checkpoint.load_model(), checkpoint.load_model()
     with logging_redirect_tqdm([logger]):
+        if paddle.get_device() == "cpu":
+            flush_denormals()
         logger.info("Full model:")
         full = evaluate(args, task, teacher)
         rank(args, task, student)
         for width in widths:
             width.model = build_narrow(student, width.fraction)
-        if paddle.get_device() == "cpu":
-            flush_denormals()
         for model in (teacher, student, *(width.model for width in widths)):
             speed_up(model)
         distil(args, task, teacher, student, widths)

@@ -1,6 +1,6 @@
-"""AdamW on a CPU, in one pass over the memory of a parameter, where the library's takes four with clipping.
+"""AdamW on a CPU: the gradient is read for its norm, and then all that belongs to a parameter is read and written once.
 
-    optimizer = AdamW(1e-4, [{"params": encoder}, {"params": new, "learning_rate": 10.0}], max_grad_norm=1.0)
+    optimizer = cpu_layers.adamw(1e-4, [{"params": encoder}, {"params": new, "learning_rate": 10.0}], max_grad_norm=1.0)
     loss.backward()
     optimizer.step()
     optimizer.clear_grad()
@@ -9,6 +9,7 @@ Has the methods of paddle.optimizer.AdamW that training uses, computes the same,
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,14 @@ class AdamW:
         return {f"{name}_{key}": tensor for name, own in self.moments.items() for key, tensor in own.items()}
 
     def set_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the tensors of `state_dict`; float32, of their parameters' shapes, which nobody checks again."""
         names = [parameter.name for group in self.groups for parameter in group["params"]]
         self.moments = {
             name: {key: state[f"{name}_{key}"] for key in START} for name in names if f"{name}_moment1_0" in state
         }
 
     def clear_grad(self) -> None:
+        """Forget the gradients; a parameter that gets none in a step stays where it is, in a resumed run as well."""
         for group in self.groups:
             for parameter in group["params"]:
                 parameter.clear_gradient(False)
@@ -98,3 +101,25 @@ def rows(tensor: Any) -> np.ndarray:
     """The numbers of a tensor as [rows, units], not copied."""
     found = array(tensor)
     return found.reshape(-1, found.shape[-1]) if found.ndim > 1 else found.reshape(1, -1)
+
+
+@cache
+def agrees() -> bool:
+    """Whether it goes where the library's goes; the log says so if it does not."""
+
+    def trial() -> float:
+        start = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+        attribute = paddle.ParamAttr(initializer=paddle.nn.initializer.Assign(start))
+        one, other = (paddle.create_parameter(start.shape, "float32", attr=attribute) for _ in range(2))
+        clip = paddle.nn.ClipGradByGlobalNorm(1.0)
+        pairs = [
+            (one, paddle.optimizer.AdamW(0.1, parameters=[one], weight_decay=0.1, grad_clip=clip)),
+            (other, AdamW(0.1, [{"params": [other]}], 0.1, lambda name: True, 1.0, threads=1)),
+        ]
+        for parameter, optimizer in [*pairs, *pairs]:
+            (parameter**2).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+        return float((one - other).norm() / one.norm())
+
+    return kernels.is_right("steps of AdamW in one pass", trial, 1e-4)

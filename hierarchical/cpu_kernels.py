@@ -18,8 +18,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic, overload
+
+from hierarchical.console import get_logger
 
 inlined = njit(inline="always", error_model="numpy", fastmath={"contract"})  # no reassociation: exp needs its order
 f32, u32 = np.float32, np.uint32
@@ -52,6 +54,24 @@ def in_parts(function: Callable, rows: int, threads: int, *arguments: Any) -> No
         function(*calls[0], *arguments)
     else:
         list(pool(threads).map(lambda call: function(*call, *arguments), calls))
+
+
+def is_right(what: str, trial: Callable[[], float], tolerance: float) -> bool:
+    """Whether what is computed by kernels is to be used; if not, the log says why.
+
+    trial: says by which share of its norm something comes out otherwise than in the library
+    """
+    try:
+        if config.DISABLE_JIT:  # type: ignore[attr-defined]
+            raise RuntimeError("Numba's compiler is disabled")
+        off = trial()
+        fault = "" if off <= tolerance else f"numbers are off by {off:.1%}"
+    except Exception as error:  # whatever another release of the library, or another machine, has to say
+        said = str(error).strip().splitlines() or [""]  # paddle tells its own calls before it says what is wrong
+        fault = f"{type(error).__name__}: {said[-1]}"
+    if fault:
+        get_logger().warning(f"On this machine {what} are left out ({fault}): the same, more slowly.")
+    return not fault
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

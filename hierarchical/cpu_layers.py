@@ -40,6 +40,8 @@ def flush_denormals() -> bool:
     if library.fegetenv(environment):
         return False
     environment[word] |= bits
+    if kernels := sys.modules.get("hierarchical.cpu_kernels"):
+        kernels.pool.cache_clear()  # its threads would not do so
     return library.fesetenv(environment) == 0
 
 
@@ -80,7 +82,7 @@ def speed_up(model: Any, bfloat16: bool = False) -> None:
     if bfloat16 and not faster:
         get_logger().warning("This encoder's layers cannot be computed in bfloat16 here, training in float32")
     for layer in layers:
-        if isinstance(layer, paddle.nn.Linear) and id(layer) not in inside:
+        if isinstance(layer, paddle.nn.Linear) and layer.bias is not None and id(layer) not in inside:
             layer.forward = partial(affine, weight=layer.weight, bias=layer.bias)
 
 
@@ -94,11 +96,13 @@ def adamw(
     """The library's AdamW, or on a CPU one that does the same in one pass; arguments are of cpu_adamw.AdamW."""
     import paddle
 
-    if paddle.get_device() == "cpu":
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if paddle.get_device() == "cpu" and all(parameter.dtype == paddle.float32 for parameter in parameters):
         with suppress(ImportError, OSError):  # see speed_up
-            from hierarchical.cpu_adamw import AdamW
+            from hierarchical.cpu_adamw import AdamW, agrees
 
-            return AdamW(learning_rate, groups, weight_decay, decays, max_grad_norm, threads(bfloat16=False))
+            if agrees():
+                return AdamW(learning_rate, groups, weight_decay, decays, max_grad_norm, threads(bfloat16=False))
     return paddle.optimizer.AdamW(
         learning_rate,
         parameters=groups,

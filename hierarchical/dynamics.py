@@ -52,8 +52,16 @@ class Dynamics:
             self.values[self.epoch] = shared.numpy()
 
     def restore(self, values: np.ndarray | None) -> None:
-        """Take over the values of a saved state; None: it has none. The number of epochs may be another one."""
+        """Take over the values of a saved state; None: it has none. The number of epochs may be another one.
+
+        Raises InputError for those of other rows.
+        """
         if values is not None:
+            if values.ndim != 2 or values.shape[1] != self.values.shape[1]:
+                raise InputError(
+                    f"the state of the run is damaged ({DYNAMICS}: {list(values.shape)}, not [epochs, "
+                    f"{self.values.shape[1]}]). Start again, without continuing it."
+                )
             known = min(len(values), len(self.values))
             self.values[:known] = values[:known]
 

@@ -27,6 +27,7 @@ PRECISIONS = ("float32", "float16", "int8")
 BACKENDS = ("onnx", "openvino", "paddle")
 BACKENDS_TEXT = "ONNX Runtime; OpenVINO, for the float32 model on a CPU; or Paddle Inference"
 AUTOMATIC = {"cpu": ("int8", "float32", "float16"), "gpu": ("float16", "float32", "int8")}  # where "auto" looks first
+LOADING = threading.Lock()  # what keeps them quiet is for one thread at a time
 MAX_F1_DROP = 0.3  # points that a precision may lose, where the record does not tell what it was held to
 
 
@@ -99,7 +100,7 @@ def load_onnxruntime() -> Any:
     """The module onnxruntime, silent but for errors. Raises InputError, saying what to install, where it is missing."""
     try:
         # While it is loaded, it warns of what it did not find out about the machine's GPUs; before, nobody can stop it.
-        with quiet() if "onnxruntime" not in sys.modules else nullcontext():
+        with LOADING, quiet() if "onnxruntime" not in sys.modules else nullcontext():
             import onnxruntime
     except ImportError as error:
         raise InputError(
@@ -107,13 +108,14 @@ def load_onnxruntime() -> Any:
             "install onnxruntime (on NVIDIA's GPUs: onnxruntime-gpu)"
         ) from None
     onnxruntime.set_default_logger_severity(3)  # errors
+    onnxruntime.disable_telemetry_events()  # which its builds for Windows have
     return onnxruntime
 
 
 def load_openvino() -> Any:
     """The module openvino, which says nothing to anybody. Raises InputError where it is missing."""
     try:
-        with quiet(), without_telemetry():
+        with LOADING, quiet() if "openvino" not in sys.modules else nullcontext(), without_telemetry():
             import openvino
     except ImportError as error:
         raise InputError(
@@ -216,7 +218,7 @@ class OpenVinoModel:
             raise InputError(f"{path}: not a model that OpenVINO can read ({reason}). Export it again.") from None
         self.inputs = [tensor.get_any_name() for tensor in self.compiled.inputs]
         require_known_inputs(path, self.inputs)
-        # It looks NumPy up at the first array, and two threads that do so at once wait for each other for ever.
+        # It looks NumPy up at a process's first array, and two threads that do so at once wait for each other for ever.
         _ = openvino.Tensor(np.zeros(1, np.int64)).data
         self.own = threading.local()  # a request is for one caller at a time
 

@@ -25,6 +25,7 @@ import numpy as np
 from hierarchical.encoders import family_of
 from hierarchical.labels import LabelTree
 from hierarchical.rows import multi_hot
+from hierarchical.weights import array_of
 
 SIZE = 4096  # labels of a step, or twice as many as its rows can have
 MOMENTS = ("moment1_0", "moment2_0")  # what AdamW holds of each number
@@ -145,10 +146,13 @@ class SampledHead:
         return rows | {f"{moment}/{self.name}.{name}": row for (moment, name), row in self.moments.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Take the arrays of `state()` over; all arrays, but those with as many labels as the layer of a step has."""
+        """Take the arrays of `state()` over; all arrays, but those with as many labels as the layer of a step has.
+
+        Raises InputError for others.
+        """
         own = self.state()
         for name, tensor in own.items():
-            tensor.set_value(arrays[name])
+            tensor.set_value(array_of(arrays, name, tensor.shape))
         return {name: array[: len(self.layer.bias)] if name in own else array for name, array in arrays.items()}
 
 

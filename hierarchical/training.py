@@ -26,12 +26,13 @@ from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import soft_targets
-from hierarchical.shortlist import SampledHead
-from hierarchical.weights import write_tensors
+from hierarchical.shortlist import MOMENTS, SampledHead
+from hierarchical.weights import array_of, write_tensors
 from hierarchical.window_training import joined_logits
 
 STATE = "state.safetensors"
 BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense", "long_text": "cut"}  # version 0.9.0's, whose states say none
+POWERS = ("beta1_pow_acc_0", "beta2_pow_acc_0")  # what AdamW holds of a parameter, besides MOMENTS
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -273,16 +274,16 @@ class Trainer:
         return tensors | self.head.state() if self.head else tensors
 
     def restore(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Take over the arrays of `state()`, after `step` updates."""
+        """Take over the arrays of `state()`, after `step` updates. Raises InputError for others."""
         self.step, moments = step, {}
         if self.dynamics:
             self.dynamics.restore(arrays.get(DYNAMICS))
         arrays = self.head.restore(arrays) if self.head else arrays
         for name, parameter in self.model.named_parameters():
-            parameter.set_value(arrays[f"parameter/{name}"])
-            for key, value in arrays.items():
-                kind, _, owner = key.partition("/")
-                if owner == name and kind != "parameter":
+            parameter.set_value(array_of(arrays, f"parameter/{name}", parameter.shape))
+            if f"{MOMENTS[0]}/{name}" in arrays:  # it has had a gradient
+                for kind in (*MOMENTS, *POWERS):
+                    value = array_of(arrays, f"{kind}/{name}", parameter.shape if kind in MOMENTS else [1])
                     moments[f"{parameter.name}_{kind}"] = self.paddle.to_tensor(value)
         self.optimizer.set_state_dict(moments)
 

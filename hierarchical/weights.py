@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -181,6 +181,18 @@ class _Tensor(NamedTuple):
 class _TensorPickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         return np.asarray(value.value).__reduce__() if isinstance(value, _Tensor) else NotImplemented
+
+
+def array_of(arrays: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
+    """One of the arrays of a run's state; raises InputError unless it is there, of float32 and this shape.
+
+    What updates parameters on CPUs trusts their shapes, and would write into other memory.
+    """
+    found = arrays.get(name)
+    if found is None or found.dtype != np.float32 or list(found.shape) != list(shape):
+        what = "missing" if found is None else f"{found.dtype} {list(found.shape)}, not float32 {list(shape)}"
+        raise InputError(f"the state of the run is damaged ({name}: {what}). Start again, without continuing it.")
+    return found
 
 
 def read_identity(path: Path | None) -> dict[str, str] | None:

@@ -1,10 +1,13 @@
 """cpu_adamw.py: parameters, and the state of a run, go the way that the library's optimizer takes them."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from hierarchical import cpu_kernels
+from hierarchical import cpu_adamw, cpu_kernels
 from hierarchical.cpu_adamw import AdamW
+from hierarchical.cpu_layers import adamw
 
 SHAPES = {"embedding.weight": (50, 6), "linear.weight": (6, 3), "linear.bias": (3,), "unused": (4,)}
 SEEN = [3, 4, 9]  # tokens
@@ -77,6 +80,54 @@ def test_a_token_seen_before_goes_on_moving(paddle):
         optimizer.step()
     np.testing.assert_allclose(fast["embedding.weight"].numpy(), plain["embedding.weight"].numpy(), atol=1e-6)
     assert (fast["embedding.weight"].numpy() != after_one).any(1).nonzero()[0].tolist() == [3, 4, 9, 20, 21]
+
+
+def test_without_a_gradient_a_parameter_stays(paddle):
+    """The library's would go on moving it by old moments, and in a run that was resumed it would not."""
+    owner = parameters(paddle)
+    own = optimizers(paddle, owner, owner)[1]
+    learn(paddle, owner, own, 1)
+    before = {name: tensor.numpy() for name, tensor in owner.items()}
+    (owner["unused"] ** 2).sum().backward()
+    own.step()
+    changed = {name for name, tensor in owner.items() if (tensor.numpy() != before[name]).any()}
+    assert changed == {"unused"}
+
+
+def test_where_it_comes_out_otherwise_the_library_steps(paddle, monkeypatch, capsys):
+    monkeypatch.setattr(cpu_adamw, "EPSILON", 0.1)
+    cpu_adamw.agrees.cache_clear()
+    try:
+        assert isinstance(adamw(1e-4, [{"params": list(parameters(paddle).values())}]), paddle.optimizer.AdamW)
+    finally:
+        cpu_adamw.agrees.cache_clear()
+    assert "steps of AdamW in one pass are left out (numbers are off by " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_the_library_steps_alike_where_this_cannot(paddle, monkeypatch, missing):
+    """Without Numba, or with parameters of another precision."""
+    plain, fast = parameters(paddle), parameters(paddle)
+    groups = [{"params": [fast[name] for name in SHAPES if name != "linear.bias"]}]
+    groups += [{"params": [fast["linear.bias"]], "learning_rate": 10.0}]
+    if missing:
+        monkeypatch.setitem(sys.modules, "hierarchical.cpu_adamw", None)
+    else:
+        other = paddle.create_parameter([2], "float64")
+        groups[0]["params"].append(other)
+    decayed = {fast["linear.weight"].name}
+    found = adamw(1e-2, groups, 0.1, decayed.__contains__, 1.0)
+    assert isinstance(found, paddle.optimizer.AdamW)
+    own = AdamW(
+        1e-2,
+        [{"params": [plain[name] for name in SHAPES if name != "linear.bias"]}]
+        + [{"params": [plain["linear.bias"]], "learning_rate": 10.0}],
+        0.1, {plain["linear.weight"].name}.__contains__, 1.0, 1,
+    )  # fmt: skip
+    for owner, optimizer in ((plain, own), (fast, found)):
+        learn(paddle, owner, optimizer, 3)
+    for name in SHAPES:
+        np.testing.assert_allclose(fast[name].numpy(), plain[name].numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_the_state_is_the_librarys(paddle):

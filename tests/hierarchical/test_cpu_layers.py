@@ -89,17 +89,26 @@ def test_without_numba_linear_layers_alone_are_faster(paddle, monkeypatch, capsy
 def test_with_the_compiler_disabled(tmp_path):
     # In a process of its own: Numba reads the variable when it is loaded.
     code = """
-from hierarchical.cpu_layers import speed_up
+from hierarchical.cpu_layers import adamw, speed_up
 from hierarchical.devices import set_device
 paddle = set_device("cpu")
 layer = paddle.nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", act_dropout=0.0)
 speed_up(paddle.nn.Sequential(layer))
 print("forward" in vars(layer), "forward" in vars(layer.linear1))
+print(type(adamw(1e-4, [{"params": layer.parameters()}])).__module__)
 """
     surroundings = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=surroundings)
-    assert done.stdout.split() == ["False", "True"], done.stderr
-    assert "faster transformer layers are left out" in done.stderr
+    assert done.stdout.split() == ["False", "True", "paddle.optimizer.adamw"], done.stderr
+    for what in ("faster transformer layers", "steps of AdamW in one pass"):
+        assert f"{what} are left out (RuntimeError: Numba's compiler is disabled)" in done.stderr
+
+
+def test_a_linear_layer_without_bias_keeps_its_form(paddle):
+    layers = paddle.nn.Sequential(paddle.nn.Linear(3, 4, bias_attr=False), paddle.nn.Linear(4, 2))
+    speed_up(layers)
+    assert ["forward" in vars(layer) for layer in layers] == [False, True]
+    assert layers(paddle.ones([1, 3])).shape == [1, 2]
 
 
 def test_it_can_be_exported(paddle, tmp_path):
@@ -156,14 +165,18 @@ def test_denormals_are_flushed():
     code = """
 import threading
 import numpy as np
+from hierarchical import cpu_kernels
 from hierarchical.cpu_layers import flush_denormals
+def of_pool():
+    return cpu_kernels.pool(2).submit(lambda: (tiny * one).any()).result()
 tiny, one = np.full(2, 1e-30, np.float32), np.float32(1e-9)
-assert (tiny * one).all()
+assert (tiny * one).all() and of_pool()
 assert flush_denormals()
 seen = [(tiny * one).any(), (tiny * np.float32(1e-7)).any()]
 thread = threading.Thread(target=lambda: seen.append((tiny * one).any()))
 thread.start(), thread.join()
+seen.append(of_pool())
 print(*map(int, seen))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["0", "1", "0"]  # 1e-39, 1e-37, and 1e-39 in another thread
+    assert done.stdout.split() == ["0", "1", "0", "0"]  # 1e-39, 1e-37, and 1e-39 in other threads

@@ -68,6 +68,9 @@ def test_a_state_goes_on(tmp_path):
         known = min(epochs, 2)
         assert np.array_equal(again.values[:known], first.values[:known]) and (again.values[known:] == -1).all()
     again.restore(None)
+    for values in (first.values[:, 1:], first.values[0]):
+        with pytest.raises(InputError, match=r"the state of the run is damaged \(dynamics: "):
+            again.restore(values)
     assert np.array_equal(again.values[:2], first.values) and (again.values[2:] == -1).all(), "as it was"
 
 

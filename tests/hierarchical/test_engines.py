@@ -166,6 +166,19 @@ def test_the_first_callers_of_openvino_can_come_at_once(tiny_export, openvino):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_openvino_is_loaded_by_two_at_once(openvino):
+    code = """
+import sys, threading
+from hierarchical.engines import load_openvino
+together, found = threading.Barrier(2), []
+threads = [threading.Thread(target=lambda: (together.wait(), found.append(load_openvino()))) for _ in range(2)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(len(found), "openvino_telemetry" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "False"], done.stderr[-3000:]
+
+
 def test_openvino_tells_nobody(openvino):
     """Of every import, where it finds the package for that; other programs find it afterwards."""
     pytest.importorskip("openvino_telemetry")
@@ -390,13 +403,14 @@ def test_onnxruntime_does_not_warn_of_the_machine(tmp_path):
     (package / "__init__.py").write_text(
         "import os, sys\nos.write(2, b'W:onnxruntime:Default, device_discovery.cc')\n"
         "def set_default_logger_severity(level): print('level', level)\n"
+        "def disable_telemetry_events(): print('untold')\n"
     )
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\nfrom hierarchical.engines import load_onnxruntime\n"
         "load_onnxruntime(); load_onnxruntime()"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("level 3\nlevel 3\n", "")
+    assert (done.stdout, done.stderr) == ("level 3\nuntold\nlevel 3\nuntold\n", "")
     (package / "__init__.py").write_text("raise ImportError('libcublasLt.so.13: cannot open shared object file')")
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert "is installed, and cannot be loaded (libcublasLt.so.13: cannot open" in done.stderr

@@ -7,6 +7,7 @@ import pytest
 
 from hierarchical import shortlist
 from hierarchical.encoders import read_config
+from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, library_config, predict_logits, set_labels
@@ -184,6 +185,9 @@ def test_a_restored_trainer_goes_on_to_the_same_bits(paddle):
     assert expected.keys() == found.keys()
     for name in expected:
         assert np.array_equal(expected[name].numpy(), found[name].numpy()), name
+    state["moment2_0/classifier.bias"] = state["moment2_0/classifier.bias"][:9]
+    with pytest.raises(InputError, match=r"damaged \(moment2_0/classifier.bias: float32 \[9\], not float32 \[15\]\)"):
+        make_trainer(paddle, 9).restore(state, 2)
 
 
 def test_the_size_fits_the_rows(paddle, monkeypatch):

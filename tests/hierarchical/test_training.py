@@ -1,6 +1,7 @@
 """training.py: the row order of an epoch, rates, the first bias, what one step does to the parameters, and states."""
 
 import json
+import re
 from argparse import Namespace
 from dataclasses import asdict, fields
 
@@ -249,6 +250,26 @@ def test_a_restored_trainer_goes_on_as_the_saved_one(paddle):
     assert one.keys() == other.keys() and len(one) > 3 * 30
     for name in one:
         np.testing.assert_array_equal(one[name].numpy(), other[name].numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("moment1_0", np.zeros((1, 3), np.float32), r"float32 \[1, 3\], not float32 \["),
+        ("moment2_0", None, "missing"),
+        ("beta1_pow_acc_0", np.ones(2, np.float32), r"float32 \[2\], not float32 \[1\]"),
+        ("parameter", np.zeros(3, np.float16), "float16"),
+    ],
+)
+def test_a_state_of_other_shapes_is_refused(paddle, kind, value, said):
+    """Fast updates of parameters would write behind the end of an array."""
+    trainer = make_trainer(paddle)
+    trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    state = {name: tensor.numpy() for name, tensor in trainer.state().items()}
+    name = next(name for name in state if name.startswith(f"{kind}/") and state[name].ndim > 1 - ("pow" in name))
+    state[name] = value
+    with pytest.raises(InputError, match=rf"the state of the run is damaged \({re.escape(name)}: {said}"):
+        make_trainer(paddle).restore({name: array for name, array in state.items() if array is not None}, step=1)
 
 
 # ---- the model that a run starts from --------------------------------------------------------------------------------
