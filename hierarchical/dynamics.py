@@ -59,8 +59,8 @@ class Dynamics:
         if values is not None:
             if values.ndim != 2 or values.shape[1] != self.values.shape[1]:
                 raise InputError(
-                    f"the state of the run is damaged ({DYNAMICS}: {list(values.shape)}, not [epochs, "
-                    f"{self.values.shape[1]}]). Start again, without continuing it."
+                    f"state.safetensors: damaged ({DYNAMICS}: {list(values.shape)}, not [epochs, "
+                    f"{self.values.shape[1]}]). Start again, without continuing that run."
                 )
             known = min(len(values), len(self.values))
             self.values[:known] = values[:known]

@@ -191,7 +191,7 @@ def array_of(arrays: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) 
     found = arrays.get(name)
     if found is None or found.dtype != np.float32 or list(found.shape) != list(shape):
         what = "missing" if found is None else f"{found.dtype} {list(found.shape)}, not float32 {list(shape)}"
-        raise InputError(f"the state of the run is damaged ({name}: {what}). Start again, without continuing it.")
+        raise InputError(f"state.safetensors: damaged ({name}: {what}). Start again, without continuing that run.")
     return found
 
 

@@ -69,7 +69,7 @@ def test_a_state_goes_on(tmp_path):
         assert np.array_equal(again.values[:known], first.values[:known]) and (again.values[known:] == -1).all()
     again.restore(None)
     for values in (first.values[:, 1:], first.values[0]):
-        with pytest.raises(InputError, match=r"the state of the run is damaged \(dynamics: "):
+        with pytest.raises(InputError, match=r"state.safetensors: damaged \(dynamics: "):
             again.restore(values)
     assert np.array_equal(again.values[:2], first.values) and (again.values[2:] == -1).all(), "as it was"
 

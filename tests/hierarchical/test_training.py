@@ -268,7 +268,7 @@ def test_a_state_of_other_shapes_is_refused(paddle, kind, value, said):
     state = {name: tensor.numpy() for name, tensor in trainer.state().items()}
     name = next(name for name in state if name.startswith(f"{kind}/") and state[name].ndim > 1 - ("pow" in name))
     state[name] = value
-    with pytest.raises(InputError, match=rf"the state of the run is damaged \({re.escape(name)}: {said}"):
+    with pytest.raises(InputError, match=rf"state.safetensors: damaged \({re.escape(name)}: {said}"):
         make_trainer(paddle).restore({name: array for name, array in state.items() if array is not None}, step=1)
 
 
