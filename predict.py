@@ -46,7 +46,9 @@ from utils import (
 def parse_args(argv):
     parser = make_parser("Label texts with a checkpoint.")
     add_texts_arguments(parser)
-    add_long_text_arguments(add_checkpoint_arguments(parser, batch_size=32))
+    model = add_checkpoint_arguments(parser, batch_size=32)
+    add_long_text_arguments(model)
+    model.add_argument("--use_bf16", action="store_true", help="multiply in bfloat16, on a CPU that has it")
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
     add_unseen_arguments(parser)
@@ -60,6 +62,7 @@ def main(argv=None):
     predictor = Predictor(
         args.params_path,
         kind="checkpoint",
+        precision="bfloat16" if args.use_bf16 else "float32",
         device=args.device,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,
@@ -70,7 +73,7 @@ def main(argv=None):
     if args.unseen:
         predictor.with_unseen(args.unseen, args.unseen_encoder, args.device).predict_file(job, decision)
     else:
-        predict_file(job, predictor, decision)
+        predict_file(job, predictor, decision, predictor.settings)
 
 
 if __name__ == "__main__":

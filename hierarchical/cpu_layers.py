@@ -62,10 +62,10 @@ def mixed_precision(asked: bool | None, units: int) -> bool:
     return bool(asked) and has_bf16()
 
 
-def speed_up(model: Any, bfloat16: bool = False) -> None:
+def speed_up(model: Any, bfloat16: bool = False, in_evaluation: bool = False) -> None:
     """On a CPU, give a network's layers faster forms, unless some of them have others than the library's already.
 
-    bfloat16: for the products of transformer layers in training, where the CPU has it
+    bfloat16: for the products of transformer layers in training, where the CPU has it; in_evaluation: there, too
     """
     import paddle
 
@@ -77,10 +77,10 @@ def speed_up(model: Any, bfloat16: bool = False) -> None:
     with suppress(ImportError, OSError):  # Numba is not there for every Python
         from hierarchical.cpu_transformer import install, parts
 
-        faster = install(layers, bfloat16, threads(bfloat16))
+        faster = install(layers, bfloat16, threads(bfloat16), in_evaluation)
         inside = {id(part) for layer in faster for part in parts(layer)}
     if bfloat16 and not faster:
-        get_logger().warning("This encoder's layers cannot be computed in bfloat16 here, training in float32")
+        get_logger().warning("This encoder's layers cannot be computed in bfloat16 here, using float32")
     for layer in layers:
         if isinstance(layer, paddle.nn.Linear) and layer.bias is not None and id(layer) not in inside:
             layer.forward = partial(affine, weight=layer.weight, bias=layer.bias)

@@ -283,11 +283,11 @@ def untouched(layer: Any) -> bool:
 class FastForward:
     """Stands for the forward of a transformer layer: computes the calls that it can, and leaves others to the library.
 
-    exact: Products of float32, for evaluation; training: those for training
+    evaluation, training: Products for each
     """
 
-    def __init__(self, layer: Any, exact: Products, training: Products):
-        self.layer, self.exact, self.training = layer, exact, training
+    def __init__(self, layer: Any, evaluation: Products, training: Products):
+        self.layer, self.evaluation, self.training = layer, evaluation, training
 
     @paddle.jit.not_to_static
     def __call__(self, src: Any, src_mask: Any = None, cache: Any = None, output_attentions: bool = False) -> Any:
@@ -296,12 +296,14 @@ class FastForward:
             return type(layer).forward(layer, src, src_mask, cache, output_attentions)
         mask, given = array(src_mask.contiguous().reshape([len(src), -1])), parameters(layer)
         if not layer.training:
-            return LayerPass(self.exact, layer, given, mask).forward(src)
+            return LayerPass(self.evaluation, layer, given, mask).forward(src)
         rates = layer.self_attn.dropout, layer.dropout1.p, layer.dropout2.p
         return TrainedPass.apply(LayerPass(self.training, layer, given, mask, rates), src, *given)
 
     def can_compute(self, src: Any, src_mask: Any) -> bool:
         """Whether it is a call for training, or a large one without gradients, with a mask for all tokens of a text.
+
+        With bfloat16 all calls are large, so that a text's answer does not depend on how many others it comes with.
 
         In evaluation with gradients the library computes: word_interpret.py goes backwards through a graph several
         times, and that ends the process in the library's own code for layers like `TrainedPass`.
@@ -311,7 +313,8 @@ class FastForward:
             return False
         if src_mask.dtype != src.dtype or not untouched(self.layer):
             return False
-        return self.layer.training or (not paddle.is_grad_enabled() and n * tokens >= FEW_TOKENS)
+        large = n * tokens >= FEW_TOKENS or self.evaluation.bfloat16
+        return self.layer.training or (large and not paddle.is_grad_enabled())
 
 
 class TrainedPass(paddle.autograd.PyLayer):
@@ -329,10 +332,10 @@ class TrainedPass(paddle.autograd.PyLayer):
         return tuple(x if wanted else None for x, wanted in zip(found, context.wanted, strict=True))
 
 
-def install(layers: Iterable[Any], bfloat16: bool, threads: int) -> list:
+def install(layers: Iterable[Any], bfloat16: bool, threads: int, in_evaluation: bool = False) -> list:
     """Give those transformer layers another forward for which it computes the same; these layers.
 
-    bfloat16: for the products in training. Where numbers come out otherwise, the log says so.
+    bfloat16: for the products in training; in_evaluation: there, too. The log says where numbers come out otherwise.
     """
     layers = [layer for layer in layers if is_ours(layer)]
     exact, training = Products(False, threads), Products(bfloat16, threads)
@@ -341,7 +344,7 @@ def install(layers: Iterable[Any], bfloat16: bool, threads: int) -> list:
     if bfloat16 and not agrees(training, layers[0], 0.1):
         training = exact
     for layer in layers:
-        layer.forward = FastForward(layer, exact, training)
+        layer.forward = FastForward(layer, training if in_evaluation else exact, training)
     return layers
 
 

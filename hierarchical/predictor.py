@@ -21,6 +21,7 @@ import numpy as np
 
 from hierarchical.batches import Begun, begin_batches
 from hierarchical.checkpoints import Checkpoint, is_linear, kind_in, require_model_kind
+from hierarchical.console import get_logger
 from hierarchical.cpu_layers import speed_up
 from hierarchical.cuda_graphs import CudaGraphModel
 from hierarchical.decisions import probabilities_of, thresholds_of
@@ -56,7 +57,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "onnx": (*PRECISIONS, "auto"),
     "openvino": ("float32", "bfloat16", "auto"),
     "paddle": ("float32", "bfloat16", "auto"),
-    "checkpoint": ("float32", "auto"),
+    "checkpoint": ("float32", "bfloat16", "auto"),
     "linear": ("float32", "auto"),
 }
 
@@ -68,7 +69,8 @@ class Predictor:
                     linear model
     precision       of an export: float32, float16, int8, a file each; auto: int8 if it is there, unless export.json
                     says that it is slower or worse; on a GPU float16 likewise. With the back ends openvino and
-                    paddle float32 or bfloat16, both from one file; auto: bfloat16 with openvino on a CPU that has it
+                    paddle float32 or bfloat16, both from one file; auto: bfloat16 with openvino on a CPU that has it.
+                    Of a checkpoint float32, or bfloat16 on a CPU that has it
     backend         of an export: onnx, openvino or paddle
     device          cpu, gpu (or cuda), or one by its number as in gpu:1; for a checkpoint also xpu or npu
     device_id       number of the GPU, for an export; not needed beside gpu:1
@@ -87,6 +89,7 @@ class Predictor:
     file            the file that holds the model
     linear          the linear branch beside its network, or None
     cores           CPU threads that it may use
+    bf16            whether it was to multiply in bfloat16
 
     Raises InputError, a ValueError, for settings that cannot be and for whatever is missing, damaged, or does not fit
     together. A checkpoint's network is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export
@@ -125,6 +128,7 @@ class Predictor:
             device = parse_device(device)
         else:
             device, device_id = engine_gpu(device, device_id)
+        self.bf16 = precision == "bfloat16" or (computes == "openvino" and precision == "auto" and has_bf16())
         self.callers = 1
         self.cores = cores = num_threads or available_cores()
         if computes == "openvino" and device != "cpu":
@@ -145,7 +149,7 @@ class Predictor:
             if computes == "checkpoint":
                 opened = Checkpoint.open(path, max_seq_length, **asked)
                 self.file = opened.weights or Path(path)
-                self.engine = CheckpointModel(opened, device)
+                self.engine = CheckpointModel(opened, device, self.bf16)
                 return opened
             if computes == "onnx":
                 self.file = model_path(place, find_precision(place, precision, device), ".onnx")
@@ -170,10 +174,9 @@ class Predictor:
             elif computes == "onnx":
                 self.engine, files = OnnxModel(self.file, device, device_id), [self.file]
             elif computes == "openvino":
-                bf16 = precision == "bfloat16" or (precision == "auto" and has_bf16())
-                self.engine, files = OpenVinoModel(self.file, cores, bf16), [self.file]
+                self.engine, files = OpenVinoModel(self.file, cores, self.bf16), [self.file]
             else:
-                self.engine = PaddleModel(self.file, device, device_id, cores, precision == "bfloat16")
+                self.engine = PaddleModel(self.file, device, device_id, cores, self.bf16)
                 files = [self.file, self.file.with_suffix(".pdiparams")]
             if not template and reads_template(self.file.parent):
                 raise InputError(f"{self.file}: reads its texts in a template. Use few-shot/infer.py, which knows it.")
@@ -193,6 +196,11 @@ class Predictor:
     @property
     def labels(self) -> list[str]:
         return self.tree.labels
+
+    @property
+    def settings(self) -> dict:
+        """What a file's rows depend on, besides the model's file: for predictions.predict_file."""
+        return {"bfloat16": self.bf16 or None}
 
     def require_network(self) -> None:
         """Raise InputError for a linear model, where only one with an encoder is of use."""
@@ -277,12 +285,15 @@ class Predictor:
 
 
 class CheckpointModel:
-    """A checkpoint as an engine, like those of engines.py; the network is loaded by the first call."""
+    """A checkpoint as an engine, like those of engines.py; the network is loaded by the first call.
+
+    bf16: on a CPU that has it, multiply in bfloat16
+    """
 
     labels, singly = None, False  # labels are the checkpoint's own
 
-    def __init__(self, checkpoint: Checkpoint, device: str):
-        self.checkpoint, self.device = checkpoint, device
+    def __init__(self, checkpoint: Checkpoint, device: str, bf16: bool = False):
+        self.checkpoint, self.device, self.bf16 = checkpoint, device, bf16
         self.model: Any = None
         self.texts = 0  # that it has been given
 
@@ -290,6 +301,10 @@ class CheckpointModel:
         if self.model is None:
             self.paddle = set_device(self.device)
             self.model = self.checkpoint.load_model()
+            if self.bf16 and self.paddle.get_device() == "cpu" and has_bf16():
+                speed_up(self.model, bfloat16=True, in_evaluation=True)
+            elif self.bf16:
+                get_logger().warning("bfloat16: only on a CPU with AVX512-BF16 or AMX; using float32")
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         self.load()

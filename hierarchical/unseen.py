@@ -391,7 +391,7 @@ class WithUnseen:
         if job.label_path:
             self.require_known_labels(job.label_path)
         job = replace(job, label_path=None)  # which names perhaps the new ones, too
-        predict_file(job, self, decision, self.settings, self.decide, self.known)
+        predict_file(job, self, decision, self.predictor.settings | self.settings, self.decide, self.known)
 
     def require_known_labels(self, path: Path) -> None:
         """Raise InputError if there is a label.txt, and less the new labels it is not the classifier's."""

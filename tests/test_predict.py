@@ -421,7 +421,11 @@ def interrupted(call, monkeypatch):
 
 def test_resume_needs_the_same_run(call, interrupted, tmp_path):
     resume = "--output_file", "out.jsonl", "--batch_size", 3, "--resume"
-    for arguments, changed in ((("--threshold", 0.7), "threshold"), (("--floor", 0.3), "floor")):
+    for arguments, changed in (
+        (("--threshold", 0.7), "threshold"),
+        (("--floor", 0.3), "floor"),
+        (("--use_bf16",), "bfloat16"),
+    ):
         result = call(*resume, *arguments)
         assert result.code == 2 and changed in result.error
     result = call(*resume, data_txt=lines("新的", *TEXTS[1:]))

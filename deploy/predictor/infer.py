@@ -168,7 +168,7 @@ def main(argv=None):
         beside = WithUnseen.read(predictor, args.unseen, args.unseen_encoder, without_paddle=True)
         beside.predict_file(prediction_job(args), decision)
     else:
-        predict_file(prediction_job(args), predictor, decision)
+        predict_file(prediction_job(args), predictor, decision, predictor.settings)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def test_texts_of_a_step(call, monkeypatch):
     monkeypatch.setattr(predictor, "OnnxModel", lambda path, device, device_id: OnnxModel(path))
     asked = []
     monkeypatch.setattr(
-        infer, "predict_file", lambda job, model, decision: asked.append((job.batch_size, model.batch_size))
+        infer, "predict_file", lambda job, model, *others: asked.append((job.batch_size, model.batch_size))
     )
     for flags in ([], ["--use_quantize"], ["--device", "gpu:1"], ["--device", "gpu", "--batch_size", "7"]):
         call(*flags)

@@ -12,6 +12,7 @@ import predict
 from hierarchical import InputError, Prediction, Predictor, cpu_transformer
 from hierarchical import predictor as predictor_module
 from hierarchical.decisions import Decision
+from hierarchical.devices import has_bf16
 from hierarchical.engines import OnnxModel
 from hierarchical.predictor import usual_batch_size
 
@@ -50,6 +51,24 @@ def test_a_checkpoint_that_has_answered_many_texts(tiny_checkpoint, texts, monke
     assert any("forward" in vars(layer) for layer in trained.engine.model.sublayers())
     np.testing.assert_array_equal(second, third)
     np.testing.assert_allclose(second, first, atol=1e-4)  # of up to 10
+
+
+def test_a_checkpoint_in_bfloat16(tiny_checkpoint, texts, capsys):
+    plain, rounded = Predictor(tiny_checkpoint), Predictor(tiny_checkpoint, "bfloat16")
+    expected, together = plain.text_logits(texts), rounded.text_logits(texts)
+    largest = np.abs(expected).max()
+    alone = np.concatenate([rounded.text_logits([text]) for text in texts])
+    for found in (together, alone):  # no fewer calls are rounded
+        np.testing.assert_allclose(found, expected, atol=0.03 * largest)  # 3 digits, through some layers
+        assert (np.abs(found - expected).max() > 1e-3 * largest) == has_bf16()  # of the machine
+    assert ("bfloat16: only on a CPU with" in capsys.readouterr().err) != has_bf16()
+
+
+def test_bfloat16_where_there_is_none(tiny_checkpoint, texts, monkeypatch, capsys):
+    monkeypatch.setattr(predictor_module, "has_bf16", lambda: False)
+    found = Predictor(tiny_checkpoint, "bfloat16").text_logits(texts)
+    np.testing.assert_array_equal(found, Predictor(tiny_checkpoint).text_logits(texts))
+    assert "bfloat16: only on a CPU with AVX512-BF16 or AMX; using float32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [[], ["--decoding", "closure", "--floor", "0.3", "--max_labels", "4"]])
