@@ -25,9 +25,11 @@ Writes  output_file             one line per row of the data file, in the same o
 Any number of rows takes the same memory: they are read, predicted and written one window of batches at a time.
 """
 
+from hierarchical.checkpoints import is_linear
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
 from utils import (
+    InputError,
     add_checkpoint_arguments,
     add_decision_arguments,
     add_long_text_arguments,
@@ -59,6 +61,8 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.use_bf16 and is_linear(args.params_path):
+        raise InputError("--use_bf16: a linear model has no encoder. Leave it out.")
     predictor = Predictor(
         args.params_path,
         kind="checkpoint",

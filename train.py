@@ -386,7 +386,7 @@ def train_and_save(args, rank, world, logger):
     trainer.dynamics = dynamics_for(args.keep_dynamics, save_dir, train, args.epochs, arrays)
 
     if args.resume:
-        trainer.restore(arrays, progress.step)
+        trainer.restore(arrays, progress.step, save_dir)
         arrays = None  # thrice the model
         logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")
     scalars = None

@@ -72,6 +72,7 @@ def commands(args, work):
     sides = {
         "plain loop over PaddleNLP": loop,
         "predict.py": ours,
+        "predict.py, bfloat16": [*ours, "--use_bf16"],
         "predictor, paddle float32": [*infer, export, "--backend", "paddle"],
         "predictor, paddle bfloat16": [*infer, export, "--backend", "paddle", "--use_bf16"],
         "predictor, openvino bfloat16": [*infer, export, "--backend", "openvino", "--use_bf16"],

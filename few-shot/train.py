@@ -254,7 +254,7 @@ def train_network(args, paddle, tree, train, dev, decision, progress, arrays, lo
     )
     trainer = Trainer(paddle, settings, network, total)
     if args.resume_from_checkpoint:
-        trainer.restore(arrays, progress.step)
+        trainer.restore(arrays, progress.step, output_dir)
         logger.info(f"Resuming after {progress.step} steps")
     metric = args.metric_for_best_model.removesuffix("_score")
     shown, patience = metric.replace("_", " "), args.early_stop_patience or sys.maxsize

@@ -26,6 +26,7 @@ from hierarchical.console import get_logger
 inlined = njit(inline="always", error_model="numpy", fastmath={"contract"})  # no reassociation: exp needs its order
 f32, u32 = np.float32, np.uint32
 
+MOST_THREADS = 16  # handing a pass to more takes longer than they do
 LEAST_SHARE = 32_768  # numbers of an array that are worth a thread: handing them to one takes as long as they do
 ZERO, HALF, ONE = f32(0), f32(0.5), f32(1)
 BITS_OF_ONE_HALF, SIXTEEN, LAST = u32(0x7FFF), u32(16), u32(1)
@@ -47,6 +48,7 @@ def pool(threads: int) -> ThreadPoolExecutor:
 
 def in_parts(function: Callable, rows: int, threads: int, *arguments: Any) -> None:
     """Call a kernel for as many ranges of `rows` as there are threads, fewer if its first array is small."""
+    threads = min(threads, MOST_THREADS)
     parts = max(1, min(threads, rows, arguments[0].size // LEAST_SHARE))
     edges = [rows * part // parts for part in range(parts + 1)]
     calls = [(part, edges[part], edges[part + 1]) for part in range(parts)]

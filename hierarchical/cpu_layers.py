@@ -22,7 +22,6 @@ from hierarchical.devices import has_bf16
 
 FLUSH_BITS = {"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)}  # machine -> (word of C's fenv_t, its bits) on Linux
 WIDE = 256  # units of an encoder from which bfloat16 is the default: smaller ones are fast in any case
-MOST_THREADS = 16  # of the passes between products: handing them to more takes longer than they do
 
 
 def flush_denormals() -> bool:
@@ -77,7 +76,7 @@ def speed_up(model: Any, bfloat16: bool = False, in_evaluation: bool = False) ->
     with suppress(ImportError, OSError):  # Numba is not there for every Python
         from hierarchical.cpu_transformer import install, parts
 
-        faster = install(layers, bfloat16, threads(bfloat16), in_evaluation)
+        faster = install(layers, bfloat16, threads(), in_evaluation)
         inside = {id(part) for layer in faster for part in parts(layer)}
     if bfloat16 and not faster:
         get_logger().warning("This encoder's layers cannot be computed in bfloat16 here, using float32")
@@ -102,7 +101,7 @@ def adamw(
             from hierarchical.cpu_adamw import AdamW, agrees
 
             if agrees():
-                return AdamW(learning_rate, groups, weight_decay, decays, max_grad_norm, threads(bfloat16=False))
+                return AdamW(learning_rate, groups, weight_decay, decays, max_grad_norm, threads())
     return paddle.optimizer.AdamW(
         learning_rate,
         parameters=groups,
@@ -117,11 +116,7 @@ def on_cpu(layer: Any) -> bool:
     return all(parameter.place.is_cpu_place() for parameter in layer.parameters(include_sublayers=False))
 
 
-def threads(bfloat16: bool) -> int:
-    """The threads of this process; with bfloat16 oneDNN, which multiplies then, is told to use them too."""
+def threads() -> int:
+    """The threads that this process is to compute in."""
     settings = (os.environ.get(name, "") for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"))
-    number = next((int(setting) for setting in settings if setting.isdecimal() and int(setting)), 1)
-    if bfloat16 and sys.platform == "linux":
-        with suppress(OSError):
-            ctypes.CDLL("libiomp5.so").omp_set_num_threads(number)  # the one that paddle has loaded
-    return min(number, MOST_THREADS)
+    return next((int(setting) for setting in settings if setting.isdecimal() and int(setting)), 1)

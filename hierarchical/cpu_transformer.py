@@ -10,7 +10,10 @@ bfloat16; sums, weights, normalizations, the soft-max and its products are float
 
 import ctypes
 import math
+import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -25,6 +28,7 @@ ACTIVATIONS = {  # the library's function -> the passes that compute it, and its
     paddle.nn.functional.gelu: (kernels.gelu, kernels.gelu_gradient),
     paddle.nn.functional.relu: (kernels.relu, kernels.relu_gradient),
 }
+OWN = threading.local()  # what this thread has told oneDNN
 FEW_TOKENS = 256  # of a call in evaluation, for which the library is faster
 
 
@@ -41,6 +45,7 @@ class Products:
         """The product of two factors, which can be a factor of others."""
         if not self.bfloat16:
             return paddle.matmul(x, y, transpose_x, transpose_y)
+        use_threads(self.threads)
         options = "trans_x", transpose_x, "trans_y", transpose_y, "use_mkldnn", True, "mkldnn_data_type", "bfloat16"
         return paddle._legacy_C_ops.matmul_v2(x, y, *options)  # paddle.matmul has no bfloat16 on CPUs
 
@@ -72,6 +77,14 @@ class Products:
         arguments = [array(x) if isinstance(x, paddle.Tensor) else x for x in (first, *others)]
         in_parts(kernel, len(arguments[0]), self.threads, *arguments)
         return others[-1]
+
+
+def use_threads(number: int) -> None:
+    """Have oneDNN, which multiplies in bfloat16, compute in so many threads: each that calls it has its own number."""
+    if sys.platform == "linux" and getattr(OWN, "threads", None) != number:
+        OWN.threads = number
+        with suppress(OSError):
+            ctypes.CDLL("libiomp5.so").omp_set_num_threads(number)  # the one that paddle has loaded
 
 
 def array(tensor: Any) -> np.ndarray:

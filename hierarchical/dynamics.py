@@ -51,15 +51,15 @@ class Dynamics:
             paddle.distributed.all_reduce(shared, paddle.distributed.ReduceOp.MAX)
             self.values[self.epoch] = shared.numpy()
 
-    def restore(self, values: np.ndarray | None) -> None:
+    def restore(self, values: np.ndarray | None, path: Path) -> None:
         """Take over the values of a saved state; None: it has none. The number of epochs may be another one.
 
-        Raises InputError for those of other rows.
+        path: of the state. Raises InputError for those of other rows.
         """
         if values is not None:
             if values.ndim != 2 or values.shape[1] != self.values.shape[1]:
                 raise InputError(
-                    f"state.safetensors: damaged ({DYNAMICS}: {list(values.shape)}, not [epochs, "
+                    f"{path}: damaged ({DYNAMICS}: {list(values.shape)}, not [epochs, "
                     f"{self.values.shape[1]}]). Start again, without continuing that run."
                 )
             known = min(len(values), len(self.values))

@@ -52,6 +52,7 @@ GPU_CALLERS = 4  # batches side by side: on an H100 1.4 times as fast as one at 
 # Texts of a step; on an H100 with four callers 256 took 0.81 of the time of 32 at 128 tokens, and 0.44 with shorter
 # texts. Of longer ones there are fewer, since memory grows with them.
 BATCH, GPU_BATCH, GPU_TOKENS = 32, 256, 256 * 128
+NO_BF16 = "bfloat16: only on a CPU with AVX512-BF16 or AMX; using float32"
 # What the precision may be, by what computes.
 CHOICES: dict[str, tuple[str, ...]] = {
     "onnx": (*PRECISIONS, "auto"),
@@ -89,7 +90,7 @@ class Predictor:
     file            the file that holds the model
     linear          the linear branch beside its network, or None
     cores           CPU threads that it may use
-    bf16            whether it was to multiply in bfloat16
+    bf16            whether it multiplies in bfloat16, unless a GPU does
 
     Raises InputError, a ValueError, for settings that cannot be and for whatever is missing, damaged, or does not fit
     together. A checkpoint's network is loaded by the first texts, or by `load()`. Nothing needs to be closed. An export
@@ -129,6 +130,9 @@ class Predictor:
         else:
             device, device_id = engine_gpu(device, device_id)
         self.bf16 = precision == "bfloat16" or (computes == "openvino" and precision == "auto" and has_bf16())
+        if computes == "checkpoint" and self.bf16 and not has_bf16():
+            get_logger().warning(NO_BF16)
+            self.bf16 = False
         self.callers = 1
         self.cores = cores = num_threads or available_cores()
         if computes == "openvino" and device != "cpu":
@@ -200,7 +204,7 @@ class Predictor:
     @property
     def settings(self) -> dict:
         """What a file's rows depend on, besides the model's file: for predictions.predict_file."""
-        return {"bfloat16": self.bf16 or None}
+        return {"use_bf16": self.bf16 or None}
 
     def require_network(self) -> None:
         """Raise InputError for a linear model, where only one with an encoder is of use."""
@@ -301,10 +305,10 @@ class CheckpointModel:
         if self.model is None:
             self.paddle = set_device(self.device)
             self.model = self.checkpoint.load_model()
-            if self.bf16 and self.paddle.get_device() == "cpu" and has_bf16():
+            if self.bf16 and self.paddle.get_device() == "cpu":
                 speed_up(self.model, bfloat16=True, in_evaluation=True)
             elif self.bf16:
-                get_logger().warning("bfloat16: only on a CPU with AVX512-BF16 or AMX; using float32")
+                get_logger().warning(NO_BF16)
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         self.load()

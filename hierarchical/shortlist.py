@@ -18,6 +18,7 @@ in "lazy" Adam.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import Logger
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,14 +146,14 @@ class SampledHead:
         rows = {f"parameter/{self.name}.{name}": row for name, row in self.rows.items()}
         return rows | {f"{moment}/{self.name}.{name}": row for (moment, name), row in self.moments.items()}
 
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def restore(self, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
         """Take the arrays of `state()` over; all arrays, but those with as many labels as the layer of a step has.
 
-        Raises InputError for others.
+        path: where they are from. Raises InputError for others.
         """
         own = self.state()
         for name, tensor in own.items():
-            tensor.set_value(array_of(arrays, name, tensor.shape))
+            tensor.set_value(array_of(arrays, name, tensor.shape, path))
         return {name: array[: len(self.layer.bias)] if name in own else array for name, array in arrays.items()}
 
 

@@ -273,17 +273,18 @@ class Trainer:
         tensors |= {DYNAMICS: self.dynamics.values} if self.dynamics else {}
         return tensors | self.head.state() if self.head else tensors
 
-    def restore(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Take over the arrays of `state()`, after `step` updates. Raises InputError for others."""
-        self.step, moments = step, {}
+    def restore(self, arrays: dict[str, np.ndarray], step: int, save_dir: Path) -> None:
+        """Take over the arrays of `state()`, saved there after `step` updates. Raises InputError for others."""
+        self.step, moments, path = step, {}, save_dir / STATE
         if self.dynamics:
-            self.dynamics.restore(arrays.get(DYNAMICS))
-        arrays = self.head.restore(arrays) if self.head else arrays
+            self.dynamics.restore(arrays.get(DYNAMICS), path)
+        arrays = self.head.restore(arrays, path) if self.head else arrays
         for name, parameter in self.model.named_parameters():
-            parameter.set_value(array_of(arrays, f"parameter/{name}", parameter.shape))
-            if f"{MOMENTS[0]}/{name}" in arrays:  # it has had a gradient
-                for kind in (*MOMENTS, *POWERS):
-                    value = array_of(arrays, f"{kind}/{name}", parameter.shape if kind in MOMENTS else [1])
+            parameter.set_value(array_of(arrays, f"parameter/{name}", parameter.shape, path))
+            kinds = {kind: parameter.shape if kind in MOMENTS else [1] for kind in (*MOMENTS, *POWERS)}
+            if any(f"{kind}/{name}" in arrays for kind in kinds):  # it has had a gradient
+                for kind, shape in kinds.items():
+                    value = array_of(arrays, f"{kind}/{name}", shape, path)
                     moments[f"{parameter.name}_{kind}"] = self.paddle.to_tensor(value)
         self.optimizer.set_state_dict(moments)
 

@@ -183,15 +183,15 @@ class _TensorPickler(pickle.Pickler):
         return np.asarray(value.value).__reduce__() if isinstance(value, _Tensor) else NotImplemented
 
 
-def array_of(arrays: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
+def array_of(arrays: Mapping[str, np.ndarray], name: str, shape: Sequence[int], path: Path) -> np.ndarray:
     """One of the arrays of a run's state; raises InputError unless it is there, of float32 and this shape.
 
-    What updates parameters on CPUs trusts their shapes, and would write into other memory.
+    path: of the state's file. What updates parameters on CPUs trusts their shapes, and would write into other memory.
     """
     found = arrays.get(name)
     if found is None or found.dtype != np.float32 or list(found.shape) != list(shape):
         what = "missing" if found is None else f"{found.dtype} {list(found.shape)}, not float32 {list(shape)}"
-        raise InputError(f"state.safetensors: damaged ({name}: {what}). Start again, without continuing that run.")
+        raise InputError(f"{path}: damaged ({name}: {what}). Start again, without continuing that run.")
     return found
 
 

@@ -269,7 +269,7 @@ def train_and_save(args, rank, world, logger):
     )
     trainer = PairTrainer(paddle, settings, model, total_steps, pairs, closures, label_ids, args.margin, args.scale)
     if args.resume:
-        trainer.restore(arrays, progress.step)
+        trainer.restore(arrays, progress.step, save_dir)
         logger.info(f"Resuming after {progress.epoch} epochs and {progress.batch} batches")
 
     with stop_on_signals() as stop, logging_redirect_tqdm([logger]):

@@ -424,7 +424,7 @@ def test_resume_needs_the_same_run(call, interrupted, tmp_path):
     for arguments, changed in (
         (("--threshold", 0.7), "threshold"),
         (("--floor", 0.3), "floor"),
-        (("--use_bf16",), "bfloat16"),
+        (("--use_bf16",), "use_bf16"),
     ):
         result = call(*resume, *arguments)
         assert result.code == 2 and changed in result.error

@@ -7,13 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
+import predict
 from analysis import baseline
 from analysis.scoring import fit_baseline, headline
 from hierarchical.linear import LINEAR
 from hierarchical.predictor import Predictor
 from metric import decide, evaluate
 from tests.conftest import SAMPLE
-from utils import LabelTree, load_rows, run
+from utils import InputError, LabelTree, load_rows, run
 
 
 @pytest.fixture
@@ -80,6 +81,8 @@ def test_the_model_predicts_by_itself(call, tmp_path, printed):
     honest = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert 0 <= of_all["micro_f1"] + of_all["macro_f1"] - honest["micro_f1"] - honest["macro_f1"] < 0.02
     assert honest["micro_f1"] > 0.95 and honest["macro_f1"] > 0.9
+    with pytest.raises(InputError, match="--use_bf16: a linear model has no encoder. Leave it out."):
+        predict.main(["--params_path", str(tmp_path / "model"), "--dataset_dir", str(SAMPLE), "--use_bf16"])
     first = (tmp_path / "model" / LINEAR).read_bytes()
     call("--dataset_dir", SAMPLE, "--save_dir", tmp_path / "model")  # a second time, in its place
     assert (tmp_path / "model" / LINEAR).read_bytes() == first

@@ -140,11 +140,21 @@ def test_texts_of_a_step(call, monkeypatch):
     monkeypatch.setattr(predictor, "OnnxModel", lambda path, device, device_id: OnnxModel(path))
     asked = []
     monkeypatch.setattr(
-        infer, "predict_file", lambda job, model, *others: asked.append((job.batch_size, model.batch_size))
+        infer,
+        "predict_file",
+        lambda job, model, decision, settings: asked.append((job.batch_size, model.batch_size, settings)),
     )
     for flags in ([], ["--use_quantize"], ["--device", "gpu:1"], ["--device", "gpu", "--batch_size", "7"]):
         call(*flags)
-    assert asked == [(32, 32), (32, 32), (256, 256), (7, 7)]
+    assert asked == [(size, size, {"use_bf16": None}) for size in (32, 32, 256, 7)]
+
+
+def test_what_a_resumed_run_goes_by(call, openvino, monkeypatch):
+    asked = []
+    monkeypatch.setattr(infer, "predict_file", lambda job, model, decision, settings: asked.append(settings))
+    monkeypatch.setattr(infer, "has_bf16", lambda: True)
+    call("--backend", "openvino"), call("--backend", "openvino", "--use_bf16")
+    assert asked == [{"use_bf16": None}, {"use_bf16": True}]
 
 
 @pytest.mark.parametrize("flag", [[], ["--no_tf32"]])

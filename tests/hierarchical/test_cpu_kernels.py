@@ -87,6 +87,9 @@ def test_threads_for_large_arrays_alone(monkeypatch):
     assert ranges == [(0, 0, 10)]
     in_parts(note, 10, 4, np.zeros((10, 20)))
     assert sorted(ranges[1:]) == [(0, 0, 5), (1, 5, 10)]
+    ranges.clear()
+    in_parts(note, 100, 64, np.zeros((100, 100)))
+    assert len(ranges) == 16  # the most
 
 
 # ---- passes ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """cpu_transformer.py: a layer computes what the library's does, with its gradients, or is left to the library."""
 
 import copy
+import ctypes
+import sys
+import threading
 from functools import partial
 
 import numpy as np
@@ -263,3 +266,16 @@ def test_a_release_without_products_of_bfloat16(paddle, monkeypatch, capsys):
     assert "products of bfloat16 are left out (RuntimeError: no such kernel)" in capsys.readouterr().err
     for one, other in zip(expected, outputs_and_gradients(layer.forward, layer, *given), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-6 * max(1, np.abs(one).max()), rtol=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells oneDNN")
+def test_each_thread_tells_onednn_how_many_it_may_use(paddle):
+    runtime, found = ctypes.CDLL("libiomp5.so"), []
+
+    def multiply():
+        cpu_transformer.use_threads(3)
+        found.append(runtime.omp_get_max_threads())
+
+    thread = threading.Thread(target=multiply)
+    thread.start(), thread.join()
+    assert found == [3]

@@ -1,5 +1,6 @@
 """dynamics.py: one number of a row and epoch, worked out by hand, found again by text and labels, and what is damaged."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,13 +65,13 @@ def test_a_state_goes_on(tmp_path):
     first = noted([(0.9, 0.2), (0.4, 0.5), (0.5, 0.1)], [(0.7, 0.1), (0.9, 0.5), (0.1, 0.2)])
     for epochs in (2, 1, 4):
         again = Dynamics(ROWS, epochs)
-        again.restore(first.values)
+        again.restore(first.values, Path("state.safetensors"))
         known = min(epochs, 2)
         assert np.array_equal(again.values[:known], first.values[:known]) and (again.values[known:] == -1).all()
-    again.restore(None)
+    again.restore(None, Path("state.safetensors"))
     for values in (first.values[:, 1:], first.values[0]):
         with pytest.raises(InputError, match=r"state.safetensors: damaged \(dynamics: "):
-            again.restore(values)
+            again.restore(values, Path("state.safetensors"))
     assert np.array_equal(again.values[:2], first.values) and (again.values[2:] == -1).all(), "as it was"
 
 

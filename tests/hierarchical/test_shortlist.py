@@ -1,6 +1,7 @@
 """shortlist.py: what is drawn, that on average nothing is lost by it, and that a step sees and moves its labels only."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_a_restored_trainer_goes_on_to_the_same_bits(paddle):
     assert state["parameter/classifier.weight"].shape == state["moment2_0/classifier.weight"].shape == (15, 128)
     second = make_trainer(paddle, 9)
     steps(second, 0, 1)  # whatever it was
-    second.restore(state, 2)
+    second.restore(state, 2, Path())
     steps(second, 2, 5)
     expected, found = whole.state(), second.state()
     assert expected.keys() == found.keys()
@@ -187,7 +188,7 @@ def test_a_restored_trainer_goes_on_to_the_same_bits(paddle):
         assert np.array_equal(expected[name].numpy(), found[name].numpy()), name
     state["moment2_0/classifier.bias"] = state["moment2_0/classifier.bias"][:9]
     with pytest.raises(InputError, match=r"damaged \(moment2_0/classifier.bias: float32 \[9\], not float32 \[15\]\)"):
-        make_trainer(paddle, 9).restore(state, 2)
+        make_trainer(paddle, 9).restore(state, 2, Path())
 
 
 def test_the_size_fits_the_rows(paddle, monkeypatch):

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hierarchical import unseen
 from hierarchical.batches import Begun
 from hierarchical.calibration import sigmoid
+from hierarchical.predictions import Job
 from hierarchical.unseen import (
     Curve,
     NewLabels,
@@ -100,6 +102,14 @@ def test_only_new_labels_are_encoded(tmp_path):
     described.load()
     assert described.encoder.encoded == ["体育,足球,踢", "体育,篮球"], "its words are others than those that were kept"
     assert described.version != labeller.version and len(labeller.version) == 8
+
+
+def test_a_resumed_run_goes_by_the_predictor_too(tmp_path, monkeypatch):
+    labeller, asked = stand_in(labels_in(tmp_path, "体育##篮球\n")), []
+    labeller.predictor.settings = {"use_bf16": True}
+    monkeypatch.setattr(unseen, "predict_file", lambda job, model, decision, settings, *others: asked.append(settings))
+    labeller.predict_file(Job(tmp_path / "data.txt"), Decision())
+    assert asked == [{"use_bf16": True, **labeller.settings}] and "unseen" in labeller.settings
 
 
 def test_vectors_that_do_not_belong(tmp_path):

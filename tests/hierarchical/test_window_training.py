@@ -1,5 +1,7 @@
 """window_training.py: the loss is that of all windows of a text, its gradient flows through a few."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def trained(paddle, size, first, last, state=None, **flags):
     trainer = make_trainer(paddle, size, **flags)
     trainer.windows = WINDOWS
     if state:
-        trainer.restore(state, first)
+        trainer.restore(state, first, Path())
     for step in range(first, last):
         trainer.train_step(IDS, TARGETS, np.roll(np.arange(4), step), pad_id=0)
     return trainer
