@@ -92,7 +92,7 @@ def adamw(
     decays: Callable[[str], bool] = lambda name: True,
     max_grad_norm: float = 0.0,
 ) -> Any:
-    """The library's AdamW, or on a CPU one that does the same in one pass; arguments are of cpu_adamw.AdamW."""
+    """The library's AdamW, or on a CPU one that does the same in less time; arguments as of cpu_adamw.AdamW."""
     import paddle
 
     parameters = [parameter for group in groups for parameter in group["params"]]
