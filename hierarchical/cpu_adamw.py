@@ -17,9 +17,10 @@ import paddle
 
 from hierarchical import cpu_kernels as kernels
 from hierarchical.cpu_transformer import array
+from hierarchical.weights import MOMENTS, POWERS
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # the library's own
-START = {"moment1_0": 0.0, "moment2_0": 0.0, "beta1_pow_acc_0": BETA1, "beta2_pow_acc_0": BETA2}  # names are its, too
+START = dict(zip((*MOMENTS, *POWERS), (0.0, 0.0, BETA1, BETA2)))
 
 
 class AdamW:
@@ -56,7 +57,7 @@ class AdamW:
         """Take over the tensors of `state_dict`; float32, of their parameters' shapes, which nobody checks again."""
         names = [parameter.name for group in self.groups for parameter in group["params"]]
         self.moments = {
-            name: {key: state[f"{name}_{key}"] for key in START} for name in names if f"{name}_moment1_0" in state
+            name: {key: state[f"{name}_{key}"] for key in START} for name in names if f"{name}_{MOMENTS[0]}" in state
         }
 
     def clear_grad(self) -> None:
@@ -81,14 +82,14 @@ class AdamW:
     def update(self, parameter: Any, gradient: np.ndarray, squares: np.ndarray, clip: float, rate: float) -> None:
         """Have a parameter follow its gradient times `clip`."""
         if parameter.name not in self.moments:
-            shapes = {key: parameter.shape if "moment" in key else [1] for key in START}
+            shapes = {key: parameter.shape if key in MOMENTS else [1] for key in START}
             self.moments[parameter.name] = {key: paddle.full(shapes[key], START[key], "float32") for key in START}
         own = self.moments[parameter.name]
-        power1, power2 = (array(own[key]) for key in ("beta1_pow_acc_0", "beta2_pow_acc_0"))
+        power1, power2 = (array(own[key]) for key in POWERS)
         correction = float(np.sqrt(1 - power2[0]))
         decay = 1 - rate * self.weight_decay * self.decays(parameter.name)
         numbers = clip, decay, rate * correction / (1 - float(power1[0])), EPSILON * correction, BETA1, BETA2
-        arrays = rows(parameter), rows(own["moment1_0"]), rows(own["moment2_0"])
+        arrays = rows(parameter), *(rows(own[key]) for key in MOMENTS)
         self.run(kernels.adamw, gradient, squares, *arrays, *map(np.float32, numbers))
         power1 *= np.float32(BETA1)
         power2 *= np.float32(BETA2)

@@ -20,6 +20,7 @@ from hierarchical.calibration import sigmoid
 from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.rows import Rows
+from hierarchical.weights import damaged_state
 
 NAME, DYNAMICS = "dynamics.npz", "dynamics"  # the file beside the model; among the arrays of a state
 NOT_SEEN = -1
@@ -58,10 +59,7 @@ class Dynamics:
         """
         if values is not None:
             if values.ndim != 2 or values.shape[1] != self.values.shape[1]:
-                raise InputError(
-                    f"{path}: damaged ({DYNAMICS}: {list(values.shape)}, not [epochs, "
-                    f"{self.values.shape[1]}]). Start again, without continuing that run."
-                )
+                raise damaged_state(path, DYNAMICS, f"{list(values.shape)}, not [epochs, {self.values.shape[1]}]")
             known = min(len(values), len(self.values))
             self.values[:known] = values[:known]
 

@@ -26,10 +26,9 @@ import numpy as np
 from hierarchical.encoders import family_of
 from hierarchical.labels import LabelTree
 from hierarchical.rows import multi_hot
-from hierarchical.weights import array_of
+from hierarchical.weights import MOMENTS, array_of
 
 SIZE = 4096  # labels of a step, or twice as many as its rows can have
-MOMENTS = ("moment1_0", "moment2_0")  # what AdamW holds of each number
 
 
 class Shortlist(NamedTuple):

@@ -26,13 +26,12 @@ from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import model_inputs
 from hierarchical.rows import soft_targets
-from hierarchical.shortlist import MOMENTS, SampledHead
-from hierarchical.weights import array_of, write_tensors
+from hierarchical.shortlist import SampledHead
+from hierarchical.weights import MOMENTS, POWERS, array_of, write_tensors
 from hierarchical.window_training import joined_logits
 
 STATE = "state.safetensors"
 BEFORE = {"per_level": 0, "stop": "leaf", "head": "dense", "long_text": "cut"}  # version 0.9.0's, whose states say none
-POWERS = ("beta1_pow_acc_0", "beta2_pow_acc_0")  # what AdamW holds of a parameter, besides MOMENTS
 SCHEDULES = ("constant", "linear", "cosine")
 
 

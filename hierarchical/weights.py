@@ -28,6 +28,8 @@ INDEX = ".index.json"  # of parameters in several files
 # Of an encoder to start from, the first that is there; what can hold no code comes first.
 ENCODER_WEIGHTS = [name + end for name in (WEIGHTS, PICKLED_WEIGHTS, "pytorch_model.bin") for end in ("", INDEX)]
 NUMBERS = "weights"  # in an identity: the digest of the parameters, beside those of files by their names
+# Of a run's state: what AdamW holds of each number, and of a parameter, by the library's names.
+MOMENTS, POWERS = ("moment1_0", "moment2_0"), ("beta1_pow_acc_0", "beta2_pow_acc_0")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -191,8 +193,13 @@ def array_of(arrays: Mapping[str, np.ndarray], name: str, shape: Sequence[int], 
     found = arrays.get(name)
     if found is None or found.dtype != np.float32 or list(found.shape) != list(shape):
         what = "missing" if found is None else f"{found.dtype} {list(found.shape)}, not float32 {list(shape)}"
-        raise InputError(f"{path}: damaged ({name}: {what}). Start again, without continuing that run.")
+        raise damaged_state(path, name, what)
     return found
+
+
+def damaged_state(path: Path, name: str, what: str) -> InputError:
+    """For an array of a run's state with which it cannot go on."""
+    return InputError(f"{path}: damaged ({name}: {what}). Start again, without continuing that run.")
 
 
 def read_identity(path: Path | None) -> dict[str, str] | None:
