@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,7 @@ def read_set(path: str | Path, read: Callable[[Path], T]) -> T:
         else:
             if attempt == ATTEMPTS or _names(directory) == before:
                 return found
+        time.sleep(2**attempt / 1000)  # seconds, and about one in all
     raise AssertionError
 
 

@@ -20,17 +20,25 @@ from tests.trainings import QUICK, arrays, assert_same_arrays, fails
 # ---- stopped and resumed ---------------------------------------------------------------------------------------------
 
 
-def start(rows_dir, save, *flags):
-    command = [sys.executable, str(ROOT / "train.py"), *QUICK, "--dataset_dir", str(rows_dir), "--save_dir", str(save)]
-    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, encoding="utf-8")
+# train.py in a process that sends itself a signal (a number) after the n-th step.
+SIGNALLED = """
+import os, sys
+import train
+n, number, step = int(sys.argv.pop(1)), int(sys.argv.pop(1)), train.Trainer.train_step
+def signalled(trainer, *given):
+    loss = step(trainer, *given)
+    if trainer.step == n:
+        os.kill(os.getpid(), number)
+    return loss
+train.Trainer.train_step = signalled
+train.main()
+"""
 
 
-def wait_for(process, text):
-    """Read the log up to a line that holds `text`."""
-    for line in process.stderr:
-        if text in line:
-            return
-    pytest.fail(f"{text!r} never came")
+def start(step, number, rows_dir, save, *flags):
+    command = [sys.executable, "-c", SIGNALLED, str(step), str(int(number)), *QUICK, "--dataset_dir", str(rows_dir)]
+    command += ["--save_dir", str(save), *flags]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -40,20 +48,17 @@ def test_killed_and_resumed_ends_bit_for_bit_like_an_uninterrupted_run(run_train
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_train("--dataset_dir", rows_dir, "--save_dir", whole, *flags)
 
-    with start(rows_dir, broken, *flags) as process:
-        wait_for(process, "global step 7,")  # inside the first epoch
-        process.send_signal(signal.SIGTERM)
+    with start(7, signal.SIGTERM, rows_dir, broken, *flags) as process:  # inside the first epoch
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM and "continue with --resume" in rest and "Traceback" not in rest
 
-    with start(rows_dir, broken, *flags, "--resume") as process:
-        wait_for(process, "Resuming after 0 epochs")
-        wait_for(process, "global step 25,")  # inside the third epoch: back to the state after the second
-        process.send_signal(signal.SIGSTOP)
+    with start(25, signal.SIGSTOP, rows_dir, broken, *flags, "--resume") as process:
+        os.waitpid(process.pid, os.WUNTRACED)  # inside the third epoch: it will go back to the state after the second
         error = fails(run_train, capsys, "--dataset_dir", rows_dir, "--save_dir", broken)
         assert f"{broken}: another process is writing there; wait until it ends, or give another --save_dir." in error
         assert "another process" not in (broken / "train.log").read_text("utf-8")
         process.kill()
+        assert "Resuming after 0 epochs" in process.stderr.read()
     assert process.returncode == -signal.SIGKILL
 
     run_train(
@@ -78,12 +83,11 @@ def test_a_power_cut_within_an_epoch_costs_the_steps_since_the_last_state(run_tr
     assert [entry["step"] for entry in history] == [4, 8, 12, 16, 20]  # of 10 steps an epoch
     assert [entry["epoch"] for entry in history] == [0.4, 0.8, 1.2, 1.6, 2]
 
-    with start(rows_dir, broken, *flags) as process:
-        wait_for(process, "global step 8,")
-        wait_for(process, "global step 10,")
-        process.kill()
+    with start(10, signal.SIGKILL, rows_dir, broken, *flags) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     with safe_open(broken / "state.safetensors", "np") as file:
-        assert json.loads(file.metadata()["progress"])["step"] in (8, 9, 10)
+        assert json.loads(file.metadata()["progress"])["step"] == 9
     run_train("--dataset_dir", rows_dir, "--save_dir", broken, *flags, "--resume")
     assert_same_arrays(whole / "state.safetensors", broken / "state.safetensors")
     assert_same_arrays(whole / "model.safetensors", broken / "model.safetensors")

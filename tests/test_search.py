@@ -33,13 +33,15 @@ if MODE == "diverging" and folder.name != "0000":  # a rate drawn by chance may 
 if MODE == "dropping":
     import sqlite3
     sqlite3.connect(folder.parents[1] / "search.db").execute("DROP TABLE trial_values")
+while MODE == "together" and len(list(folder.parent.iterdir())) < 2:
+    time.sleep(0.01)  # until another process has a trial, too
 lines, worth = [], 1 - abs(math.log10(float(flags["--learning_rate"]) / 2e-3)) / 2
 for epoch in range(epochs):
     lines.append({"macro_f1": worth * (epoch + 1) / epochs, "micro_f1": 0.5})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
     for name in ("model.safetensors", "state.safetensors"):
         (folder / name).write_bytes(b"-")
-    time.sleep(PAUSE)
+    time.sleep(600 if MODE == "slow" and worth < 0.6 else PAUSE)  # until it is stopped
 """
 EVALUATED = """
 import json, pathlib, sys
@@ -51,7 +53,11 @@ pathlib.Path(flags["--output_json"]).write_text(json.dumps({"dev": {"micro_f1": 
 
 @pytest.fixture
 def played(tmp_path, monkeypatch):
-    """played(mode, pause) puts a script in the place of train.py: "well", "diverging", "broken"; seconds an epoch."""
+    """played(mode, pause) puts a script in the place of train.py; pause: seconds an epoch.
+
+    "well", "diverging", "broken"; "dropping" the storage; "slow" after a first epoch that is worth little; "together":
+    it waits until there are two trials
+    """
 
     def play(mode="well", pause=0.0):
         (tmp_path / "train.py").write_text(f"MODE, PAUSE = {mode!r}, {pause}\n{PLAYED}")
@@ -155,7 +161,7 @@ def test_a_trial_that_others_beat_is_stopped(searched, played, tmp_path):
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'work' / 'search.db'}")
     for rate in (1e-3, 1e-3, 1e-3, 1e-3, 2e-4):  # scores of 0.85, and of 0.5
         study.enqueue_trial({"learning_rate": rate, "epochs": 4})
-    played(pause=0.3)
+    played("slow")
     log, code = searched("--trials", 7)
     assert code == 0 and [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE"] * 6 + ["PRUNED"]
     assert "trial 6: stopped after 1 of 4 epochs" in log
@@ -230,21 +236,22 @@ import sys
 import search
 from hierarchical import trial_storage
 search.TRAIN, search.EVALUATE = sys.argv.pop(1), sys.argv.pop(1)
-trial_storage.ALIVE, trial_storage.DEAD = 1, 2
+trial_storage.ALIVE, trial_storage.DEAD = 1, int(sys.argv.pop(1))
 search.pictures = lambda study: ()  # whose libraries take two seconds to load; other tests look at the report
 search.main()
 """
 
 
-def start(data, tmp_path, *flags):
-    command = [sys.executable, "-c", RUN, tmp_path / "train.py", tmp_path / "evaluate.py", "--dataset_dir", data]
+def start(data, tmp_path, *flags, dead=60):
+    """dead: seconds without a sign of life after which other processes give a trial up"""
+    command = [sys.executable, "-c", RUN, tmp_path / "train.py", tmp_path / "evaluate.py", dead, "--dataset_dir", data]
     command += ["--model_name", SAMPLE / "tiny-ernie", "--device", "cpu", "--work_dir", tmp_path / "work", *flags]
     return subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_scores(process, tmp_path):
-    """Until the first trial has one."""
-    while not (tmp_path / "work" / "trials" / "0000" / "metrics.jsonl").exists():
+    """Until the first trial has one, and a state to go on from, which is written last."""
+    while not (tmp_path / "work" / "trials" / "0000" / "state.safetensors").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
 
@@ -252,14 +259,14 @@ def wait_for_scores(process, tmp_path):
 @pytest.mark.slow
 def test_a_killed_search_takes_its_trial_up_where_it_was(data, played, tmp_path):
     played(pause=1.0)
-    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9", dead=2)
     wait_for_scores(process, tmp_path)
     process.kill()  # and with it nothing tells the storage
     process.wait()
     subprocess.run(["pkill", "-f", str(tmp_path / "train.py")])
     time.sleep(3)
     played()
-    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9")
+    process = start(data, tmp_path, "--trials", "2", "--max_epochs", "9", dead=2)
     assert process.wait() == 0, process.stderr.read()
     assert (tmp_path / "work" / "trials" / "0000" / "output.log").read_text().split() == ["begun", "resumed"]
     assert [trial.state.name for trial in trials(tmp_path)].count("COMPLETE") == 2
@@ -294,7 +301,7 @@ def test_a_training_that_is_stopped_from_outside_stops_the_search(data, played, 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
 def test_two_processes_share_the_trials(data, played, tmp_path, storage):
-    played(pause=0.2)
+    played("together")
     flags = ["--trials", "5", "--max_epochs", "2", "--storage", f"{storage}:///{tmp_path / 'shared.db'}"]
     both = [start(data, tmp_path, *flags) for _ in range(2)]
     logs = [process.communicate()[1] for process in both]
