@@ -30,7 +30,13 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
+
+# The same examples in every run: a change is not refused for a rare one that another brought. --hypothesis-profile default
+# looks for new ones.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data"

@@ -40,7 +40,7 @@ def test_logits_of_probabilities():
 
 
 @given(cases(), st.sampled_from([LINES, CURVES]), st.sampled_from(["raw", "closure", "topdown"]), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_thresholds_go_along_so_that_the_labels_stay(case, calibration, decoding, data):
     """There and back, from sigmoids to calibrated probabilities and to those of another calibration."""
     tree, probabilities, threshold = case

@@ -110,7 +110,7 @@ def test_equal_to_the_whole_table(decoding, criterion, how):
 
 
 @given(st.integers(0, 10**6), st.integers(20, 400))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_above_the_floor_nothing_is_lost(seed, most):
     tree, probabilities, gold = made_rows(seed)
     cells = filled(tree, Decision(), probabilities, gold, most)

@@ -89,7 +89,7 @@ def test_default_is_above_one_half(dtype):
 
 @pytest.mark.slow
 @given(cases(), st.one_of(st.sampled_from(BY_THRESHOLD).map(lambda name: {"decoding": name}), structures()), limits())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_decide_holds_its_promises(case, rule, limit):
     tree, probabilities, threshold = case
     before = probabilities.copy()
@@ -116,7 +116,7 @@ def test_decide_holds_its_promises(case, rule, limit):
 
 
 @given(cases(), st.sampled_from(BY_THRESHOLD), limits())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_decide_equals_a_plain_loop(case, decoding, limit):
     tree, probabilities, threshold = case
     sets = decide(probabilities, tree, Decision(threshold, decoding, **limit))
@@ -137,7 +137,7 @@ def test_decide_equals_a_plain_loop(case, decoding, limit):
 
 
 @given(cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_topdown_within_raw_within_closure(case):
     tree, probabilities, threshold = case
     raw, closure, topdown = (decide(probabilities, tree, Decision(threshold, name)) for name in BY_THRESHOLD)
@@ -183,7 +183,7 @@ def test_certain_labels_have_a_path_too():
 
 
 @given(cases())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_path_is_the_best_of_all(case):
     tree, probabilities, _ = case
     inner = {parent for i in range(len(tree)) for parent in parents_of(tree, i)}
@@ -202,7 +202,7 @@ def test_path_is_the_best_of_all(case):
 
 
 @given(cases(), st.sampled_from(BY_THRESHOLD), st.integers(1, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_per_level_equals_a_plain_loop(case, decoding, k):
     tree, probabilities, threshold = case
     margins = probabilities.astype(float) - threshold
@@ -225,7 +225,7 @@ def test_per_level_equals_a_plain_loop(case, decoding, k):
 
 
 @given(cases(), structures())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_confident_stops_at_the_deepest_label_above_its_threshold(case, rule):
     tree, probabilities, threshold = case
     whole, part = (

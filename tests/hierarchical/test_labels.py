@@ -73,7 +73,7 @@ def test_graph_structure():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_graph_structure_equals_networkx(seed, size):
     tree = random_graph(np.random.default_rng(seed), size)
     graph = networkx.DiGraph((parent, child) for child in range(size) for parent in parents_of(tree, child))

@@ -211,7 +211,7 @@ def test_scores_of_semeval_2024_task_4(persuasion, every):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hierarchical_scores_of_any_graph(seed):
     rng = np.random.default_rng(seed)
     tree = random_graph(rng, 12)

@@ -63,7 +63,7 @@ ANY = st.text(
 
 
 @given(ANY)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_every_character_has_its_source(text):
     normalizer = Normalizer(VOCAB)
     whole, sources = normalizer.aligned(text)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchical.errors import InputError, Problems
@@ -314,7 +314,6 @@ def test_csv_faults(tmp_path, content, line, says):
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.sets(st.sampled_from(PATHS), min_size=1))))
 def test_what_was_written_is_read(tmp_path_factory, rows):
     rows = [(text.strip().translate({9: " ", 10: " ", 13: " "}), labels) for text, labels in rows]

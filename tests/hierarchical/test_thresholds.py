@@ -24,7 +24,7 @@ from tests.hierarchical.trees import TREE, cases, multi_hot, random_tree
 
 @pytest.mark.slow
 @given(cases(), st.integers(0, 2**32 - 1), st.sampled_from(DECODINGS), st.sampled_from(CRITERIA), st.integers(0, 2))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_tuned_threshold_is_optimal(case, seed, decoding, criterion, per_level):
     tree, probabilities, _ = case
     gold = np.random.default_rng(seed).random(probabilities.shape) < 0.4
@@ -115,7 +115,7 @@ def test_a_chain_has_a_threshold_for_each_label():
 
 
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_per_label_thresholds_only_raise_f1(case, seed, min_support, default):
     tree, probabilities, _ = case
     gold = np.random.default_rng(seed).random(probabilities.shape) < 0.4

@@ -109,7 +109,7 @@ def test_random_texts_as_paddlenlp(tmp_path, name):
     any_char = strategies.characters(exclude_categories=[] if name == "tiny" else ["Cs"])
     pieces = strategies.one_of(any_char, strategies.sampled_from(VOCAB + ENCODABLE + [" ", "AB", "\u0301"]))
 
-    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=300)
     @hypothesis.given(strategies.lists(pieces, max_size=40).map("".join))
     def check(text):
         assert tokenizer.encode([text]) == [slow(text, 12)]
