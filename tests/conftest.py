@@ -34,6 +34,11 @@ from types import SimpleNamespace
 
 import pytest
 
+# An assertion of these that fails shows its values, as one of a test file does.
+pytest.register_assert_rewrite(
+    "tests.analysis.evaluating", "tests.doccano_exports", "tests.predicting", "tests.trainings"
+)
+
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data"
 
