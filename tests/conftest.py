@@ -3,6 +3,8 @@
     data_dir         a factory: writes a small data folder with any files replaced, returns its path
     rows_dir         such a folder with 20 train rows
     run_train        calls train.main()
+    sample_rows      a data folder of 48 train and 24 dev rows of the sample data
+    run_prune        calls prune.main() on tiny_checkpoint and sample_rows
     openvino         the library as the product loads it; skips where it is not installed
     printed          the messages of the project's logger, as a list that grows
     paddle           the library, on the CPU; the seconds its import takes are spent once per session
@@ -14,7 +16,7 @@
     hybrid_checkpoint, hybrid_export   tiny_checkpoint with this branch, and its export
     older_export     that with the int8 model which versions to 0.9 made: one scale for all activations of a call
 
-tiny_checkpoint belongs to the whole session: read from it, and change a copy
+tiny_checkpoint and sample_rows belong to the whole session: read from them, and change a copy
 (`shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")`).
 """
 
@@ -37,6 +39,11 @@ import pytest
 # looks for new ones.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
+
+# An assertion of these that fails shows its values, as one of a test file does.
+pytest.register_assert_rewrite(
+    "tests.analysis.evaluating", "tests.doccano_exports", "tests.predicting", "tests.trainings"
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data"
@@ -206,15 +213,31 @@ def paddle():
 def run_train(paddle):
     """run_train(*flags) calls train.main() as the command line would, with QUICK's flags first."""
     import train
-    from tests.trainings import QUICK
-    from utils import run
+    from tests.trainings import QUICK, call
 
-    def call(*flags):
-        for handler in logging.getLogger("hierarchical").handlers[:]:
-            logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
-        run(lambda: train.main([*QUICK, *map(str, flags)]))
+    return lambda *flags: call(train, *QUICK, *flags)
 
-    return call
+
+@pytest.fixture(scope="session")
+def sample_rows(tmp_path_factory):
+    """48 train and 24 dev rows of the sample data."""
+    folder = tmp_path_factory.mktemp("sample")
+    shutil.copy(SAMPLE / "label.txt", folder)
+    for name, every in (("train.txt", 31), ("dev.txt", 12)):
+        lines = (SAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / name).write_text("".join(lines[::every]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run_prune(paddle, tiny_checkpoint, sample_rows, tmp_path):
+    """run_prune(*flags) prunes tiny_checkpoint into tmp_path/prune; later flags win."""
+    import prune
+    from tests.trainings import call
+
+    quick = ["--device", "cpu", "--per_device_train_batch_size", "8", "--save_steps", "2", "--logging_steps", "1"]
+    paths = ("--dataset_dir", sample_rows, "--params_dir", tiny_checkpoint, "--output_dir", tmp_path / "prune")
+    return lambda *flags: call(prune, *quick, *paths, *flags)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from retrieval_based import train as retrieval
 from tests.conftest import SAMPLE
 from tests.deploy.simple_serving.conftest import Running
 from tests.few_shot.conftest import load_script
-from tests.test_prune import call, sample_rows  # noqa: F401
+from tests.trainings import call
 
 ENCODERS = SAMPLE.parent / "tests" / "data" / "encoders"
 KINDS = ("bert", "ernie", "roberta", "xlm-roberta")
@@ -40,7 +40,7 @@ def kind(request):
 
 
 @pytest.fixture(scope="module")
-def data(sample_rows, tmp_path_factory):  # noqa: F811
+def data(sample_rows, tmp_path_factory):
     folder = shutil.copytree(sample_rows, tmp_path_factory.mktemp("families") / "data")
     (folder / "data.txt").write_text("".join(f"{text}\n" for text in TEXTS), "utf-8")
     return folder

@@ -1,20 +1,14 @@
-"""prune.py: the whole chain on a tiny checkpoint, what is kept when a run stops, and everything a user gets wrong.
+"""prune.py: the whole chain on a tiny checkpoint, and what is kept when a run stops.
 
-Networks and losses are tested in test_dynabert.py.
+Networks and losses are tested in test_dynabert.py, what a user gets wrong in test_prune_mistakes.py.
 """
 
 import json
-import logging
 import re
 import shutil
-import subprocess
-import sys
-from argparse import ArgumentTypeError
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 import export_model
 import predict
@@ -28,55 +22,18 @@ from hierarchical.long_texts import LongText
 from hierarchical.metric import evaluate
 from hierarchical.predictor import Predictor
 from metric import Decision
-from tests.conftest import ROOT, SAMPLE
-from utils import LabelTree, load_rows, run
+from tests.conftest import SAMPLE
+from tests.trainings import call, fails
+from utils import LabelTree, load_rows
 
 GRAPHS = {f"pruned_model{ending}" for ending in (".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx", "_int8.onnx")}
 CHECKPOINT = {"config.json", "model.safetensors", "model_state.pdparams", "label.txt", "decision.json"}
 TREE = LabelTree.read(SAMPLE / "label.txt")
-QUICK = ["--device", "cpu", "--per_device_train_batch_size", "8", "--save_steps", "2", "--logging_steps", "1"]
-
-
-@pytest.fixture(scope="session")
-def sample_rows(tmp_path_factory):
-    """48 train and 24 dev rows of the sample data."""
-    folder = tmp_path_factory.mktemp("sample")
-    shutil.copy(SAMPLE / "label.txt", folder)
-    for name, every in (("train.txt", 31), ("dev.txt", 12)):
-        lines = (SAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)
-        (folder / name).write_text("".join(lines[::every]), encoding="utf-8")
-    return folder
-
-
-def call(script, *flags):
-    for handler in logging.getLogger("hierarchical").handlers[:]:
-        logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
-    run(lambda: script.main(list(map(str, flags))))
-
-
-@pytest.fixture
-def run_prune(paddle, tiny_checkpoint, sample_rows, tmp_path):
-    """run_prune(*flags) prunes tiny_checkpoint into tmp_path/prune; later flags win."""
-
-    def run_it(*flags):
-        paths = ("--dataset_dir", sample_rows, "--params_dir", tiny_checkpoint, "--output_dir", tmp_path / "prune")
-        call(prune, *QUICK, *paths, *flags)
-
-    return run_it
 
 
 @pytest.fixture
 def no_export(monkeypatch):
     monkeypatch.setattr(prune, "export_checkpoint", lambda *_, **__: None)
-
-
-def fails(run_prune, capsys, *flags):
-    """The message of a run that must end with exit code 2 and no traceback."""
-    with pytest.raises(SystemExit) as exit_info:
-        run_prune(*flags)
-    error = capsys.readouterr().err
-    assert exit_info.value.code == 2 and "Traceback" not in error
-    return error
 
 
 def logits_of(folder, rows_dir):
@@ -368,97 +325,3 @@ def test_ranking_rows(run_prune, no_export, monkeypatch, sample_rows):
     run_prune("--max_steps", "1")
     assert [len(ids) for ids, _ in calls] == [sizes["train"], sizes["train"], sizes["dev"], sizes["train"], 10]
     assert calls[0] == calls[1] != calls[3]
-
-
-# ---- what a user gets wrong ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text, value", [("3/4", (3, 4)), ("0.75", (3, 4)), (".5", (1, 2)), ("2/3", (2, 3)), ("9/12", (3, 4))]
-)
-def test_fractions(text, value):
-    assert prune.fraction(text) == Fraction(*value)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("0", "between 0 and 1"), ("1", "between 0 and 1"), ("4/3", "between 0 and 1"), ("75", "between 0 and 1"),
-        ("", "no fraction"), ("3/4,2/3", "no fraction"), ("3/4 2/3", "no fraction"), ("3/0", "no fraction"),
-        ("-1/2", "no fraction"), ("1e-9999999999", "no fraction"), ("__import__('os')", "no fraction"),
-        ("half", "no fraction"), ("１/２", "no fraction"), ("0.5/2", "no fraction"),
-    ],
-)  # fmt: skip
-def test_what_is_no_fraction(text, message):
-    with pytest.raises(ArgumentTypeError, match=message):
-        prune.fraction(text)
-
-
-def test_errors_before_paddle_loads(tiny_checkpoint, sample_rows, tmp_path):
-    """A real process: exit code, no traceback, and no library loaded."""
-    program = "import sys, prune, utils\ntry: utils.run(prune.main)\nfinally: print('paddle' in sys.modules)"
-    flags = ["--dataset_dir", sample_rows, "--params_dir", tiny_checkpoint, "--output_dir", tmp_path / "out"]
-    result = subprocess.run(
-        [sys.executable, "-c", program, *flags, "--width_mult_list", "3/4", "2/3"],
-        cwd=ROOT, capture_output=True, encoding="utf-8",
-    )  # fmt: skip
-    assert (result.returncode, result.stdout) == (2, "False\n") and not (tmp_path / "out").exists()
-    message = (
-        "--width_mult_list 2/3: 2/3 of 4 attention heads is not a whole number. With 4 heads these do: 1/4 1/2 3/4"
-    )
-    assert result.stderr == f"error: {message}\n"
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--width_mult_list"], "expected at least one argument"),
-        (["--width_mult_list", ""], "no fraction"),
-        (["--width_mult_list", "1/2", "3/4", "0.5"], "1/2 is there twice"),
-        (["--learning_rate", "nan"], "--learning_rate: must be"),
-        (["--num_train_epochs", "0"], "--num_train_epochs: must be"),
-        (["--save_steps", "0"], "--save_steps: must be"),
-        (["--warmup_ratio", "2"], "--warmup_ratio: must be"),
-        (["--max_seq_length", "1000"], "reads at most 256 tokens"),
-        (["--params_dir", "nowhere"], "nowhere: no such directory"),
-        (["--params_dir", SAMPLE / "tiny-ernie"], "not a complete checkpoint"),
-        (["--dataset_dir", "nowhere"], "nowhere: no such directory"),
-        (["--dev_file", "nowhere.txt"], "nowhere.txt: no such file"),
-    ],
-)
-def test_wrong_flags(run_prune, capsys, flags, message):
-    assert message in fails(run_prune, capsys, *flags)
-
-
-def test_wrong_data(run_prune, capsys, sample_rows, tmp_path):
-    folder = shutil.copytree(sample_rows, tmp_path / "data")
-    (folder / "dev.txt").write_text("没有标签的一行\n", encoding="utf-8")
-    assert "no labelled row" in fails(run_prune, capsys, "--dataset_dir", folder)
-    (folder / "dev.txt").write_text("", encoding="utf-8")
-    assert "empty" in fails(run_prune, capsys, "--dataset_dir", folder)
-    labels = (folder / "label.txt").read_text(encoding="utf-8").splitlines()
-    (folder / "label.txt").write_text("\n".join(labels[::-1]), encoding="utf-8")
-    assert "same labels in another order" in fails(run_prune, capsys, "--dataset_dir", folder)
-
-
-def test_output_that_cannot_be(run_prune, capsys, monkeypatch, tiny_checkpoint, tmp_path):
-    (tmp_path / "file").touch()
-    assert "file" in fails(run_prune, capsys, "--output_dir", tmp_path / "file")
-    source = shutil.copytree(tiny_checkpoint, tmp_path / "prune" / "width_mult_0.5")
-    message = fails(run_prune, capsys, "--params_dir", source, "--width_mult_list", "1/2")
-    assert "is the model to prune itself" in message
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    assert "one process" in fails(run_prune, capsys)
-
-
-def test_a_second_run_is_refused(run_prune, capsys, tmp_path):
-    (tmp_path / "prune").mkdir()
-    with FileLock(tmp_path / "prune" / ".lock"):  # as another process would
-        message = fails(run_prune, capsys)
-    assert "prune: another process is writing there; wait until it ends, or give another --output_dir." in message
-    assert [path.name for path in (tmp_path / "prune").iterdir()] == [".lock"]
-
-
-@pytest.mark.slow
-def test_divergence_is_said(run_prune, capsys):
-    assert "lower --learning_rate" in fails(run_prune, capsys, "--learning_rate", "1e30", "--warmup_ratio", "0")

@@ -1,5 +1,6 @@
-"""What the tests of train.py share; its fixtures are in conftest.py."""
+"""What the tests of train.py and prune.py share; their fixtures are in conftest.py."""
 
+import logging
 import os
 import signal
 
@@ -7,14 +8,22 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLE
+from utils import run
 
 QUICK = ["--model_name", str(SAMPLE / "tiny-ernie"), "--device", "cpu", "--batch_size", "2", "--logging_steps", "1"]
 
 
-def fails(run_train, capsys, *flags):
+def call(script, *flags):
+    """Run a script's main() as the command line would."""
+    for handler in logging.getLogger("hierarchical").handlers[:]:
+        logging.getLogger("hierarchical").removeHandler(handler)  # bound to an earlier run's streams and files
+    run(lambda: script.main(list(map(str, flags))))
+
+
+def fails(run_script, capsys, *flags):
     """The message of a run that must end with exit code 2 and no traceback."""
     with pytest.raises(SystemExit) as exit_info:
-        run_train(*flags)
+        run_script(*flags)
     error = capsys.readouterr().err
     assert exit_info.value.code == 2 and "Traceback" not in error
     return error

@@ -2,17 +2,20 @@
 
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hierarchical.checkpoints import write_settings
+from hierarchical.ledger import id_of
 from metric import Decision
 from tests.conftest import SAMPLE
 from utils import LabelTree, Rows, run
 
 TREE = LabelTree(["组织", "组织##裁员", "组织##解雇", "财经"])
+LAYOFFS, SHARES = ["组织", "组织##裁员"], ["财经"]
 PLANTED = (3, 47, 82)
 
 
@@ -39,6 +42,20 @@ def planted_rows():
     texts = [f"{place}某厂{'大批裁员' if i % 2 else '股价大涨'}" for i, place in enumerate(places)]
     labels = [(0, 1) if (i % 2) != (i in PLANTED) else (3,) for i in range(100)]
     return rows_of(texts, labels)
+
+
+def item(number, *kinds, labels=SHARES, rank=0):
+    """A row as the queue of review.py has it."""
+    text = f"第{number}条"
+    return {
+        "id": id_of(text), "text": text, "kinds": list(kinds), "labels": labels, "proposal": LAYOFFS, "says": "",
+        "model": {"组织": 0.9, "组织##裁员": 0.9, "财经": 0.1}, "rank": rank, "made": "2020",
+    }  # fmt: skip
+
+
+def numbers(items):
+    """Those that such rows were made of."""
+    return [int(re.search("[0-9]+", one["text"])[0]) for one in items]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from analysis.report import write_report
 from hierarchical.dynamics import Dynamics, Seen
 from hierarchical.long_texts import CUT
 from tests.analysis.conftest import StandIn, rows_of
-from tests.analysis.test_report import ROWS, TOKENIZER, TREE, found
+from tests.analysis.report_example import ROWS, TOKENIZER, TREE, found
 from tests.conftest import SAMPLE
 from utils import InputError, LabelTree, load_rows, run
 

@@ -1,7 +1,7 @@
 """analysis/evaluate.py: the printed text and the files against a worked example, and what can be wrong.
 
 Most tests know what the model predicts: a fake takes the place of tokenizer and model, and no paddle is loaded. The
-last ones run a real, tiny checkpoint.
+last ones run a real, tiny checkpoint. Thresholds and calibration: test_evaluate_tuning.py.
 """
 
 import json
@@ -11,26 +11,22 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from analysis import evaluate
-from hierarchical import batches, checkpoints
+from hierarchical import batches
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
 from hierarchical.predictor import Predictor
 from metric import Decision
-from tests.analysis.conftest import StandIn
-from utils import LabelTree, run
+from tests.analysis import evaluating
+from tests.analysis.evaluating import PREDICTED, TREE
+from utils import run
 
 ROOT = Path(__file__).resolve().parents[2]
-TREE = LabelTree(["组织", "组织##其他", "财经", "财经##其他", "体育"])  # "其他" (other) is a node under two parents
+data, checkpoint = evaluating.data, evaluating.checkpoint  # fixtures
+call, refused = evaluating.call, evaluating.refused
 
-# Class indices of each text; the dev rows have no 体育.
-TRAIN = {"协会成立": (0, 1), "利率下调": (2, 3), "主场取胜": (4,), "协会更名": (0,)}
-DEV = {"联盟成立": (0, 1), "新规出台": (2, 3), "协会换届": (0,), "商会谈利率": (0, 1, 2, 3)}
-PREDICTED = {**TRAIN, **DEV, "协会更名": (0, 1), "新规出台": (1, 2), "协会换届": ()}
-
-# What follows from these sets, by hand. On dev:
+# What follows from the sets in evaluating.py, by hand. On dev:
 #             gold   predicted   tp fp fn   precision   recall   F1
 #   组织        3        2        2  0  1      1          2/3     4/5
 #   组织##其他  2        3        2  1  0      2/3        1       4/5
@@ -79,60 +75,6 @@ Evaluation examples in dev dataset: 0(0.0%) | precision: 0.00 | recall: 0.00 | F
 Bad case in dev dataset saved in {bad_case_file}
 """
 BAD_CASES = "Text\tLabel\tPrediction\n新规出台\t财经,财经##其他\t组织##其他,财经\n协会换届\t组织\t\n"
-
-
-def file_of(rows):
-    return "".join(f"{text}\t{','.join(TREE.labels[i] for i in labels)}\n" for text, labels in rows.items())
-
-
-@pytest.fixture
-def data(data_dir):
-    return data_dir(label_txt="\n".join(TREE.labels), train_txt=file_of(TRAIN), dev_txt=file_of(DEV))
-
-
-@pytest.fixture
-def checkpoint(like_a_checkpoint, monkeypatch):
-    """A folder that passes for a checkpoint of TREE, and a model that gives the sets in PREDICTED."""
-
-    def text_logits(predictor, texts, progress):
-        progress(len(texts))
-        return np.array([[4.0 if i in PREDICTED[text] else -4.0 for i in range(len(TREE))] for text in texts])
-
-    monkeypatch.setattr(Predictor, "load", lambda self: None)
-    monkeypatch.setattr(Predictor, "text_logits", text_logits)
-    monkeypatch.setattr(
-        checkpoints,
-        "load_tokenizer",
-        lambda _, n: StandIn(
-            pad_id=0, encode=list, max_seq_length=n, lengths=lambda texts: np.array([len(text) for text in texts])
-        ),
-    )
-    return like_a_checkpoint(TREE)
-
-
-@pytest.fixture
-def call():
-    """call(data, checkpoint, *more flags): main(), in this process."""
-
-    def call(data, checkpoint, *flags):
-        arguments = ["--dataset_dir", data, "--params_path", checkpoint, "--device", "cpu", *flags]
-        evaluate.main([str(argument) for argument in arguments])
-
-    return call
-
-
-@pytest.fixture
-def refused(call, capsys, monkeypatch):
-    """refused(...): the message of a run that ends with exit code 2 before the model is looked at."""
-
-    def refused(*arguments):
-        monkeypatch.setattr(Predictor, "load", lambda self: pytest.fail("too late"))
-        with pytest.raises(SystemExit) as stopped:
-            run(lambda: call(*arguments))
-        assert stopped.value.code == 2
-        return capsys.readouterr().err
-
-    return refused
 
 
 # ---- the worked example ----------------------------------------------------------------------------------------------
@@ -228,153 +170,6 @@ def test_baseline_is_shown_beside_the_model(data, checkpoint, call, printed, tmp
     assert f"micro_f1: 82.35 / {100 * scores['baseline']['micro_f1']:.2f} | " in line
     expected = PRINTED.format(bad_case_file=data / "bad_case.txt").splitlines()
     assert printed[: len(expected)] == expected and line in printed[len(expected) :]
-
-
-# ---- tuning ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["global", "per_level", "per_label"])
-def test_tuned_thresholds_are_stored_and_used(data, checkpoint, call, printed, monkeypatch, how):
-    rows = {f"{text}{i}": labels for text, labels in DEV.items() for i in range(3)}
-    (data / "dev.txt").write_text(file_of(rows), encoding="utf-8")
-
-    def shy(predictor, texts, progress):  # probabilities 0.27 for gold and 0.05 for other labels
-        return np.array([[-1.0 if i in {**rows, **TRAIN}[text] else -3.0 for i in range(len(TREE))] for text in texts])
-
-    monkeypatch.setattr(Predictor, "text_logits", shy)
-    write_settings(checkpoint, TREE, 128, Decision(decoding="topdown"))
-    call(data, checkpoint, "--tune_threshold", how)
-    assert "Accuracy in dev dataset: 100.00%" in printed
-    assert f"Thresholds tuned on dev ({how}); on dev rows left out of the tuning: micro f1 score: 1.00000" in printed[3]
-    tree, max_seq_length, decision, _ = read_settings(checkpoint)
-    assert (tree.labels, max_seq_length, decision.decoding) == (TREE.labels, 128, "topdown")
-    thresholds = np.array(decision.threshold)
-    assert thresholds.shape == {"global": (), "per_level": (2,), "per_label": (5,)}[how]
-    assert ((0.05 < thresholds) & (thresholds < 0.27)).all()
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--threshold", "0.4"], "leave --threshold out"),
-        (["--top_k", "2"], "no threshold counts"),
-        ([], "5 dev rows or more"),
-    ],
-)
-def test_tuning_that_makes_no_sense(data, checkpoint, refused, printed, flags, message):
-    before = (checkpoint / "decision.json").read_bytes()
-    assert message in refused(data, checkpoint, "--tune_threshold", "global", *flags)
-    assert (checkpoint / "decision.json").read_bytes() == before
-
-
-# ---- calibration -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def many(data, monkeypatch):
-    """300 dev rows, with logits of which the sigmoids are too sure, and the labels that they are right with."""
-    rng = np.random.default_rng(0)
-    logits = {f"第{i}行": rng.normal(-2, 4, len(TREE)) for i in range(300)}
-    gold = {text: np.flatnonzero(rng.random(len(TREE)) < 1 / (1 + np.exp(-z / 3))) for text, z in logits.items()}
-    gold = {text: tuple(labels.tolist()) for text, labels in gold.items() if len(labels)}
-    (data / "dev.txt").write_text(file_of(gold), encoding="utf-8")
-    (data / "train.txt").unlink()
-
-    def text_logits(predictor, texts, progress):
-        return np.array([logits[text] for text in texts], np.float32)
-
-    monkeypatch.setattr(Predictor, "text_logits", text_logits)
-    tokenizer = StandIn(pad_id=0, encode=list, max_seq_length=128, lengths=lambda texts: [3] * len(texts))
-    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda *_: tokenizer)
-    return gold, logits
-
-
-@pytest.mark.parametrize("method", ["temperature", "per_level", "isotonic"])
-def test_calibration_is_stored_and_used(data, checkpoint, call, printed, many, tmp_path, method):
-    gold, logits = many
-    call(data, checkpoint, "--output_json", tmp_path / "before.json")
-    call(
-        data, checkpoint, "--calibrate", method, "--output_json", tmp_path / "now.json", "--report", tmp_path / "r.html"
-    )
-    decision = read_settings(checkpoint)[2]
-    calibration = decision.calibration
-    assert calibration.method == method and calibration.model == ""  # the stand-in's numbers are not known
-    if method != "isotonic":
-        assert all(scale == pytest.approx(1 / 3, abs=0.1) for scale, _ in calibration.lines)
-    before, now = (json.loads((tmp_path / f"{name}.json").read_text("utf-8")) for name in ("before", "now"))
-    assert now["dev"]["micro_f1"] == pytest.approx(before["dev"]["micro_f1"])  # thresholds went along
-    for one, other in zip(*now["calibration"].values()):
-        assert one["ece"] > 0.1 and other["ece"] < one["ece"] / 2 and other["brier"] < one["brier"]
-    assert sum(line.startswith("Level") and "calibration, before" in line for line in printed) == 2
-    assert any(line.startswith(f"Calibrated on dev ({method})") for line in printed)
-    assert any(line.startswith("Answering every row: ") for line in printed)
-    page = (tmp_path / "r.html").read_text("utf-8")
-    assert "Which rows need no second look?" in page and "of the likeliest" in page
-
-    labels = {text: decided_by_hand(row, decision) for text, row in logits.items() if text in gold}
-    right = np.mean([labels[text] == gold[text] for text in gold])
-    assert now["dev"]["accuracy"] == pytest.approx(right)
-    call(data, checkpoint, "--output_json", tmp_path / "again.json")  # from what is stored
-    assert json.loads((tmp_path / "again.json").read_text("utf-8"))["dev"] == now["dev"]
-    call(data, checkpoint, "--calibrate", "none")
-    undone = read_settings(checkpoint)[2]
-    assert undone.calibration is None and np.array(undone.threshold) == pytest.approx(0.5, abs=1e-3)
-
-
-def decided_by_hand(logits, decision):
-    """The labels whose calibrated probability is above the threshold of their level."""
-    found = []
-    for i, (logit, level) in enumerate(zip(logits, TREE.levels)):
-        if decision.calibration.lines:
-            scale, shift = decision.calibration.lines[level - 1]
-            probability = 1 / (1 + np.exp(-(scale * np.float32(logit) + shift)))
-        else:
-            probability = np.interp(np.float32(logit), *decision.calibration.curves[level - 1])
-        threshold = decision.threshold if isinstance(decision.threshold, float) else decision.threshold[level - 1]
-        if probability > threshold:
-            found.append(i)
-    return tuple(found)
-
-
-def test_thresholds_are_tuned_on_calibrated_probabilities(data, checkpoint, call, printed, many):
-    write_settings(checkpoint, TREE, 128, Decision(0.9))  # tuned before: of no use now
-    call(data, checkpoint, "--calibrate", "per_level", "--tune_threshold", "global")
-    tuned = read_settings(checkpoint)[2]
-    assert tuned.calibration and 0.2 < tuned.threshold < 0.5  # the best F1 lies below 1/2
-    assert not any("went along" in line for line in printed)
-    call(data, checkpoint, "--calibrate", "isotonic", "--threshold", "0.5")
-    assert read_settings(checkpoint)[2].threshold == 0.5  # as asked for
-
-
-def test_selective_table_is_right(data, checkpoint, call, many, tmp_path):
-    """Worked out again, fold by fold, by plain loops."""
-    gold, logits = many
-    call(data, checkpoint, "--output_json", tmp_path / "scores.json")
-    table = json.loads((tmp_path / "scores.json").read_text("utf-8"))["selective"]
-    rows = []
-    for text, labels in gold.items():
-        p = 1 / (1 + np.exp(-logits[text].astype(np.float32)))
-        chosen = tuple(np.flatnonzero(p > 0.5).tolist())
-        sure = min(p[i] if i in chosen else 1 - p[i] for i in range(len(TREE))) if chosen else 0
-        rows.append((sure, chosen == labels))
-    assert table[0]["precision"] == pytest.approx(np.mean([right for _, right in rows]))
-    folds = np.random.default_rng(0).permutation(len(rows)) % 5
-    for line in table[1:]:
-        answered = []
-        for fold in range(5):
-            others = sorted((row for row, f in zip(rows, folds) if f != fold), reverse=True)
-            bars = [
-                others[k - 1][0] for k in range(1, len(others) + 1)
-                if np.mean([right for _, right in others[:k]]) >= line["target"]
-            ]  # fmt: skip
-            if bars:
-                answered += [right for (sure, right), f in zip(rows, folds) if f == fold and sure >= bars[-1]]
-        assert line["answered"] == pytest.approx(len(answered) / len(rows))
-        assert line["precision"] == (pytest.approx(np.mean(answered)) if answered else None)
-
-
-def test_too_few_rows_to_calibrate_by(data, checkpoint, refused):
-    assert "--calibrate: needs 50 dev rows or more" in refused(data, checkpoint, "--calibrate", "isotonic")
 
 
 # ---- what can be wrong -----------------------------------------------------------------------------------------------

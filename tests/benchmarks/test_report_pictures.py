@@ -4,7 +4,7 @@ import pytest
 
 from analysis.report import write_report
 from benchmarks import report_pictures
-from tests.analysis.test_report import ROWS, TOKENIZER, TREE, found
+from tests.analysis.report_example import ROWS, TOKENIZER, TREE, found
 from utils import run
 
 
