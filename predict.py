@@ -25,11 +25,10 @@ Writes  output_file             one line per row of the data file, in the same o
 Any number of rows takes the same memory: they are read, predicted and written one window of batches at a time.
 """
 
-from hierarchical.checkpoints import is_linear
 from hierarchical.predictions import predict_file
 from hierarchical.predictor import Predictor
 from utils import (
-    InputError,
+    add_bf16_argument,
     add_checkpoint_arguments,
     add_decision_arguments,
     add_long_text_arguments,
@@ -40,6 +39,7 @@ from utils import (
     decision_from_arguments,
     long_text_arguments,
     make_parser,
+    precision_from_arguments,
     prediction_job,
     run,
 )
@@ -50,7 +50,7 @@ def parse_args(argv):
     add_texts_arguments(parser)
     model = add_checkpoint_arguments(parser, batch_size=32)
     add_long_text_arguments(model)
-    model.add_argument("--use_bf16", action="store_true", help="multiply in bfloat16, on a CPU that has it")
+    add_bf16_argument(model)
     add_decision_arguments(parser, None)
     add_result_arguments(parser)
     add_unseen_arguments(parser)
@@ -61,12 +61,10 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.use_bf16 and is_linear(args.params_path):
-        raise InputError("--use_bf16: a linear model has no encoder. Leave it out.")
     predictor = Predictor(
         args.params_path,
         kind="checkpoint",
-        precision="bfloat16" if args.use_bf16 else "float32",
+        precision=precision_from_arguments(args),
         device=args.device,
         max_seq_length=args.max_seq_length,
         batch_size=args.batch_size,

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hierarchical.added_tokens import add_tokens, read_added_tokens
-from hierarchical.batches import row_windows
+from hierarchical.batches import choosing_rows, row_windows
 from hierarchical.calibration import sigmoid
 from hierarchical.checkpoints import save_checkpoint, write_decision
 from hierarchical.cpu_layers import mixed_precision
@@ -32,7 +32,7 @@ from hierarchical.identity import require_no_rows
 from hierarchical.label_graph import label_files
 from hierarchical.learning_rates import settled_rate
 from hierarchical.linear import read_linear, with_linear
-from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, choosing_rows, fit_linear, mixed
+from hierarchical.linear_training import LEAST_DEV, THOROUGH, Plan, fit_linear, mixed
 from hierarchical.long_texts import long_text_for
 from hierarchical.losses import LOSSES
 from hierarchical.modeling import build_model, predict_logits, score, set_labels

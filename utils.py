@@ -17,6 +17,7 @@ from pathlib import Path
 
 import hierarchical
 from hierarchical.batches import length_sorted_batches, pad
+from hierarchical.checkpoints import is_linear
 from hierarchical.console import FLAT, ON_PAGE, ORDERS, get_logger, progress_bar, quiet, shown
 from hierarchical.decisions import DECODINGS, NO_THRESHOLD, RULES_TEXT, STOPS, STOPS_TEXT, Decision, thresholds_of
 from hierarchical.devices import DEVICES, ENGINE_DEVICES, computing_fault, engine_gpu, parse_device
@@ -272,6 +273,17 @@ def add_checkpoint_arguments(parser, batch_size, title="model", batch="texts per
     model.add_argument("--batch_size", type=int, default=batch_size, help=batch)
     add_device_argument(model)
     return model
+
+
+def add_bf16_argument(group):
+    group.add_argument("--use_bf16", action="store_true", help="multiply in bfloat16, on a CPU that has it")
+
+
+def precision_from_arguments(args):
+    """The Predictor's precision by --use_bf16. Raises InputError where --params_path is a linear model."""
+    if args.use_bf16 and is_linear(args.params_path):
+        raise InputError("--use_bf16: a linear model has no encoder. Leave it out.")
+    return "bfloat16" if args.use_bf16 else "float32"
 
 
 def device_word(text, kinds=DEVICES):

@@ -57,7 +57,8 @@ def map_points(predictor, rows, marks, paths, seen=None, seed=3):
     tokenizer = predictor.tokenizer
     if tokenizer.windows:
         tokenizer = tokenizer.reading(CUT)  # one place for each text: that of its beginning
-    kept = Features(predictor, predictor.engine.model, tokenizer, predictor.batch_size, paths["dev"].parent)
+    directory, bf16 = paths["dev"].parent, predictor.bf16
+    kept = Features(predictor, predictor.engine.model, tokenizer, predictor.batch_size, directory, bf16)
     texts = {name: [text for _, text in part] for name, part in drawn.items() if part}
     found = [
         kept.of(part, paths[name] if len(part) == len(rows[name].texts) else part_of(paths[name]), f"data map, {name}")

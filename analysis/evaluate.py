@@ -45,7 +45,7 @@ from analysis.report import Findings, write_report
 from analysis.scoring import comparison, fit_baseline, headline
 from hierarchical.batches import row_windows
 from hierarchical.calibration import METHODS
-from hierarchical.checkpoints import require_same_labels, write_decision
+from hierarchical.checkpoints import is_linear, require_same_labels, write_decision
 from hierarchical.decisions import probabilities_of, recalibrated
 from hierarchical.dynamics import read_dynamics
 from hierarchical.formats import existing
@@ -61,6 +61,7 @@ from utils import (
     FLAT,
     NO_THRESHOLD,
     InputError,
+    add_bf16_argument,
     add_checkpoint_arguments,
     add_dataset_arguments,
     add_decision_arguments,
@@ -74,6 +75,7 @@ from utils import (
     load_reported,
     long_text_arguments,
     make_parser,
+    precision_from_arguments,
     progress_bar,
     require_directory,
     require_outputs,
@@ -83,7 +85,7 @@ from utils import (
 WEIGHTS = ("model.safetensors", "linear.safetensors")
 TOLD = (
     "decoding threshold min_labels max_labels top_k tune_threshold select_by compare more_seeds baseline "
-    "max_seq_length long_text window_stride max_windows"
+    "max_seq_length long_text window_stride max_windows use_bf16"
 ).split()
 LOGGED_LABELS = 200  # with more of them, the lines of each are in a file
 
@@ -93,7 +95,9 @@ def parse_args(argv):
     data = parser.add_argument_group("data")
     alone = "name inside dataset_dir; '' scores the dev rows alone"
     add_dataset_arguments(data, "train", "dev", compared=True, train=alone)
-    add_long_text_arguments(add_checkpoint_arguments(parser, batch_size=32))
+    model = add_checkpoint_arguments(parser, batch_size=32)
+    add_long_text_arguments(model)
+    add_bf16_argument(model)
     decision = add_decision_arguments(parser, None)
     how = "choose the threshold(s) on the dev rows, and store them in the checkpoint"
     decision.add_argument("--tune_threshold", choices=WAYS, help=how)
@@ -163,7 +167,7 @@ def score_rows(predictor, rows, decision, name, left_out=None, findings=(), besi
             predicted = decide(probabilities, tree, decision)
         scores.update(predicted, gold)
         if left_out:
-            left_out.update(window, logits, gold)
+            left_out.update(window, logits, probabilities, predicted, gold)
         for one in findings:
             one.update(window, probabilities, predicted, gold)
         wrong = np.flatnonzero((predicted != gold).any(1))
@@ -211,7 +215,8 @@ def others_for(args):
             raise InputError(f"{twice[0]}: given twice, which would count as two seeds. Leave it out once.")
 
     def opened(path):
-        other = Predictor(path, kind="checkpoint", device=args.device, batch_size=args.batch_size)
+        precision = "float32" if is_linear(path) else precision_from_arguments(args)
+        other = Predictor(path, precision, kind="checkpoint", device=args.device, batch_size=args.batch_size)
         require_same_labels(other.tree, Path(args.params_path) / "label.txt")
         return other
 
@@ -290,6 +295,7 @@ def main(argv=None):
     logger = get_logger()
     predictor = Predictor(
         args.params_path,
+        precision_from_arguments(args),
         kind="checkpoint",
         device=args.device,
         max_seq_length=args.max_seq_length,

@@ -4,9 +4,9 @@
     train = features.of(rows.texts, "data/train.txt", "train rows")         # float32 [N, hidden size]
 
 They depend on the texts, in their order, the network's parameters and configuration, the tokenizer and what it reads of
-a text, the size of batches, the kind of device and Paddle's version: with all of these alike on one machine what is
-kept is what would be computed; another CPU or number of threads may round the last bits otherwise. Labels play no part,
-so that train.txt and train_clean.txt share them. The files: hierarchical/cache.py.
+a text, the size of batches, the kind of device, bfloat16 and Paddle's version: with all of these alike on one machine
+what is kept is what would be computed; another CPU or number of threads may round the last bits otherwise. Labels play
+no part, so that train.txt and train_clean.txt share them. The files: hierarchical/cache.py.
 """
 
 import hashlib
@@ -28,11 +28,12 @@ class Features:
     """Those of one model.
 
     opened: its Checkpoint or Predictor; model: the network; tokenizer: what reads texts; directory: the data folder,
-    None: they are not kept
+    None: they are not kept; bf16: whether the network multiplies in bfloat16
     """
 
-    def __init__(self, opened, model, tokenizer, batch_size, directory):
+    def __init__(self, opened, model, tokenizer, batch_size, directory, bf16=False):
         self.opened, self.model, self.tokenizer, self.batch_size = opened, model, tokenizer, batch_size
+        self.rounding = ["bfloat16"] if bf16 else []
         self.folder = Path(directory) / FOLDER if directory else None
 
     def of(self, texts, path, name):
@@ -81,4 +82,4 @@ class Features:
             sha256.update(f"{name} {values.dtype} {values.shape}".encode())
             sha256.update(values.data)
         device = paddle.get_device().partition(":")[0]
-        return [sha256.hexdigest(), self.opened.digests, device, paddle.__version__]
+        return [sha256.hexdigest(), self.opened.digests, device, paddle.__version__, *self.rounding]

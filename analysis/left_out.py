@@ -1,7 +1,7 @@
 """What evaluate.py tells of dev rows as rows left out: a calibration, and which rows need no second look.
 
 left_out = LeftOut(tree, decision, n_rows, calibrations)
-left_out.update(window, logits, gold)           # window by window
+left_out.update(window, logits, probabilities, predicted, gold)          # window by window
 left_out.lines(), left_out.to_dict()            # for the log, and for --output_json and the report
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from hierarchical.calibrating import LogitCounts, Reliability, reliability_lines
 from hierarchical.calibration import sigmoid
-from hierarchical.decisions import certainty, decide, probabilities_of, recalibrated
+from hierarchical.decisions import certainty, decide, recalibrated
 from hierarchical.selective import LEAST_ROWS, selective_lines, selective_table
 from hierarchical.thresholds import FOLDS, folds_of
 
@@ -29,20 +29,18 @@ class LeftOut:
         self.certain, self.right = np.zeros(n_rows), np.zeros(n_rows, bool)
         self.before, self.after = Reliability(tree), Reliability(tree)
 
-    def update(self, window, logits, gold):
-        """Rows numbered `window`: logits float32 [n, L], gold bool [n, L]."""
+    def update(self, window, logits, probabilities, predicted, gold):
+        """Rows numbered `window`: logits and probabilities float32 [n, L], predicted and gold bool [n, L]."""
         rows = slice(window.start, window.stop)
-        probabilities = self._probabilities(logits, self.folds[rows])
         if self.calibrations:
+            probabilities = self._left_out(logits, self.folds[rows])
+            predicted = decide(probabilities, self.tree, self.decision)
             self.before.add(sigmoid(logits), gold)
             self.after.add(probabilities, gold)
-        selected = decide(probabilities, self.tree, self.decision)
-        self.certain[rows], self.right[rows] = certainty(probabilities, selected), (selected == gold).all(1)
+        self.certain[rows], self.right[rows] = certainty(probabilities, predicted), (predicted == gold).all(1)
 
-    def _probabilities(self, logits, folds):
-        """Of each row by the calibration in which it had no part."""
-        if not self.calibrations:
-            return probabilities_of(logits, self.tree, self.decision)
+    def _left_out(self, logits, folds):
+        """Probabilities of each row by the calibration in which it had no part."""
         found = np.empty(logits.shape, np.float32)
         for fold, calibration in enumerate(self.calibrations):
             found[folds == fold] = calibration.probabilities(logits[folds == fold], self.tree)

@@ -2,6 +2,7 @@
 
 from logging import Logger
 
+from hierarchical.batches import choosing_rows
 from hierarchical.calibration import sigmoid
 from hierarchical.decisions import Decision, decide
 from hierarchical.labels import LabelTree
@@ -42,7 +43,7 @@ def fit_baseline(train_rows: Rows, dev_rows: Rows, tree: LabelTree, logger: Logg
     The dev rows choose its shift; the scores are of rows that played no part in that (see linear_training.mixed). What
     is left out of large data, so that all takes a minute, and an estimate, are told before.
     """
-    from hierarchical.linear_training import QUICK, Plan, choosing_rows, fit_linear, mixed
+    from hierarchical.linear_training import QUICK, Plan, fit_linear, mixed
 
     plan = Plan.of(train_rows.texts, train_rows.labels, len(tree), QUICK)
     rows = choosing_rows(len(dev_rows.texts), len(tree), SCORED_CELLS)

@@ -20,6 +20,11 @@ def row_windows(n_rows: int, n_labels: int = 1) -> list[range]:
     return [range(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
+def choosing_rows(n_rows: int, n_labels: int, cells: int = CHOOSING_CELLS) -> range:
+    """The dev rows that choose, say, a threshold: all, or with very many labels every second, third, ..."""
+    return range(0, n_rows, max(1, -(-n_rows * n_labels // cells)))
+
+
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Batches for inference: row numbers from longest to shortest, so that memory runs out at the start or never."""
     order = np.argsort(-np.asarray(lengths), kind="stable")

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hierarchical.batches import CHOOSING_CELLS
 from hierarchical.calibration import sigmoid
 from hierarchical.console import progress_bar
 from hierarchical.decisions import Decision, decide
@@ -243,11 +242,6 @@ def quantized(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, f
 # ---- the two numbers -------------------------------------------------------------------------------------------------
 
 
-def choosing_rows(n_rows: int, n_labels: int, cells: int = CHOOSING_CELLS) -> range:
-    """The dev rows by which a branch is mixed: all, or with very many labels every second, third, ..."""
-    return range(0, n_rows, max(1, -(-n_rows * n_labels // cells)))
-
-
 def mixed(
     branch: LinearBranch,
     texts: Sequence[str],
@@ -261,7 +255,7 @@ def mixed(
     logits: an encoder's, float32 [N, L]; None: the branch is the whole model. gold bool [N, L]. The threshold of
     `decision` stays as it is: the shift takes its place. The worth is a result of `thresholds.cross_fitted`. Fewer than
     LEAST_DEV rows choose nothing: beside an encoder the branch then has the weight 0, and None is returned. The rows
-    are best those of `choosing_rows`.
+    are best those of `batches.choosing_rows`.
     """
     if len(texts) < LEAST_DEV:
         return branch.scaled(ALONE if logits is None else 0.0, 0.0), None

@@ -25,7 +25,7 @@ import numpy as np
 
 if not __package__:  # run as a file: the project's root must be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hierarchical.batches import CHOOSING_CELLS
+from hierarchical.batches import choosing_rows
 from hierarchical.bi_encoder import build_encoder, own_digest
 from hierarchical.checkpoints import save_checkpoint
 from hierarchical.devices import launched_processes, set_device
@@ -208,8 +208,7 @@ def retrieve_dev(args, model, tree, indexed, label_ids, dev_ids, pad_id):
 
 def tuned_similarity(tree, dev, retrieved):
     """The Decision whose similarity threshold gives the best micro-F1 on the dev rows, or on as many as fit memory."""
-    every = -(-len(dev.texts) // max(1, CHOOSING_CELLS // len(tree)))
-    chosen = range(0, len(dev.texts), every)
+    chosen = choosing_rows(len(dev.texts), len(tree))
     gold = dev._replace(labels=[tuple(tree.closure(labels)) for labels in dev.labels]).multi_hot(len(tree), chosen)
     similarities = dense([retrieved[i] for i in chosen], len(tree))
     return Decision(threshold=tune_threshold(similarities, gold, tree, "closure"), decoding="closure")

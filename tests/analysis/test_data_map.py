@@ -49,7 +49,7 @@ def points(monkeypatch):
         marks = {name: Marks(len(part.texts)) for name, part in rows.items() if name != "unlabelled"}
         marks["dev"].wrong[-1], marks["dev"].surest[-1] = True, 0.876
         tokenizer = StandIn(windows=True, long_text="windows")
-        predictor = SimpleNamespace(engine=SimpleNamespace(model=None), tokenizer=tokenizer, batch_size=1)
+        predictor = SimpleNamespace(engine=SimpleNamespace(model=None), tokenizer=tokenizer, batch_size=1, bf16=False)
         return map_points(predictor, rows, marks, dict.fromkeys(rows, Path("data/rows.txt")), seen)
 
     def encode(model, tokenizer, texts, batch_size, name):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import utils
 from analysis import evaluate
 from hierarchical import batches
 from hierarchical.checkpoints import Checkpoint, read_settings, write_settings
@@ -368,3 +369,24 @@ def test_an_older_checkpoint_beside_it(data, checkpoint, call, monkeypatch, tmp_
     assert "This gain could be luck" in log.text
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "Compared with the older model" in page and "could be luck" in page and "Newly right rows: 1" in page
+
+
+def test_bfloat16_is_for_encoders(data, checkpoint, call, refused, monkeypatch, tmp_path):
+    """The checkpoint and what it is compared with are computed alike, but for a linear model."""
+    asked, linear = {}, {"linear"}
+
+    class Noting(Predictor):
+        def __init__(self, path, precision="float32", **others):
+            super().__init__(path, precision, **others)
+            asked[Path(path).name] = precision
+
+    others = [shutil.copytree(checkpoint, tmp_path / name) for name in ("older", "linear")]
+    for module in (evaluate, utils):
+        monkeypatch.setattr(module, "is_linear", lambda path: Path(path).name in linear)
+    monkeypatch.setattr(evaluate, "Predictor", Noting)
+    report = tmp_path / "report.html"
+    call(data, checkpoint, "--use_bf16", "--compare", *others, "--report", report)
+    assert asked == {checkpoint.name: "bfloat16", "older": "bfloat16", "linear": "float32"}
+    assert "--use_bf16" in report.read_text("utf-8")
+    linear.add(checkpoint.name)
+    assert "--use_bf16: a linear model has no encoder. Leave it out." in refused(data, checkpoint, "--use_bf16")

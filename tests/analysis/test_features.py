@@ -31,11 +31,11 @@ def encoded(monkeypatch):
 
 @pytest.fixture
 def made(tiny_checkpoint, tmp_path):
-    """made(batch_size, max_seq_length): Features of a model that is loaded anew, kept in tmp_path."""
+    """made(batch_size, max_seq_length, bf16): Features of a model that is loaded anew, kept in tmp_path."""
 
-    def made(batch_size=16, max_seq_length=None):
+    def made(batch_size=16, max_seq_length=None, bf16=False):
         opened = Checkpoint.open(tiny_checkpoint, max_seq_length)
-        return Features(opened, opened.load_model(), opened.tokenizer, batch_size, tmp_path)
+        return Features(opened, opened.load_model(), opened.tokenizer, batch_size, tmp_path, bf16)
 
     return made
 
@@ -69,12 +69,13 @@ def test_what_has_changed_is_computed(made, encoded, tmp_path):
     one.of(TEXTS[::-1], "train.txt", "another order")
     made(8).of(TEXTS, "train.txt", "batches")
     made(16, 20).of(TEXTS, "train.txt", "length")
+    made(bf16=True).of(TEXTS, "train.txt", "rounding")
     other = made()
     weight = other.model.state_dict()["ernie.pooler.dense.weight"]
     weight.set_value(weight * 2)
     assert not np.array_equal(other.of(TEXTS, "train.txt", "weights"), before)
     fields = [name for name, _ in encoded]
-    assert fields == ["as it was", "another text", "another order", "batches", "length", "weights"]
+    assert fields == ["as it was", "another text", "another order", "batches", "length", "rounding", "weights"]
     assert files(tmp_path) == ["train.txt"] * 3, "of a file the three latest"
     # The same characters, cut into texts at another place, are other texts.
     made().of([TEXTS[0] + TEXTS[1][0], TEXTS[1][1:], *TEXTS[2:]], "cut.txt", "cut")

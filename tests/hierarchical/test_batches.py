@@ -5,7 +5,16 @@ import threading
 import numpy as np
 import pytest
 
-from hierarchical.batches import CELLS, WINDOW, begin_batches, length_sorted_batches, pad, row_windows, run_batches
+from hierarchical.batches import (
+    CELLS,
+    WINDOW,
+    begin_batches,
+    choosing_rows,
+    length_sorted_batches,
+    pad,
+    row_windows,
+    run_batches,
+)
 from hierarchical.decisions import Decision, decide
 from hierarchical.errors import InputError
 from hierarchical.labels import LabelTree
@@ -28,6 +37,11 @@ def test_row_windows_cover_all_rows():
     assert row_windows(2, CELLS * 2) == [range(0, 1), range(1, 2)]  # a row at least
     assert row_windows(WINDOW + 1) == [range(0, WINDOW), range(WINDOW, WINDOW + 1)]
     assert row_windows(0) == []
+
+
+def test_with_many_labels_some_of_the_rows_choose():
+    assert choosing_rows(50, 31, 31 * 25) == range(0, 50, 2) and choosing_rows(25, 31, 31 * 25) == range(25)
+    assert len(choosing_rows(1000, 31, 31 * 25)) == 25 and len(choosing_rows(3, 1000, 31)) == 1
 
 
 @pytest.mark.parametrize("n_labels", [500, 10_000, 50_000])

@@ -17,7 +17,6 @@ from hierarchical.linear_training import (
     Plan,
     alone,
     beside,
-    choosing_rows,
     drawn_rows,
     feature_matrix,
     fit_label,
@@ -289,8 +288,3 @@ def test_few_dev_rows_choose_nothing(branch, rows):
     assert (found.weight, honest) == (0.0, None)
     found, honest = mixed(branch, few, None, gold, TREE, Decision())
     assert (found.weight, found.shift, honest) == (module.ALONE, 0.0, None)
-
-
-def test_with_many_labels_some_of_the_rows_choose():
-    assert choosing_rows(50, 31, 31 * 25) == range(0, 50, 2) and choosing_rows(25, 31, 31 * 25) == range(25)
-    assert len(choosing_rows(1000, 31, 31 * 25)) == 25 and len(choosing_rows(3, 1000, 31)) == 1
