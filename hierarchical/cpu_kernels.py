@@ -305,15 +305,15 @@ def from_heads(part, first, last, x, scale, out, sums):
 
 @kernel
 def softmax(part, first, last, scores, mask, seed, below, scale, out):
-    """Soft-max of scores [n, A, T, T] + mask [n, T], in their place; with dropout, as in `add_normalize`, in `out`.
+    """Soft-max of scores [n, A, queries, T] + mask [n, T], in their place; with dropout, see `add_normalize`, in `out`.
 
     What is smaller than e**-87 of the largest is 0: masked tokens are, and no denormal comes of them.
     """
-    _, heads, tokens, _ = scores.shape
+    _, heads, queries, tokens = scores.shape
     for text in range(first, last):
         for head in range(heads):
-            for i in range(tokens):
-                start = u32(((text * heads + head) * tokens + i) * tokens)
+            for i in range(queries):
+                start = u32(((text * heads + head) * queries + i) * tokens)
                 row, highest, total = scores[text, head, i], f32(-math.inf), ZERO
                 for j in range(tokens):
                     row[j] += mask[text, j]
@@ -330,14 +330,14 @@ def softmax(part, first, last, scores, mask, seed, below, scale, out):
 
 @kernel
 def softmax_gradient(part, first, last, gradient, probabilities, after_dropout):
-    """The gradient with respect to the scores, in the place of that with respect to the output, [n, A, T, T].
+    """The gradient with respect to the scores, in the place of that with respect to the output, [n, A, queries, T].
 
     With the output D and the probabilities P it is D * gradient - P * sum(D * gradient): D has the dropout in it.
     """
-    _, heads, tokens, _ = gradient.shape
+    _, heads, queries, tokens = gradient.shape
     for text in range(first, last):
         for head in range(heads):
-            for i in range(tokens):
+            for i in range(queries):
                 total = ZERO
                 for j in range(tokens):
                     gradient[text, head, i, j] *= after_dropout[text, head, i, j]

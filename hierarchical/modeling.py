@@ -15,6 +15,7 @@ from hierarchical.cpu_layers import speed_up
 from hierarchical.decisions import Decision, decide, probabilities_of
 from hierarchical.devices import without_warnings
 from hierarchical.encoders import FAMILIES, family_of
+from hierarchical.first_token import first_token_alone
 from hierarchical.labels import LabelTree
 from hierarchical.linear import LinearBranch, with_linear
 from hierarchical.long_texts import Windows
@@ -188,7 +189,8 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
     family, ids = family_of(model), tokenizer.encode(texts)
 
     def forward(**inputs: Any) -> Any:
-        return family.pooled(model, **inputs)
+        with first_token_alone(family.layers(model)[-1]):
+            return family.pooled(model, **inputs)
 
     with progress_bar(len(texts), name) as bar:
         return run_network(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)

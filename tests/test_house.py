@@ -35,6 +35,7 @@ HEAVY = {
 LOADS_AT_ONCE = {  # and so is imported inside functions, or typed
     "hierarchical/few_shot.py": {"paddle"},
     "hierarchical/cpu_adamw.py": {"paddle"},
+    "hierarchical/cpu_network.py": {"paddle"},
     "hierarchical/cpu_transformer.py": {"paddle"},
     f"{STEPS}/seqcls_model.py": {"onnxruntime"},
     "benchmarks/plain_loop.py": {"paddle", "paddlenlp"},

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hierarchical import cpu_layers, cpu_transformer
+from hierarchical import cpu_layers, cpu_network
 from hierarchical.cpu_layers import mixed_precision, speed_up, threads
+from hierarchical.encoders import family_of
 from tests.hierarchical.test_modeling import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,24 +20,25 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
 def test_a_network_computes_the_same_with_them(paddle, monkeypatch, family, training):
     passes = []
-    monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
-    monkeypatch.setattr(cpu_transformer, "LayerPass", counted(cpu_transformer.LayerPass, passes))
+    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
+    monkeypatch.setattr(cpu_network, "LayerPass", counted(cpu_network.LayerPass, passes))
     plain, fast = (without_dropout(tiny_model(paddle, family=family)) for _ in range(2))
     ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
     speed_up(fast)
     passes.clear()  # those of the trial
+    alone_at_last = [False] * (fast.config.num_hidden_layers - 1) + [True]  # whether they compute the first token alone
     if not training:
         plain.eval(), fast.eval()
         with paddle.no_grad():
             np.testing.assert_allclose(fast(input_ids=ids).numpy(), plain(input_ids=ids).numpy(), atol=1e-5)
-        assert len(passes) == fast.config.num_hidden_layers
+        assert passes == alone_at_last
         return
     outputs = []
     for model in (plain, fast):
         logits = model(input_ids=ids)
         (logits**2).sum().backward()
         outputs.append(logits.numpy())
-    assert len(passes) == fast.config.num_hidden_layers
+    assert passes == alone_at_last
     np.testing.assert_allclose(*outputs, atol=1e-5)
     changed = 0
     for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
@@ -46,10 +48,26 @@ def test_a_network_computes_the_same_with_them(paddle, monkeypatch, family, trai
     assert changed >= 6
 
 
+def test_all_tokens_where_they_are_read(paddle, monkeypatch):
+    """As prune.py reads them, of all layers, and the retrieval route, of the last."""
+    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
+    plain, fast = (without_dropout(tiny_model(paddle)) for _ in range(2))
+    plain.eval(), fast.eval(), speed_up(fast)
+    ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
+    with paddle.no_grad():
+        expected = family_of(plain).tokens(plain, input_ids=ids).numpy()
+        assert expected.shape == (2, 4, 16) and fast(ids).shape == [2, 3]  # of the first token alone
+        for found in (
+            fast(ids, output_hidden_states=True)[1][-1],
+            family_of(fast).tokens(fast, input_ids=ids),
+        ):
+            np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
 def counted(kind, calls):
-    def make(*arguments):
-        calls.append(arguments)
-        return kind(*arguments)
+    def make(*arguments, **named):
+        calls.append(named["first_token"])
+        return kind(*arguments, **named)
 
     return make
 
@@ -78,7 +96,7 @@ def test_which_layers_get_another_form(paddle):
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_without_numba_linear_layers_alone_are_faster(paddle, monkeypatch, capsys, bfloat16):
     monkeypatch.setattr(cpu_layers, "has_bf16", lambda: True)
-    monkeypatch.setitem(sys.modules, "hierarchical.cpu_transformer", None)  # importing it is an ImportError then
+    monkeypatch.setitem(sys.modules, "hierarchical.cpu_network", None)  # importing it is an ImportError then
     model = tiny_model(paddle)
     speed_up(model, bfloat16)
     changed = [layer for layer in model.sublayers() if "forward" in vars(layer)]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hierarchical import cpu_transformer, modeling
+from hierarchical import cpu_network, modeling
 from hierarchical.calibration import sigmoid
 from hierarchical.encoders import read_config
 from hierarchical.modeling import (
@@ -95,7 +95,7 @@ def test_predict_logits_leaves_the_model_as_it_was(paddle):
 
 
 def test_many_rows_are_computed_faster_and_alike(paddle, monkeypatch):
-    monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
+    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
     monkeypatch.setattr(modeling, "MANY_ROWS", 3)
     model, ids = tiny_model(paddle), [[1, 7, 8, 2], [1, 9, 2], [1, 2]]
     few = predict_logits(model, ids[:2], pad_id=0, batch_size=2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import predict
-from hierarchical import InputError, Prediction, Predictor, cpu_transformer
+from hierarchical import InputError, Prediction, Predictor, cpu_network
 from hierarchical import predictor as predictor_module
 from hierarchical.decisions import Decision
 from hierarchical.devices import has_bf16
@@ -44,7 +44,7 @@ def test_an_export_and_its_checkpoint_answer_alike(tiny_checkpoint, predictor, t
 
 
 def test_a_checkpoint_that_has_answered_many_texts(tiny_checkpoint, texts, monkeypatch):
-    monkeypatch.setattr(cpu_transformer, "FEW_TOKENS", 1)
+    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
     monkeypatch.setattr(predictor_module, "MANY_ROWS", len(texts) + 1)
     trained = Predictor(tiny_checkpoint)
     first, second, third = (trained.logits(trained.tokenizer.encode(texts)) for _ in range(3))

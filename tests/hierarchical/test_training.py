@@ -129,13 +129,15 @@ def test_loss_is_the_mean_binary_cross_entropy(paddle):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_accumulation_over_uneven_parts_equals_one_large_batch(paddle, loss):
+    """Taken together: of single parameters whose gradient is nearly 0, Adam makes a step of what rounding has left."""
     whole, parts = make_trainer(paddle, loss=loss), make_trainer(paddle, loss=loss, gradient_accumulation_steps=3)
+    before = {name: tensor.numpy().copy() for name, tensor in whole.model.state_dict().items()}
     for trainer in (whole, parts):  # 4 rows in 3 parts: 2, 1 and 1
         for _ in range(3):
             trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
     for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values()):
         if NO_GRADIENT not in name:
-            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-4, err_msg=name)
+            assert np.linalg.norm(a - b) <= 0.005 * np.linalg.norm(a - before[name]), name
 
 
 def test_weight_decay_spares_biases_and_norms(paddle):
