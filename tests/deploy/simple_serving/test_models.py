@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -30,6 +29,7 @@ from utils import InputError
 from tests.conftest import ROOT  # isort: skip
 from tests.deploy.simple_serving.conftest import KEY, LENGTHS, Running, figures, held_by, in_background  # isort: skip
 from tests.deploy.simple_serving.conftest import problem, wait_until  # isort: skip
+from tests.ports import free_ports  # isort: skip
 
 
 def test_what_differs_between_two_versions():
@@ -186,14 +186,6 @@ def test_it_goes_on_for_a_while_after_it_said_that_it_leaves(start, tiny_export)
         answer = client.post("/v1/classify", json={"texts": "国足"})
         assert answer.status_code == 200 and answer.headers["Connection"] == "close"
     assert one.process.wait(timeout=30) == 0 and time.monotonic() - began > 2.9
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture
