@@ -35,6 +35,8 @@ from types import SimpleNamespace
 import hypothesis
 import pytest
 
+from tests.ports import free_ports
+
 # The same examples in every run: a change is not refused for a rare one that another brought. --hypothesis-profile default
 # looks for new ones.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
@@ -173,8 +175,7 @@ def milvus_server(tmp_path_factory):
     from pymilvus import MilvusClient, MilvusException
 
     folder = tmp_path_factory.mktemp("milvus")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", folder / "data"]
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)

@@ -264,7 +264,7 @@ def test_the_files_of_the_checkpoint_are_opened_once_to_read_and_once_to_copy(ti
     code = f"{COUNTING}import json, export_model\nexport_model.main(sys.argv[2:])\nprint(json.dumps(count_of(sys.argv[1])))"
     flags = ["--params_path", tiny_checkpoint, "--output_path", tmp_path / "export", "--precision", "float32"]
     command = [sys.executable, "-c", code, str(tiny_checkpoint), *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     small = ("config.json", "label.txt", "decision.json", "vocab.txt", "tokenizer_config.json")

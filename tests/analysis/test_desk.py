@@ -27,14 +27,17 @@ def test_the_worst_first_and_nothing_twice(tmp_path):
     assert again.next("b", "ann") is None and numbers([again.next("c", "bob")]) == [1]
 
 
-def test_two_people_get_different_rows_and_abandoned_ones_come_back(tmp_path):
-    desk = Desk([item(i, "suspect", rank=i) for i in range(3)], Ledger(tmp_path), lease_seconds=0.2)
+def test_two_people_get_different_rows_and_abandoned_ones_come_back(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(desk_module.time, "monotonic", lambda: now)
+    desk = Desk([item(i, "suspect", rank=i) for i in range(3)], Ledger(tmp_path), lease_seconds=20)
     first, second = desk.next("b1", "ann"), desk.next("b2", "bob")
     assert numbers([first, second]) == [0, 1]
     other = Desk(list(desk.items.values()), Ledger(tmp_path))  # another server on the same folder
     other.answer("b3", "cy", first["id"], SHARES)
+    now += 19
     assert numbers([desk.next("b1", "ann")]) == [2]
-    time.sleep(0.25)
+    now += 2
     assert numbers([desk.next("b3", "cy")]) == [1]
 
 

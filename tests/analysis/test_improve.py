@@ -250,7 +250,7 @@ def test_two_real_rounds(tmp_path):
     for number in (1, 2):
         words = [*command, *(first if number == 1 else [])]
         process = subprocess.Popen(list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
-        timer = threading.Timer(400, process.kill)
+        timer = threading.Timer(1200, process.kill)
         timer.start()
         said = answer_by_script(process, truth, 20, answered)
         timer.cancel()

@@ -253,13 +253,13 @@ def test_a_round_by_keyboard(served, opened):
 def test_two_people_a_phone_in_the_dark_and_a_screen_reader(served, opened):
     there = served([item(i, "suspect", rank=i) for i in range(4)])
     ann = opened(there.url, viewport={"width": 390, "height": 800}, locale="zh-CN", color_scheme="dark")
-    bob = opened(there.url, viewport={"width": 1280, "height": 800}, locale="en")
     see(ann, "第0条")
+    bob = opened(there.url, viewport={"width": 1280, "height": 800}, locale="en")
     see(bob, "第1条")
     bob.fill("#who", "bob")
-    with bob.expect_response(lambda answer: "/api/next" in answer.url):  # while the page asks, keys do nothing
+    with bob.expect_response(lambda answer: "/api/next" in answer.url):
         bob.locator("#who").blur()
-    bob.wait_for_timeout(200)
+    bob.wait_for_function("!busy")  # while the page asks, keys do nothing
     bob.keyboard.press("k")
     see(bob, "第2条")
     assert ann.inner_text("h1") == "检查标签" and ann.evaluate("document.documentElement.scrollWidth") <= 390

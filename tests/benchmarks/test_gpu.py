@@ -1,10 +1,11 @@
 """benchmarks/gpu.py on the CPU: its flags, that a failure costs nothing else, its models, and its load on a server."""
 
 import asyncio
+import itertools
 import json
 import re
-import time
 from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_what_fails_is_told_and_the_next_is_measured(tmp_path, capsys):
     assert rows[0]["error"] == "KeyError: 'x'" and rows[1]["figures"]["texts/s"] == 21_900
 
 
-def test_clients_count_right_answers_alone():
+def test_clients_count_right_answers_alone(monkeypatch):
     """A server that answers 甲 rightly, 乙 with the labels of another text, 丙 not with 200, and hangs up on 丁."""
 
     async def answer(reader, writer):
@@ -60,16 +61,17 @@ def test_clients_count_right_answers_alone():
             status = b"429 Too Many" if text == "丙" else b"200 OK"
             writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
 
-    async def seconds_of_load(text):
+    async def load_of_20_looks(text):
+        """Each look at the clock takes a second."""
+        monkeypatch.setattr(http_load, "time", SimpleNamespace(time=itertools.count().__next__))
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         port, requests = server.sockets[0].getsockname()[1], [(text, http_load.request_of(text))]
-        return await http_load.client(port, requests, 0, time.time(), 0.05)
+        return await http_load.client(port, requests, 0, 0, 20)
 
-    times, in_time, failed = asyncio.run(seconds_of_load("甲"))
-    assert len(times) >= in_time > 0 and not failed and min(times) > 0
+    # asked at 1, 4, ... 19, answered a second later, and counted at 3, 6, ... 21
+    assert asyncio.run(load_of_20_looks("甲")) == ([1000] * 7, 6, 0)
     for text in "乙丙丁":
-        times, in_time, failed = asyncio.run(seconds_of_load(text))
-        assert not times and not in_time and failed > 1
+        assert asyncio.run(load_of_20_looks(text)) == ([], 0, 19)
 
 
 @pytest.mark.slow

@@ -264,9 +264,10 @@ def test_nothing_is_lost_or_doubled_when_a_node_and_an_actor_are_killed(
             pids = [node.all_processes["raylet"][0].process.pid for node in nodes]
             while not all(map(workers, pids)) or len(list(out.glob("*.parquet"))) < 10:
                 time.sleep(0.02)
+            done = len(list(out.glob("*.parquet")))
             os.kill(workers(pids[0])[0], signal.SIGKILL)
             cluster.remove_node(nodes[1], allow_graceful=False)
-            killed.append(len(list(out.glob("*.parquet"))))
+            killed.append(done)
 
         thread = threading.Thread(target=kill, daemon=True)
         thread.start()

@@ -260,7 +260,7 @@ def test_each_file_is_read_once(tiny_checkpoint):
         "checkpoint.load_model()\nprint(json.dumps(count_of(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(tiny_checkpoint)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     before, after = map(json.loads, done.stdout.splitlines())
     assert before == dict.fromkeys(("config.json", "label.txt", DECISION, "vocab.txt", "tokenizer_config.json"), 1)

@@ -1,7 +1,6 @@
 """downloads.py against a server on this machine: whatever happens on the way, a file is there whole or not at all."""
 
 import errno
-import socket
 from collections import namedtuple
 
 import pytest
@@ -10,6 +9,7 @@ from hierarchical import downloads
 from hierarchical.downloads import download
 from hierarchical.errors import InputError
 from tests.hierarchical.web import Answer, Broken, Served, Silent, Web
+from tests.ports import free_ports
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000
 PATH = "/models/encoder.pdparams"
@@ -173,16 +173,22 @@ def test_a_busy_server_is_asked_again(web, target, code, printed):
     assert f"answered {code}" in refusal(web, target) and web.plans[PATH] == [Answer(code)] * 5
 
 
-def test_a_silent_server(web, target, monkeypatch):
-    monkeypatch.setattr(downloads, "SILENCE", 0.1)
+def test_a_silent_server(web, target, monkeypatch, printed):
+    build_opener = downloads.build_opener
+
+    def build():
+        monkeypatch.setattr(downloads, "SILENCE", 30 if web.asked else 1)  # the other answers take what time they need
+        return build_opener()
+
+    monkeypatch.setattr(downloads, "build_opener", build)
     web.plans[PATH] = [Silent(300_000)]
     download(web.url(PATH), target)
     assert target.read_bytes() == CONTENT and starts(web) == [None, "bytes=300000-"]
+    assert "timed out" in printed[0]
 
 
 def test_no_network(target, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.raises(InputError, match="no connection .*refused"):
         download(f"http://127.0.0.1:{port}/x", target)
     with pytest.raises(InputError, match="no connection"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -292,7 +293,7 @@ def test_precision(export, predictor, texts):
 
 def test_batches_side_by_side_on_a_gpu(tiny_export, texts, monkeypatch):
     """With a stand-in that computes on the CPU: the float16 model of this GPU, four batches at once, answers in order."""
-    asked, at_once, most = [], [], []
+    asked, at_once, most, four = [], [], [], threading.Barrier(4, timeout=60)
 
     class StandIn(OnnxModel):
         def __init__(self, path, device, device_id):
@@ -302,7 +303,9 @@ def test_batches_side_by_side_on_a_gpu(tiny_export, texts, monkeypatch):
         def __call__(self, input_ids):
             at_once.append(1)
             most.append(len(at_once))
-            time.sleep(0.05)
+            if len(most) <= 4:
+                four.wait()
+            time.sleep(0.05)  # for a fifth to come
             try:
                 return super().__call__(input_ids)
             finally:

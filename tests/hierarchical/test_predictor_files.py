@@ -299,6 +299,6 @@ Predictor(sys.argv[2], backend="paddle").predict(["国足今晚出战"])
 warnings.warn("of the host", UserWarning)
 """
     command = [sys.executable, "-c", code, str(tiny_checkpoint), str(tiny_export)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     lines = [line for line in done.stderr.splitlines() if "OMP_NUM_THREADS" not in line]
     assert done.returncode == 0 and len(lines) == 1 and "UserWarning: of the host" in lines[0], done.stderr

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -215,17 +217,26 @@ def test_a_process_waits_for_another_that_fetches_the_same(hub, printed, tmp_pat
     shutil.move(home() / NANO, tmp_path / "made")
     hub.asked.clear()
     code = (
-        "import shutil, sys, time\n"
+        "import os, shutil, sys, time\n"
         "from hierarchical.sets import only_writer\n"
-        "work, made, place = sys.argv[1:]\n"
+        "work, made, place, told = sys.argv[1:]\n"
         "with only_writer(work):\n"
         "    print('begun', flush=True)\n"
-        "    time.sleep(0.3)\n"
+        "    while not os.path.exists(told):\n"
+        "        time.sleep(0.01)\n"
         "    shutil.move(made, place)\n"
     )
-    paths = [home() / sources.FETCHING / NANO, tmp_path / "made", home() / NANO]
+    paths = [home() / sources.FETCHING / NANO, tmp_path / "made", home() / NANO, tmp_path / "told"]
+
+    def tell():
+        end = time.monotonic() + 60
+        while not any("waiting for it" in line for line in printed) and time.monotonic() < end:
+            time.sleep(0.01)
+        paths[-1].touch()
+
     with subprocess.Popen([sys.executable, "-c", code, *paths], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "begun\n"
+        threading.Thread(target=tell).start()
         assert fetch(NANO) == home() / NANO
     assert other.returncode == 0 and hub.asked == [] and "waiting for it" in printed[-1]
 

@@ -6,7 +6,6 @@ LABEL_STUDIO=studio/bin/label-studio python -m pytest tests/deploy/label_studio
 
 import json
 import os
-import socket
 import subprocess
 
 import pytest
@@ -24,6 +23,7 @@ from utils import LabelTree
 
 from tests.deploy.label_studio.messages import taxonomy  # isort: skip
 from tests.deploy.simple_serving.conftest import Running, wait_until  # isort: skip
+from tests.ports import free_ports  # isort: skip
 
 PROGRAM = os.environ.get("LABEL_STUDIO")
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
@@ -36,8 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="LABEL_ST
 @pytest.fixture
 def studio(tmp_path):
     """studio(method, path, content): what Label Studio answers, as JSON; a new one, which ends with the test."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     account = ["--username", "ann@example.org", "--password", "a-long-password", "--user-token", TOKEN]
     more = {"LABEL_STUDIO_BASE_DATA_DIR": str(tmp_path / "studio"), "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true"}
     words = [PROGRAM, "start", "--no-browser", "--port", str(port), *account]

@@ -33,6 +33,7 @@ from hierarchical.predictor import Predictor
 from metric import Decision, decide
 
 from tests.conftest import ROOT  # isort: skip
+from tests.ports import free_ports  # isort: skip
 
 
 pytestmark = pytest.mark.slow
@@ -102,10 +103,7 @@ class Running:
     """A service in a process group of its own: `http`, `rpc` (addresses), `process`, `log()`."""
 
     def __init__(self, python, export, folder, batch_size=1, flags=()):
-        self.python, sockets = python, [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        http, rpc = (one.getsockname()[1] for one in sockets)
-        for one in sockets:
-            one.close()
+        self.python, (http, rpc) = python, free_ports(2)
         self.http, self.rpc, self.folder = f"127.0.0.1:{http}", f"127.0.0.1:{rpc}", folder / "serving"
         words = ["--model_path", export, "--output", self.folder, "--http_port", http, "--rpc_port", rpc, *flags]
         make_config.main(["--num_threads", "1", *map(str, words)])
@@ -406,7 +404,8 @@ def test_a_dead_model_ends_the_service(python, tiny_export, tmp_path, texts):
 
 
 def test_what_can_be_wrong_at_the_start(python, make):
-    folder = make()
+    http, rpc = free_ports(2)
+    folder = make("--http_port", http, "--rpc_port", rpc)
     path, good = folder / "config.yml", (folder / "config.yml").read_text("utf-8")
 
     def start(*words):
@@ -417,10 +416,10 @@ def test_what_can_be_wrong_at_the_start(python, make):
 
     for old, new, message in (
         ("seq_cls:", "other:", "not the settings of a service"),
-        ("rpc_port: 18090", "rpc_port: [", "not the settings of a service"),
+        (f"rpc_port: {rpc}", "rpc_port: [", "not the settings of a service"),
         ("is_thread_op: false", "is_thread_op: true", "must be false"),
         ("batch_size: 1 ", "batch_size: 8 ", "would wait for ever"),
-        ("http_port: 9878", "http_port: 80", "must be 1024 or above"),
+        (f"http_port: {http}", "http_port: 80", "must be 1024 or above"),
         ("model_config: serving_server", "model_config: none", "serving_server_conf.prototxt: no such file"),
     ):
         assert old in good
@@ -429,7 +428,7 @@ def test_what_can_be_wrong_at_the_start(python, make):
         assert code == 2 and message in said, said
     path.write_text(good, "utf-8")
     code, said = start("--host", "192.0.2.1")
-    assert code == 2 and "--host 192.0.2.1, port 9878" in said, said
+    assert code == 2 and f"--host 192.0.2.1, port {http}" in said, said
     (folder / "serving_server/float32.pdiparams").write_bytes(b"damaged")
     code, said = start()
     assert code == 2 and "float32.pdiparams: not the file that export.json beside it lists" in said, said

@@ -29,6 +29,20 @@ from utils import run
 {change}
 run(server.main)
 """
+# The change by which the model answers nobody until the file {gate} is there.
+AT_THE_GATE = """
+import os
+def run_at_the_gate(items):
+    while not os.path.exists({gate!r}):
+        time.sleep(0.01)
+    return model.run(items)
+service.run = run_at_the_gate
+"""
+# The change after that by which the log tells how long the first text of each batch is.
+LENGTHS = """
+at_the_gate = service.run
+service.run = lambda items: (print(len(items[0].work.text), file=sys.stderr), at_the_gate(items))[1]
+"""
 
 
 class Running:
@@ -78,6 +92,16 @@ def start(tmp_path):
     for one in running:
         one.process.kill()
         one.process.wait()
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A path: the model of start(..., change=held_by(gate)) answers nobody until a test makes the file."""
+    return tmp_path / "gate"
+
+
+def held_by(gate):
+    return AT_THE_GATE.format(gate=str(gate))
 
 
 @pytest.fixture(scope="module")

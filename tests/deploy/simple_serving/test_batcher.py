@@ -39,7 +39,8 @@ def test_idle_means_at_once_and_alone_then_what_waited_goes_together():
     async def script(batcher, gate, batches):
         first = batcher.submit(items("a"))
         later = [future for name in "bcdef" for future in batcher.submit(items(name))]
-        await asyncio.sleep(0.1)
+        while not batches:
+            await asyncio.sleep(0.001)
         assert batches == [["a"]]
         gate.set()
         assert await asyncio.gather(*first, *later) == ["a!", "b!", "c!", "d!", "e!", "f!"]

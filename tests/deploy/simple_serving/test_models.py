@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -28,7 +27,9 @@ from hierarchical.predictor import Predictor
 from utils import InputError
 
 from tests.conftest import ROOT  # isort: skip
-from tests.deploy.simple_serving.conftest import KEY, Running, figures, in_background, problem, wait_until  # isort: skip
+from tests.deploy.simple_serving.conftest import KEY, LENGTHS, Running, figures, held_by, in_background  # isort: skip
+from tests.deploy.simple_serving.conftest import problem, wait_until  # isort: skip
+from tests.ports import free_ports  # isort: skip
 
 
 def test_what_differs_between_two_versions():
@@ -152,18 +153,23 @@ def test_versions_have_the_same_labels():
 
 
 @pytest.mark.slow
-def test_explanations_leave_room_for_answers(start, tiny_export):
-    slow = "service.run = lambda items: (time.sleep(0.05), model.run(items))[1]"
-    one = start("--model_path", tiny_export, "--explain_limit", 1, "--num_threads", 1, change=slow)
+def test_explanations_leave_room_for_answers(start, tiny_export, gate):
+    change = held_by(gate) + LENGTHS
+    one = start("--model_path", tiny_export, "--explain_limit", 1, "--num_threads", 1, change=change)
     with httpx.Client(base_url=one.url, timeout=60) as client:
         first = in_background(client.post, "/v1/explain", json={"text": "长文本分类" * 8})
         wait_until(lambda: figures(client)["queue_length"] > 4)
         refused = client.post("/v1/explain", json={"text": "国足"})
         assert refused.status_code == 429 and "1 explanations" in problem(refused)["what"]
-        assert client.post("/v1/classify", json={"texts": "国足"}).status_code == 200
-        assert first.thread.is_alive()  # the answer came before it
-        first.thread.join()
-        assert first.value.status_code == 200
+        waiting = figures(client)["queue_length"]
+        second = in_background(client.post, "/v1/classify", json={"texts": "国足"})
+        wait_until(lambda: figures(client)["queue_length"] == waiting + 1)
+        gate.touch()
+        for box in (first, second):
+            box.thread.join()
+            assert box.value.status_code == 200
+        lengths = re.findall(r"^\d+$", one.log(), re.M)
+        assert len(lengths) > 6 and lengths.index("2") <= 2, "the answer comes before the explanation"
         assert client.post("/v1/explain", json={"text": "国足"}).status_code == 200
 
 
@@ -180,14 +186,6 @@ def test_it_goes_on_for_a_while_after_it_said_that_it_leaves(start, tiny_export)
         answer = client.post("/v1/classify", json={"texts": "国足"})
         assert answer.status_code == 200 and answer.headers["Connection"] == "close"
     assert one.process.wait(timeout=30) == 0 and time.monotonic() - began > 2.9
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture

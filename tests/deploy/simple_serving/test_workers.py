@@ -94,7 +94,9 @@ def test_two_workers_are_one_server(start, tiny_export, plain_export, texts, tmp
         key_line("boss", ADMIN, rights=rights) + key_line("some", SOME, texts_per_second=0.001, concurrency=3)
     )
     flags = ("--precision", "float32", "--keys_file", keys, "--access_log", log, "--model", f"plain={plain_export}")
-    one = start("--model_path", export, *WORKERS, *flags, "--sample_file", tmp_path / "sample", "--sample", 1)
+    flags += ("--sample_file", tmp_path / "sample", "--sample", 1)
+    change = "from deploy.simple_serving import taking; taking.PATIENCE_SECONDS = 5"  # a busy worker keeps its share
+    one = start("--model_path", export, *WORKERS, *flags, change=change)
     texts = [text for text in dict.fromkeys(texts) if text.strip()][:8]
     expected = [row.labels for row in Predictor(tiny_export, "float32").predict(texts)]
 

@@ -27,6 +27,7 @@ from utils import InputError
 from tests.conftest import ROOT  # isort: skip
 
 from tests.deploy.triton_serving.asking import answers, certain_rows, column, labels_of, MODELS, same  # isort: skip
+from tests.ports import free_ports  # isort: skip
 
 
 pytestmark = pytest.mark.slow
@@ -52,10 +53,7 @@ def running(export, precision, folder):
     for package in ("pytriton", "tritonclient"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install -r deploy/triton_serving/requirements.txt")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    http, grpc, metrics = (s.getsockname()[1] for s in sockets)
-    for s in sockets:
-        s.close()
+    http, grpc, metrics = free_ports(3)
     words = [
         "--model_path",
         export,
@@ -213,10 +211,7 @@ def test_a_crash_is_told_and_mended(server, texts, expected):
 @pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
 def test_nginx_in_front(server, predictor, tmp_path):
     """The sample configuration, with the ports of this test in it."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    http, grpc = (one.getsockname()[1] for one in sockets)
-    for one in sockets:
-        one.close()
+    http, grpc = free_ports(2)
     text = (ROOT / "deploy/triton_serving/nginx.conf").read_text("utf-8")
     for old, new in (
         ("http://127.0.0.1:8000", f"http://{server.http}"), ("grpc://127.0.0.1:8001", f"grpc://{server.grpc}"),
