@@ -121,6 +121,8 @@ def parse_args(argv):
     check_minima(parser, args, batch_size=1, max_seq_length=3)
     if args.tune_threshold and args.threshold is not None:
         parser.error("argument --tune_threshold: finds the threshold itself, leave --threshold out")
+    if args.use_bf16 and (args.tune_threshold or args.calibrate):
+        parser.error("argument --use_bf16: what --tune_threshold and --calibrate store is for float32; leave it out")
     if args.more_seeds and not args.compare:
         parser.error("argument --more_seeds: goes with --compare")
     if args.more_seeds and (args.tune_threshold or args.calibrate):

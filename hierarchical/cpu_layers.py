@@ -74,11 +74,10 @@ def speed_up(model: Any, bfloat16: bool = False, in_evaluation: bool = False) ->
     faster: list = []
     inside: set[int] = set()
     with suppress(ImportError, OSError):  # Numba is not there for every Python
-        from hierarchical.cpu_network import install, leave_other_tokens_out, parts
+        from hierarchical.cpu_network import install, parts
 
         faster = install(layers, bfloat16, threads(), in_evaluation)
         inside = {id(part) for layer in faster for part in parts(layer)}
-        leave_other_tokens_out(model, faster)
     if bfloat16 and not faster:
         get_logger().warning("This encoder's layers cannot be computed in bfloat16 here, using float32")
     for layer in layers:

@@ -6,7 +6,6 @@ A layer is given another forward after a trial that finds the library's outputs 
 """
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from types import NoneType
 from typing import Any
 
@@ -16,7 +15,7 @@ import paddle
 from hierarchical import cpu_kernels as kernels
 from hierarchical.cpu_linear import Sliced
 from hierarchical.cpu_transformer import ACTIVATIONS, LayerPass, Products, TrainedPass, array
-from hierarchical.first_token import first_token_alone, is_alone
+from hierarchical.first_token import is_alone
 
 FEW_TOKENS = 256  # of a call in evaluation, for which the library is faster
 
@@ -93,29 +92,6 @@ class FastForward:
         return self.layer.training or (large and not paddle.is_grad_enabled())
 
 
-class ClassifierForward:
-    """Stands for the forward of a network that classifies texts by their first token: its last layer computes no other.
-
-    Unless the outputs of all layers are asked for. last: the layer
-    """
-
-    def __init__(self, model: Any, last: Any):
-        self.model, self.last = model, last
-
-    @paddle.jit.not_to_static
-    def __call__(
-        self,
-        input_ids: Any = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool | None = None,
-        **others: Any,
-    ) -> Any:
-        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        with nullcontext() if output_hidden_states else first_token_alone(self.last):
-            return type(self.model).forward(self.model, input_ids, **asked, return_dict=return_dict, **others)
-
-
 def install(layers: Iterable[Any], bfloat16: bool, threads: int, in_evaluation: bool = False) -> list:
     """Give those transformer layers another forward for which it computes the same; these layers.
 
@@ -130,17 +106,6 @@ def install(layers: Iterable[Any], bfloat16: bool, threads: int, in_evaluation: 
     for layer in layers:
         layer.forward = FastForward(layer, training if in_evaluation else exact, training)
     return layers
-
-
-def leave_other_tokens_out(model: Any, faster: list) -> None:
-    """Have the last of a network's layers compute the first token alone, where the library's classifier reads no other.
-
-    faster: the layers that `install` has given another forward
-    """
-    own = type(model).__name__.endswith("ForSequenceClassification") and "forward" not in vars(model)
-    last = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.TransformerEncoderLayer)][-1:]
-    if own and last and any(layer is last[0] for layer in faster):
-        model.forward = ClassifierForward(model, last[0])
 
 
 def agrees(products: Products, layer: Any, tolerance: float) -> bool:

@@ -1,8 +1,8 @@
-"""That of a layer's outputs those of the first token of each text alone are read: layers can then leave the others out.
+"""That of a layer's outputs those of the first token of each text alone are read: it can then leave the others out.
 
-with first_token_alone(layer):    # the last one of a network that classifies
-    logits = model(**inputs)
-is_alone(layer)                   # within: what the layer asks
+    with first_token_alone(layer):    # the last one of a network that classifies, see modeling.classifying
+        logits = model(**inputs)
+    is_alone(layer)                   # within: what the layer asks
 """
 
 import threading
@@ -15,11 +15,12 @@ OWN = threading.local()  # of this thread
 
 @contextmanager
 def first_token_alone(layer: Any) -> Iterator[None]:
-    OWN.layer = layer
+    """layer: None where all tokens are read"""
+    before, OWN.layer = getattr(OWN, "layer", None), layer
     try:
         yield
     finally:
-        OWN.layer = None
+        OWN.layer = before
 
 
 def is_alone(layer: Any) -> bool:

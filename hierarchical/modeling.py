@@ -5,6 +5,7 @@ paddle is imported inside the functions, so that a script can check its argument
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,15 @@ def predict_logits(
     return run_network(model, model, model.config.num_labels, ids, pad_id, batch_size, progress, windows)
 
 
+def classifying(model: Any) -> AbstractContextManager:
+    """Within, a network's last layer may leave out all tokens but the first, if it is a classifier of the library's.
+
+    They read the pooled first token. Not where somebody has given it another forward, and not for hidden states.
+    """
+    own = type(model).__name__.endswith("ForSequenceClassification") and "forward" not in vars(model)
+    return first_token_alone(family_of(model).layers(model)[-1] if own else None)
+
+
 def run_network(
     model: Any,
     forward: Callable,
@@ -133,14 +143,17 @@ def run_network(
     progress: Callable | None = None,
     windows: Windows | None = None,
 ) -> np.ndarray:
-    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]; as `predict_logits`."""
+    """What `forward(**model_inputs)` gives for tokenised texts, float32 [N, width]; as `predict_logits`.
+
+    forward: of a classifier's last layer it reads the first token alone
+    """
     import paddle
 
     was_training = model.training
     model.eval()
     if len(ids) >= MANY_ROWS:
         speed_up(model)
-    with paddle.no_grad():
+    with paddle.no_grad(), classifying(model):
         outputs = run_batches(
             lambda input_ids: forward(**tensors(input_ids, pad_id)).numpy(),
             ids, pad_id, width, batch_size, progress=progress, windows=windows,
@@ -189,8 +202,7 @@ def encode_features(model: Any, tokenizer: "Tokenizer", texts: list[str], batch_
     family, ids = family_of(model), tokenizer.encode(texts)
 
     def forward(**inputs: Any) -> Any:
-        with first_token_alone(family.layers(model)[-1]):
-            return family.pooled(model, **inputs)
+        return family.pooled(model, **inputs)
 
     with progress_bar(len(texts), name) as bar:
         return run_network(model, forward, model.config.hidden_size, ids, tokenizer.pad_id, batch_size, bar.update)

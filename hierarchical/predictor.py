@@ -41,7 +41,7 @@ from hierarchical.files import require_file
 from hierarchical.fusing import FUSED
 from hierarchical.labelled import FLOOR, Prediction, predictions
 from hierarchical.linear import LINEAR, LinearModel, with_linear
-from hierarchical.modeling import MANY_ROWS, tensors
+from hierarchical.modeling import MANY_ROWS, classifying, tensors
 from hierarchical.sets import in_force, read_set
 from hierarchical.weights import find_weights
 
@@ -316,7 +316,7 @@ class CheckpointModel:
         if before < MANY_ROWS <= self.texts:
             speed_up(self.model)
         try:
-            with self.paddle.no_grad():
+            with self.paddle.no_grad(), classifying(self.model):
                 return self.model(**tensors(input_ids, self.checkpoint.tokenizer.pad_id)).numpy()
         except Exception as error:  # the library's own for a GPU without memory
             raise computing_fault(error, self.device) or error from None

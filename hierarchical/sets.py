@@ -173,7 +173,7 @@ def read_set(path: str | Path, read: Callable[[Path], T]) -> T:
         else:
             if attempt == ATTEMPTS or _names(directory) == before:
                 return found
-        time.sleep(2**attempt / 1000)  # seconds, and about one in all
+        time.sleep(2**attempt / 1000)  # seconds
     raise AssertionError
 
 

@@ -24,7 +24,7 @@ from hierarchical.errors import InputError
 from hierarchical.files import atomic_write
 from hierarchical.long_texts import Windows
 from hierarchical.losses import LOSSES
-from hierarchical.modeling import model_inputs
+from hierarchical.modeling import classifying, model_inputs
 from hierarchical.rows import soft_targets
 from hierarchical.shortlist import SampledHead
 from hierarchical.weights import MOMENTS, POWERS, array_of, write_tensors
@@ -210,7 +210,7 @@ class Trainer:
             part = rows[i * self.world + self.rank :: parts]
             own = [targets[row] for row in part]
             labels = shortlist.multi_hot(own) if shortlist else soft_targets(own, self.model.config.num_labels)
-            with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype):
+            with paddle.amp.auto_cast(self.use_amp, dtype=self.amp_dtype), classifying(self.model):
                 logits = self.logits_of([ids[row] for row in part], labels, pad_id, i)
             if self.dynamics:
                 self.dynamics.note(rows[i * self.world + self.rank :: parts], labels, logits)

@@ -37,9 +37,10 @@ import pytest
 
 from tests.ports import free_ports
 
-# The same examples in every run: a change is not refused for a rare one that another brought. --hypothesis-profile default
-# looks for new ones.
-hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+# The same examples in every run: a change is not refused for a rare one that another brought. --hypothesis-profile new
+# draws others.
+hypothesis.settings.register_profile("new", deadline=None, database=None)
+hypothesis.settings.register_profile("tests", hypothesis.settings.get_profile("new"), derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 # An assertion of these that fails shows its values, as one of a test file does.

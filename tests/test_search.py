@@ -33,7 +33,8 @@ if MODE == "diverging" and folder.name != "0000":  # a rate drawn by chance may 
 if MODE == "dropping":
     import sqlite3
     sqlite3.connect(folder.parents[1] / "search.db").execute("DROP TABLE trial_values")
-while MODE == "together" and len(list(folder.parent.iterdir())) < 2:
+end = time.time() + 60
+while MODE == "together" and len(list(folder.parent.iterdir())) < 2 and time.time() < end:
     time.sleep(0.01)  # until another process has a trial, too
 lines, worth = [], 1 - abs(math.log10(float(flags["--learning_rate"]) / 2e-3)) / 2
 for epoch in range(epochs):

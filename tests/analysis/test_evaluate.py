@@ -388,5 +388,6 @@ def test_bfloat16_is_for_encoders(data, checkpoint, call, refused, monkeypatch, 
     call(data, checkpoint, "--use_bf16", "--compare", *others, "--report", report)
     assert asked == {checkpoint.name: "bfloat16", "older": "bfloat16", "linear": "float32"}
     assert "--use_bf16" in report.read_text("utf-8")
+    assert "store is for float32" in refused(data, checkpoint, "--use_bf16", "--tune_threshold", "global")
     linear.add(checkpoint.name)
     assert "--use_bf16: a linear model has no encoder. Leave it out." in refused(data, checkpoint, "--use_bf16")

@@ -9,10 +9,14 @@ import pytest
 
 from hierarchical import cpu_network, modeling
 from hierarchical.calibration import sigmoid
-from hierarchical.encoders import read_config
+from hierarchical.cpu_layers import speed_up
+from hierarchical.encoders import family_of, read_config
+from hierarchical.first_token import is_alone
 from hierarchical.modeling import (
     build_model,
+    build_network,
     classify_features,
+    classifying,
     encode_features,
     library_config,
     model_inputs,
@@ -82,6 +86,39 @@ def test_features_are_what_the_classifier_sees(paddle, family):
     np.testing.assert_allclose(features @ weight + bias, logits, atol=1e-5)
     np.testing.assert_allclose(classify_features(model, features), logits, atol=1e-5)
     assert encode_features(model, tokenizer, [], 2, "encode").shape == (0, 16)
+
+
+@pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
+def test_features_are_computed_of_the_first_token_alone(paddle, monkeypatch, family):
+    made, layer_pass = [], cpu_network.LayerPass
+
+    def noted(*given, first_token):
+        made.append(first_token)
+        return layer_pass(*given, first_token=first_token)
+
+    tokenizer = SimpleNamespace(pad_id=0, encode=lambda texts: [[1, *(3 + ord(c) % 40 for c in t), 2] for t in texts])
+    model = tiny_model(paddle, family=family, num_hidden_layers=2)
+    expected = encode_features(model, tokenizer, TEXTS[:4], batch_size=4, name="encode")
+    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
+    monkeypatch.setattr(modeling, "MANY_ROWS", 4)
+    speed_up(model)  # with its trials
+    monkeypatch.setattr(cpu_network, "LayerPass", noted)
+    found = encode_features(model, tokenizer, TEXTS[:4], batch_size=4, name="encode")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert made == [False, True]
+
+
+def test_networks_whose_last_layer_computes_all_tokens(paddle):
+    model = tiny_model(paddle, num_hidden_layers=2)
+    first, last = model.ernie.encoder.layers
+    with classifying(model):
+        assert is_alone(last) and not is_alone(first)
+        with classifying(build_network(model.config, "ForMaskedLM")):
+            assert not is_alone(last)
+        assert is_alone(last)
+    model.forward = lambda **inputs: family_of(model).tokens(model, **inputs)
+    with classifying(model):
+        assert not is_alone(last)
 
 
 def test_predict_logits_leaves_the_model_as_it_was(paddle):

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+import time
 
 import pytest
 
@@ -39,7 +40,8 @@ def test_idle_means_at_once_and_alone_then_what_waited_goes_together():
     async def script(batcher, gate, batches):
         first = batcher.submit(items("a"))
         later = [future for name in "bcdef" for future in batcher.submit(items(name))]
-        while not batches:
+        end = time.monotonic() + 60
+        while not batches and time.monotonic() < end:
             await asyncio.sleep(0.001)
         assert batches == [["a"]]
         gate.set()
