@@ -1,8 +1,8 @@
 """That of a layer's outputs those of the first token of each text alone are read: it can then leave the others out.
 
-    with first_token_alone(layer):    # the last one of a network that classifies, see modeling.classifying
-        logits = model(**inputs)
-    is_alone(layer)                   # within: what the layer asks
+with first_token_alone(layer):    # the last one of a network that classifies, see modeling.classifying
+    logits = model(**inputs)
+is_alone(layer)                   # within: what the layer asks
 """
 
 import threading
