@@ -1,4 +1,4 @@
-"""What the tests of cpu_transformer.py and cpu_network.py share: a layer of the library, and texts for it."""
+"""What tests of layers on CPUs share: a layer of the library, texts for it, and which layers leave tokens out."""
 
 import numpy as np
 
@@ -31,3 +31,18 @@ def outputs_and_gradients(forward, layer, x, mask, above):
     y = forward(x, mask)
     (y * above).sum().backward()
     return [y.numpy(), *(None if t.grad is None else t.grad.numpy() for t in (x, *layer.parameters()))]
+
+
+def noted_passes(monkeypatch):
+    """A list that grows with every pass through a layer: whether it computes the first token alone."""
+    from hierarchical import cpu_network  # which loads paddle
+
+    passes, layer_pass = [], cpu_network.LayerPass
+
+    def make(*given, **named):
+        passes.append(named["first_token"])
+        return layer_pass(*given, **named)
+
+    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
+    monkeypatch.setattr(cpu_network, "LayerPass", make)
+    return passes

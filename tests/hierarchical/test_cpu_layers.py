@@ -12,6 +12,7 @@ from hierarchical import cpu_layers, cpu_network
 from hierarchical.cpu_layers import mixed_precision, speed_up, threads
 from hierarchical.encoders import family_of
 from hierarchical.modeling import classifying
+from tests.hierarchical.layers import noted_passes
 from tests.hierarchical.test_modeling import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,19 +21,16 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
 def test_a_network_computes_the_same_with_them(paddle, monkeypatch, family, training):
-    passes = []
-    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
-    monkeypatch.setattr(cpu_network, "LayerPass", counted(cpu_network.LayerPass, passes))
-    plain, fast = (without_dropout(tiny_model(paddle, family=family)) for _ in range(2))
+    passes = noted_passes(monkeypatch)
+    plain, fast = (without_dropout(tiny_model(paddle, family=family, num_hidden_layers=2)) for _ in range(2))
     ids = paddle.to_tensor([[1, 7, 8, 2], [1, 9, 3, 2]])
     speed_up(fast)
     passes.clear()  # those of the trial
-    alone_at_last = [False] * (fast.config.num_hidden_layers - 1) + [True]  # whether they compute the first token alone
     if not training:
         plain.eval(), fast.eval()
         with paddle.no_grad(), classifying(fast):
             np.testing.assert_allclose(fast(input_ids=ids).numpy(), plain(input_ids=ids).numpy(), atol=1e-5)
-        assert passes == alone_at_last
+        assert passes == [False, True]
         return
     outputs = []
     for model in (plain, fast):
@@ -40,7 +38,7 @@ def test_a_network_computes_the_same_with_them(paddle, monkeypatch, family, trai
             logits = model(input_ids=ids)
         (logits**2).sum().backward()
         outputs.append(logits.numpy())
-    assert passes == alone_at_last
+    assert passes == [False, True]
     np.testing.assert_allclose(*outputs, atol=1e-5)
     changed = 0
     for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
@@ -66,14 +64,6 @@ def test_all_tokens_where_they_are_read(paddle, monkeypatch):
             family_of(fast).tokens(fast, input_ids=ids),
         ):
             np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-
-
-def counted(kind, calls):
-    def make(*arguments, **named):
-        calls.append(named["first_token"])
-        return kind(*arguments, **named)
-
-    return make
 
 
 def without_dropout(model):

@@ -25,6 +25,7 @@ from hierarchical.modeling import (
 )
 from metric import Decision
 from tests.conftest import ROOT, SAMPLE
+from tests.hierarchical.layers import noted_passes
 from utils import LabelTree, Rows
 
 TINY = dict(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=50)
@@ -90,22 +91,15 @@ def test_features_are_what_the_classifier_sees(paddle, family):
 
 @pytest.mark.parametrize("family", ["Ernie", "ErnieM"])
 def test_features_are_computed_of_the_first_token_alone(paddle, monkeypatch, family):
-    made, layer_pass = [], cpu_network.LayerPass
-
-    def noted(*given, first_token):
-        made.append(first_token)
-        return layer_pass(*given, first_token=first_token)
-
     tokenizer = SimpleNamespace(pad_id=0, encode=lambda texts: [[1, *(3 + ord(c) % 40 for c in t), 2] for t in texts])
     model = tiny_model(paddle, family=family, num_hidden_layers=2)
     expected = encode_features(model, tokenizer, TEXTS[:4], batch_size=4, name="encode")
-    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
     monkeypatch.setattr(modeling, "MANY_ROWS", 4)
     speed_up(model)  # with its trials
-    monkeypatch.setattr(cpu_network, "LayerPass", noted)
+    passes = noted_passes(monkeypatch)
     found = encode_features(model, tokenizer, TEXTS[:4], batch_size=4, name="encode")
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert made == [False, True]
+    assert passes == [False, True]
 
 
 def test_networks_whose_last_layer_computes_all_tokens(paddle):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import predict
-from hierarchical import InputError, Prediction, Predictor, cpu_network
+from hierarchical import InputError, Prediction, Predictor
 from hierarchical import predictor as predictor_module
 from hierarchical.decisions import Decision
 from hierarchical.devices import has_bf16
@@ -18,6 +18,7 @@ from hierarchical.engines import OnnxModel
 from hierarchical.predictor import usual_batch_size
 
 from tests.conftest import SAMPLE  # isort: skip
+from tests.hierarchical.layers import noted_passes  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +46,14 @@ def test_an_export_and_its_checkpoint_answer_alike(tiny_checkpoint, predictor, t
 
 
 def test_a_checkpoint_that_has_answered_many_texts(tiny_checkpoint, texts, monkeypatch):
-    monkeypatch.setattr(cpu_network, "FEW_TOKENS", 1)
+    passes = noted_passes(monkeypatch)
     monkeypatch.setattr(predictor_module, "MANY_ROWS", len(texts) + 1)
-    trained = Predictor(tiny_checkpoint)
+    trained = Predictor(tiny_checkpoint, batch_size=len(texts))
     first, second, third = (trained.logits(trained.tokenizer.encode(texts)) for _ in range(3))
     assert any("forward" in vars(layer) for layer in trained.engine.model.sublayers())
     np.testing.assert_array_equal(second, third)
     np.testing.assert_allclose(second, first, atol=1e-4)  # of up to 10
+    assert passes[-2:] == [False, True]  # whether the first token alone
 
 
 def test_a_checkpoint_in_bfloat16(tiny_checkpoint, texts, capsys):

@@ -29,6 +29,7 @@ from hierarchical.training import (
     train_batches,
 )
 from tests.conftest import NO_GRADIENT, SAMPLE
+from tests.hierarchical.layers import noted_passes
 
 
 @given(
@@ -138,6 +139,13 @@ def test_accumulation_over_uneven_parts_equals_one_large_batch(paddle, loss):
     for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values()):
         if NO_GRADIENT not in name:
             assert np.linalg.norm(a - b) <= 0.005 * np.linalg.norm(a - before[name]), name
+
+
+def test_of_the_last_layer_the_first_token_alone_is_computed(paddle, monkeypatch):
+    trainer = make_trainer(paddle)
+    passes = noted_passes(monkeypatch)
+    trainer.train_step(ROWS, TARGETS, np.arange(4), pad_id=0)
+    assert passes == [False, True]
 
 
 def test_weight_decay_spares_biases_and_norms(paddle):
